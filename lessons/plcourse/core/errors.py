@@ -1,0 +1,47 @@
+"""Errors that are the user's to mend: one line each, with what would be right.
+
+Exit statuses: 2 for a bad request, 1 for a run that failed, 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+BAD_REQUEST = 2
+RUN_FAILED = 1
+
+
+class UserError(Exception):
+    """A request that cannot be carried out; its text is the whole message, one line.
+
+    Args:
+        message: what is wrong, the value, and what would be right.
+        status: the exit status, 2 for a bad request and 1 for a run that failed.
+    """
+
+    def __init__(self, message: str, status: int = BAD_REQUEST) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RunFailed(UserError):
+    """A run that started and could not be finished; exit status 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, RUN_FAILED)
+
+
+class Interrupted(BaseException):
+    """A run that a signal ended after its checkpoint was written.
+
+    Derives from BaseException, like KeyboardInterrupt, so that no ``except Exception`` swallows it.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"signal {signum}")
+        self.signum = signum
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint for a misspelt name: ``"; did you mean 'x'?"``, or an empty string when nothing is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
