@@ -1,3 +1,33 @@
-"""Eight advanced PyTorch Lightning lessons as one LightningCLI command suite."""
+"""Eight advanced PyTorch Lightning lessons as one LightningCLI command suite.
+
+The Python API, each name imported when it is first used, so that `import plcourse` costs nothing::
+
+    run = plcourse.run("fit", "ddp/two_processes", {"trainer.max_epochs": 1})
+    run.test()
+    plcourse.Run.load("ddp/two_processes/latest").metrics
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plcourse.api import run
+    from plcourse.core.runs import Run
+    from plcourse.core.trainer import Trainer
 
 __version__ = "0.1.0"
+__all__ = ["Run", "Trainer", "__version__", "run"]
+
+_HOMES = {"run": "plcourse.api", "Run": "plcourse.core.runs", "Trainer": "plcourse.core.trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'plcourse' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

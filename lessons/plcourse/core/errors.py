@@ -41,6 +41,11 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint for a misspelt name: ``"; did you mean 'x'?"``, or an empty string when nothing is near."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

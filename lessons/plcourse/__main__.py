@@ -1,0 +1,121 @@
+"""The command `plcourse`: picks the verb, imports what that verb needs, turns errors into one line.
+
+Everything up to the verb runs without torch, so that help, listings and mistakes are answered at once.
+"""
+
+import os
+import shlex
+import signal
+import sys
+from importlib import import_module
+
+from plcourse import __version__, catalog
+from plcourse.core.errors import RUN_FAILED, Interrupted, UserError, nearest
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one command.
+
+    Args:
+        argv: the arguments after the program's name; those of the process when None.
+
+    Raises:
+        SystemExit: only with a status that is not zero: 2 for a bad request, 1 for a run that failed,
+            130 after Ctrl-C, 143 after SIGTERM.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    status, message = 0, ""
+    try:
+        _dispatch(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except UserError as error:
+        status, message = error.status, f"error: {error}"
+        _debug()
+    except (KeyboardInterrupt, Interrupted) as error:
+        if argv is None:  # the process is about to end, with the status below whatever else arrives
+            for late in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(late, signal.SIG_IGN)
+        signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
+        status, message = 128 + signum, f"interrupted by {signal.Signals(signum).name}"
+        _debug()
+    except BrokenPipeError as error:
+        _drop_stdout()
+        if _runs(arguments):
+            status, message = RUN_FAILED, f"error: {error}"
+    except Exception as error:
+        status = RUN_FAILED
+        first = str(error).strip().partition("\n")[0]
+        message = f"error: {type(error).__name__}: {first} (PLCOURSE_DEBUG=1 shows the traceback)"
+        if isinstance(error, OSError) and error.filename is None and not _runs(arguments):
+            _drop_stdout()  # an error of no file, where nothing but the output is written
+            message = f"error: cannot write the output: {error.strerror}"
+        _debug()
+    if message and sys.stderr is not None:
+        sys.stderr.write(f"plcourse: {' '.join(message.split())}\n")
+    if status:
+        sys.exit(status)
+
+
+def _dispatch(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        from plcourse.core.help import root_help
+
+        sys.stdout.write(root_help())
+        return
+    if argv[0] == "--version":
+        sys.stdout.write(f"plcourse {__version__}\n")
+        return
+    name, rest = argv[0], argv[1:]
+    if name.startswith("-"):
+        raise UserError(_flag_first(argv))
+    if name not in catalog.VERBS:
+        hint = nearest(name.lower(), catalog.VERBS)
+        raise UserError(f"unknown verb {name!r}, the verbs are {', '.join(catalog.VERBS)}{hint}")
+    if "-h" in rest or "--help" in rest:
+        from plcourse.core.help import verb_help
+
+        sys.stdout.write(verb_help(name))
+        return
+    verb = catalog.VERBS[name]
+    module, _, function = verb.target.partition(":")
+    target = getattr(import_module(module), function)
+    try:
+        target(*([name, rest] if verb.group == "run" else [rest]))
+    except SystemExit as done:  # the full parser exits by itself after --print_config and --help_all
+        if done.code:
+            raise
+
+
+def _flag_first(argv: list[str]) -> str:
+    """The message for a flag where the verb should stand, with the right command where that is clear."""
+    position = next((at for at, word in enumerate(argv) if word in catalog.VERBS), None)
+    if position is not None:
+        verb = argv[position]
+        return f"the verb comes first: {shlex.join(['plcourse', verb, *argv[:position], *argv[position + 1 :]])}"
+    flag = argv[0].partition("=")[0]
+    if flag in ("-c", "--config"):
+        return f"no verb; to train: {shlex.join(['plcourse', 'fit', *argv])}"
+    hint = nearest(flag, ("--version", "--help"))
+    return f"unknown flag {flag!r}; a verb comes first: {', '.join(catalog.VERBS)}{hint}"
+
+
+def _runs(argv: list[str]) -> bool:
+    """Whether the command trains or evaluates: a closed pipe then cuts off more than a listing."""
+    return bool(argv) and argv[0] in catalog.verbs_of("run") and not {"-h", "--help"} & set(argv)
+
+
+def _debug() -> None:
+    if os.environ.get("PLCOURSE_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exc()
+
+
+def _drop_stdout() -> None:
+    """Sends what is still to be flushed nowhere, so that the interpreter does not complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

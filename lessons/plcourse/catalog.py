@@ -1,0 +1,116 @@
+"""What the suite holds: its lessons, verbs, packaged configs and short class names.
+
+Read at every start of `plcourse`, so this module imports nothing heavy; the tables are data, not discovery.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson.
+
+    Args:
+        number: its place in the course, 12 to 19.
+        key: its folder, which is also the first part of its configs' names.
+        title: what it is about, a few words.
+        summary: what its mechanism does, one line.
+    """
+
+    number: int
+    key: str
+    title: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
+
+    Args:
+        group: `run` for verbs that train or evaluate, `look` for those that never import torch.
+        summary: what it does, one line of the root help.
+        target: `module:function`, imported only when the verb is used. A `run` function takes the verb and
+            the arguments after it, a `look` function the arguments alone.
+    """
+
+    group: str
+    summary: str
+    target: str
+
+
+LESSONS = (
+    Lesson(12, "ddp", "Distributed training", "Two processes that train and evaluate exactly like one."),
+    Lesson(13, "gan", "Manual optimization with GANs", "Two optimizers stepped by hand, with measured quality."),
+    Lesson(14, "kfold", "Cross-validation as a fit loop", "Every fold equals a fit of its own, bit for bit."),
+    Lesson(15, "curriculum", "Curriculum learning", "Samples ordered by difficulty, against equal-step arms."),
+    Lesson(16, "evaluation", "Evaluation and prediction", "Test and predict loops that lose and repeat nothing."),
+    Lesson(17, "export", "Export and deployment", "Exported models that prove they equal the trained one."),
+    Lesson(18, "vision", "Vision project", "Classifier and segmenter in one, weight averaging or not."),
+    Lesson(19, "nlp", "Language project", "A character language model and a sentiment classifier."),
+)
+
+VERBS = {
+    "fit": Verb("run", "train a model, validating as it goes", "plcourse.cli:run_verb"),
+    "validate": Verb("run", "score a checkpoint on the validation part", "plcourse.cli:run_verb"),
+    "test": Verb("run", "score a checkpoint on the test part", "plcourse.cli:run_verb"),
+    "predict": Verb("run", "write a checkpoint's predictions", "plcourse.cli:run_verb"),
+    "sweep": Verb("run", "run arms, seeds and a grid, and resume them", "plcourse.sweeping:sweep"),
+    "ls": Verb("look", "list lessons and configs, or `ls runs`", "plcourse.core.look:ls"),
+    "cat": Verb("look", "print a config, --resolved in full", "plcourse.core.look:cat"),
+    "cp": Verb("look", "copy a config to edit it", "plcourse.core.look:cp"),
+    "compare": Verb(
+        "look", "compare arms over their runs, with the right test", "plcourse.core.comparison.verb:compare"
+    ),
+}
+
+CLASSES = {
+    "ImageClassifier": "plcourse.ddp.model.ImageClassifier",
+    "ImageData": "plcourse.ddp.data.ImageData",
+    "MLP": "plcourse.ddp.model.MLP",
+    "RandomAffine": "plcourse.core.data.transforms.RandomAffine",
+    "RandomCrop": "plcourse.core.data.transforms.RandomCrop",
+    "RandomFlip": "plcourse.core.data.transforms.RandomFlip",
+    "ResNet": "plcourse.ddp.model.ResNet",
+    "RunCheckpoint": "plcourse.core.checkpoint.RunCheckpoint",
+    "TracingFitLoop": "plcourse.core.tracing.TracingFitLoop",
+    "TracingPredictLoop": "plcourse.core.tracing.TracingPredictLoop",
+    "TracingTestLoop": "plcourse.core.tracing.TracingTestLoop",
+    "TracingValidationLoop": "plcourse.core.tracing.TracingValidationLoop",
+    "WarmupCosine": "plcourse.core.schedules.WarmupCosine",
+}
+
+
+def configs_dir() -> Path:
+    """The folder of the packaged configs: inside the package in a wheel, beside `lessons/` in a checkout."""
+    in_wheel = PACKAGE / "configs"
+    return in_wheel if in_wheel.is_dir() else PACKAGE.parents[1] / "configs"
+
+
+def config_names(lesson: str | None = None) -> list[str]:
+    """Names such as `ddp/two_processes` of the packaged configs, in the lessons' order.
+
+    Args:
+        lesson: one lesson's key; all lessons when None.
+    """
+    root = configs_dir()
+    keys = [known.key for known in LESSONS if lesson in (None, known.key)]
+    return [f"{key}/{path.stem}" for key in keys for path in sorted((root / key).glob("*.yaml"))]
+
+
+def config_path(name: str) -> Path:
+    """The file of a packaged config; `name` is one of `config_names()`."""
+    return configs_dir() / f"{name}.yaml"
+
+
+def resolved_path(name: str) -> Path:
+    """The file that `cat --resolved` prints for a packaged config, built before the package was."""
+    return PACKAGE / "_resolved" / f"{name}.yaml"
+
+
+def verbs_of(group: str) -> list[str]:
+    """The verbs of one group, `run` or `look`, in the order of the help."""
+    return [name for name, verb in VERBS.items() if verb.group == group]

@@ -1,0 +1,179 @@
+"""The short helps: static texts, printed without torch.
+
+`plcourse` and `plcourse -h` print `root_help`, `plcourse VERB -h` prints `verb_help`. What a running verb
+takes in full is for `--help_all`, which builds the real parser.
+"""
+
+from plcourse import catalog
+
+_GROUPS = {"run": "Verbs that run", "look": "Verbs that only look"}
+_FLAG_WIDTH = 34
+
+_EXAMPLES = """\
+  plcourse fit -c ddp/two_processes --then test
+  plcourse fit -c ddp/two_processes --trainer.max_epochs 3 --data.init_args.batch_size 64
+  plcourse test --run ddp/two_processes/latest
+"""
+
+_REST = """\
+Every run gets a folder of its own below runs/ (--runs_root or PLCOURSE_RUNS moves it).
+More: `plcourse ls` for the configs, `plcourse VERB -h` for the flags people use, `plcourse VERB --help_all`
+for all of them, `plcourse --version`. PLCOURSE_DEBUG=1 shows the traceback of an error.
+"""
+
+_CONFIG = (
+    "-c, --config NAME_OR_PATH",
+    "a packaged config (`plcourse ls`) or a YAML file; several are merged in order",
+)
+_ROOT = ("--runs_root DIR", "where the runs are; PLCOURSE_RUNS does the same, default runs")
+_TRUST = ("--trust MODULE", "let the config name classes of this module of yours; repeatable")
+_PRINT = ("--print_config", "print the complete config and stop")
+_DEVICES = ("--trainer.devices N", "processes, or GPUs")
+_ACCELERATOR = ("--trainer.accelerator NAME", "cpu, gpu, auto")
+_BATCH = ("--data.init_args.batch_size N", "samples per batch")
+_DATA = ("--data.init_args.KEY VALUE", "any other argument of the data module")
+_FAST = ("--trainer.fast_dev_run true", "one batch of each kind, to see that it works")
+_RUN = (
+    "--run RUN",
+    "config and best checkpoint of a run: a folder, or a name as `plcourse ls runs` gives",
+)
+_CKPT = (
+    "--ckpt_path best|last|PATH",
+    "the checkpoint; with -c alone best and last mean the config's latest run",
+)
+_UNTRAINED = ("--allow_untrained", "go on without a checkpoint, with untrained weights")
+
+_EVALUATION_FLAGS = (
+    _RUN,
+    _CONFIG,
+    _CKPT,
+    _UNTRAINED,
+    _DEVICES,
+    _ACCELERATOR,
+    ("--trainer.limit_{verb}_batches N", "only the first N batches, or a share such as 0.1"),
+    _FAST,
+    _BATCH,
+    _DATA,
+    _PRINT,
+    _ROOT,
+    _TRUST,
+)
+
+_FLAGS = {
+    "fit": (
+        _CONFIG,
+        ("--then VERBS", "go on with test, predict or validate in the same command; a comma list"),
+        ("--run RUN", "with --ckpt_path last: continue this run in its own folder"),
+        (
+            "--ckpt_path last|best|PATH",
+            "continue from a checkpoint; last with -c alone: of the config's latest run",
+        ),
+        ("--trainer.max_epochs N", "how long to train"),
+        _DEVICES,
+        _ACCELERATOR,
+        _FAST,
+        _BATCH,
+        _DATA,
+        ("--model.init_args.KEY VALUE", "any argument of the model"),
+        ("--optimizer NAME", "another optimizer, for example Adam; its arguments as --optimizer.lr 0.001"),
+        ("--seed_everything N", "the seed of everything random"),
+        _PRINT,
+        _ROOT,
+        _TRUST,
+    ),
+    "validate": _EVALUATION_FLAGS,
+    "test": _EVALUATION_FLAGS,
+    "predict": _EVALUATION_FLAGS,
+    "sweep": (
+        ("-c, --config NAME_OR_PATH", "a sweep: sweeps/NAME, or a YAML file with the settings below as keys"),
+        ("--arms CONFIG ...", "the configs to run: packaged names or YAML files"),
+        ("--seeds 0..4", "a range, or a list such as 0,1,2; default 0"),
+        ("--grid KEY=VALUE,VALUE ...", "every arm with every combination of these values; KEY as a flag of fit"),
+        ("--KEY VALUE", "any setting of fit, for all cells, such as --trainer.max_epochs 3"),
+        ("--n_jobs N", "cells at a time, each with its share of the cores; default 1"),
+        ("--then VERBS", "after each fit: test, predict or validate; a comma list, default test"),
+        ("--metric NAME", "the score to show and to compare by, such as test/accuracy"),
+        ("--mode max|min", "which way is better; without it by the metric's name"),
+        ("--name NAME", "its folder is runs/sweeps/NAME; default the file's name, or the arms'"),
+        ("--resume [SWEEP]", "go on with a sweep: the latest, one by name or folder, or this command's own"),
+        _ROOT,
+        _TRUST,
+    ),
+    "ls": (
+        ("LESSON", "one lesson, by name or number; `runs` for the runs"),
+        ("--json", "print JSON"),
+        ("--runs_root DIR", "with `ls runs`: where the runs are; PLCOURSE_RUNS does the same, default runs"),
+    ),
+    "cat": (
+        ("NAME_OR_PATH", "a packaged config or a YAML file"),
+        ("--resolved", "a packaged config with every default written out"),
+    ),
+    "cp": (
+        ("NAME", "a packaged config, or a YAML file"),
+        ("DEST", "a folder that exists, or a new file whose name ends with .yaml"),
+        ("--force", "overwrite DEST"),
+    ),
+    "compare": (
+        ("RUN_OR_SWEEP ...", "folders or names; the arms are the runs' configs, paired by seed, fold and split"),
+        ("--metric NAME", "the score, for example test/accuracy; without it the one that the sweep names"),
+        ("--mode max|min", "which way is better; without it as the runs watch the score, or by its name"),
+        ("--baseline ARM", "what the others are compared with; the first arm without it"),
+        ("--grid_by KEY", "one comparison per value of a config key; with one config the values are the arms"),
+        ("--alpha P", "level of the tests, and 1 - P of the intervals, default 0.05"),
+        ("--difference D", "the difference that matters: for the seeds needed, and to call arms equivalent"),
+        ("--n_train N --n_test N", "samples of one split, for folds or repeated splits that do not record them"),
+        ("--force", "compare unlike runs, leave unfinished ones out; the output says so"),
+        ("--json FILE|-", "write everything as JSON; - prints it in place of the table"),
+        ("--plot FILE.png", "draw the scores and the intervals of the differences"),
+        ("--runs_root DIR", "where the runs are; PLCOURSE_RUNS does the same, default runs"),
+    ),
+}
+
+_USAGE = {
+    "fit": "plcourse fit -c NAME_OR_PATH [flags]",
+    "validate": "plcourse validate (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
+    "test": "plcourse test (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
+    "predict": "plcourse predict (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
+    "sweep": "plcourse sweep (-c SWEEP | --arms CONFIG... | --resume [SWEEP]) [flags]",
+    "ls": "plcourse ls [LESSON | runs] [--json]",
+    "cat": "plcourse cat NAME_OR_PATH [--resolved]",
+    "cp": "plcourse cp NAME DEST [--force]",
+    "compare": "plcourse compare RUN_OR_SWEEP... --metric NAME [flags]",
+}
+
+
+def root_help() -> str:
+    """What `plcourse -h` prints."""
+    parts = [
+        "plcourse: eight advanced PyTorch Lightning lessons as one command suite.\n",
+        "usage: plcourse VERB [flags]\n",
+    ]
+    for group, title in _GROUPS.items():
+        lines = [f"  {name:<10}{catalog.VERBS[name].summary}" for name in catalog.verbs_of(group)]
+        parts.append(f"{title}:\n" + "\n".join(lines) + "\n")
+    parts.append(f"For example:\n{_EXAMPLES}")
+    parts.append(_REST)
+    return "\n".join(parts)
+
+
+def verb_help(verb: str) -> str:
+    """What `plcourse VERB -h` prints: the usage, the flags people use, and where the rest is."""
+    lines = [
+        f"usage: {_USAGE[verb]}",
+        "",
+        f"{catalog.VERBS[verb].summary[0].upper()}{catalog.VERBS[verb].summary[1:]}.",
+        "",
+    ]
+    for flag, text in (*_FLAGS[verb], ("-h, --help", "this help")):
+        flag = flag.format(verb={"validate": "val"}.get(verb, verb))
+        gap = " " * _FLAG_WIDTH if len(flag) > _FLAG_WIDTH - 4 else None
+        lines.append(f"  {flag:<{_FLAG_WIDTH - 2}}{text}" if gap is None else f"  {flag}\n{gap}{text}")
+    if catalog.VERBS[verb].group == "run":
+        full = "fit" if verb == "sweep" else verb
+        lines += [
+            "",
+            f"All flags: `plcourse {full} --help_all`.",
+            f"A class's arguments: `plcourse {full} --model.help ImageClassifier`.",
+            "A config's text: `plcourse cat NAME`, with every default: `plcourse cat NAME --resolved`.",
+        ]
+    return "\n".join(lines) + "\n"

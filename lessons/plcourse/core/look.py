@@ -1,0 +1,243 @@
+"""The verbs that only look: `ls`, `cat` and `cp`. None of them imports torch."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import textwrap
+from collections.abc import Container, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from plcourse import catalog
+from plcourse.core.configs import ConfigHeader, ConfigSource, find_config, parse_header, resolved_path
+from plcourse.core.errors import UserError, nearest
+from plcourse.core.runs import Run, list_runs, runs_root, status_of
+
+
+class LineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest flag for a misspelt one.
+
+    Args:
+        verb: the verb that it parses for.
+    """
+
+    def __init__(self, verb: str) -> None:
+        super().__init__(prog=f"plcourse {verb}", add_help=False, allow_abbrev=False)
+
+    def parse(self, argv: list[str]) -> argparse.Namespace:
+        """Parses the arguments after the verb; whatever is wrong is a UserError."""
+        known, unknown = self.parse_known_args(argv)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            kind = "flag" if flag.startswith("-") else "argument"
+            raise UserError(f"{self.prog}: unknown {kind} {flag!r}{nearest(flag, self._option_string_actions)}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print below its usage."""
+        raise UserError(f"{self.prog}: {message}; see `{self.prog} -h`")
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
+    """Rows as columns of text, those of the given numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def ls(argv: list[str]) -> None:
+    """`plcourse ls [LESSON | runs] [--json] [--runs_root DIR]`."""
+    parser = LineParser("ls")
+    parser.add_argument("what", nargs="?")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--runs_root")
+    args = parser.parse(argv)
+    if args.what == "runs":
+        _ls_runs(args.runs_root, args.json)
+        return
+    if args.runs_root is not None:
+        raise UserError("plcourse ls: --runs_root only goes with `plcourse ls runs`")
+    lessons = [lesson for lesson in catalog.LESSONS if args.what in (None, lesson.key, str(lesson.number))]
+    if not lessons:
+        keys = [lesson.key for lesson in catalog.LESSONS]
+        hint = nearest(str(args.what), [*keys, "runs"])
+        raise UserError(f"plcourse ls: no lesson {args.what!r}; there are {', '.join(keys)}, and `runs`{hint}")
+    if args.json:
+        _say(json.dumps([_lesson_row(lesson) for lesson in lessons], indent=2))
+        return
+    _say("\n\n".join(_lesson_text(lesson) for lesson in lessons))
+
+
+def cat(argv: list[str]) -> None:
+    """`plcourse cat NAME_OR_PATH [--resolved]`."""
+    parser = LineParser("cat")
+    parser.add_argument("name", metavar="NAME_OR_PATH")
+    parser.add_argument("--resolved", action="store_true")
+    args = parser.parse(argv)
+    source = find_config(args.name)
+    if args.resolved and not source.packaged:
+        path = shlex.quote(args.name)
+        raise UserError(
+            f"--resolved is for packaged configs; `plcourse fit -c {path} --print_config` does it for a file"
+        )
+    text = resolved_path(source.name).read_text(encoding="utf-8") if args.resolved else source.text
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())  # the file's own bytes, whatever the terminal's encoding
+
+
+def cp(argv: list[str]) -> None:
+    """`plcourse cp NAME DEST [--force]`."""
+    parser = LineParser("cp")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("dest", metavar="DEST")
+    parser.add_argument("--force", action="store_true")
+    args = parser.parse(argv)
+    source = find_config(args.name)
+    dest = _destination(args.dest, Path(source.label).stem)
+    try:
+        with dest.open("wb" if args.force else "xb") as file:
+            file.write(source.text.encode())
+    except FileExistsError as error:
+        raise UserError(f"'{dest}' exists; --force overwrites it") from error
+    except OSError as error:
+        raise UserError(f"cannot write '{dest}': {error.strerror}") from error
+    _say(f"copied {source.name} to {dest}\nnext: plcourse {_first_verb(source)} -c {shlex.quote(str(dest))}")
+
+
+def _destination(dest: str, stem: str) -> Path:
+    """The file that `cp` writes: in a folder that exists, nothing made on the way."""
+    path = Path(dest)
+    if dest and path.is_dir():
+        return path / f"{stem}.yaml"
+    if dest.endswith(("/", os.sep)) or not path.parent.is_dir():
+        folder = dest if dest.endswith(("/", os.sep)) else path.parent
+        raise UserError(f"the folder '{folder}' does not exist; make it first, or name another DEST")
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"DEST {dest!r} is neither a folder that exists nor a name that ends with .yaml")
+    return path
+
+
+def _first_verb(source: ConfigSource) -> str:
+    """The verb to try a config with."""
+    try:
+        return parse_header(source).verbs[0]
+    except UserError:
+        return "fit"
+
+
+def _ls_runs(flag: str | None, as_json: bool) -> None:
+    root = runs_root(flag)
+    if flag is not None and not root.is_dir():
+        raise UserError(f"plcourse ls runs: the folder '{flag}' of --runs_root does not exist")
+    rows = [_run_row(run) for run in list_runs(root)]
+    if as_json:
+        _say(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        _say(f"No runs in '{root}' yet; `plcourse fit -c NAME` makes one.")
+        return
+    cells = [(row["name"], row["status"], _best(row["best"]), _when(row), _duration(row["seconds"])) for row in rows]
+    _say("\n".join(aligned([("run", "status", "best", "when", "took"), *cells])))
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    """What `ls runs --json` says of a run; fields that it does not have are None."""
+    row: dict[str, Any] = {"name": run.name, "path": str(run.path), "status": "unreadable"}
+    try:
+        record = run.record
+        row["status"] = status_of(record)
+    except UserError:
+        record = {}
+    return row | {key: record.get(key) for key in ("verb", "config", "best", "created", "seconds", "error")}
+
+
+def _best(best: Any) -> str:
+    if not isinstance(best, dict) or not isinstance(best.get("value"), int | float):
+        return "-"
+    return f"{best.get('metric')} {best['value']:.4f}"
+
+
+def _when(row: dict[str, Any]) -> str:
+    try:
+        return datetime.fromisoformat(row["created"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (TypeError, ValueError):
+        return "-"
+
+
+def _duration(seconds: Any) -> str:
+    """Seconds as a person says them: `48 s`, `3 min 20 s`, `2 h 05 min`."""
+    if not isinstance(seconds, int | float):
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _lesson_row(lesson: catalog.Lesson) -> dict[str, Any]:
+    configs = []
+    for name in catalog.config_names(lesson.key):
+        header, problem = _header(name)
+        fields = {"command": None, "shows": None, "verbs": [], "needs": []}
+        if header is not None:
+            fields = {key: getattr(header, key) for key in fields}
+        configs.append({"name": name, **fields, "problem": problem})
+    return {
+        "number": lesson.number,
+        "lesson": lesson.key,
+        "title": lesson.title,
+        "summary": lesson.summary,
+        "configs": configs,
+    }
+
+
+def _lesson_text(lesson: catalog.Lesson) -> str:
+    lines = [f"{lesson.number}  {lesson.key}: {lesson.title}", f"    {lesson.summary}"]
+    names = catalog.config_names(lesson.key)
+    indent = 6 + max(map(len, names), default=0)
+    for name in names:
+        header, problem = _header(name)
+        text = header.shows if header is not None else problem
+        if header is not None and header.needs:
+            text = f"[needs {', '.join(header.needs)}] {text}"
+        first = f"    {name}".ljust(indent + 2)
+        lines += textwrap.wrap(
+            first + text,
+            _width(),
+            subsequent_indent=" " * len(first),
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+    if not names:
+        lines.append("    (no configs in this version)")
+    return "\n".join(lines)
+
+
+def _header(name: str) -> tuple[ConfigHeader | None, str]:
+    """A packaged config's header, or what is wrong with it: one bad file must not hide the others."""
+    try:
+        return parse_header(find_config(str(catalog.config_path(name)))), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _width() -> int:
+    """The terminal's width, at most what is pleasant to read; fixed where the output is no terminal."""
+    try:
+        return max(60, min(os.get_terminal_size(sys.stdout.fileno()).columns, 120))
+    except (OSError, ValueError):
+        return 110
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")

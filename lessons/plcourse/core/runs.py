@@ -1,0 +1,585 @@
+"""A run is a folder: what was asked for, how it went, and everything it wrote.
+
+`<root>/<lesson>/<variant>/<YYYYMMDD-HHMMSS>[-n]/` holds `run.json`, `config.yaml`, `metrics.csv`,
+`checkpoints/`, `eval/` and `predictions/`; the link `latest` beside it points to the newest. No run
+overwrites another, and a reader never sees half of a `run.json`. This module only looks and keeps records; it
+never imports torch.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import secrets
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from plcourse.core.configs import own_name
+from plcourse.core.errors import RunFailed, UserError, nearest
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where runs started in the same second may race for `latest`
+    fcntl = None
+
+SCHEMA = 1
+SWEEPS = "sweeps"  # the folder below the root that holds sweeps, each with many runs
+STATUSES = ("running", "finished", "failed", "interrupted")
+_STAMP = re.compile(r"\d{8}-\d{6}(?:-\d+)?")
+_PACKAGES = ("plcourse", "torch", "torchvision", "pytorch-lightning", "jsonargparse", "torchmetrics", "numpy")
+
+
+class Run:
+    """One run's folder.
+
+    Args:
+        path: the folder.
+        root: the runs' root that its name is relative to; without it the name is the path.
+    """
+
+    def __init__(self, path: str | Path, root: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self._root = None if root is None else Path(root)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, config_name: str, root: str | Path, record: dict[str, Any]) -> "Run":
+        """Makes a new folder with its `run.json`, then points `latest` at it.
+
+        Args:
+            config_name: `<lesson>/<variant>`; of anything else the last part goes below `own/`.
+            root: the runs' root.
+            record: fields of `run.json` beside the ones filled in here, such as `verb` and `seed`. A
+                dictionary (`hardware`, `versions`) adds to what is filled in.
+
+        Raises:
+            UserError: the folder cannot be made.
+            RunFailed: `run.json` cannot be written.
+        """
+        parent = Path(root) / _folder_name(config_name)
+        fields = _first_record(config_name, record)
+        try:
+            with new_folder(parent) as path:
+                write_json(path / "run.json", fields)
+        except OSError as error:
+            raise UserError(
+                f"cannot make a run folder in '{parent}': {error.strerror}; --runs_root names another root"
+            ) from error
+        return cls(path, root)
+
+    @classmethod
+    def load(cls, path_or_name: str | Path, root: str | Path | None = None) -> "Run":
+        """Opens a run by its folder or by its name below the runs' root.
+
+        Args:
+            path_or_name: a folder, `ddp/two_processes/20261123-101500`, `ddp/two_processes/latest`, or
+                `ddp/two_processes`, which means its latest.
+            root: the runs' root; without it, `PLCOURSE_RUNS` or `runs`.
+
+        Raises:
+            UserError: no such run, with the nearest or the most recent ones.
+        """
+        base = runs_root(root)
+        name = str(path_or_name)
+        for candidate in (Path(name), base / name):
+            folder = find_folder(candidate)
+            if folder is not None:
+                return cls(folder, base)
+        raise UserError(_missing_message(name, base))
+
+    @property
+    def name(self) -> str:
+        """`<lesson>/<variant>/<time>` below its root, the whole path of a run that lies elsewhere."""
+        path = self.path.resolve()
+        root = self._root.resolve() if self._root is not None else None
+        return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else str(path)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says now.
+
+        Raises:
+            UserError: the file is missing, not JSON, or of a newer plcourse.
+        """
+        return read_record(self.path / "run.json")
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `failed` or `interrupted` as recorded.
+
+        Beyond these `killed`: recorded as running by a process of this machine that is gone; and
+        `unreadable`: no usable `run.json`.
+        """
+        try:
+            return status_of(self.record)
+        except UserError:
+            return "unreadable"
+
+    @property
+    def config_path(self) -> Path:
+        """The complete, resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.csv` (`step`, `epoch`, `metric`, `value`), empty before the first is written.
+
+        A last row that a kill cut short is left out.
+
+        Raises:
+            UserError: any other row that is not of this form, with its line.
+        """
+        file = self.path / "metrics.csv"
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read '{file}': {error}") from error
+        whole = text[: text.rfind("\n") + 1]
+        rows = []
+        for row in csv.DictReader(whole.splitlines()):
+            try:
+                rows.append(
+                    {
+                        "step": int(row["step"]),
+                        "epoch": int(row["epoch"]),
+                        "metric": row["metric"],
+                        "value": float(row["value"]),
+                    }
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                line = len(rows) + 2
+                raise UserError(f"{file}:{line}: not a row of step, epoch, metric, value: {row}") from error
+        return rows
+
+    @property
+    def predictions(self) -> list[Path]:
+        """The Parquet files that `predict` wrote, in the order of their names."""
+        return sorted((self.path / "predictions").glob("*.parquet"))
+
+    def eval(self, split: str) -> dict[str, Any]:
+        """What `eval/<split>.json` holds, for example `eval("test")["metrics"]["test/accuracy"]`.
+
+        Raises:
+            UserError: this split was not evaluated, or the file is broken.
+        """
+        file = self.path / "eval" / f"{split}.json"
+        if not file.is_file():
+            known = sorted(path.stem for path in (self.path / "eval").glob("*.json"))
+            there = f"it has {', '.join(known)}" if known else f"`plcourse test --run {self.name}` makes one"
+            raise UserError(f"run {self.name} has no evaluation {split!r}; {there}{nearest(split, known)}")
+        try:
+            return json.loads(file.read_bytes())
+        except ValueError as error:
+            raise UserError(f"'{file}' is not valid JSON: {error}") from error
+
+    def checkpoint(self, which: str | Path = "best") -> Path:
+        """The file of a checkpoint.
+
+        Args:
+            which: `best`, `last`, another file's name in `checkpoints/`, or a path.
+
+        Raises:
+            UserError: there is none, with those that there are.
+        """
+        folder = self.path / "checkpoints"
+        name = str(which)
+        elsewhere = [] if name in ("best", "last") else [Path(name)]
+        for candidate in (folder / f"{name}.ckpt", folder / name, *elsewhere):
+            if candidate.is_file():
+                return candidate
+        known = sorted(path.stem for path in folder.glob("*.ckpt"))
+        there = f"it has {', '.join(known)}" if known else f"it has none (status: {self.status})"
+        raise UserError(f"run {self.name} has no checkpoint {name!r}; {there}")
+
+    def update(self, **fields: Any) -> None:
+        """Changes fields of `run.json`; readers see the old file or the new one, nothing between.
+
+        Raises:
+            RunFailed: the file cannot be written; the old one is intact.
+        """
+        with _locked(self.path):
+            write_json(self.path / "run.json", {**self.record, **fields})
+
+    def finish(self, status: str, **fields: Any) -> None:
+        """Records the end: status, time and seconds since `started`, and further fields such as `error`.
+
+        Args:
+            status: `finished`, `failed` or `interrupted`.
+            **fields: further fields of `run.json`.
+        """
+        assert status in STATUSES[1:], status
+        ended = _now()
+        started = datetime.fromisoformat(self.record["started"])
+        seconds = round((datetime.fromisoformat(ended) - started).total_seconds(), 3)
+        self.update(**{"status": status, "ended": ended, "seconds": seconds, **fields})
+
+    def resume(self, **fields: Any) -> None:
+        """Records that this process continues the run in its own folder.
+
+        Args:
+            **fields: further fields of `run.json`.
+
+        Raises:
+            UserError: another process is still at it.
+        """
+        record = self.record
+        if status_of(record) == "running" and record.get("pid") != os.getpid():
+            raise UserError(f"run {self.name} is still running (process {record.get('pid')})")
+        fresh = {"status": "running", "started": _now(), "ended": None, "seconds": None, "error": None}
+        self.update(**{**fresh, **environment(), **fields})
+
+    def test(self, overrides: dict[str, Any] | None = None) -> Any:
+        """Scores the best checkpoint on the test part, as `plcourse test --run` does."""
+        return self._evaluate("test", overrides)
+
+    def validate(self, overrides: dict[str, Any] | None = None) -> Any:
+        """Scores the best checkpoint on the validation part, as `plcourse validate --run` does."""
+        return self._evaluate("validate", overrides)
+
+    def predict(self, overrides: dict[str, Any] | None = None) -> Any:
+        """Writes the best checkpoint's predictions, as `plcourse predict --run` does."""
+        return self._evaluate("predict", overrides)
+
+    def _evaluate(self, verb: str, overrides: dict[str, Any] | None) -> Any:
+        # By name and late: the API stands above core, and brings torch, which looking at a run does not need.
+        return import_module("plcourse.api").evaluate(self, verb, overrides)
+
+
+def runs_root(flag: str | Path | None = None) -> Path:
+    """The folder that holds all runs: the flag, else `PLCOURSE_RUNS`, else `runs` in the current folder."""
+    return Path(flag or os.environ.get("PLCOURSE_RUNS") or "runs").expanduser()
+
+
+def list_runs(root: str | Path) -> list[Run]:
+    """All runs below a root, newest first; folders that are no runs are passed over.
+
+    A folder named like a run is listed even if its `run.json` is missing or broken; its status is then
+    `unreadable`. The runs of a sweep are listed by that sweep, not here.
+    """
+    found = [
+        (run, folder)
+        for lesson in _folders(Path(root))
+        if lesson.name != SWEEPS
+        for variant in _folders(lesson)
+        for folder in _folders(variant)
+        if (run := Run(folder, root)) and ((folder / "run.json").is_file() or _STAMP.fullmatch(folder.name))
+    ]
+    return [run for run, _ in sorted(found, key=lambda pair: _age_key(pair[1]), reverse=True)]
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """What a `run.json` or `sweep.json` holds.
+
+    Raises:
+        UserError: the file is missing, not JSON, or of a newer plcourse.
+    """
+    try:
+        record = json.loads(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read '{file}': {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"'{file}' is not valid JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"'{file}' is not a record: it holds a {type(record).__name__}, not an object")
+    schema = record.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(f"'{file}' has schema {schema}, of a newer plcourse; this one reads up to {SCHEMA}")
+    return record
+
+
+def status_of(record: dict[str, Any]) -> str:
+    """The status of a record as `Run.status` gives it, for callers that have read it already."""
+    status = str(record.get("status", "unreadable"))
+    hardware, pid = record.get("hardware"), record.get("pid")
+    here = isinstance(hardware, dict) and hardware.get("hostname") == socket.gethostname()
+    if status != "running" or not here or not isinstance(pid, int):
+        return status
+    began, recorded = _process_start(pid), record.get("pid_start")
+    gone = began == "" or (began is not None and recorded is not None and began != recorded)
+    return "killed" if gone else "running"
+
+
+def environment() -> dict[str, Any]:
+    """What a record says of where it was made: command, versions, git, hardware, process.
+
+    Returns:
+        `command`, `versions`, `git` (commit and dirty flag of the current folder's repository, or None),
+        `hardware` (hostname, platform, cpu, cores, memory in GiB), `pid` and `pid_start`, which tells a
+        process from a later one with the same number.
+    """
+    import platform
+
+    program = Path(sys.argv[0]).name
+    return {
+        "command": shlex.join(["plcourse" if program == "__main__.py" else program, *sys.argv[1:]]),
+        "versions": {"python": platform.python_version(), **_package_versions()},
+        "git": _git_state(),
+        "hardware": {
+            "hostname": socket.gethostname(),
+            "platform": platform.platform(),
+            "cpu": _cpu_model() or platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "memory_gib": _memory_gib(),
+        },
+        "pid": os.getpid(),
+        "pid_start": _process_start(os.getpid()),
+    }
+
+
+def _first_record(config_name: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Every field of `run.json` as a run begins."""
+    now = _now()
+    fields = {
+        "schema": SCHEMA,
+        "status": "running",
+        "verb": None,
+        "config": config_name,
+        "created": now,
+        "started": now,
+        "ended": None,
+        "seconds": None,
+        "seed": None,
+        "best": None,
+        "error": None,
+        **environment(),
+    }
+    for key, value in record.items():
+        both = isinstance(value, dict) and isinstance(fields.get(key), dict)
+        fields[key] = {**fields[key], **value} if both else value
+    return fields
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat()
+
+
+def _folder_name(config_name: str) -> str:
+    """`lesson/variant` as it is when both parts are plain words, else a safe name below `own/`."""
+    plain = re.fullmatch(r"\w[\w.-]{0,100}/\w[\w.-]{0,100}", config_name, re.ASCII)
+    return config_name if plain and not config_name.endswith((".yaml", ".yml")) else own_name(config_name)
+
+
+@contextlib.contextmanager
+def new_folder(parent: Path) -> Iterator[Path]:
+    """Makes `<parent>/<YYYYMMDD-HHMMSS>[-n]/` and, once the block has filled it, points `latest` at it.
+
+    A folder that a RunFailed left empty is taken back.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with _locked(parent):
+        path = _stamped_folder(parent)
+        try:
+            yield path
+        except RunFailed:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            raise
+        _point_latest(parent, path.name)
+
+
+def _stamped_folder(parent: Path) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in count(1):
+        path = parent / (stamp if number == 1 else f"{stamp}-{number}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError("count() has no end")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a folder against other processes; the lock ends with the process, however that ends."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Replaces a file in one step: readers and a crash see the old content or the new one.
+
+    Raises:
+        RunFailed: it cannot be written; no temporary file stays behind.
+    """
+    temporary = _temporary(file)
+    try:
+        with temporary.open("x", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=2, default=str)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        raise RunFailed(f"cannot write '{file}': {error.strerror}") from error
+    finally:  # also when Ctrl-C comes in between
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the name itself is only on disk once the folder is
+        handle = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _temporary(file: Path) -> Path:
+    return file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def _point_latest(parent: Path, name: str) -> None:
+    """Makes `latest` a relative link to a run, or a file with its name where links are impossible."""
+    link = parent / "latest"
+    temporary = _temporary(link)
+    try:
+        temporary.symlink_to(name, target_is_directory=True)
+    except (OSError, NotImplementedError):
+        temporary.write_text(f"{name}\n", encoding="utf-8")
+    try:
+        temporary.replace(link)
+    except OSError:  # a real folder is in the way; readers then take the newest run themselves
+        temporary.unlink()
+
+
+def latest_folder(parent: Path, record: str = "run.json") -> Path | None:
+    """The folder with a record that `latest` names, else the newest one; None where there is none."""
+    link = parent / "latest"
+    target = None
+    if link.is_symlink():
+        target = parent / link.readlink()
+    elif link.is_file():
+        target = parent / Path(link.read_text(encoding="utf-8", errors="replace").strip()).name
+    if target is not None and (target / record).is_file():
+        return target
+    return max((folder for folder in _folders(parent) if (folder / record).is_file()), key=_age_key, default=None)
+
+
+def find_folder(candidate: Path, record: str = "run.json") -> Path | None:
+    """The folder with a record that a path means: itself, its `latest`, or the newest folder in it; else None."""
+    try:
+        if candidate.name == "latest":
+            return latest_folder(candidate.parent, record)
+        return candidate if (candidate / record).is_file() else latest_folder(candidate, record)
+    except OSError:  # a name that no file system takes, or a folder that may not be read
+        return None
+
+
+def _missing_message(name: str, root: Path) -> str:
+    names = [run.name for run in list_runs(root)]
+    if not names:
+        return f"no run {name!r}: '{root}' holds no runs; --runs_root or PLCOURSE_RUNS names another root"
+    variants = [known.rpartition("/")[0] for known in names]
+    hint = nearest(name, [*names, *variants]) or f"; the most recent are {', '.join(names[:3])}"
+    return f"no run {name!r} in '{root}' (see `plcourse ls runs`){hint}"
+
+
+def _folders(parent: Path) -> list[Path]:
+    """The folders in a folder, links left out; none where there is nothing to read."""
+    try:
+        with os.scandir(parent) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _age_key(folder: Path) -> tuple[str, int]:
+    """Orders runs by time and, within a second, by number; names of another form come first."""
+    if not _STAMP.fullmatch(folder.name):
+        return "", 0
+    return folder.name[:15], int(folder.name[16:] or 1)
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process began, as the system says it; "" if there is none, None if the system does not tell."""
+    proc = Path("/proc")
+    if (proc / "self/stat").exists():
+        try:
+            # The second field, the program's name in parentheses, may itself hold blanks and parentheses.
+            fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
+        except OSError:
+            return None if _exists(pid) else ""
+        return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"
+    if os.name != "posix":
+        return None
+    listing = _output("env", "LC_ALL=C", "ps", "-A", "-o", "pid=,lstart=")
+    if listing is None:
+        return None
+    pairs = (line.strip().partition(" ") for line in listing.splitlines())
+    return next((began.strip() for number, _, began in pairs if number == str(pid)), "")
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, also where /proc hides those of other users."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _output(*command: str) -> str | None:
+    """What a short command prints, None if it fails, takes over 2 s or does not exist."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _git_state() -> dict[str, Any] | None:
+    commit = _output("git", "rev-parse", "HEAD")
+    if not commit:
+        return None
+    # A repository's own settings may name a program for git to run; a look at the state must not start it.
+    quiet = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
+    changes = _output(*quiet, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _package_versions() -> dict[str, str | None]:
+    from importlib import metadata
+
+    versions: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _cpu_model() -> str | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return None
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
