@@ -1,0 +1,1 @@
+"""Lesson 12: distributed training; `model` holds ImageClassifier, ResNet and MLP, `data` holds ImageData."""

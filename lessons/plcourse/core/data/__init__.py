@@ -1,0 +1,57 @@
+"""Sources, splits, samplers, loaders and augmentation: what the lessons' data modules compose."""
+
+from plcourse.core.data.folder import FolderSource, open_files
+from plcourse.core.data.images import (
+    ImageSet,
+    Normalisation,
+    Process,
+    eval_loader,
+    fit_normalisation,
+    train_loader,
+)
+from plcourse.core.data.loader import Batch, BatchLoader
+from plcourse.core.data.parts import ImageParts, delegated
+from plcourse.core.data.protocols import BatchSampler, Fetcher, Source, Splittable
+from plcourse.core.data.randoms import keys_of, permutation, run_seed, uniforms
+from plcourse.core.data.samplers import EvalSampler, TrainSampler
+from plcourse.core.data.sources import SOURCES, ArraySource, OnError, open_source, prepare
+from plcourse.core.data.splits import duplicate_groups, overlap, split
+from plcourse.core.data.transforms import Augmentation, RandomAffine, RandomCrop, RandomFlip, augment_batch
+
+__all__ = [
+    "SOURCES",
+    "ArraySource",
+    "Augmentation",
+    "Batch",
+    "BatchLoader",
+    "BatchSampler",
+    "EvalSampler",
+    "Fetcher",
+    "FolderSource",
+    "ImageParts",
+    "ImageSet",
+    "Normalisation",
+    "OnError",
+    "Process",
+    "RandomAffine",
+    "RandomCrop",
+    "RandomFlip",
+    "Source",
+    "Splittable",
+    "TrainSampler",
+    "augment_batch",
+    "delegated",
+    "duplicate_groups",
+    "eval_loader",
+    "fit_normalisation",
+    "keys_of",
+    "open_files",
+    "open_source",
+    "overlap",
+    "permutation",
+    "prepare",
+    "run_seed",
+    "split",
+    "train_loader",
+    "uniforms",
+]

@@ -1,0 +1,235 @@
+"""A source with its split and what was fitted to its training part: the heart of every image data module."""
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, Self
+
+import numpy as np
+from pytorch_lightning import Trainer
+
+from plcourse.core.data.folder import FolderSource, open_files
+from plcourse.core.data.images import (
+    ImageSet,
+    Normalisation,
+    Process,
+    eval_loader,
+    fit_normalisation,
+    train_loader,
+)
+from plcourse.core.data.loader import BatchLoader
+from plcourse.core.data.protocols import Source
+from plcourse.core.data.randoms import run_seed
+from plcourse.core.data.sources import OnError, open_source, prepare
+from plcourse.core.data.splits import duplicate_groups, overlap, split
+from plcourse.core.data.transforms import Augmentation
+from plcourse.core.errors import UserError
+from plcourse.core.screen import say
+
+_LISTED = 10  # rejected files named in the log; all of them are in `source.rejected`
+
+
+class ImageParts:
+    """Training, validation and test part of an image source, opened when first needed.
+
+    A model must see new images as it saw those it was trained on. What that takes (normalisation, shape,
+    label names) is `state_dict`, which goes into the checkpoint; once loaded, new files are read without the
+    training data.
+
+    Args:
+        source: one of `sources.SOURCES`.
+        root: where files lie; see `open_source`.
+        image_size: height and width in pixels; None keeps the source's own.
+        on_error: ``skip`` leaves unreadable files out and lists them.
+        val_size: samples (int) or share (float) for validation; see `split`.
+        test_size: the same for the test part.
+        split_seed: another seed gives another split.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        root: str = "data",
+        image_size: int | None = None,
+        on_error: OnError = "raise",
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.2,
+        split_seed: int = 0,
+    ) -> None:
+        self.name, self.root, self.image_size = source, root, image_size
+        self.on_error: OnError = on_error
+        self.val_size, self.test_size, self.split_seed = val_size, test_size, split_seed
+        self._restored: dict[str, Any] | None = None
+
+    def prepare(self) -> None:
+        """Downloads what is missing; for one process per machine."""
+        prepare(self.name, self.root)
+
+    def open(self) -> None:
+        """Opens and splits the source now instead of at its first use, so that its errors come early."""
+        _ = self.parts
+
+    @cached_property
+    def source(self) -> Source:
+        """The opened source.
+
+        Raises:
+            UserError: it cannot be opened, or is not what the loaded checkpoint was trained on.
+        """
+        source = open_source(self.name, self.root, self.image_size, self.on_error)
+        _report_rejected(source)
+        if self._restored is not None:
+            _check_same(self._restored, source)
+        return source
+
+    @cached_property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Sorted int64 index arrays by ``train``, ``val``, ``test``."""
+        return split(self.source, self.val_size, self.test_size, self.split_seed)
+
+    @cached_property
+    def _fitted(self) -> Normalisation:
+        return fit_normalisation(self.source, self.parts["train"])
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The checkpoint's where one was loaded, else fitted to the training part."""
+        if self._restored is not None:
+            return Normalisation(self._restored["mean"], self._restored["std"])
+        return self._fitted
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        if self._restored is None:
+            return self.source.shape
+        channels, height, width = self._restored["shape"]
+        return channels, height, width
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return self.shape[0]
+
+    @property
+    def label_names(self) -> list[str]:
+        """One name per class."""
+        return self.source.label_names if self._restored is None else self._restored["label_names"]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.label_names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a model needs of its training data, in plain types."""
+        mean, std = self.normalisation.mean, self.normalisation.std
+        return {"mean": mean, "std": std, "shape": list(self.shape), "label_names": list(self.label_names)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what a checkpoint was trained with.
+
+        Raises:
+            UserError: the source is open already and has other classes or another image shape.
+        """
+        if "source" in self.__dict__:
+            _check_same(state, self.source)
+        self._restored = state
+
+    def train_loader(
+        self,
+        trainer: Trainer | None,
+        batch_size: int,
+        augment: Sequence[Augmentation] | None = None,
+        num_workers: int = 0,
+        drop_last: bool = False,
+    ) -> BatchLoader:
+        """Shuffled, augmented batches of the training part, `batch_size` samples per process."""
+        part = ImageSet(self.source, self.parts["train"], self.normalisation, augment, run_seed())
+        return train_loader(part, batch_size, Process.of(trainer), num_workers, drop_last)
+
+    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
+        """Each sample of `part` (``val``, ``test``, or ``train`` to score it) once, in order."""
+        data = ImageSet(self.source, self.parts[part], self.normalisation)
+        return eval_loader(data, batch_size, Process.of(trainer), num_workers)
+
+    def files_loader(
+        self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0
+    ) -> BatchLoader:
+        """New files without labels, scaled and normalised as the model was trained; see `open_files`."""
+        files: FolderSource = open_files(paths, self.shape, self.on_error)
+        _report_rejected(files)
+        data = ImageSet(files, np.arange(len(files.ids)), self.normalisation)
+        return eval_loader(data, batch_size, Process.of(trainer), num_workers)
+
+    @property
+    def _pool(self) -> np.ndarray:
+        """The samples that may be split anew: all but the test part."""
+        return np.sort(np.concatenate([self.parts["train"], self.parts["val"]]))
+
+    @property
+    def ids(self) -> list[str]:
+        """The samples for training or validation, see `Splittable`."""
+        return [self.source.ids[i] for i in self._pool.tolist()]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64, the class of each of `ids`."""
+        return self.source.labels[self._pool]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Samples of each part: ``n_train``, ``n_val`` and ``n_test``."""
+        return {f"n_{name}": len(indices) for name, indices in self.parts.items()}
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """int64, equal for exact duplicates among `ids`; None where there are none."""
+        return duplicate_groups(self.source.hashes[self._pool])
+
+    def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
+        """The same source and test part with other training and validation parts, normalised anew.
+
+        Raises:
+            ValueError: an id that is unknown or in the test part, or a sample in both lists.
+        """
+        index_of = dict(zip(self.ids, self._pool.tolist(), strict=True))
+        unknown = [name for name in (*train_ids, *val_ids) if name not in index_of]
+        if unknown:
+            raise ValueError(f"id {unknown[0]!r} is not for training or validation: take ids from `ids`")
+        parts = {
+            part: np.sort(np.array([index_of[name] for name in names], np.int64))
+            for part, names in (("train", train_ids), ("val", val_ids))
+        }
+        leaks = overlap(parts, self.source)
+        if leaks:
+            raise ValueError(f"sample {leaks[0][2]!r} is in train and val: keep the samples of a group together")
+        anew = copy.copy(self)
+        anew.parts = {**parts, "test": self.parts["test"]}
+        anew._restored = None
+        anew.__dict__.pop("_fitted", None)
+        return anew
+
+
+def delegated(path: str) -> Any:
+    """A read-only property that looks `path` up on the object, such as ``images.ids``.
+
+    Typed Any, because a property made at run time would otherwise hide from type checkers what it returns.
+    """
+    return property(attrgetter(path))
+
+
+def _report_rejected(source: Source) -> None:
+    if source.rejected:
+        listed = "; ".join(f"{path} ({reason})" for path, reason in source.rejected[:_LISTED])
+        say(f"{source.name}: {len(source.rejected)} unreadable files left out: {listed}")
+
+
+def _check_same(state: dict[str, Any], source: Source) -> None:
+    for what, there, here in (
+        ("classes", state["label_names"], source.label_names),
+        ("images of shape", state["shape"], list(source.shape)),
+    ):
+        if there != here:
+            raise UserError(f"the checkpoint was trained on {what} {there}, but {source.name} has {here}")

@@ -1,0 +1,88 @@
+"""Counter-based random numbers: a draw is a function of (seed, epoch, sample, counter) and of nothing else.
+
+A generator with a state gives each batch whatever comes next, so its draws change with the number of workers,
+the rank, the batch size and the point where a run was resumed. Here a draw is computed from its coordinates
+instead, and none of those can move it (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3").
+The mixing function is SplitMix64's (Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number
+Generators", figure 15), with the finaliser that they call variant 13.
+
+Shape suffixes: B samples of a batch, N draws per sample.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # the odd number nearest 2**64 over the golden ratio: SplitMix64's step
+_MASK = (1 << 64) - 1
+_PERMUTATION = 0x7065726D  # keeps the order of an epoch independent of the draws for its samples
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser: a bijection of 64-bit integers in which every input bit moves every output bit.
+
+    Args:
+        values: uint64, any shape.
+
+    Returns:
+        uint64 of the same shape.
+    """
+    mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def stream(*coordinates: int) -> np.ndarray:
+    """One 64-bit key, as a uint64 array of shape [1], for a short list of integers of any sign."""
+    key = np.zeros(1, np.uint64)
+    for coordinate in coordinates:
+        key = mix((key + _GOLDEN) ^ np.uint64(coordinate & _MASK))
+    return key
+
+
+def uniforms(seed: int, epoch: int, ids: np.ndarray, n: int) -> np.ndarray:
+    """Uniform draws for the samples of a batch.
+
+    Args:
+        seed: the run's seed.
+        epoch: counted from 0.
+        ids: uint64 [B], one key per sample (see `keys_of`).
+        n: draws per sample.
+
+    Returns:
+        float64 [B, N] in [0, 1), multiples of 2**-53. Row b depends on (seed, epoch, ids[b]) alone.
+    """
+    key_B1 = mix(stream(seed, epoch) ^ mix(ids.astype(np.uint64, copy=False) + _GOLDEN))[:, None]
+    counter_N = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN
+    return (mix(key_B1 + counter_N) >> np.uint64(11)) * 2.0**-53
+
+
+def keys_of(ids: Iterable[str]) -> np.ndarray:
+    """The 64-bit key of each sample id, the same on every machine and in every process.
+
+    Returns:
+        uint64 [len(ids)].
+    """
+    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order in which an epoch visits its samples, a function of the three arguments.
+
+    The positions are sorted by a mixed key. NumPy's generators may change their streams between releases (NEP
+    19); this order cannot, so a checkpoint resumes on another installation. The keys are distinct because
+    `mix` is a bijection, hence there are no ties for the sorting algorithm to break.
+
+    Returns:
+        int64 [n], a permutation of 0..n-1.
+    """
+    counters = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN
+    return np.argsort(mix(stream(_PERMUTATION, seed, epoch) + counters)).astype(np.int64, copy=False)
+
+
+def run_seed() -> int:
+    """The seed that `seed_everything` left in the environment, 0 where nothing was seeded."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
