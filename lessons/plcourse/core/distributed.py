@@ -1,0 +1,73 @@
+"""Small collectives that every rank calls alike, and that cost nothing in a single process."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+_cpu_groups: dict[int, Any] = {}
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several ranks whose process group is up."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def cpu_group() -> Any:
+    """A process group that works on CPU tensors: the default one with gloo, one of its own beside NCCL.
+
+    A message of a few integers through NCCL would make the host wait for the GPU at every step.
+    """
+    if "gloo" in str(dist.get_backend()):
+        return dist.group.WORLD
+    world = id(dist.group.WORLD)
+    if world not in _cpu_groups:
+        _cpu_groups[world] = dist.new_group(backend="gloo")
+    return _cpu_groups[world]
+
+
+def maximum(values: Sequence[int]) -> list[int]:
+    """The largest of each value over all ranks; a collective."""
+    if not is_distributed():
+        return list(values)
+    message = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(message, op=dist.ReduceOp.MAX, group=cpu_group())
+    return message.tolist()
+
+
+def total(trainer: pl.Trainer, value: float) -> int:
+    """The sum of a count over all ranks; a collective. An endless count (inf) counts as one batch."""
+    count = 1 if value == float("inf") else int(value)
+    if trainer.world_size == 1 or not is_distributed():
+        return count
+    message = torch.tensor(count, dtype=torch.int64)
+    dist.all_reduce(message, group=cpu_group())
+    return int(message.item())
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The value of every rank, in the order of the ranks; a collective.
+
+    Pickles travel only between the ranks of one job, which run the same code.
+    """
+    if not is_distributed():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, group=cpu_group())
+    return values
+
+
+def broadcast_buffers(trainer: pl.Trainer) -> None:
+    """Gives every rank the buffers of rank 0, such as the running statistics of BatchNorm; a collective.
+
+    Training leaves each rank with the statistics of its own last batch. Evaluating those would give each rank
+    a slightly different model.
+    """
+    if not is_distributed():
+        return
+    module = trainer.strategy.lightning_module
+    assert module is not None
+    for buffer in module.buffers():
+        dist.broadcast(buffer.data, src=0)

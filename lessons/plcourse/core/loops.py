@@ -1,0 +1,289 @@
+"""The four loop slots: the public base classes of every loop that a config can name.
+
+Lightning 2 keeps its loops protected. This is the only file that imports them; it was checked against
+pytorch-lightning 2.6.0 to 2.6.6 and refuses anything but 2.6. A loop of your own derives from `FitLoop`,
+`ValidationLoop`, `TestLoop` or `PredictLoop`, takes the trainer as its first argument and anything else as
+typed keyword arguments, and is named in a config::
+
+    trainer:
+      fit_loop:
+        class_path: mine.ShoutingFitLoop     # plcourse fit -c this.yaml --trust mine
+        init_args: {times: 2}
+
+What a `FitLoop` drives::
+
+    FitLoop.run
+      on_run_start
+      for each epoch:
+        on_advance_start
+        advance -> EpochLoop.run
+                     for each batch: advance, on_advance_end -> ValidationLoop.run (when it is due)
+        on_advance_end
+
+and an evaluation loop: ``run`` = ``setup_data``, ``reset``, ``on_run_start``, one step per batch, ``on_run_end``.
+What these bases add to Lightning's: evaluation is exact (no sample padded, a rank without samples still takes
+part in every hook and collective), and training has *boundaries*, the moments between two batches and between
+two epochs at which nothing is half done; checkpoints are written and signals obeyed only there.
+"""
+
+import warnings
+from collections import OrderedDict
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
+from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.loops.fit_loop import _FitLoop
+from pytorch_lightning.loops.loop import _Loop
+from pytorch_lightning.loops.prediction_loop import _PredictionLoop
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
+from pytorch_lightning.loops.utilities import _no_grad_context
+from pytorch_lightning.trainer.states import RunningStage, TrainerFn
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
+from torch.nn.parallel import DistributedDataParallel
+
+from plcourse.core.boundary import Boundary
+from plcourse.core.distributed import broadcast_buffers, total
+from plcourse.core.errors import UserError
+from plcourse.core.random_state import RandomState
+
+CHECKED_VERSIONS = "2.6.0 to 2.6.6"
+
+_version = pl.__version__  # pyright: ignore[reportPrivateImportUsage]  (where Lightning says its version)
+if not _version.startswith("2.6."):
+    raise UserError(
+        f"pytorch-lightning {_version} is installed; the loop slots were checked against {CHECKED_VERSIONS}: "
+        "pip install 'pytorch-lightning>=2.6,<2.7'"
+    )
+
+
+def _boundary(trainer: pl.Trainer) -> Boundary:
+    boundary = getattr(trainer, "boundary", None)
+    assert isinstance(boundary, Boundary), "the loops of this file run in a plcourse.Trainer"
+    return boundary
+
+
+def _set_restarting(loop: _Loop, value: bool) -> None:
+    # Past the property of the fit loop, which has an opinion of its own.
+    setter = _Loop.restarting.fset
+    assert setter is not None
+    setter(loop, value)
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """One training epoch: a boundary, then a batch, until the data are through."""
+
+    _resumed_at_boundary = False
+    _takes_batch_idx: bool | None = None
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        """Passes the boundary before the next batch, then trains on that batch."""
+        if self.restarting and self._resumed_at_boundary:
+            # Validation, where it was due, is part of the checkpoint: Lightning would spend an iteration on finding
+            # that out and count a step that never was.
+            _set_restarting(self, False)
+        elif self.batch_progress.current.ready and not self.restarting and not self._should_accumulate():
+            # gradients that are still being accumulated are in no checkpoint
+            _boundary(self.trainer).between_batches()
+        super().advance(data_fetcher)
+
+    def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
+        # Lightning inspects the signature of training_step anew at every step.
+        if self._takes_batch_idx is None:
+            step = self.trainer.lightning_module.training_step
+            self._takes_batch_idx = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+        kwargs["batch"] = batch
+        if self._takes_batch_idx:
+            kwargs["batch_idx"] = batch_idx
+        return kwargs
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """Lightning's state, and whether nothing was half done when it was taken."""
+        return {**super().on_save_checkpoint(), "at_boundary": _boundary(self.trainer).passing}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        """Takes the state back."""
+        self._resumed_at_boundary = state_dict.get("at_boundary", False)
+        super().on_load_checkpoint(state_dict)
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Left out: the ranks agree on signals at the boundary, Lightning's broadcast only hears rank 0."""
+
+
+class FitLoop(_FitLoop):
+    """The loop of `trainer.fit`; the base of every loop in the slot ``trainer.fit_loop``.
+
+    Args:
+        trainer: the trainer that runs it. Epoch and step limits are set by the trainer afterwards.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer)
+        self.epoch_loop = EpochLoop(trainer)
+
+    def setup_data(self) -> None:
+        """Requests the training data; a checkpoint's position in them is taken up even if they were requested before.
+
+        Lightning forgets it when `estimated_stepping_batches` was asked for before the checkpoint was loaded.
+        """
+        super().setup_data()
+        if self.restarting and self._combined_loader_states_to_load and self._data_fetcher is not None:
+            self._load_combined_loader_states()
+            iter(self._data_fetcher)
+
+    def reset(self) -> None:
+        """Starts or resumes; a checkpoint written between two epochs starts the next one afresh."""
+        progress = self.epoch_progress.current
+        if self.restarting and progress.ready == progress.completed:
+            # With max_steps Lightning takes any checkpoint for one in mid-epoch and would run an empty epoch.
+            _set_restarting(self, False)
+        super().reset()
+        if progress.ready == progress.completed:
+            # The next epoch gets an iterator of its own, made after the random states are restored: a shuffling
+            # DataLoader draws from them when it is asked for one.
+            self._resuming_from_checkpoint = False
+
+    def on_advance_start(self) -> None:
+        """Restores the random states of a checkpoint just before the first hook that could draw from them."""
+        _boundary(self.trainer).before_epoch()
+        super().on_advance_start()
+
+    def on_advance_end(self) -> None:
+        """Ends the epoch, then passes the boundary after it."""
+        super().on_advance_end()
+        _boundary(self.trainer).after_epoch()
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """Lightning's state, the random states of all ranks, and whether early stopping has asked to end the run."""
+        states = {"random_states": RandomState.of_all_ranks(), "should_stop": self.trainer.should_stop}
+        return {**super().on_save_checkpoint(), **states}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        """Takes the state back; a run that had stopped early stays stopped."""
+        trainer = self.trainer
+        trainer.should_stop = state_dict.get("should_stop", False)
+        if "random_states" in state_dict:  # not in a checkpoint of Lightning's own loop
+            states = state_dict["random_states"]
+            _boundary(trainer).random_state.prepare(states, trainer.global_rank, trainer.world_size)
+        super().on_load_checkpoint(state_dict)
+
+
+def _without_gradients(cls: type) -> None:
+    """A derived loop may replace `run`, and would lose the context that switches gradients off with it."""
+    if "run" in cls.__dict__:
+        cls.run = _no_grad_context(cls.run)  # pyright: ignore[reportAttributeAccessIssue]  (just looked up)
+
+
+class _AllRanks:
+    """A loop in which every rank takes part, however many of the batches it holds, even none.
+
+    Lightning skips the loop on a rank without batches while the others wait in a collective. Here it is skipped only
+    where no rank has a batch.
+    """
+
+    trainer: pl.Trainer
+    _batches_anywhere = 0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _without_gradients(cls)
+
+    def setup_data(self) -> None:
+        """Requests the data and counts the batches of all ranks."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero, but local rank")
+            super().setup_data()  # pyright: ignore[reportAttributeAccessIssue]  (Lightning's loop comes after this one)
+        batches = self.max_batches  # pyright: ignore[reportAttributeAccessIssue]  (the same)
+        self._batches_anywhere = total(self.trainer, sum(batches))
+
+    @property
+    def skip(self) -> bool:
+        """Whether there is nothing to do on any rank."""
+        return self._batches_anywhere == 0
+
+
+class _Evaluation(_AllRanks, _EvaluationLoop):
+    """Evaluation in which the ranks may hold unequal numbers of batches.
+
+    DistributedDataParallel broadcasts its buffers in every forward pass, which needs equally many batches on all
+    ranks. Here they are broadcast once, at the start.
+    """
+
+    def on_run_start(self) -> None:
+        """Gives all ranks the buffers of rank 0 and lets the ranks run unequal numbers of batches."""
+        broadcast_buffers(self.trainer)
+        self._free_running(True)
+        super().on_run_start()
+
+    def on_run_end(self) -> list[Any]:
+        """Ends the evaluation; DistributedDataParallel keeps the ranks in step again."""
+        self._free_running(False)
+        with warnings.catch_warnings():
+            if sum(self.max_batches) == 0:  # this rank has updated no metric, and gets its value from the others
+                warnings.filterwarnings("ignore", message="The ``compute`` method of metric .* was called before")
+            return super().on_run_end()
+
+    def _free_running(self, free: bool) -> None:
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel):
+            model.require_forward_param_sync = not free
+
+
+class ValidationLoop(_Evaluation):
+    """The loop of `trainer.validate` and of the validation inside `trainer.fit`; slot ``trainer.validate_loop``.
+
+    Args:
+        trainer: the trainer that runs it; ``inference_mode`` and limits are taken over from it.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer, TrainerFn.VALIDATING, RunningStage.VALIDATING, verbose=False)
+
+
+class TestLoop(_Evaluation):
+    """The loop of `trainer.test`; the base of every loop in the slot ``trainer.test_loop``.
+
+    Args:
+        trainer: the trainer that runs it; ``inference_mode`` and limits are taken over from it.
+    """
+
+    __test__ = False  # not a test, whatever pytest makes of the name
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer, TrainerFn.TESTING, RunningStage.TESTING, verbose=False)
+
+
+class PredictLoop(_AllRanks, _PredictionLoop):
+    """The loop of `trainer.predict`; the base of every loop in the slot ``trainer.predict_loop``.
+
+    Args:
+        trainer: the trainer that runs it; ``inference_mode`` and limits are taken over from it.
+    """
+
+    def _get_batch_indices(self, dataloader: object) -> list[list[int]]:
+        """None: batches carry their ids, and Lightning's list of every index grows without end."""
+        return []
+
+
+def adopt_fit_loop(
+    trainer: pl.Trainer,
+    loop: _FitLoop,
+    min_epochs: int | None,
+    max_epochs: int | None,
+    min_steps: int | None,
+    max_steps: int,
+) -> None:
+    """Puts ``loop`` into the trainer with the limits that Lightning gives to its own."""
+    loop.min_epochs, loop.max_epochs = min_epochs, max_epochs
+    loop.epoch_loop.min_steps, loop.epoch_loop.max_steps = min_steps, max_steps
+    trainer.fit_loop = loop
+
+
+def inside_fit(loop: ValidationLoop) -> ValidationLoop:
+    """Turns a validation loop into the one that `fit` runs: quiet, and never in inference mode.
+
+    Inference mode would leave inference tensors in metrics and buffers that training goes on to use.
+    """
+    loop._trainer_fn = TrainerFn.FITTING
+    loop.inference_mode = False
+    return loop

@@ -1,0 +1,81 @@
+"""Metrics that come out the same however the samples are spread over batches and processes."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+
+class SampleMean(Metric):
+    """The mean of a per-sample quantity, summed in double precision.
+
+    A mean of batch means weighs the samples of a short last batch too much, and a single-precision sum depends on the
+    order of the batches; this does neither.
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor) -> None:
+        """Adds the values of some samples, of shape [B]."""
+        self.total += values.sum(dtype=torch.float64)
+        self.count += values.numel()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
+        # A model that is moved to half precision must not take the sum with it.
+        super()._apply(fn, *args, **kwargs)
+        self.total = self.total.double()
+        self._defaults["total"] = torch.zeros((), dtype=torch.float64)
+        return self
+
+    def compute(self) -> Tensor:
+        """The mean over all samples of all processes; nan for none."""
+        return self.total / self.count
+
+
+class ClassificationScores(nn.Module):
+    """Loss, accuracy and macro F1 of one stage, exact over all samples and processes.
+
+    Args:
+        num_classes: classes, 2 or more.
+        stage: the first part of the names, such as ``val``.
+    """
+
+    def __init__(self, num_classes: int, stage: str) -> None:
+        super().__init__()
+        self.stage = stage
+        self.loss = SampleMean()
+        self.rates = MetricCollection(
+            {"accuracy": MulticlassAccuracy(num_classes, average="micro"), "f1": MulticlassF1Score(num_classes)},
+            prefix=f"{stage}/",
+        )
+
+    def update(self, logits_BK: Tensor, label_B: Tensor) -> None:
+        """Adds the scores of some samples."""
+        self.loss.update(functional.cross_entropy(logits_BK, label_B, reduction="none"))
+        self.rates.update(logits_BK, label_B)
+
+    def log_and_reset(self, module: pl.LightningModule) -> None:
+        """Logs the scores and starts anew; a collective, to be called on every rank, also on one without samples."""
+        values: dict[str, Any] = {f"{self.stage}/loss": self.loss.compute(), **self.rates.compute()}
+        self.loss.reset()
+        self.rates.reset()
+        # sync_dist averages values that are equal on all ranks already; without it Lightning warns
+        module.log_dict(values, prog_bar=self.stage == "val", sync_dist=True)
+
+
+def is_logging_step(trainer: pl.Trainer) -> bool:
+    """Whether the loggers will take what this training batch logs: every ``log_every_n_steps`` steps of the run."""
+    every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+    return every > 0 and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0

@@ -1,0 +1,131 @@
+"""Lightning's Trainer with four loop slots, exact evaluation and runs that resume bit-exactly."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins import CheckpointIO
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from pytorch_lightning.trainer.states import TrainerFn
+
+from plcourse.core.boundary import Boundary
+from plcourse.core.callbacks import FiniteLoss
+from plcourse.core.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from plcourse.core.errors import UserError
+from plcourse.core.interrupts import Interrupts
+from plcourse.core.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop, adopt_fit_loop, inside_fit
+
+
+class NoProfiler(PassThroughProfiler):
+    """Profiles nothing, like Lightning's default, and without making a context manager for each of 50 hooks a step."""
+
+    _nothing: AbstractContextManager[None] = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # pyright: ignore[reportIncompatibleMethodOverride]  (a generator there)
+        """The same empty context every time."""
+        return self._nothing
+
+
+class NamedCheckpoints(_CheckpointConnector):
+    """Finds ``best`` and ``last`` among the files of `RunCheckpoint`; Lightning looks for ``last`` only in its own."""
+
+    def _parse_ckpt_path(self, state_fn: TrainerFn, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
+        keeper = self.trainer.run_checkpoint  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
+        if ckpt_path in ("best", "last") and keeper is not None:
+            found = keeper.best_model_path if ckpt_path == "best" else keeper.last_model_path
+            if found:
+                return found
+            raise UserError(f"there is no {ckpt_path} checkpoint in {keeper.dirpath or 'a folder: nothing was fitted'}")
+        return super()._parse_ckpt_path(state_fn, ckpt_path, *args, **kwargs)
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer, whose loops are arguments.
+
+    Each slot takes a callable that builds the loop from the trainer; in a config that is a ``class_path`` with
+    ``init_args``. Epoch and step limits, ``limit_*_batches`` and ``inference_mode`` hold for every loop.
+
+    Args:
+        fit_loop: builds the loop of `fit`; `plcourse.core.loops.FitLoop` or a class derived from it.
+        validate_loop: builds the loop of `validate`, and a second one for the validation inside `fit`.
+        test_loop: builds the loop of `test`.
+        predict_loop: builds the loop of `predict`.
+        **kwargs: everything that `pytorch_lightning.Trainer` takes.
+
+    Raises:
+        UserError: a slot holds something that is not a loop of that stage.
+    """
+
+    # set by Lightning's connectors, where type checkers do not see them
+    callbacks: list[pl.Callback]
+    fast_dev_run: bool | int
+    log_every_n_steps: int
+
+    def __init__(
+        self,
+        fit_loop: Callable[[pl.Trainer], FitLoop] | None = None,
+        validate_loop: Callable[[pl.Trainer], ValidationLoop] | None = None,
+        test_loop: Callable[[pl.Trainer], TestLoop] | None = None,
+        predict_loop: Callable[[pl.Trainer], PredictLoop] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["plugins"] = _with_checkpoint_io(kwargs.get("plugins"))
+        if not kwargs.get("barebones"):
+            kwargs["callbacks"] = _with_defaults(kwargs.get("callbacks"), kwargs.get("enable_checkpointing"))
+        super().__init__(**kwargs)
+        if type(self.profiler) is PassThroughProfiler:
+            self.profiler = NoProfiler()
+        self.boundary = Boundary(self)
+        self._signal_connector = Interrupts(self)
+        self._checkpoint_connector = NamedCheckpoints(self)
+
+        stock = self.fit_loop
+        limits = (stock.min_epochs, stock.max_epochs, stock.min_steps, stock.max_steps)
+        inference_mode = self.test_loop.inference_mode
+        adopt_fit_loop(self, _build("fit_loop", fit_loop, FitLoop, self), *limits)
+        self.fit_loop.epoch_loop.val_loop = inside_fit(_build("validate_loop", validate_loop, ValidationLoop, self))
+        self.validate_loop = _build("validate_loop", validate_loop, ValidationLoop, self)
+        self.test_loop = _build("test_loop", test_loop, TestLoop, self)
+        self.predict_loop = _build("predict_loop", predict_loop, PredictLoop, self)
+        for loop in (self.validate_loop, self.test_loop, self.predict_loop):
+            loop.inference_mode = inference_mode
+
+    def _run(self, model: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
+        # Lightning loads a checkpoint before it converts the model: double-precision weights would be rounded to single
+        # precision on their way, and no resumed or evaluated run would be exact.
+        if isinstance(self.precision_plugin, DoublePrecision | HalfPrecision):
+            self.precision_plugin.convert_module(model)
+        return super()._run(model, *args, **kwargs)
+
+    @property
+    def run_checkpoint(self) -> RunCheckpoint | None:
+        """The callback that decides when to write checkpoints, None when there are none to be written."""
+        if self.fast_dev_run:
+            return None
+        return next((callback for callback in self.callbacks if isinstance(callback, RunCheckpoint)), None)
+
+
+def _build(slot: str, factory: Callable[[pl.Trainer], Any] | None, base: type, trainer: Trainer) -> Any:
+    loop = (factory or base)(trainer)
+    if not isinstance(loop, base):
+        raise UserError(
+            f"trainer.{slot} is a {type(loop).__name__}; it takes a {base.__name__} or a class derived from it"
+        )
+    return loop
+
+
+def _with_checkpoint_io(plugins: Any) -> list[Any]:
+    plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(AtomicCheckpointIO())
+    return plugins
+
+
+def _with_defaults(callbacks: Any, enable_checkpointing: bool | None) -> list[pl.Callback]:
+    callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks is not None else []
+    if enable_checkpointing is not False and not any(isinstance(c, RunCheckpoint) for c in callbacks):
+        callbacks.append(RunCheckpoint())
+    return [*callbacks, FiniteLoss()]
