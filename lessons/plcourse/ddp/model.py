@@ -1,0 +1,194 @@
+"""Lesson 12: one classifier, trained by one process or by several that agree on every step.
+
+The idea: each of W processes takes its share of a batch, and the gradients are averaged before every step, so that all
+hold the same weights and the step is that of the whole batch (PyTorch DDP, Li et al. 2020, arXiv 2006.15704). The mean
+over processes is the mean over samples only where all shares are equal; `rank_weight` mends the last, uneven batch.
+
+    plcourse fit -c ddp/two_processes --then test
+
+Shapes: B samples of the batch, C channels, H rows, W columns, K classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plcourse.core.metrics import ClassificationScores, is_logging_step
+from plcourse.core.schedules import WarmupCosine
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them (He et al. 2016, figure 2; arXiv 1512.03385).
+
+    Args:
+        c_in: channels that come in, 1 or more.
+        c_out: channels that go out, a multiple of ``groups``.
+        stride: 1 keeps the resolution, 2 halves it.
+        groups: groups of the group norm (Wu and He 2018), which, unlike batch norm, sees no other sample: a model
+            trained by two processes is then the very model of one.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: int = 1, groups: int = 8) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.GroupNorm(groups, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(groups, c_out)
+        same = stride == 1 and c_in == c_out
+        self.shortcut = nn.Identity() if same else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Features in, features out, at a ``stride``-th of the resolution."""
+        y_BCHW = functional.relu(self.norm1(self.conv1(x_BCHW)))
+        y_BCHW = self.norm2(self.conv2(y_BCHW))
+        return functional.relu(y_BCHW + self.shortcut(x_BCHW))
+
+
+class ResNet(nn.Module):
+    """A small residual network for small images.
+
+    Args:
+        channels: channels of the images, 1 or 3.
+        num_classes: classes, 2 or more.
+        widths: channels of each stage; every stage after the first halves the resolution.
+        blocks: residual blocks per stage, 1 or more.
+        dropout: share of the last features dropped while training, 0 to 1.
+        groups: groups of the group norms; divides every width.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        num_classes: int = 10,
+        widths: Sequence[int] = (16, 32, 64),
+        blocks: int = 1,
+        dropout: float = 0.0,
+        groups: int = 8,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
+        stages: list[nn.Module] = []
+        c_in = widths[0]
+        for stage, c_out in enumerate(widths):
+            for block in range(blocks):
+                stages.append(ResidualBlock(c_in, c_out, stride=2 if stage and not block else 1, groups=groups))
+                c_in = c_out
+        self.stages = nn.Sequential(*stages)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(c_in, num_classes)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        x_BCHW = self.stages(self.stem(image_BCHW))
+        return self.head(self.dropout(x_BCHW.mean(dim=(2, 3))))
+
+
+class MLP(nn.Module):
+    """Fully connected layers on the pixels, for the fastest runs.
+
+    Args:
+        in_features: pixels times channels of an image.
+        num_classes: classes, 2 or more.
+        hidden: width of each hidden layer.
+        dropout: share of the hidden features dropped while training, 0 to 1.
+    """
+
+    def __init__(
+        self, in_features: int = 64, num_classes: int = 10, hidden: Sequence[int] = (128,), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width in hidden:
+            layers += [nn.Linear(in_features, width), nn.ReLU(), nn.Dropout(dropout)]
+            in_features = width
+        self.layers = nn.Sequential(*layers, nn.Linear(in_features, num_classes))
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        return self.layers(image_BCHW)
+
+
+class ImageClassifier(pl.LightningModule):
+    """Classifies images with any network that maps [B, C, H, W] to class scores [B, K].
+
+    Logs ``train/loss`` and ``train/lr`` every ``log_every_n_steps`` steps (the loss of that step over all
+    processes), and ``<stage>/loss``, ``<stage>/accuracy``, ``<stage>/f1`` (macro) for the stages val and test, exact
+    over all samples and processes.
+
+    Args:
+        network: the network; its class count is ``num_classes``.
+        num_classes: classes, 2 or more.
+        optimizer: builds the optimizer from the parameters.
+        lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
+        label_smoothing: probability mass moved from the label to all classes while training, 0 to 1.
+        channels_last: memory format in which convolutions run faster on GPUs. On CPUs leave it off: strided 1x1
+            convolutions of a few channels have been seen to crash in torch 2.15's oneDNN.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int = 10,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+        lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
+        label_smoothing: float = 0.0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.label_smoothing, self.channels_last = label_smoothing, channels_last
+        self.val_scores = ClassificationScores(num_classes, "val")
+        self.test_scores = ClassificationScores(num_classes, "test")
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        if self.channels_last:
+            image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
+        return self.network(image_BCHW)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The mean cross-entropy of this process's share, weighted so that the mean over processes is exact."""
+        loss = functional.cross_entropy(self(batch["image"]), batch["label"], label_smoothing=self.label_smoothing)
+        loss = loss * batch.get("rank_weight", 1.0)  # data modules of your own may not know it
+        if is_logging_step(self.trainer):
+            # Looking at the loss costs more than the step of a small network, so it is looked at now and then.
+            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=1)
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds one batch to the validation scores."""
+        self.val_scores.update(self(batch["image"]), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation scores; called on every rank, also on one that held no sample."""
+        self.val_scores.log_and_reset(self)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds one batch to the test scores."""
+        self.test_scores.update(self(batch["image"]), batch["label"])
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test scores; called on every rank, also on one that held no sample."""
+        self.test_scores.log_and_reset(self)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Probabilities of shape [B, K], the class predicted, of shape [B], and the ids of the samples."""
+        probability_BK = self(batch["image"]).softmax(dim=1)
+        return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and its schedule, as the config names them."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        schedule = self.lr_scheduler(optimizer)
+        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
+            schedule.start(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
