@@ -1,0 +1,97 @@
+"""The suite from Python: what the command line does, with a `Run` to hold on to.
+
+import plcourse
+run = plcourse.run("fit", "ddp/one_process", {"trainer.max_epochs": 3}, then=["test"])
+run.eval("test")["metrics"]["test/accuracy"]
+"""
+
+import signal
+import tempfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from plcourse.core.errors import UserError
+from plcourse.core.request import as_flags
+from plcourse.core.runs import Run
+
+
+def run(
+    verb: str,
+    config: str | Path | dict[str, Any],
+    overrides: dict[str, Any] | None = None,
+    *,
+    then: Iterable[str] = (),
+    runs_root: str | Path | None = None,
+    trust: Iterable[str] = (),
+    flags: Iterable[str] = (),
+) -> Run:
+    """Runs one verb, as ``plcourse VERB -c CONFIG`` does.
+
+    Args:
+        verb: fit, validate, test or predict.
+        config: a packaged name, a file, or the config itself.
+        overrides: dotted keys and their values, such as ``{"trainer.max_epochs": 3}``.
+        then: verbs to run after a fit.
+        runs_root: the root of all runs.
+        trust: modules of your own that the config may name.
+        flags: further flags as on the command line, such as ``["--allow_untrained"]``.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: a bad request; RunFailed: a run that could not be finished.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(config, dict):
+            path = Path(folder) / "inline.yaml"
+            path.write_text(yaml.safe_dump(config, sort_keys=False))
+            config = path
+        return _run(verb, ["--config", str(config), *as_flags(overrides), *flags, *_options(then, runs_root, trust)])
+
+
+def _options(then: Iterable[str], runs_root: str | Path | None, trust: Iterable[str]) -> list[str]:
+    arguments = []
+    if then := list(then):
+        arguments += ["--then", ",".join(then)]
+    if runs_root is not None:
+        arguments += ["--runs_root", str(runs_root)]
+    for module in trust:
+        arguments += ["--trust", module]
+    return arguments
+
+
+def evaluate(run: Run, verb: str, overrides: dict[str, Any] | None = None) -> Any:
+    """Evaluates a run's best checkpoint, as ``plcourse VERB --run RUN`` does.
+
+    Args:
+        run: the run.
+        verb: validate, test or predict.
+        overrides: dotted keys and their values.
+
+    Returns:
+        The scores of validate and test, the Parquet files of predict.
+    """
+    _run(verb, ["--run", str(run.path), *as_flags(overrides)])
+    if verb == "predict":
+        return run.predictions
+    return run.eval("val" if verb == "validate" else "test")["metrics"]
+
+
+def _run(verb: str, arguments: list[str]) -> Run:
+    from plcourse.cli import run_verb  # brings torch
+
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run = run_verb(verb, arguments)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+    if run is None:
+        raise UserError(f"{verb} made no run")
+    return run

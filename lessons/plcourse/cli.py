@@ -1,0 +1,332 @@
+"""The LightningCLI of the suite, and what the verbs fit, validate, test and predict do around it.
+
+`CourseCLI` can be used as it is for a project of one's own::
+
+    from plcourse.cli import run_verb
+    run_verb("fit", ["-c", "mine.yaml", "--trust", "my_models"])
+
+It keeps LightningCLI's grammar whole and adds what everyone otherwise writes again: a fresh folder per run, one-line
+errors, configs that can name only known classes, ranks that are watched over, and evaluation by a run's name.
+"""
+
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch.distributed.constants import default_pg_timeout
+
+from plcourse import __version__
+from plcourse.core import launch, safety
+from plcourse.core.callbacks import Coverage
+from plcourse.core.checkpoint import load
+from plcourse.core.errors import UserError, first_line
+from plcourse.core.explain import Explainer
+from plcourse.core.record import RunRecorder, TidyLogger, shortest
+from plcourse.core.request import Request, read_request
+from plcourse.core.runs import Run, write_json
+from plcourse.core.screen import RunProgress, say, table
+from plcourse.core.session import Session, is_first_process
+from plcourse.core.trainer import Trainer
+from plcourse.core.writer import PredictionWriter
+
+_STAGES = {"validate": "val", "test": "test"}
+
+
+class CourseParser(LightningArgumentParser):
+    """Lightning's parser, whose errors are one line and whose flags are never guessed from a prefix.
+
+    Attributes:
+        explainer: turns errors into one line; set for each parse, and shared by the parsers of nested classes, which
+            jsonargparse makes on its own.
+    """
+
+    explainer = Explainer()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raises a `UserError` in place of usage and traceback."""
+        raise CourseParser.explainer.explain(message, [action.dest for action in self._actions]) from ex
+
+
+class CourseCLI(LightningCLI):
+    """LightningCLI for one request.
+
+    Only the parser of the verb in hand is built. Models configure their own optimizers, so the automatic
+    ``configure_optimizers`` is off.
+
+    Args:
+        request: what was asked for; `plcourse.core.request.read_request` makes it.
+    """
+
+    trainer: Trainer
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.run_folder: Run | None = request.run
+        CourseParser.explainer = Explainer(request.verb, request.sources)
+        super().__init__(
+            save_config_callback=None,
+            trainer_class=Trainer,
+            seed_everything_default=0,
+            parser_class=CourseParser,
+            auto_configure_optimizers=False,
+            args=[request.verb, *_aliases(request.arguments)],
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]  (static there)
+        """The one verb of this request, and the arguments of its Trainer method that are decided elsewhere."""
+        skip = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+        return {self.request.verb: skip | {"weights_only", "verbose", "return_predictions"}}
+
+    def setup_parser(self, add_subcommands: bool, main_kwargs: Any, subparser_kwargs: Any) -> None:
+        """Builds the parser, and tells the explainer of errors which flags there are."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        actions = self._parser(self.request.verb)._actions
+        CourseParser.explainer.flags = [action.dest for action in actions if action.dest != "help"]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses without LightningCLI's warning about sys.argv, which this suite never hands on."""
+        CourseParser.explainer.check_top_level()
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Left out: what a checkpoint file says about classes must not steer what gets imported."""
+
+    def instantiate_classes(self) -> None:
+        """Left to `_work`: with several processes only the ranks build models."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with the run's logger, table and bar."""
+        run = self.run_folder
+        assert run is not None
+        self.table = TidyLogger(run.path / "metrics.csv")
+        self.coverage = Coverage()
+        settings = self._get(self.config_init, "trainer")
+        if settings.get("barebones"):
+            raise UserError(
+                "trainer.barebones forbids the table, bar and checkpoints of a run; use plcourse.Trainer for it"
+            )
+        settings["default_root_dir"] = str(run.path)
+        settings["logger"] = self._loggers(settings.get("logger"), run) if self.request.verb == "fit" else False
+        if settings.get("enable_model_summary") is None:
+            settings["enable_model_summary"] = False  # a line says the size; the table is there for the asking
+        extra: list[Any] = [RunRecorder(run, self.table)]
+        if settings.get("enable_progress_bar") is not False:
+            extra.append(RunProgress())
+        return self._instantiate_trainer({**settings, **kwargs}, extra)  # pyright: ignore[reportReturnType]
+
+    def _loggers(self, chosen: Any, run: Run) -> list[Logger]:
+        if chosen in (None, True):
+            # A resumed run hides the points that are newer than its checkpoint; they will be drawn again.
+            purge: dict[str, Any] = {"purge_step": self._resumed_step()} if self.request.continues else {}
+            chosen = [TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False, **purge)]
+        more = list(chosen) if isinstance(chosen, list | tuple) else [chosen] if chosen else []
+        return [self.table, *more]
+
+    def _resumed_step(self) -> int:
+        if self.request.checkpoint is None:
+            return 0
+        loops = load(self.request.checkpoint).get("loops", {})
+        return int(loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0))
+
+    def resolved(self) -> tuple[str, int]:
+        """The complete config as YAML, and how many processes it takes."""
+        config = self.config[self.request.verb]
+        complete = config.clone()
+        for key in ("ckpt_path", "config"):  # where it started from is no part of what it is
+            complete.pop(key, None)
+        text = self._parser(self.request.verb).dump(complete, skip_unset=False, skip_validation=True)
+        return text, _processes(config.trainer)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Opens the run's folder, does the work in this process or in several, and records how it ended."""
+        config = self.config[subcommand]
+        if self.request.checkpoint is None and config.get("ckpt_path"):
+            self.request.checkpoint = Path(config.ckpt_path)
+        text, processes = self.resolved()
+        session = Session(self.request, text, config.get("seed_everything"))
+        self.run_folder = session.run
+        with session.recording():
+            if processes > 1:
+                launch.supervise(processes, lambda rank: self._work(subcommand), timeout=_timeout(config.trainer))
+            else:
+                self._work(subcommand)
+        if subcommand == "fit" and is_first_process():
+            _say_what_next(session.run)
+
+    def _work(self, verb: str) -> None:
+        """What each process does: builds the model, the data and the trainer, then runs the verbs in turn."""
+        self._set_seed()
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise UserError(first_line(error)) from error
+        if verb != "fit":
+            self._evaluate(verb, self.request.checkpoint)
+            return
+        checkpoint = self.request.checkpoint
+        if self.trainer.is_global_zero:
+            size = sum(parameter.numel() for parameter in self.model.parameters())
+            say(f"{type(self.model).__name__}, {size:,} parameters, {self.trainer.world_size} process(es)")
+        self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        for following in self.request.then:
+            keeper = self.trainer.run_checkpoint
+            best = Path(keeper.best_model_path) if keeper is not None and keeper.best_model_path else None
+            self._evaluate(following, best)
+
+    def _evaluate(self, verb: str, checkpoint: Path | None) -> None:
+        run, trainer = self.run_folder, self.trainer
+        assert run is not None
+        started = time.monotonic()
+        trainer.callbacks.append(self.coverage)
+        arguments = {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}
+        try:
+            if verb == "predict":
+                writer = PredictionWriter(run.path / "predictions", getattr(self.datamodule, "label_names", None))
+                trainer.callbacks.append(writer)
+                trainer.predict(self.model, return_predictions=False, **arguments)
+                trainer.callbacks.remove(writer)
+                if trainer.is_global_zero:
+                    say(f"predictions in {run.path / 'predictions'}")
+                return
+            metrics = (trainer.test if verb == "test" else trainer.validate)(self.model, verbose=False, **arguments)
+        except RuntimeError as error:
+            if "loading state_dict" in str(error):
+                raise UserError(
+                    f"{checkpoint} was written by another model than {type(self.model).__name__} as configured"
+                ) from error
+            raise
+        finally:
+            trainer.callbacks.remove(self.coverage)
+        if trainer.is_global_zero:
+            scores = {name: shortest(value) for result in metrics for name, value in result.items()}
+            report = {
+                "metrics": scores,
+                "coverage": self.coverage.report,
+                "checkpoint": _relative(checkpoint, run.path),
+                "processes": trainer.world_size,
+                "seconds": round(time.monotonic() - started, 3),
+                "plcourse": __version__,
+            }
+            stage = _STAGES[verb]
+            path = run.path / "eval" / f"{stage}.json"
+            path.parent.mkdir(exist_ok=True)
+            _keep_older(path)
+            write_json(path, report)
+            _say_scores(stage, scores, self.coverage.report)
+
+
+def run_verb(verb: str, arguments: list[str]) -> Run | None:
+    """Carries out ``plcourse VERB ARGUMENTS``.
+
+    Args:
+        verb: fit, validate, test or predict.
+        arguments: everything after the verb.
+
+    Returns:
+        The run whose folder it wrote into.
+
+    Raises:
+        UserError: a bad request; RunFailed: a run that could not be finished; Interrupted: one that a signal ended.
+    """
+    request = read_request(verb, ["--help" if word == "--help_all" else word for word in arguments])
+    safety.install(request.trusted)
+    _quieten()
+    return CourseCLI(request).run_folder
+
+
+def _aliases(arguments: list[str]) -> list[str]:
+    # --optimizer and --lr_scheduler mean the model's own arguments of these names, which own the optimizer here.
+    renamed = []
+    for word in arguments:
+        name = word.split("=", 1)[0].split(".", 1)[0]
+        if name in ("--optimizer", "--lr_scheduler"):
+            word = "--model.init_args." + word.removeprefix("--")
+        renamed.append(word)
+    return renamed
+
+
+def _processes(trainer: Any) -> int:
+    """How many processes this command is to start and watch over; 1 where it is one of several already."""
+    if (
+        "LOCAL_RANK" in os.environ
+        or "SLURM_NTASKS" in os.environ
+        or not launch.can_fork()
+        or trainer.get("fast_dev_run") is None
+    ):
+        return 1
+    strategy = trainer.get("strategy")
+    name = strategy if isinstance(strategy, str) else strategy.get("class_path", "").rpartition(".")[2]
+    if name not in ("auto", "ddp", "DDPStrategy", "FSDPStrategy", "fsdp") and not name.startswith("ddp_find_unused"):
+        return 1
+    devices = trainer.get("devices")
+    accelerator = str(trainer.get("accelerator"))
+    on_gpus = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    if isinstance(devices, list):
+        return len(devices)
+    if str(devices).lstrip("-").isdecimal():
+        count = int(devices)
+        return count if count > 0 else max(1, torch.cuda.device_count())
+    if devices == "auto":
+        return max(1, torch.cuda.device_count()) if on_gpus else 1
+    return len([part for part in str(devices).split(",") if part.strip()])
+
+
+def _timeout(trainer: Any) -> float:
+    """Seconds that a rank waits for the others in a collective: DDPStrategy's ``timeout``, else torch's default."""
+    strategy = trainer.get("strategy")
+    arguments = {} if isinstance(strategy, str) else strategy.get("init_args") or {}
+    return arguments.get("timeout", default_pg_timeout).total_seconds()
+
+
+def _quieten() -> None:
+    for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # a profile is asked for
+    # The suite's own loader decides about workers; small data in memory is fastest without any.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning 2.6 still asks torch 2.15 in the old way; it works until it does not, and then loudly.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
+    # A short fit logs less often than every 50 steps on purpose.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+
+
+def _relative(checkpoint: Path | None, folder: Path) -> str | None:
+    if checkpoint is None:
+        return None
+    checkpoint, folder = checkpoint.resolve(), folder.resolve()
+    return checkpoint.relative_to(folder).as_posix() if checkpoint.is_relative_to(folder) else str(checkpoint)
+
+
+def _keep_older(path: Path) -> None:
+    if not path.is_file():
+        return
+    number = 1
+    while (older := path.with_name(f"{path.stem}-{number}.json")).exists():
+        number += 1
+    path.rename(older)
+
+
+def _say_scores(stage: str, scores: dict[str, float], coverage: dict[str, int] | None) -> None:
+    seen = ": which samples were seen is unknown, since batches carry no ids"
+    if coverage:
+        seen = f": {coverage['seen']} of {coverage['expected']} seen, {coverage['twice']} twice"
+    say("\n".join([f"{stage}{seen}", *table(scores)]))
+
+
+def _say_what_next(run: Run) -> None:
+    lines = [f"\nfinished: {run.path}"]
+    if (run.path / "checkpoints").is_dir():
+        lines += [f"  plcourse test --run {run.path}", f"  plcourse predict --run {run.path}"]
+    if (run.path / "tensorboard").is_dir():
+        lines.append(f"  tensorboard --logdir {run.path / 'tensorboard'}")
+    say("\n".join(lines))

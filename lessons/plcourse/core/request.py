@@ -1,0 +1,221 @@
+"""What a running verb was asked for: the suite's own flags taken out, the configs read, the rest left to LightningCLI.
+
+No torch here: whatever is wrong with a flag's spelling or a file is said before anything heavy is imported.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from plcourse import catalog
+from plcourse.core import safety
+from plcourse.core.configs import ConfigSource, expand_class_names, find_config, parse_config
+from plcourse.core.errors import UserError, nearest
+from plcourse.core.runs import Run, runs_root
+
+EVALUATIONS = ("validate", "test", "predict")
+OWN_FLAGS = ("--run", "--runs_root", "--then", "--trust", "--allow_untrained", "--ckpt_path", "--config", "-c")
+
+
+@dataclass
+class Request:
+    """One invocation of a running verb.
+
+    Attributes:
+        verb: fit, validate, test or predict.
+        arguments: what LightningCLI is to parse: configs as inline text, every other flag as it was typed.
+        sources: the configs in the order they are merged.
+        run: the run that ``--run`` names, or the one that ``--ckpt_path best|last`` refers to; None for a new one.
+        checkpoint: the checkpoint to start from or to evaluate, None for none.
+        continues: whether a fit goes on in its own folder.
+        then: verbs to run after the fit.
+        trusted: modules let in by ``--trust`` and ``PLCOURSE_TRUST``.
+        root: the root of all runs.
+        allow_untrained: whether fresh weights may be evaluated.
+    """
+
+    verb: str
+    arguments: list[str] = field(default_factory=list)
+    sources: list[ConfigSource] = field(default_factory=list)
+    run: Run | None = None
+    checkpoint: Path | None = None
+    continues: bool = False
+    then: list[str] = field(default_factory=list)
+    trusted: list[str] = field(default_factory=list)
+    root: Path = field(default_factory=runs_root)
+    allow_untrained: bool = False
+
+    @property
+    def name(self) -> str:
+        """The folder of its runs below the root, from the last config that was given."""
+        return self.sources[-1].run_name if self.sources else "own/command_line"
+
+
+def read_request(verb: str, arguments: list[str]) -> Request:
+    """Reads the arguments after the verb.
+
+    Raises:
+        UserError: a flag without its value, a file or run that does not exist, a class that is not let in, or an
+            evaluation of weights that nobody trained.
+    """
+    flags, rest = _split(arguments)
+    request = Request(verb, root=runs_root(_single(flags, "--runs_root")))
+    request.trusted = [*_words(os.environ.get("PLCOURSE_TRUST", "")), *flags.get("--trust", [])]
+    request.allow_untrained = "--allow_untrained" in flags
+    request.then = _then(verb, flags)
+    if run := _single(flags, "--run"):
+        request.run = Run.load(run, request.root)
+        _add_config(request, str(request.run.config_path), own=request.run)
+    for kind, value in rest:
+        if kind == "config":
+            _add_config(request, value)
+        else:
+            request.arguments.append(value)
+    request.arguments = _full_class_names(request.arguments)
+    looks_only = any(
+        flag.startswith(("--print_config", "--help_all", "--help")) or ".help" in flag for flag in request.arguments
+    )
+    if not looks_only:
+        _choose_checkpoint(request, _single(flags, "--ckpt_path"))
+    return request
+
+
+_CLASS_FLAGS = ("--model", "--data", "--trainer", "--optimizer", "--lr_scheduler")
+
+
+def _full_class_names(arguments: list[str]) -> list[str]:
+    """Short class names of the suite in full, as in configs; torchvision has an MLP and a ResNet of its own."""
+    full = []
+    for position, word in enumerate(arguments):
+        flag, equals, value = word.partition("=")
+        if equals and flag.startswith(_CLASS_FLAGS):
+            word = f"{flag}={catalog.CLASSES.get(value, value)}"
+        elif position and arguments[position - 1].startswith(_CLASS_FLAGS) and "=" not in arguments[position - 1]:
+            word = catalog.CLASSES.get(word, word)
+        full.append(word)
+    return full
+
+
+def _split(arguments: list[str]) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    flags: dict[str, list[str]] = {}
+    rest: list[tuple[str, str]] = []
+    pending = list(arguments)
+    while pending:
+        word = pending.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in OWN_FLAGS:
+            rest.append(("flag", word))
+            continue
+        if name == "--allow_untrained":
+            flags[name] = []
+            continue
+        if not equals:
+            if not pending or (pending[0].startswith("-") and len(pending[0]) > 1):
+                raise UserError(f"{name} takes a value, as in {name} {_EXAMPLES[name]}")
+            value = pending.pop(0)
+        if name in ("-c", "--config"):
+            rest.append(("config", value))
+        else:
+            flags.setdefault(name, []).append(value)
+    return flags, rest
+
+
+_EXAMPLES = {
+    "--run": "ddp/two_processes/latest",
+    "--runs_root": "runs",
+    "--then": "test,predict",
+    "--trust": "my_models",
+    "--ckpt_path": "best",
+    "--config": "ddp/two_processes",
+    "-c": "ddp/two_processes",
+}
+
+
+def _single(flags: dict[str, list[str]], name: str) -> str | None:
+    values = flags.get(name, [])
+    if len(values) > 1:
+        raise UserError(f"{name} was given {len(values)} times; it takes one value")
+    return values[0] if values else None
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _then(verb: str, flags: dict[str, list[str]]) -> list[str]:
+    verbs = _words(",".join(flags.get("--then", [])))
+    if verbs and verb != "fit":
+        raise UserError(f"--then follows a fit: plcourse fit ... --then {','.join(verbs)}")
+    for name in verbs:
+        if name not in EVALUATIONS:
+            raise UserError(f"--then takes {', '.join(EVALUATIONS)}, not '{name}'{nearest(name, EVALUATIONS)}")
+    return verbs
+
+
+def _add_config(request: Request, name: str, own: Run | None = None) -> None:
+    if own is not None and not own.config_path.is_file():
+        raise UserError(f"run {own.name} has no config.yaml; it ended before it began (status: {own.status})")
+    source = find_config(name)
+    tree = expand_class_names(parse_config(source), source)
+    safety.check(tree, request.trusted, source.label)
+    request.sources.append(source)
+    request.arguments.append("--config=" + yaml.safe_dump(tree, sort_keys=False))
+
+
+def _choose_checkpoint(request: Request, wanted: str | None) -> None:
+    if request.verb == "fit":
+        _choose_start(request, wanted)
+        return
+    if request.run is not None:
+        request.checkpoint = request.run.checkpoint(wanted or "best")
+    elif wanted in ("best", "last"):
+        request.run = Run.load(request.name, request.root)
+        request.checkpoint = request.run.checkpoint(wanted)
+    elif wanted is not None:
+        request.checkpoint = _existing(wanted)
+        request.run = _run_around(request.checkpoint, request.root)
+    elif not request.allow_untrained:
+        raise UserError(
+            f"{request.verb} needs trained weights: add --run RUN (see `plcourse ls runs`), --ckpt_path best, or "
+            "--allow_untrained to score fresh ones on purpose"
+        )
+
+
+def _choose_start(request: Request, wanted: str | None) -> None:
+    if request.run is None and wanted in ("best", "last"):
+        request.run = Run.load(request.name, request.root)
+    if request.run is None:
+        request.checkpoint = _existing(wanted) if wanted else None
+        return
+    request.continues = True
+    try:
+        request.checkpoint = request.run.checkpoint(wanted or "last")
+    except UserError:
+        # Killed before its first checkpoint: the run starts over, in its own folder.
+        if wanted not in (None, "last") or any((request.run.path / "checkpoints").glob("*.ckpt")):
+            raise
+
+
+def _existing(path: str) -> Path:
+    if not Path(path).is_file():
+        raise UserError(f"there is no checkpoint {path}; --ckpt_path takes best, last or the path of a .ckpt file")
+    return Path(path)
+
+
+def _run_around(checkpoint: Path, root: Path) -> Run | None:
+    folder = checkpoint.resolve().parent.parent
+    return Run(folder, root) if (folder / "run.json").is_file() else None
+
+
+def as_flags(overrides: dict[str, Any] | None) -> list[str]:
+    """Turns ``{"trainer.max_epochs": 3}`` into the flags that say the same."""
+    return [f"--{key}={_inline(value)}" for key, value in (overrides or {}).items()]
+
+
+def _inline(value: Any) -> str:
+    """A value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,230 @@
+"""The running verbs as a user types them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import plcourse
+from plcourse.__main__ import main
+from plcourse.core.errors import UserError
+from support import digits_config, write_config
+
+FAST = {"trainer__max_epochs": 1, "trainer__limit_train_batches": 3}
+
+
+@pytest.fixture
+def fast(tmp_path: Path, runs: Path) -> Path:
+    return write_config(tmp_path / "fast.yaml", digits_config(**FAST))
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    error = capsys.readouterr().err
+    assert stopped.value.code == status, error
+    lines = [line for line in error.splitlines() if line]
+    assert len(lines) == 1, error
+    assert lines[0].startswith("plcourse: error: ")
+    return lines[0].removeprefix("plcourse: error: ")
+
+
+def test_fit_then_test_and_predict(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "-c", str(fast), "--then", "test,predict"])
+    printed = capsys.readouterr().out
+    run = plcourse.Run.load("own/fast", runs)
+    assert run.status == "finished"
+    assert run.record["best"]["metric"] == "val/loss"
+    assert run.eval("test")["coverage"] == {"expected": 359, "seen": 359, "twice": 0}
+    assert f"plcourse test --run {run.path}" in printed
+    assert f"plcourse predict --run {run.path}" in printed
+    table = pq.read_table(run.predictions).to_pydict()
+    assert set(table) == {"id", "label", "label_name", "probability"}
+    assert len(set(table["id"])) == 359
+    assert {row["metric"] for row in run.metrics} == {
+        "train/loss",
+        "train/lr",
+        "val/loss",
+        "val/accuracy",
+        "val/f1",
+    } - ({"train/loss", "train/lr"} if not any(row["metric"] == "train/loss" for row in run.metrics) else set())
+
+
+def test_evaluation_writes_into_the_run_it_evaluates(fast: Path, runs: Path) -> None:
+    main(["fit", "-c", str(fast)])
+    run = plcourse.Run.load("own/fast", runs)
+    main(["test", "--run", str(run.path)])
+    first = run.eval("test")
+    main(["test", "-c", str(fast), "--ckpt_path", "best"])
+    main(["test", "-c", str(fast), "--ckpt_path", str(run.checkpoint("last"))])
+    assert [folder.name for folder in run.path.parent.iterdir() if not folder.is_symlink()] == [run.path.name]
+    assert sorted(path.name for path in (run.path / "eval").iterdir()) == ["test-1.json", "test-2.json", "test.json"]
+    assert json.loads((run.path / "eval" / "test-1.json").read_text()) == first
+
+
+def test_no_run_overwrites_another(fast: Path, runs: Path) -> None:
+    for _ in range(2):
+        main(["fit", "-c", str(fast)])
+    folders = [folder for folder in (runs / "own" / "fast").iterdir() if not folder.is_symlink()]
+    assert len(folders) == 2
+    assert (runs / "own" / "fast" / "latest").resolve() == max(folders).resolve()
+
+
+def test_the_saved_config_repeats_the_run(fast: Path, runs: Path) -> None:
+    main(["fit", "-c", str(fast)])
+    first = plcourse.Run.load("own/fast", runs)
+    main(["fit", "-c", str(first.config_path)])
+    again = plcourse.Run.load("own/config", runs)
+    assert again.metrics == first.metrics
+    assert again.config_path.read_text() == first.config_path.read_text()
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_untrained_weights_are_refused(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    assert "needs trained weights" in error_of(capsys, verb, "-c", str(fast))
+    assert not runs.exists()
+    main([verb, "-c", str(fast), "--allow_untrained"])
+    assert plcourse.Run.load("own/fast", runs).status == "finished"
+
+
+def test_several_configs_merge_left_to_right(fast: Path, runs: Path, tmp_path: Path) -> None:
+    more = write_config(
+        tmp_path / "more.yaml", {"trainer": {"limit_val_batches": 1}, "data": {"init_args": {"batch_size": 16}}}
+    )
+    main(["fit", "-c", str(fast), "-c", str(more), "--trainer.log_every_n_steps", "1"])
+    config = plcourse.Run.load("own/more", runs).config_path.read_text()
+    assert "batch_size: 16" in config
+    assert "limit_val_batches: 1\n" in config
+    assert "source: digits" in config
+
+
+def test_the_optimizer_alias(fast: Path, runs: Path) -> None:
+    main(["fit", "-c", str(fast), "--optimizer", "Adam", "--optimizer.lr", "0.003"])
+    config = plcourse.Run.load("own/fast", runs).config_path.read_text()
+    assert "torch.optim.Adam" in config
+    assert "lr: 0.003" in config
+
+
+def test_the_python_api(runs: Path) -> None:
+    run = plcourse.run(
+        "fit", digits_config(**FAST), {"trainer.log_every_n_steps": 1, "seed_everything": 5}, then=["test"]
+    )
+    assert run.record["seed"] == 5
+    assert [row["step"] for row in run.metrics if row["metric"] == "train/loss"] == [0, 1, 2]
+    assert run.test() == run.eval("test-1")["metrics"]
+    assert run.predict() == run.predictions
+    assert plcourse.Run.load(run.path).status == "finished"
+    with pytest.raises(UserError, match="max_epochs"):
+        plcourse.run("fit", digits_config(), {"trainer.max_epochs": "many"})
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "-c", str(fast)])
+    run = plcourse.Run.load("own/fast", runs)
+    before = {path: path.read_bytes() for path in (run.path / "run.json", run.config_path, run.path / "metrics.csv")}
+    capsys.readouterr()
+    error_of(capsys, "fit", "--run", str(run.path), "--data.init_args.val_size", "99999")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_longer_run_stretches_its_schedule(fast: Path, runs: Path) -> None:
+    main(["fit", "-c", str(fast)])
+    run = plcourse.Run.load("own/fast", runs)
+    main(["fit", "--run", str(run.path), "--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "1"])
+    rates = [row["value"] for row in run.metrics if row["metric"] == "train/lr"]
+    assert len(rates) == 6
+    assert max(rates) > 0.01
+    assert run.status == "finished"
+
+
+def test_short_class_names_by_flag(fast: Path, runs: Path) -> None:
+    flags = ["--model.init_args.network", "MLP", "--trainer.fit_loop=TracingFitLoop"]
+    main(["fit", "-c", str(fast), *flags])
+    config = plcourse.Run.load("own/fast", runs).config_path.read_text()
+    assert "plcourse.ddp.model.MLP" in config
+    assert "plcourse.core.tracing.TracingFitLoop" in config
+
+
+def test_a_development_run_promises_no_checkpoint(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "-c", str(fast), "--trainer.fast_dev_run", "true", "--then", "test"])
+    assert "plcourse test --run" not in capsys.readouterr().out
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
+    "key": ({"trainer__max_epoch": 3}, [], ["m.yaml:", "trainer.max_epoch", "did you mean 'max_epochs'"]),
+    "top-level key": ({"modle": {}}, [], ["m.yaml:", "modle", "did you mean 'model'"]),
+    "class": ({"model__class_path": "ImageClasifier"}, [], ["m.yaml:", "did you mean 'ImageClassifier'"]),
+    "argument": ({"model__init_args__label_smothing": 0.1}, [], ["m.yaml:", "did you mean 'label_smoothing'"]),
+    "nested argument": ({"model__init_args__network__init_args__width": 1}, [], ["m.yaml:", "did you mean 'widths'"]),
+    "type": ({"trainer__max_epochs": "many"}, [], ["m.yaml:", "trainer.max_epochs", "'many' is not int"]),
+    "nested type": ({"data__init_args__batch_size": "big"}, [], ["m.yaml:", "batch_size", "'big' is not int"]),
+    "slot": ({"trainer__fit_loop": {"class_path": "TracingTestLoop"}}, [], ["trainer.fit_loop", "is no FitLoop"]),
+    "slot the other way": ({"trainer__test_loop": {"class_path": "TracingValidationLoop"}}, [], ["is no TestLoop"]),
+    "no model": ({"model": None}, [], ["no model"]),
+    "flag": ({}, ["--trainer.max_epoch", "3"], ["--trainer.max_epoch", "did you mean '--trainer.max_epochs'"]),
+    "flag of a class": ({}, ["--model.label_smothing", "3"], ["did you mean 'label_smoothing'"]),
+    "optimizer": ({}, ["--optimizer", "Adamm"], ["did you mean 'Adam'"]),
+    "optimizer argument": ({}, ["--optimizer.lrr", "3"], ["did you mean 'lr'"]),
+    "stray word": ({}, ["stray"], ["'stray' belongs to no flag"]),
+    "then": ({}, ["--then", "tset"], ["did you mean 'test'"]),
+    "run": ({}, ["--run", "nothere"], ["no run 'nothere'"]),
+    "value": ({"data__init_args__batch_size": -1}, [], ["batch_size=-1"]),
+    "source": ({"data__init_args__source": "digts"}, [], ["did you mean 'digits'"]),
+    "flag without value": ({}, ["--run"], ["--run takes a value"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_get_one_line(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    changes, flags, wanted = MISTAKES[name]
+    config = digits_config(**changes)
+    if changes.get("model", 0) is None:
+        del config["model"]
+    error = error_of(capsys, "fit", "-c", str(write_config(tmp_path / "m.yaml", config)), *flags)
+    for text in wanted:
+        assert text in error
+
+
+def test_a_monitor_that_nobody_logs(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = digits_config(**FAST)
+    config["trainer"]["callbacks"][0]["init_args"]["monitor"] = "val/los"
+    error = error_of(capsys, "fit", "-c", str(write_config(tmp_path / "m.yaml", config)))
+    assert "monitor 'val/los' is never logged; did you mean 'val/loss'?" in error
+
+
+def test_weights_of_another_model(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "-c", str(fast)])
+    checkpoint = plcourse.Run.load("own/fast", runs).checkpoint("best")
+    capsys.readouterr()
+    flags = ["--ckpt_path", str(checkpoint), "--model.init_args.network.init_args.widths", "[16,16]"]
+    error = error_of(capsys, "test", "-c", str(fast), *flags)
+    assert "was written by another model" in error
+
+
+def test_a_loss_that_is_not_finite(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    config = digits_config(trainer__max_epochs=3)
+    config["trainer"]["callbacks"].append({"class_path": "faulty.FailAt", "init_args": {"step": 30, "how": "nan"}})
+    path = write_config(tmp_path / "nan.yaml", config)
+    error = error_of(capsys, "fit", "-c", str(path), "--trust", "faulty", status=1)
+    assert "the loss is nan at step 31 (epoch 1, batch 10" in error
+    run = plcourse.Run.load("own/nan", runs)
+    assert run.status == "failed"
+    assert "step 31" in run.record["error"]
+    checkpoint = torch.load(run.checkpoint("last"), weights_only=True)
+    assert checkpoint["global_step"] == 28
+    assert all(torch.isfinite(weight).all() for weight in checkpoint["state_dict"].values())
+
+
+def test_help_all_shows_the_slots(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--help_all"])
+    printed = capsys.readouterr().out
+    for slot in ("fit_loop", "validate_loop", "test_loop", "predict_loop"):
+        assert f"--trainer.{slot}" in printed
+    assert sys.getsizeof(printed) > 10_000

@@ -1,0 +1,58 @@
+"""What all tests share: real commands in real processes, and small configs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import TESTS, Command
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty root for runs, which commands in this and in other processes use."""
+    root = tmp_path / "runs"
+    monkeypatch.setenv("PLCOURSE_RUNS", str(root))
+    monkeypatch.delenv("PLCOURSE_TRUST", raising=False)
+    return root
+
+
+@pytest.fixture
+def plcourse(runs: Path, tmp_path: Path) -> Command:
+    """Runs ``plcourse ARGUMENTS`` in a process of its own, in an empty folder; checks the exit status."""
+
+    def command(*arguments: Any, status: int = 0, timeout: float = 240, **environment: str) -> Any:
+        # One thread each: the models are tiny, and tests that run side by side would wait for each other's threads.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS), **environment}
+        done = subprocess.run(
+            [sys.executable, "-m", "plcourse", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
+            cwd=tmp_path,
+        )
+        assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return command
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many packaged configs were found, run and excused."""
+    from plcourse import catalog
+    from plcourse.core.configs import find_config, parse_header
+
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    ran = [r for r in reports if r.when == "call" and "test_every_verb_runs_on_one_batch" in r.nodeid]
+    if not ran:
+        return
+    headers = {name: parse_header(find_config(name)) for name in catalog.config_names()}
+    excused = [f"{name} (needs {' and '.join(header.needs)})" for name, header in headers.items() if header.needs]
+    passed = sum(report.passed for report in ran)
+    terminalreporter.write_line(
+        f"configs: {len(headers)} found, {len(ran)} run, {passed} passed, {len(excused)} excused: {', '.join(excused)}"
+    )
