@@ -1,0 +1,67 @@
+"""Writes the golden curves: the first losses of every config, in full precision, which the tests compare with.
+
+Run it after a change that is meant to change the numbers, and say in the commit why they changed.
+
+    python scripts/regolden.py [NAME ...]
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from plcourse import catalog
+from plcourse.core.configs import find_config, parse_header
+from plcourse.core.runs import Run
+
+GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
+STEPS = 8
+
+
+def machine() -> dict[str, str]:
+    """What the last bits of a floating-point result depend on."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__.partition("+")[0], "cpu": capability, "architecture": platform.machine()}
+
+
+def first_losses(name: str) -> list[float]:
+    """The losses of the first training steps of a packaged config, run as a user runs it, on one thread a process."""
+    with tempfile.TemporaryDirectory() as root:
+        limits = [
+            f"--trainer.max_steps={STEPS}",
+            f"--trainer.limit_train_batches={STEPS}",
+            "--trainer.limit_val_batches=0",
+        ]
+        command = [sys.executable, "-m", "plcourse", "fit", "-c", name, "--runs_root", root, *limits]
+        command += ["--trainer.log_every_n_steps=1", "--trainer.num_sanity_val_steps=0"]
+        subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        rows = Run.load(name, root).metrics
+    return [row["value"] for row in rows if row["metric"] == "train/loss"]
+
+
+def configs_with_curves() -> list[str]:
+    """The packaged configs that train and need nothing that is not here."""
+    headers = {name: parse_header(find_config(name)) for name in catalog.config_names()}
+    return [name for name, header in headers.items() if "fit" in header.verbs and not header.needs]
+
+
+def main() -> None:
+    """Rewrites the curves named, or all."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help="configs; all when none is named")
+    for name in parser.parse_args().names or configs_with_curves():
+        path = GOLDEN / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        losses = first_losses(name)
+        path.write_text(json.dumps({"machine": machine(), "losses": losses}, indent=1) + "\n")
+        print(f"{name}: {losses[0]:.6f} ... {losses[-1]:.6f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A rank that dies or stalls ends the whole job, in time, with its cause named and nothing left running."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from support import TWO_PROCESSES, Command, digits_config, write_config
+
+TIMEOUT = 20  # of the collectives, in TWO_PROCESSES
+
+
+def processes_with(marker: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal() and marker.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ("raise", "rank {rank} raised ZeroDivisionError at step 10: planted"),
+        ("kill", "rank {rank} was killed by SIGKILL"),
+        ("exit0", "rank {rank} exited with status 0"),
+        pytest.param("stall", "rank {rank} has stalled", marks=pytest.mark.slow),
+        pytest.param("stop", "rank {rank} has stalled", marks=pytest.mark.slow),
+    ],
+)
+def test_a_dead_rank_ends_the_job(
+    plcourse: Command, tmp_path: Path, runs: Path, how: str, rank: int, cause: str
+) -> None:
+    config = digits_config(**TWO_PROCESSES)
+    config["trainer"]["callbacks"].append(
+        {"class_path": "faulty.FailAt", "init_args": {"step": 11, "how": how, "rank": rank}}
+    )
+    path = write_config(tmp_path / "job.yaml", config)
+    marker = f"job-{os.getpid()}-{how}-{rank}"
+    start = time.monotonic()
+    done = plcourse("fit", "-c", path, "--trust", "faulty", status=1, PLCOURSE_TEST_MARKER=marker)
+    took = time.monotonic() - start
+    lines = [line for line in done.stderr.splitlines() if line.startswith("plcourse: error:")]
+    assert len(lines) == 1, done.stderr
+    assert cause.format(rank=rank) in lines[0]
+    assert processes_with(marker) == []
+    record = json.loads((runs / "own" / "job" / "latest" / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert cause.format(rank=rank) in record["error"]
+    assert took < TIMEOUT + 5 + 40, "start-up and training of 11 steps take seconds, the rest is the timeout"

@@ -1,0 +1,45 @@
+"""Signals end a run with the status that shells expect and a checkpoint that resumes to the same end."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support import TWO_PROCESSES, Command, assert_same_end, digits_config, failing, write_config
+
+
+@pytest.mark.parametrize(("how", "status"), [("sigint", 130), ("sigterm", 143)])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_ends_with_a_checkpoint(
+    plcourse: Command, tmp_path: Path, runs: Path, how: str, status: int, processes: int
+) -> None:
+    changes = TWO_PROCESSES if processes == 2 else {}
+    plcourse("fit", "-c", write_config(tmp_path / "whole.yaml", digits_config(**changes)))
+    config = failing(digits_config(**changes), step=31, how=how, once=str(tmp_path / "sent"))
+    plcourse("fit", "-c", write_config(tmp_path / "cut.yaml", config), "--trust", "faulty", status=status)
+    latest = runs / "own" / "cut" / "latest"
+    assert json.loads((latest / "run.json").read_text())["status"] == "interrupted"
+    plcourse("fit", "-c", tmp_path / "cut.yaml", "--ckpt_path", "last", "--trust", "faulty")
+    assert json.loads((latest / "run.json").read_text())["status"] == "finished"
+    assert_same_end(latest, runs / "own" / "whole" / "latest")
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path, runs: Path) -> None:
+    config = digits_config(trainer__max_epochs=100_000)
+    path = write_config(tmp_path / "long.yaml", config)
+    command = [sys.executable, "-m", "plcourse", "fit", "-c", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        next(line for line in process.stdout if line.startswith("epoch"))
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert "interrupted by SIGINT" in process.stderr.read()
+    assert process.returncode == 130
+    assert json.loads((runs / "own" / "long" / "latest" / "run.json").read_text())["status"] == "interrupted"

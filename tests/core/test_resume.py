@@ -1,0 +1,50 @@
+"""A killed and resumed run ends exactly like one that was never killed."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import TWO_PROCESSES, Command, assert_same_end, digits_config, failing, write_config
+
+STEPS_PER_EPOCH = 20  # 1,257 training digits in batches of 64
+
+
+def kill_and_resume(
+    plcourse: Command, tmp_path: Path, runs: Path, name: str, step: int, changes: dict[str, Any]
+) -> None:
+    if not (runs / "own" / f"reference_{name}").exists():
+        reference = write_config(tmp_path / f"reference_{name}.yaml", digits_config(**changes))
+        plcourse("fit", "-c", reference)
+    marker = tmp_path / f"killed_{name}_{step}"
+    config = failing(digits_config(**changes), step=step, how="kill_job", once=str(marker))
+    path = write_config(tmp_path / f"{name}_{step}.yaml", config)
+    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+    assert marker.exists()
+    latest = runs / "own" / f"{name}_{step}" / "latest"
+    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    assert_same_end(latest, runs / "own" / f"reference_{name}" / "latest")
+
+
+def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    kill_and_resume(plcourse, tmp_path, runs, "one", 2 * STEPS_PER_EPOCH + 11, {})
+
+
+def test_killed_before_the_first_checkpoint(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    kill_and_resume(plcourse, tmp_path, runs, "early", 3, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_killed_at_random_steps(
+    plcourse: Command, tmp_path: Path, runs: Path, processes: int, num_workers: int
+) -> None:
+    """5 of the 20 kills: at random steps of the first 3 epochs and a half."""
+    changes: dict[str, Any] = {"data__init_args__num_workers": num_workers}
+    if processes == 2:
+        changes |= TWO_PROCESSES
+    chooser = random.Random(f"{processes} {num_workers}")
+    for step in chooser.sample(range(1, int(3.5 * STEPS_PER_EPOCH)), 5):
+        kill_and_resume(plcourse, tmp_path, runs, f"p{processes}w{num_workers}", step, changes)

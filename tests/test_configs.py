@@ -1,0 +1,120 @@
+"""Every packaged config runs every verb that its header names, through the real `main`, on one batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from scripts import regolden, resolve_configs
+
+from plcourse import catalog
+from plcourse.__main__ import main
+from plcourse.core.configs import find_config, parse_config, parse_header
+from support import Command
+
+ONE_BATCH = [
+    "--trainer.max_epochs=1",
+    *(f"--trainer.limit_{stage}_batches=1" for stage in ("train", "val", "test", "predict")),
+]
+HEADERS = {name: parse_header(find_config(name)) for name in catalog.config_names()}
+FREE = [name for name, header in HEADERS.items() if not header.needs]
+EXCUSED = {name: header.needs for name, header in HEADERS.items() if header.needs}
+
+
+def devices(name: str) -> int:
+    return parse_config(find_config(name))["trainer"].get("devices", 1)
+
+
+def call(arguments: list[str], processes: int) -> None:
+    """In this process where it can be, in one of its own where several ranks are forked."""
+    if processes == 1:
+        main(arguments)
+        return
+    done = subprocess.run([sys.executable, "-m", "plcourse", *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_configs_are_found() -> None:
+    assert len(FREE) >= 3
+    assert len(EXCUSED) < len(FREE)
+    folder = catalog.configs_dir()
+    on_disk = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
+    assert set(HEADERS) == {name for name in on_disk if not name.startswith("sweeps/")}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_every_verb_runs_on_one_batch(name: str, runs: Path) -> None:
+    header, processes = HEADERS[name], devices(name)
+    ran = []
+    if "fit" in header.verbs:
+        call(["fit", "-c", name, *ONE_BATCH], processes)
+        ran.append("fit")
+    run = runs / name / "latest"
+    start = ["--run", str(run)] if ran else ["-c", name, "--allow_untrained"]
+    for verb in [verb for verb in header.verbs if verb != "fit"]:
+        call([verb, *start, *ONE_BATCH], processes)
+        ran.append(verb)
+        if verb == "predict":
+            assert list((run / "predictions").glob("*.parquet"))
+        else:
+            part = {"validate": "val", "test": "test"}[verb]
+            assert json.loads((run / "eval" / f"{part}.json").read_text())["metrics"]
+    assert tuple(ran) == header.verbs
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_the_resolved_file_is_up_to_date(name: str, runs: Path) -> None:
+    assert catalog.resolved_path(name).read_text() == resolve_configs.resolved(name), "run scripts/resolve_configs.py"
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_the_resolved_file_is_the_same_config(name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "-c", name, "--print_config"])
+    once = capsys.readouterr().out
+    main(["fit", "-c", str(catalog.resolved_path(name)), "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(once)
+
+
+@pytest.mark.parametrize("name", regolden.configs_with_curves())
+def test_the_first_losses_are_golden(name: str) -> None:
+    golden = json.loads((regolden.GOLDEN / f"{name}.json").read_text())
+    losses = regolden.first_losses(name)
+    assert len(losses) >= 2
+    if golden["machine"] == regolden.machine():
+        assert losses == golden["losses"]
+    else:  # another processor rounds differently
+        assert losses == pytest.approx(golden["losses"], rel=1e-3)
+
+
+def test_no_golden_curve_is_left_over() -> None:
+    found = {p.relative_to(regolden.GOLDEN).with_suffix("").as_posix() for p in regolden.GOLDEN.rglob("*.json")}
+    assert found == set(regolden.configs_with_curves())
+
+
+def test_every_short_name_resolves_to_its_class() -> None:
+    for name, path in catalog.CLASSES.items():
+        module, _, last = path.rpartition(".")
+        assert last == name
+        assert isinstance(getattr(__import__(module, fromlist=[last]), last), type)
+    assert len(catalog.CLASSES) >= 13
+
+
+def test_print_config_by_a_pipe_is_the_same_run(plcourse: Command, runs: Path, tmp_path: Path) -> None:
+    """`plcourse fit -c <(plcourse fit -c X --print_config)`, typed in a real shell."""
+    limits = " ".join([*ONE_BATCH, "--trainer.max_steps=1", "--trainer.log_every_n_steps=1"])
+    python = sys.executable
+    script = f"{python} -m plcourse fit -c <({python} -m plcourse fit -c ddp/one_process --print_config) {limits}"
+    subprocess.run(
+        ["bash", "-c", script],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    plcourse("fit", "-c", "ddp/one_process", *limits.split())
+    piped, named = runs / "own" / "pipe" / "latest", runs / "ddp" / "one_process" / "latest"
+    assert (piped / "metrics.csv").read_text() == (named / "metrics.csv").read_text()
+    assert (piped / "config.yaml").read_text() == (named / "config.yaml").read_text()
