@@ -1,0 +1,1 @@
+"""`plcourse compare`: are these arms different, as far as their runs can tell?"""

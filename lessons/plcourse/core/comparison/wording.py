@@ -1,0 +1,43 @@
+"""How values, lists and counts read in messages and tables."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def shown(value: Any) -> str:
+    """A value on one line; a missing one is a dash."""
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    first = ", ".join(names[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"
+
+
+def plural(n: int, unit: str) -> str:
+    """A count: `1 seed`, `5 seeds`, `5 folds of a split`."""
+    head, _, rest = unit.partition(" ")
+    return f"{n} {head}{'' if n == 1 else 's'}{f' {rest}' if rest else ''}"
+
+
+def grid_line(grid: dict[str, Any]) -> str:
+    """A point of a grid in full: `model.init_args.lr = 0.1`."""
+    return ", ".join(f"{key} = {shown(value)}" for key, value in grid.items())
+
+
+def what_differs(base: dict[str, Any], other: dict[str, Any]) -> str:
+    """What two descriptions differ in: `split_seed is 0 and 1`."""
+    keys = [key for key in dict.fromkeys([*base, *other]) if base.get(key) != other.get(key)]
+    return ", ".join(f"{key} is {shown(base.get(key))} and {shown(other.get(key))}" for key in keys) or "fold"
+
+
+def p_equals(p: float) -> str:
+    """A p-value in a sentence: `p = 0.0123`."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
+
+
+def interval_name(confidence: float) -> str:
+    """`95 % interval`."""
+    return f"{100 * confidence:g} % interval"
