@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from plcourse import catalog
 from plcourse.core import safety
-from plcourse.core.configs import ConfigSource, locate_key, parse_config
+from plcourse.core.configs import ConfigSource, known_class_names, locate_key, parse_config
 from plcourse.core.errors import UserError, nearest
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)"')
@@ -76,7 +75,7 @@ class Explainer:
         if match := _MISSING.search(message):
             return self._missing(next(group for group in match.groups() if group).removeprefix(f"{self.verb}."))
         if match := _NO_CLASS.search(message):
-            known = [*catalog.CLASSES, *_subclasses(message)]
+            known = [*known_class_names(), *_subclasses(message)]
             own = "" if nearest(match.group(1), known) else "; name a class of your own with its module, as in mine.Net"
             return self._error(
                 key, match.group(1), f"no class '{match.group(1)}' is known{nearest(match.group(1), known)}{own}"

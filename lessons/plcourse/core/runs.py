@@ -416,6 +416,11 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Replaces a file by an object as JSON; see `replace_file`."""
+    replace_file(file, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def replace_file(file: Path, text: str) -> None:
     """Replaces a file in one step: readers and a crash see the old content or the new one.
 
     Raises:
@@ -424,8 +429,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     temporary = _temporary(file)
     try:
         with temporary.open("x", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=2, default=str)
-            stream.write("\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(file)

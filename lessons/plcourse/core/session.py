@@ -10,7 +10,7 @@ from plcourse.core.errors import BAD_REQUEST, Interrupted, UserError, first_line
 from plcourse.core.interrupts import undisturbed
 from plcourse.core.record import TidyLogger
 from plcourse.core.request import Request
-from plcourse.core.runs import Run
+from plcourse.core.runs import Run, replace_file
 from plcourse.core.screen import say
 
 
@@ -27,7 +27,7 @@ class Session:
     """
 
     def __init__(self, request: Request, config: str, seed: int | None) -> None:
-        self._before: dict[Path, bytes] = {}
+        self._before: dict[Path, str] = {}
         self._owns_record = request.run is None or request.continues
         if request.run is None:
             record = {"verb": request.verb, "seed": seed}
@@ -38,11 +38,11 @@ class Session:
             return
         if request.continues:
             kept = (self.run.path / "run.json", self.run.config_path)
-            self._before = {path: path.read_bytes() for path in kept if path.is_file()}
+            self._before = {path: path.read_text(encoding="utf-8") for path in kept if path.is_file()}
             self.run.resume()
             if request.checkpoint is None:
                 TidyLogger(self.run.path / "metrics.csv").cut(0)
-        _replace(self.run.config_path, config.encode())
+        replace_file(self.run.config_path, config)
         if request.verb == "fit":
             say(f"run {self.run.path}")
 
@@ -69,7 +69,7 @@ class Session:
     def _close_after(self, error: BaseException) -> None:
         if self._before and isinstance(error, UserError) and error.status == BAD_REQUEST:
             for path, content in self._before.items():  # a refused request leaves the run as it was
-                _replace(path, content)
+                replace_file(path, content)
         elif isinstance(error, Interrupted | KeyboardInterrupt):
             self.run.finish("interrupted")
         else:
@@ -106,9 +106,3 @@ def _as_request(error: BaseException) -> BaseException:
         frame = frame.tb_next
     own = frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
     return UserError(first_line(error)) if isinstance(error, ValueError) and own else error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
