@@ -133,7 +133,7 @@ class CourseCLI(LightningCLI):
         return [self.table, *more]
 
     def _resumed_step(self) -> int:
-        if self.request.checkpoint is None:
+        if self.request.checkpoint is None or not is_first_process():  # the only one that draws
             return 0
         loops = load(self.request.checkpoint).get("loops", {})
         return int(loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0))
@@ -153,6 +153,7 @@ class CourseCLI(LightningCLI):
         if self.request.checkpoint is None and config.get("ckpt_path"):
             self.request.checkpoint = Path(config.ckpt_path)
         text, processes = self.resolved()
+        _check_nodes(config.trainer)
         session = Session(self.request, text, config.get("seed_everything"))
         self.run_folder = session.run
         with session.recording():
@@ -279,6 +280,16 @@ def _processes(trainer: Any) -> int:
     if devices == "auto":
         return max(1, torch.cuda.device_count()) if on_gpus else 1
     return len([part for part in str(devices).split(",") if part.strip()])
+
+
+def _check_nodes(trainer: Any) -> None:
+    """Refuses to wait for nodes that nobody has started."""
+    nodes = int(trainer.get("num_nodes") or 1)
+    if nodes > 1 and "LOCAL_RANK" not in os.environ and "SLURM_NTASKS" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes is {nodes}: start it on each node with torchrun --nnodes {nodes} ... -m plcourse, or "
+            "take this machine alone with --trainer.num_nodes 1"
+        )
 
 
 def _timeout(trainer: Any) -> float:

@@ -59,6 +59,15 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def from_rank_0(value: Any) -> Any:
+    """The value of rank 0 on every rank, where those of the others are not looked at; a collective."""
+    if not is_distributed():
+        return value
+    message = [value if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(message, src=0, group=cpu_group())
+    return message[0]
+
+
 def broadcast_buffers(trainer: pl.Trainer) -> None:
     """Gives every rank the buffers of rank 0, such as the running statistics of BatchNorm; a collective.
 
