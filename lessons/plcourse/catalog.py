@@ -68,6 +68,7 @@ VERBS = {
 }
 
 CLASSES = {
+    "GradientCompression": "plcourse.ddp.compression.GradientCompression",
     "ImageClassifier": "plcourse.ddp.model.ImageClassifier",
     "ImageData": "plcourse.ddp.data.ImageData",
     "MLP": "plcourse.ddp.model.MLP",
@@ -76,6 +77,7 @@ CLASSES = {
     "RandomFlip": "plcourse.core.data.transforms.RandomFlip",
     "ResNet": "plcourse.ddp.model.ResNet",
     "RunCheckpoint": "plcourse.core.checkpoint.RunCheckpoint",
+    "ThroughputMonitor": "plcourse.ddp.monitor.ThroughputMonitor",
     "TracingFitLoop": "plcourse.core.tracing.TracingFitLoop",
     "TracingPredictLoop": "plcourse.core.tracing.TracingPredictLoop",
     "TracingTestLoop": "plcourse.core.tracing.TracingTestLoop",

@@ -37,6 +37,16 @@ def maximum(values: Sequence[int]) -> list[int]:
     return message.tolist()
 
 
+def gather_numbers(values: Sequence[float]) -> list[list[float]]:
+    """The numbers of every rank, in the order of the ranks; a collective. All ranks give equally many."""
+    if not is_distributed():
+        return [list(values)]
+    own = torch.tensor(values, dtype=torch.float64)
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, own, group=cpu_group())
+    return [numbers.tolist() for numbers in found]
+
+
 def total(trainer: pl.Trainer, value: float) -> int:
     """The sum of a count over all ranks; a collective. An endless count (inf) counts as one batch."""
     count = 1 if value == float("inf") else int(value)

@@ -26,6 +26,7 @@ part in every hook and collective), and training has *boundaries*, the moments b
 two epochs at which nothing is half done; checkpoints are written and signals obeyed only there.
 """
 
+import time
 import warnings
 from collections import OrderedDict
 from typing import Any
@@ -71,8 +72,14 @@ def _set_restarting(loop: _Loop, value: bool) -> None:
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """One training epoch: a boundary, then a batch, until the data are through."""
+    """One training epoch: a boundary, then a batch, until the data are through.
 
+    Attributes:
+        seconds_waited: time spent waiting for the data loader's next batch, since the loop was made.
+    """
+
+    seconds_waited = 0.0
+    _asked_at = 0.0
     _resumed_at_boundary = False
     _takes_batch_idx: bool | None = None
 
@@ -86,6 +93,14 @@ class EpochLoop(_TrainingEpochLoop):
             # gradients that are still being accumulated are in no checkpoint
             _boundary(self.trainer).between_batches()
         super().advance(data_fetcher)
+
+    def _on_before_fetch(self) -> None:
+        super()._on_before_fetch()
+        self._asked_at = time.perf_counter()
+
+    def _on_after_fetch(self) -> None:
+        self.seconds_waited += time.perf_counter() - self._asked_at
+        super()._on_after_fetch()
 
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
         # Lightning inspects the signature of training_step anew at every step.
