@@ -44,7 +44,7 @@ def fit(plcourse: Command, tmp_path: Path, runs: Path) -> Any:
             "trainer__max_steps": STEPS,
             "trainer__log_every_n_steps": 1,
             "model__init_args__network": NETWORKS[precision],
-            "data__init_args__val_size": 181,  # an odd number of samples is left, which two processes cannot share evenly
+            "data__init_args__val_size": 181,  # leaves an odd number, which two processes cannot share evenly
         }
         config = digits_config(**{**settings, **changes})
         config["trainer"]["callbacks"].append({"class_path": "faulty.KeepGradients", "init_args": {"path": str(file)}})
