@@ -59,12 +59,17 @@ VERBS = {
     "test": Verb("run", "score a checkpoint on the test part", "plcourse.cli:run_verb"),
     "predict": Verb("run", "write a checkpoint's predictions", "plcourse.cli:run_verb"),
     "sweep": Verb("run", "run arms, seeds and a grid, and resume them", "plcourse.sweeping:sweep"),
+    "benchmark": Verb("run", "measure a config: `benchmark scaling`", "plcourse.benchmarking:benchmark"),
     "ls": Verb("look", "list lessons and configs, or `ls runs`", "plcourse.core.look:ls"),
     "cat": Verb("look", "print a config, --resolved in full", "plcourse.core.look:cat"),
     "cp": Verb("look", "copy a config to edit it", "plcourse.core.look:cp"),
     "compare": Verb(
         "look", "compare arms over their runs, with the right test", "plcourse.core.comparison.verb:compare"
     ),
+}
+
+BENCHMARKS = {
+    "scaling": Verb("run", "samples/s, communication and memory of 1, 2, 4, ... ranks", "plcourse.scaling:scaling"),
 }
 
 CLASSES = {

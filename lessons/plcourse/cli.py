@@ -226,6 +226,19 @@ class CourseCLI(LightningCLI):
             _say_scores(stage, scores, self.coverage.report)
 
 
+class Resolver(CourseCLI):
+    """Parses a request and runs nothing: for its complete config, and for its mistakes."""
+
+    @classmethod
+    def of(cls, request: Request) -> "Resolver":
+        """Parses, with the classes let in that the request trusts."""
+        safety.install(request.trusted)
+        return cls(request)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Left out."""
+
+
 def run_verb(verb: str, arguments: list[str]) -> Run | None:
     """Carries out ``plcourse VERB ARGUMENTS``.
 

@@ -33,6 +33,7 @@ except ImportError:  # not on Windows, where runs started in the same second may
 
 SCHEMA = 1
 SWEEPS = "sweeps"  # the folder below the root that holds sweeps, each with many runs
+BENCHMARKS = "benchmarks"  # the one that holds what `plcourse benchmark` measured
 STATUSES = ("running", "finished", "failed", "interrupted")
 _STAMP = re.compile(r"\d{8}-\d{6}(?:-\d+)?")
 _PACKAGES = ("plcourse", "torch", "torchvision", "pytorch-lightning", "jsonargparse", "torchmetrics", "numpy")
@@ -267,12 +268,12 @@ def list_runs(root: str | Path) -> list[Run]:
     """All runs below a root, newest first; folders that are no runs are passed over.
 
     A folder named like a run is listed even if its `run.json` is missing or broken; its status is then
-    `unreadable`. The runs of a sweep are listed by that sweep, not here.
+    `unreadable`. The runs of a sweep are listed by that sweep, not here, and benchmarks are no runs.
     """
     found = [
         (run, folder)
         for lesson in _folders(Path(root))
-        if lesson.name != SWEEPS
+        if lesson.name not in (SWEEPS, BENCHMARKS)
         for variant in _folders(lesson)
         for folder in _folders(variant)
         if (run := Run(folder, root)) and ((folder / "run.json").is_file() or _STAMP.fullmatch(folder.name))
