@@ -108,8 +108,13 @@ def config_names(lesson: str | None = None) -> list[str]:
     return [f"{key}/{path.stem}" for key in keys for path in sorted((root / key).glob("*.yaml"))]
 
 
+def sweep_names() -> list[str]:
+    """Names such as `sweeps/ddp_learning_rate` of the packaged sweeps."""
+    return [f"sweeps/{path.stem}" for path in sorted((configs_dir() / "sweeps").glob("*.yaml"))]
+
+
 def config_path(name: str) -> Path:
-    """The file of a packaged config; `name` is one of `config_names()`."""
+    """The file of a packaged config; `name` is one of `config_names()` or `sweep_names()`."""
     return configs_dir() / f"{name}.yaml"
 
 

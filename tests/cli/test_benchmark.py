@@ -15,7 +15,7 @@ import pytest
 from plcourse.core.launch import can_fork
 from support import TESTS, Command, digits_config, failing, write_config
 
-FEW = ["--pairs", "2", "--steps", "4", "--warmup", "5"]
+FEW = ["--pairs", "2", "--steps", "4", "--warmup", "5", "--world_sizes", "1,2"]
 NETWORK = {"class_path": "MLP", "init_args": {"in_features": 64, "hidden": [128]}}
 TWO_CORES = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
 

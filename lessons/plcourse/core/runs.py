@@ -278,7 +278,13 @@ def list_runs(root: str | Path) -> list[Run]:
         for folder in _folders(variant)
         if (run := Run(folder, root)) and ((folder / "run.json").is_file() or _STAMP.fullmatch(folder.name))
     ]
-    return [run for run, _ in sorted(found, key=lambda pair: _age_key(pair[1]), reverse=True)]
+    return [run for run, _ in sorted(found, key=lambda pair: age_key(pair[1]), reverse=True)]
+
+
+def list_sweeps(root: str | Path) -> list[Path]:
+    """The folders of all sweeps below a root, newest first."""
+    found = [folder for name in _folders(Path(root) / SWEEPS) for folder in _folders(name)]
+    return sorted((folder for folder in found if (folder / "sweep.json").is_file()), key=age_key, reverse=True)
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -475,7 +481,7 @@ def latest_folder(parent: Path, record: str = "run.json") -> Path | None:
         target = parent / Path(link.read_text(encoding="utf-8", errors="replace").strip()).name
     if target is not None and (target / record).is_file():
         return target
-    return max((folder for folder in _folders(parent) if (folder / record).is_file()), key=_age_key, default=None)
+    return max((folder for folder in _folders(parent) if (folder / record).is_file()), key=age_key, default=None)
 
 
 def find_folder(candidate: Path, record: str = "run.json") -> Path | None:
@@ -506,7 +512,7 @@ def _folders(parent: Path) -> list[Path]:
         return []
 
 
-def _age_key(folder: Path) -> tuple[str, int]:
+def age_key(folder: Path) -> tuple[str, int]:
     """Orders runs by time and, within a second, by number; names of another form come first."""
     if not _STAMP.fullmatch(folder.name):
         return "", 0
