@@ -535,6 +535,7 @@ class TestSweeps:
         assert only_test(report)["arm"] == "lr=0.5"
         line = refused(*inputs, "--metric", "test/accuracy", "--grid_by", "lr")
         assert "did you mean 'model.init_args.lr'?" in line
+        assert "did you mean 'model.init_args.lr'?" in refused(*inputs, "--metric", "test/loss", "--grid_by", "model.lr")
 
     def test_cells_that_did_not_finish(self, refused, said):
         folder = sweep(list(self.cells))
@@ -549,6 +550,7 @@ class TestSweeps:
     def test_mistakes(self, refused):
         folder = sweep(list(self.cells))
         assert "no sweep 'lrr' in 'runs'; did you mean 'lr'?" in refused("lrr")
+        assert "no sweep 'else' in 'runs'; there are the sweeps lr" in refused("else")
         (folder / "sweep.json").write_text("{")
         assert "is not valid JSON" in refused("lr")
         (folder / "sweep.json").write_text('{"cells": 3}')

@@ -98,7 +98,8 @@ class Sweep:
             parent = candidate.parent if candidate.name == LATEST else candidate
             if folder := latest_folder(parent, RECORD):
                 return cls(folder, root)
-        hint = nearest(name.removeprefix(f"{SWEEPS}/"), [parent.name for parent in parents])
+        known = [parent.name for parent in parents]
+        hint = nearest(name.removeprefix(f"{SWEEPS}/"), known) or (f"; there are {', '.join(known)}" if known else "")
         raise UserError(f"no sweep {name!r} in '{root}'{hint}")
 
     @property
