@@ -10,6 +10,7 @@ ranks' waiting for each other included.
 
 import os
 import sys
+import time
 from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -103,6 +104,7 @@ def _measure(command: Command, found: dict[str, Any], signals: Signals) -> None:
     if command.json != "-":
         line.write(f"benchmark {folder}\n")
     conductor = Conductor(jobs, command, line.show)
+    others = _used_by_others()
     tasks = [
         (
             _run_job,
@@ -130,6 +132,7 @@ def _measure(command: Command, found: dict[str, Any], signals: Signals) -> None:
     if signals.stop:
         write_json(folder / RECORD, {**record, "status": "interrupted", "ended": _now()})
         raise Interrupted(signals.stop)
+    found["used_by_others"] = max(others, _used_by_others())
     report = {**record, "status": "finished", "ended": _now(), **build_report(conductor, found)}
     write_json(folder / RECORD, report)
     draw(report, folder / PLOT)
@@ -140,6 +143,20 @@ def _measure(command: Command, found: dict[str, Any], signals: Signals) -> None:
     if command.json is not None:
         write_json(Path(command.json), report)
     line.write(f"\nnumbers in {folder / RECORD}, plot in {folder / PLOT}\n")
+
+
+def _used_by_others(seconds: float = 1.0) -> float:
+    """The share of the cores' time that goes to others, while this process sleeps; 0 to 1."""
+    before = _core_times()
+    time.sleep(seconds)
+    idle, every = (late - early for early, late in zip(before, _core_times(), strict=True))
+    return 1 - idle / every if every else 0.0
+
+
+def _core_times() -> tuple[int, int]:
+    """Ticks that all cores have idled, and that they have run, since the machine started (proc(5), /proc/stat)."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)  # waiting for a disk is idling too
 
 
 def _now() -> str:

@@ -63,7 +63,8 @@ def test_every_job_is_measured_in_every_round(measured: tuple[Path, str]) -> Non
     for each in report["rounds"]:
         assert sorted(each) == sorted([*names, "2 ranks, 1 thread each, gradients not exchanged"])
         assert min(each.values()) > 0
-    assert "no verdict: 2 rounds give no 95 % interval" in printed
+    assert "\nno verdict: " in printed  # two rounds give no interval, and a busy machine no answer
+    assert 0 <= report["used_by_others"] <= 1
     assert all(name in printed for name in names)
     assert json.loads((folder / "numbers.json").read_text()) == report
     assert (folder / "runs/benchmarks/scaling/latest/scaling.png").read_bytes().startswith(b"\x89PNG")

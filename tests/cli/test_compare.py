@@ -535,7 +535,9 @@ class TestSweeps:
         assert only_test(report)["arm"] == "lr=0.5"
         line = refused(*inputs, "--metric", "test/accuracy", "--grid_by", "lr")
         assert "did you mean 'model.init_args.lr'?" in line
-        assert "did you mean 'model.init_args.lr'?" in refused(*inputs, "--metric", "test/loss", "--grid_by", "model.lr")
+        assert "did you mean 'model.init_args.lr'?" in refused(
+            *inputs, "--metric", "test/loss", "--grid_by", "model.lr"
+        )
 
     def test_cells_that_did_not_finish(self, refused, said):
         folder = sweep(list(self.cells))

@@ -113,11 +113,10 @@ def test_the_shares_add_up_to_the_step() -> None:
     assert sum(share[part]["median"] for part in ("efficiency", "communication", "rest")) == pytest.approx(1)
 
 
-def said(*times: float, pairs: int = 9) -> list[str]:
+def said(*times: float, pairs: int = 9, others: float = 0.02) -> list[str]:
     shares = [{**_shares(rounds_of(*times), 2, 2, 1), "rival": "1 process, 2 threads"}]
-    return sentences(
-        {"world_sizes": [1, 2], "available": 2, "device": "cpu", "pairs": pairs, "shares": shares, "model": MODEL}
-    )
+    report = {"world_sizes": [1, 2], "available": 2, "device": "cpu", "used_by_others": others, "model": MODEL}
+    return sentences({**report, "pairs": pairs, "shares": shares})
 
 
 def test_the_sentences_follow_the_measured_shares() -> None:
@@ -141,11 +140,15 @@ def test_no_verdict_without_an_interval() -> None:
     ]
 
 
+def test_no_verdict_on_a_busy_machine() -> None:
+    (line,) = said(1.0, 2.0, 0.7, 0.8, others=0.83)
+    assert line.startswith("no verdict: others used 83 % of this machine's cores")
+
+
 @pytest.mark.parametrize(("device", "what"), [("cpu", "core"), ("NVIDIA H100", "GPU")])
 def test_one_device_has_one_world_size(device: str, what: str) -> None:
-    (line,) = sentences(
-        {"world_sizes": [1], "available": 1, "device": device, "pairs": 9, "shares": [], "model": MODEL}
-    )
+    report = {"world_sizes": [1], "available": 1, "device": device, "used_by_others": 0.0, "model": MODEL}
+    (line,) = sentences({**report, "pairs": 9, "shares": []})
     assert line == f"world size 1 only: this machine has one {what}, so nothing can be said about more."
 
 

@@ -233,7 +233,7 @@ def test_sweeps_are_found_by_folder_name_and_latest(runs: Path) -> None:
     for name in ("first", "sweeps/first", "first/latest", f"first/{first.path.name}", str(first.path)):
         assert Sweep.load(name, runs).path.resolve() == first.path.resolve(), name
     assert Sweep.load("latest", runs).path.name == max(first.path.name, second.path.name)
-    with pytest.raises(UserError, match="no sweep 'other' in .*; there are first, second"):
+    with pytest.raises(UserError, match=r"no sweep 'other' in .*; there are first, second"):
         Sweep.load("other", runs)
     with pytest.raises(UserError, match="did you mean 'second'"):
         Sweep.load("secnd", runs)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 SCALES = 0.8  # the efficiency above which a model is said to scale
+BUSY = 0.1  # the share of the cores' time used by others above which nothing is concluded
 FEWEST = 6  # rounds, below which the median has no 95 % interval
 
 
@@ -99,6 +100,7 @@ def build_report(conductor: "Conductor", found: dict[str, Any]) -> dict[str, Any
     report = {
         "device": found["device_name"] or "cpu",
         "available": found["available"],
+        "used_by_others": found["used_by_others"],
         "world_sizes": sorted({job.ranks for job in jobs}),
         "global_batch": found["global_batch"],
         "pairs": len(rounds),
@@ -152,6 +154,11 @@ def sentences(report: dict[str, Any]) -> list[str]:
     if report["world_sizes"] == [1] and report["available"] == 1:
         what = "core" if report["device"] == "cpu" else "GPU"
         return [f"world size 1 only: this machine has one {what}, so nothing can be said about more."]
+    if report["used_by_others"] > BUSY:
+        share = f"{100 * report['used_by_others']:.0f} %"
+        return [
+            f"no verdict: others used {share} of this machine's cores before or after; run it again when they rest."
+        ]
     if report["pairs"] < FEWEST:
         return [f"no verdict: {report['pairs']} rounds give no 95 % interval; --pairs {FEWEST} or more does."]
     found = []
