@@ -73,9 +73,14 @@ BENCHMARKS = {
 }
 
 CLASSES = {
+    "FoldData": "plcourse.kfold.fold_data.FoldData",
     "GradientCompression": "plcourse.ddp.compression.GradientCompression",
     "ImageClassifier": "plcourse.ddp.model.ImageClassifier",
     "ImageData": "plcourse.ddp.data.ImageData",
+    "KFoldLoop": "plcourse.kfold.loop.KFoldLoop",
+    "KFoldPredictLoop": "plcourse.kfold.evaluation.KFoldPredictLoop",
+    "KFoldTestLoop": "plcourse.kfold.evaluation.KFoldTestLoop",
+    "KFoldValidationLoop": "plcourse.kfold.evaluation.KFoldValidationLoop",
     "MLP": "plcourse.ddp.model.MLP",
     "RandomAffine": "plcourse.core.data.transforms.RandomAffine",
     "RandomCrop": "plcourse.core.data.transforms.RandomCrop",

@@ -22,15 +22,15 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch.distributed.constants import default_pg_timeout
 
-from plcourse import __version__
 from plcourse.core import launch, safety
 from plcourse.core.callbacks import Coverage
 from plcourse.core.checkpoint import load
 from plcourse.core.errors import UserError, first_line
+from plcourse.core.evaluations import save_evaluation
 from plcourse.core.explain import Explainer
-from plcourse.core.record import RunRecorder, TidyLogger, shortest
+from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.request import Request, read_request
-from plcourse.core.runs import Run, write_json
+from plcourse.core.runs import Run
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
@@ -209,21 +209,11 @@ class CourseCLI(LightningCLI):
         finally:
             trainer.callbacks.remove(self.coverage)
         if trainer.is_global_zero:
-            scores = {name: shortest(value) for result in metrics for name, value in result.items()}
-            report = {
-                "metrics": scores,
-                "coverage": self.coverage.report,
-                "checkpoint": _relative(checkpoint, run.path),
-                "processes": trainer.world_size,
-                "seconds": round(time.monotonic() - started, 3),
-                "plcourse": __version__,
-            }
-            stage = _STAGES[verb]
-            path = run.path / "eval" / f"{stage}.json"
-            path.parent.mkdir(exist_ok=True)
-            _keep_older(path)
-            write_json(path, report)
-            _say_scores(stage, scores, self.coverage.report)
+            scores = {name: value for result in metrics for name, value in result.items()}
+            stage, seconds = _STAGES[verb], time.monotonic() - started
+            coverage = self.coverage.report
+            report = save_evaluation(run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds)
+            _say_scores(stage, report["metrics"], coverage)
 
 
 class Resolver(CourseCLI):
@@ -322,22 +312,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
     # A short fit logs less often than every 50 steps on purpose.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
-
-
-def _relative(checkpoint: Path | None, folder: Path) -> str | None:
-    if checkpoint is None:
-        return None
-    checkpoint, folder = checkpoint.resolve(), folder.resolve()
-    return checkpoint.relative_to(folder).as_posix() if checkpoint.is_relative_to(folder) else str(checkpoint)
-
-
-def _keep_older(path: Path) -> None:
-    if not path.is_file():
-        return
-    number = 1
-    while (older := path.with_name(f"{path.stem}-{number}.json")).exists():
-        number += 1
-    path.rename(older)
 
 
 def _say_scores(stage: str, scores: dict[str, float], coverage: dict[str, int] | None) -> None:

@@ -29,6 +29,7 @@ two epochs at which nothing is half done; checkpoints are written and signals ob
 import time
 import warnings
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -136,6 +137,13 @@ class FitLoop(_FitLoop):
         super().__init__(trainer)
         self.epoch_loop = EpochLoop(trainer)
 
+    def whole_run(self, model: pl.LightningModule) -> AbstractContextManager[Any]:
+        """What the trainer enters before it touches the model, the callbacks or the data, and leaves at the very end.
+
+        Nothing here; a loop that has to see them untouched overrides it.
+        """
+        return nullcontext()
+
     def setup_data(self) -> None:
         """Requests the training data; a checkpoint's position in them is taken up even if they were requested before.
 
@@ -202,6 +210,10 @@ class _AllRanks:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         _without_gradients(cls)
+
+    def whole_run(self, model: pl.LightningModule) -> AbstractContextManager[Any]:
+        """As in `FitLoop`: entered before the trainer touches anything; nothing here."""
+        return nullcontext()
 
     def setup_data(self) -> None:
         """Requests the data and counts the batches of all ranks."""
