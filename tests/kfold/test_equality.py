@@ -38,7 +38,7 @@ STOPPING = {
     ("callbacks", "changes"), [([], {}), ([EARLY_STOPPING], STOPPING), ([AVERAGING], {})], ids=["bare", "stop", "ema"]
 )
 def test_a_fold_is_a_plain_fit(callbacks: list[Any], changes: dict[str, Any], runs: Path) -> None:
-    """Weights, states and table of the folds, one or two at a time, and of a plain run of the config in their folder."""
+    """Weights, states and table of folds, one or two at a time, and of a plain fit of the config in their folder."""
     config = kfold_config(callbacks, **changes)
     one, two = (plcourse.run("fit", config, {"trainer.fit_loop.init_args.n_jobs": n}).path / "folds" for n in (1, 2))
     for k in ("0", "1", "2"):

@@ -75,7 +75,8 @@ class KFoldLoop(FitLoop):
             raise UserError(f"n_jobs is {n_jobs}; it must be 1 or more")
         self.n_splits, self.n_repeats, self.folds = n_splits, n_repeats, folds
         self.stratified, self.groups, self.random_state = stratified, groups, random_state
-        self.n_jobs, self.monitor, self.mode, self.combine = n_jobs, monitor, mode, combine
+        self.n_jobs, self.monitor, self.mode = n_jobs, monitor, mode
+        self.combine: Combine | None = combine
         self._restored = False
 
     @contextmanager

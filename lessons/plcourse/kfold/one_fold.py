@@ -252,6 +252,7 @@ class FoldFit:
                 raise UserError(f"fold {folder.fold.number}: {error}", error.status) from error
             raise
         self._close(folder)
+        gather_objects(None)  # nor reads its scores before they are
 
     def _train_and_score(self, folder: FoldRun) -> None:
         start = self.start
