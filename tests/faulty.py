@@ -70,6 +70,32 @@ class FailAt(pl.Callback):
         return True
 
 
+class FailInFold(FailAt):
+    """Breaks a cross-validation in one of its folds.
+
+    Args:
+        fold: the number of the fold.
+        step: as in `FailAt`, counted within the fold.
+        how: what happens.
+        rank: the rank that it happens to.
+        once: as in `FailAt`.
+    """
+
+    def __init__(
+        self,
+        fold: int,
+        step: int,
+        how: Literal["kill", "kill_job", "raise", "stall", "nan", "sigterm", "sigint"],
+        rank: int = 0,
+        once: str | None = None,
+    ) -> None:
+        super().__init__(step, how, rank, once)
+        self.fold = fold
+
+    def _now(self, trainer: pl.Trainer) -> bool:
+        return Path(trainer.default_root_dir).name == str(self.fold) and super()._now(trainer)
+
+
 class UnevenNorm(torch.nn.Module):
     """A linear model behind a batch norm, whose buffers DDP broadcasts in every forward pass."""
 

@@ -107,8 +107,10 @@ class Summary:
             say("no out-of-fold predictions: they take batches with 'id' and 'label', and one call of forward per step")
         write_json(folder / "summary.json", table)
         if (folder / "run.json").is_file():
+            run = Run(folder)
             steps = sum(fold.run.record.get("steps") or 0 for fold in self.folds)
-            Run(folder).update(best=self._best(table), steps=steps)
+            sizes = {**(run.record.get("data") or {}), **self.folds[0].fold.sizes}
+            run.update(best=self._best(table), steps=steps, data=sizes)
         plot(table, folder / "plots" / "folds.png")
         say("\n".join(self._lines(table)))
 
