@@ -87,6 +87,8 @@ CLASSES = {
     "RandomFlip": "plcourse.core.data.transforms.RandomFlip",
     "ResNet": "plcourse.ddp.model.ResNet",
     "RunCheckpoint": "plcourse.core.checkpoint.RunCheckpoint",
+    "TableData": "plcourse.kfold.data.TableData",
+    "TableRegressor": "plcourse.kfold.model.TableRegressor",
     "ThroughputMonitor": "plcourse.ddp.monitor.ThroughputMonitor",
     "TracingFitLoop": "plcourse.core.tracing.TracingFitLoop",
     "TracingPredictLoop": "plcourse.core.tracing.TracingPredictLoop",
