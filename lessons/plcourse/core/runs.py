@@ -32,6 +32,7 @@ except ImportError:  # not on Windows, where runs started in the same second may
     fcntl = None
 
 SCHEMA = 1
+OUT_OF_FOLD = "out_of_fold.parquet"  # what a cross-validated fit writes into predictions/
 SWEEPS = "sweeps"  # the folder below the root that holds sweeps, each with many runs
 BENCHMARKS = "benchmarks"  # the one that holds what `plcourse benchmark` measured
 STATUSES = ("running", "finished", "failed", "interrupted")
@@ -167,8 +168,9 @@ class Run:
 
     @property
     def predictions(self) -> list[Path]:
-        """The Parquet files that `predict` wrote, in the order of their names."""
-        return sorted((self.path / "predictions").glob("*.parquet"))
+        """The Parquet files that `predict` wrote, in the order of their names; not those of a cross-validated fit."""
+        found = (self.path / "predictions").glob("*.parquet")
+        return sorted(path for path in found if path.name != OUT_OF_FOLD)
 
     def eval(self, split: str) -> dict[str, Any]:
         """What `eval/<split>.json` holds, for example `eval("test")["metrics"]["test/accuracy"]`.

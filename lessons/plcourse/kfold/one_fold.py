@@ -25,7 +25,7 @@ from plcourse.core.errors import Interrupted, RunFailed, UserError, first_line
 from plcourse.core.evaluations import save_evaluation
 from plcourse.core.interrupts import undisturbed
 from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.runs import SCHEMA, Run, environment, replace_file, write_json
+from plcourse.core.runs import OUT_OF_FOLD, SCHEMA, Run, environment, replace_file, write_json
 from plcourse.core.trainer import Trainer
 from plcourse.kfold.fold_data import fold_config
 from plcourse.kfold.folds import Fold, Plan
@@ -34,7 +34,6 @@ from plcourse.kfold.outputs import Combine, Recording, out_of_fold_rows
 # libyaml's, ten times as fast, where PyYAML has it
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-OUT_OF_FOLD = "out_of_fold.parquet"
 
 
 @dataclass
@@ -134,6 +133,29 @@ class FoldRun:
     def save(self, stage: str, found: "Scored", processes: int) -> None:
         """Writes ``eval/<stage>.json``."""
         save_evaluation(self.path, stage, found.metrics, found.coverage, self.best, processes, found.seconds)
+
+
+class LeakGuard(Callback):
+    """Ends a fold whose data module trains on samples that it was told to hold out.
+
+    It looks at the ids of the first epoch's batches; batches without ids go unchecked.
+
+    Args:
+        held_out: the ids that must not be trained on.
+    """
+
+    def __init__(self, held_out: Sequence[str]) -> None:
+        self.held_out = frozenset(held_out)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks at one batch, before it is trained on."""
+        if trainer.current_epoch or not isinstance(batch, dict) or "id" not in batch:
+            return
+        if not self.held_out.isdisjoint(batch["id"]):
+            leaked = next(name for name in batch["id"] if name in self.held_out)
+            raise RunFailed(f"sample {leaked} is held out, but {type(trainer.datamodule).__name__} trains on it")  # pyright: ignore[reportAttributeAccessIssue]  (set late)
 
 
 @dataclass
@@ -262,7 +284,8 @@ class FoldFit:
         last = folder.path / "checkpoints" / LAST
         if not last.is_file() and self.is_first:
             table.cut(0)  # killed before its first checkpoint: it starts over
-        own = [*copy.deepcopy(start.callbacks), *self.callbacks, RunRecorder(folder.run, table)]
+        guard = LeakGuard(folder.fold.val_ids)
+        own = [*copy.deepcopy(start.callbacks), guard, *self.callbacks, RunRecorder(folder.run, table)]
         trainer = start.new_trainer(folder.path, own, table)
         trainer.fit(model, data, ckpt_path=last if last.is_file() else None, weights_only=True)
         found = evaluate(start, "validate", folder.split(start.data), folder.path, folder.best, model)

@@ -11,10 +11,10 @@ from pytorch_lightning.loggers import Logger
 
 from plcourse.core.comparison.statistics import corrected_resampled_t_test, paired_t_test
 from plcourse.core.record import shortest
-from plcourse.core.runs import Run, write_json
+from plcourse.core.runs import OUT_OF_FOLD, Run, write_json
 from plcourse.core.screen import say
 from plcourse.kfold.folds import Plan
-from plcourse.kfold.one_fold import OUT_OF_FOLD, FoldRun, write_table
+from plcourse.kfold.one_fold import FoldRun, write_table
 
 CONFIDENCE = 0.95
 

@@ -13,7 +13,7 @@ from plcourse.core.errors import UserError, nearest
 from plcourse.core.runs import SWEEPS, Run, find_folder, list_runs, list_sweeps, read_record, status_of
 
 _SPLIT_KEYS = ("split_seed", "val_size", "test_size")
-_FOLD_KEYS = ("n_splits", "n_repeats", "random_state", "shuffle")
+_FOLD_KEYS = ("n_splits", "n_repeats", "stratified", "groups", "random_state")
 _USER_SOURCES = ("image_folder", "mask_folder", "text_file", "text_table")
 _FILE_KEYS = ("root", "path", "file", "files", "train", "val", "test")
 _SWEEP = "sweep.json"
