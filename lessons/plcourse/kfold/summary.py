@@ -111,7 +111,8 @@ class Summary:
             steps = sum(fold.run.record.get("steps") or 0 for fold in self.folds)
             sizes = {**(run.record.get("data") or {}), **self.folds[0].fold.sizes}
             run.update(best=self._best(table), steps=steps, data=sizes)
-        plot(table, folder / "plots" / "folds.png")
+        if table["metrics"]:
+            plot(table, folder / "plots" / "folds.png")
         say("\n".join(self._lines(table)))
 
     def _best(self, table: dict[str, Any]) -> dict[str, Any] | None:
