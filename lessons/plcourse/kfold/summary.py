@@ -117,7 +117,7 @@ class Summary:
 
     def _best(self, table: dict[str, Any]) -> dict[str, Any] | None:
         found = table["metrics"].get(self.monitor)
-        return found and {"metric": self.monitor, "value": shortest(found["mean"]), "step": None, "epoch": None}
+        return found and {"metric": self.monitor, "value": shortest(found["mean"])}
 
     def _lines(self, table: dict[str, Any]) -> list[str]:
         metrics = table["metrics"]
