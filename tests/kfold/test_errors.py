@@ -113,9 +113,7 @@ def test_a_killed_worker_is_named_and_the_others_are_kept(runs: Path) -> None:
     config = kfold_config(**QUICK, **loop(n_jobs=2))
     failing = {"class_path": "faulty.FailInFold", "init_args": {"fold": 0, "step": 4, "how": "kill"}}
     config["trainer"]["callbacks"].append(failing)
-    with pytest.raises(
-        RunFailed, match="fold 0: the worker was killed by SIGKILL .*; the folds that finished are kept"
-    ):
+    with pytest.raises(RunFailed, match=r"fold 0: the worker was killed by SIGKILL .*; the folds that finished are"):
         plcourse.run("fit", config, trust=["faulty"])
     (record,) = runs.glob("own/inline/2*/folds/0/run.json")
     assert json.loads(record.read_text())["status"] == "failed"
