@@ -103,12 +103,16 @@ class EpochLoop(_TrainingEpochLoop):
         self.seconds_waited += time.perf_counter() - self._asked_at
         super()._on_after_fetch()
 
+    def prepare(self, batch: Any, batch_idx: int) -> Any:
+        """What ``training_step`` gets as its batch; a loop of your own may add to it here."""
+        return batch
+
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
         # Lightning inspects the signature of training_step anew at every step.
         if self._takes_batch_idx is None:
             step = self.trainer.lightning_module.training_step
             self._takes_batch_idx = is_param_in_hook_signature(step, "batch_idx", min_args=2)
-        kwargs["batch"] = batch
+        kwargs["batch"] = self.prepare(batch, batch_idx)
         if self._takes_batch_idx:
             kwargs["batch_idx"] = batch_idx
         return kwargs

@@ -14,6 +14,7 @@ from plcourse.core.runs import SWEEPS, Run, find_folder, list_runs, list_sweeps,
 
 _SPLIT_KEYS = ("split_seed", "val_size", "test_size")
 _FOLD_KEYS = ("n_splits", "n_repeats", "stratified", "groups", "random_state")
+_NOISE_KEYS = ("label_noise", "noise_seed")
 _USER_SOURCES = ("image_folder", "mask_folder", "text_file", "text_table")
 _FILE_KEYS = ("root", "path", "file", "files", "train", "val", "test")
 _SWEEP = "sweep.json"
@@ -65,9 +66,10 @@ class Cell:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Which samples there are, before they are split."""
+        """Which samples there are, before they are split, and what was done to their labels."""
         source = lookup(self.config, "data.init_args.source")
-        keys = ("source", *_FILE_KEYS) if source in _USER_SOURCES else ("source",)
+        noise = _NOISE_KEYS if lookup(self.config, "data.init_args.label_noise") else ()
+        keys = ("source", *noise, *(_FILE_KEYS if source in _USER_SOURCES else ()))
         return _given(self.config, "data.init_args", keys)
 
     @property

@@ -67,6 +67,7 @@ class ImageSet:
         normalisation: fitted on the training part.
         augment: applied to images in [0, 1], before normalisation; None or empty for evaluation.
         seed: the run's seed, for the augmentation.
+        labels: int64 [N], in place of the source's own.
     """
 
     def __init__(
@@ -76,13 +77,14 @@ class ImageSet:
         normalisation: Normalisation,
         augment: Sequence[Augmentation] | None = None,
         seed: int = 0,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.source = source
         self.indices = indices
         self.augment = list(augment or ())
         self.seed = seed
         self.ids = [source.ids[i] for i in indices.tolist()]
-        self.labels = source.labels[indices]
+        self.labels = source.labels[indices] if labels is None else labels
         self._labels = torch.from_numpy(self.labels)
         mean = torch.tensor(normalisation.mean, dtype=torch.float64)
         std = torch.tensor(normalisation.std, dtype=torch.float64)

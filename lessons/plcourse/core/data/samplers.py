@@ -108,7 +108,10 @@ class TrainSampler:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """This process's batches of `epoch` from number `start` on, each int64 [B] with B >= 1."""
-        order = permutation(self.seed, epoch if self.reshuffle else 0, self.n)
+        return self.cut(permutation(self.seed, epoch if self.reshuffle else 0, self.n), start)
+
+    def cut(self, order: np.ndarray, start: int = 0) -> Iterator[np.ndarray]:
+        """This process's batches of any order of an epoch (int64 [n]), from number `start` on."""
         for batch_index in range(start, len(self)):
             begin, end = self._slice(batch_index)
             yield order[begin:end]
