@@ -75,25 +75,38 @@ def draw_examples(path: Path, images_MCHW: np.ndarray, labels: Sequence[str], sc
         labels: M names, as they are trained on.
         scores_M: float64.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     half = len(labels) // 2
     rows = -(-half // _COLUMNS)
-    low, high = images_MCHW.min(), images_MCHW.max()
-    pixels_MHWC = (np.moveaxis(images_MCHW, 1, 3) - low) / max(float(high - low), 1e-12)
-    figure = Figure(figsize=(_COLUMNS * 1.05, 2 * (rows * 1.3 + 0.4)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    parts: Any = figure.subfigures(2, 1)
-    for part, title, first in zip(parts, ("easiest", "hardest, worst first"), (0, half), strict=True):
-        part.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
-        for number, axes in enumerate(np.ravel(part.subplots(rows, _COLUMNS, squeeze=False))):
-            axes.set_axis_off()
-            if number < half:
-                image = pixels_MHWC[first + number]
-                axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
-                axes.set_title(f"{labels[first + number]}  ({scores_M[first + number]:.3g})", fontsize=8)
+    # one picture for all: axes of their own for each image would take seconds to draw
+    sheet, corners = _mosaic(images_MCHW, half, rows)
+    height, width = sheet.shape[:2]
+    figure, axes = _figure(8.4, 8.4 * height / width)
+    axes.imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=1)
+    size = images_MCHW.shape[3]
+    for (top, left), label, score in zip(corners, labels, scores_M, strict=True):
+        axes.text(left + size / 2, top - 0.04 * size, f"{label}  ({score:.3g})", fontsize=8, ha="center", va="bottom")
+    for title, (top, left) in (("easiest", corners[0]), ("hardest, worst first", corners[half])):
+        axes.text(left, top - 0.27 * size, title, fontsize=11, fontweight="bold", va="bottom")
+    axes.set_axis_off()
     figure.savefig(path, format="png")
+
+
+def _mosaic(images_MCHW: np.ndarray, half: int, rows: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The images on white, two blocks of rows, and the upper left corner of each."""
+    _, channels, height, width = images_MCHW.shape
+    low, high = float(images_MCHW.min()), float(images_MCHW.max())
+    pixels_MHWC = (np.moveaxis(images_MCHW, 1, 3) - low) / max(high - low, 1e-12)
+    step_y, step_x, title = round(1.32 * height), round(1.12 * width), round(0.3 * height)
+    block = rows * step_y + title
+    sheet = np.ones((2 * block, _COLUMNS * step_x, channels))
+    corners = []
+    for number, image_HWC in enumerate(pixels_MHWC):
+        part, place = divmod(number, half)
+        row, column = divmod(place, _COLUMNS)
+        top, left = part * block + title + row * step_y + step_y - height, column * step_x
+        sheet[top : top + height, left : left + width] = image_HWC
+        corners.append((top, left))
+    return sheet, corners
 
 
 def _figure(width: float, height: float) -> tuple[Any, "Axes"]:

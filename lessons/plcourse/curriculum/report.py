@@ -12,7 +12,7 @@ from plcourse.core.data import Batch
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.plots import draw_difficulty, draw_examples, draw_pacing, draw_terciles
-from plcourse.curriculum.scorers import TrainingSamples
+from plcourse.curriculum.scorers import TrainingSamples, as_trained_on
 
 TERCILES = ("easy", "medium", "hard")
 
@@ -57,7 +57,7 @@ class CurriculumReport(Callback):
         for third in np.array_split(np.argsort(loop.scores_N, kind="stable"), len(TERCILES)):
             count = min(self.samples_per_tercile, len(third))
             chosen = third[np.linspace(0, len(third) - 1, count).round().astype(np.int64)]
-            self._batches.append(Batch(data.fetch(chosen, 0)).to(pl_module.device))
+            self._batches.append(as_trained_on(Batch(data.fetch(chosen, 0)), pl_module))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes what the epoch admits."""
@@ -91,7 +91,8 @@ class CurriculumReport(Callback):
         pl_module.eval()
         found = {}
         for name, batch in zip(TERCILES, self._batches, strict=False):
-            right = pl_module(batch["image"]).argmax(dim=1) == batch["label"]
+            with pl_module.trainer.precision_plugin.forward_context():
+                right = pl_module(batch["image"]).argmax(dim=1) == batch["label"]
             found[name] = right.double().mean().item()
         pl_module.train(was_training)
         return found

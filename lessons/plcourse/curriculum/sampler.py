@@ -30,7 +30,7 @@ def rank_samples(
 
     Args:
         order: ``easy_first`` by rising score, ``hard_first`` by falling score, ``random`` by the seed.
-        scores_N: float64, larger is harder; None will do for ``random``.
+        scores_N: float64, larger is harder; without them every order is random.
         labels_N: int64, for `balanced`.
         balanced: admit from every class its own first share, so that each share of the whole has the classes in the
             proportions of the whole, to within one sample of each.
@@ -40,10 +40,9 @@ def rank_samples(
         int64 [N], a permutation: first the sample that is admitted first.
     """
     shuffled_N = permutation(seed, _RANDOM_ORDER, len(labels_N))
-    if order == "random":
+    if order == "random" or scores_N is None:
         ranking_N = shuffled_N
     else:
-        assert scores_N is not None
         key_N = scores_N[shuffled_N] if order == "easy_first" else -scores_N[shuffled_N]
         ranking_N = shuffled_N[np.argsort(key_N, kind="stable")]
     if not balanced:

@@ -25,7 +25,7 @@ import pytorch_lightning as pl
 import torch
 
 from plcourse.core.checkpoint import load
-from plcourse.core.data import BatchLoader
+from plcourse.core.data import Batch, BatchLoader
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.runs import Run, runs_root
 
@@ -81,6 +81,11 @@ class TrainingSamples:
         names = hashlib.blake2b("\n".join(self.ids).encode(), digest_size=16)
         names.update(np.ascontiguousarray(self.labels).tobytes())
         return names.hexdigest()
+
+
+def as_trained_on(batch: Batch, module: pl.LightningModule) -> Batch:
+    """The batch as it would reach the training step: in the run's precision, on its device."""
+    return Batch(module.trainer.precision_plugin.convert_input(batch)).to(module.device)
 
 
 class Scorer(ABC):
@@ -198,7 +203,7 @@ class ReferenceLoss(Scorer):
                 ) from error
             module.eval()
             with torch.no_grad():
-                losses = [losses_of(batch.to(module.device)).double().cpu() for batch in samples.batches()]
+                losses = [losses_of(as_trained_on(batch, module)).double().cpu() for batch in samples.batches()]
         finally:
             module.load_state_dict(own)
             module.train()
