@@ -170,7 +170,7 @@ class CourseCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
-            raise UserError(first_line(error)) from error
+            raise UserError(first_line(_root(error))) from error
         if verb != "fit":
             self._evaluate(verb, self.request.checkpoint)
             return
@@ -312,6 +312,13 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
     # A short fit logs less often than every 50 steps on purpose.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error that a constructor raised, beneath what jsonargparse says of the types that it tried."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _say_scores(stage: str, scores: dict[str, float], coverage: dict[str, int] | None) -> None:
