@@ -134,6 +134,20 @@ class TestArms:
         by_steps = fit(loop, max_epochs=-1, max_steps=2 * STEPS_PER_EPOCH)
         assert by_steps.shares == fit(loop, max_epochs=2).shares
 
+    def test_data_that_are_requested_anew_change_nothing(self) -> None:
+        loop = curriculum("random", PacingFunction(start=0.2, ramp=1.0))
+        anew, once = (fit(loop, reload_dataloaders_every_n_epochs=every, max_epochs=3) for every in (1, 0))
+        assert anew.ids == once.ids
+        assert anew.shares == once.shares
+
+    def test_another_kind_of_loader_is_refused(self) -> None:
+        class Plain(CurriculumData):
+            def train_dataloader(self) -> Any:
+                return torch.utils.data.DataLoader(super().train_dataloader().data, batch_size=64)  # pyright: ignore[reportArgumentType]
+
+        with pytest.raises(UserError, match="this data module trains on a DataLoader"):
+            fit(curriculum(), data=Plain("digits"))
+
 
 class TestAdaptivePacing:
     def test_a_plateau_admits_the_next_share(self) -> None:

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from plcourse.core.data import BatchLoader
+from plcourse.core.data import BatchLoader, TrainSampler
 from plcourse.core.distributed import gather_objects
 from plcourse.core.errors import UserError
 from plcourse.core.loops import EpochLoop, FitLoop
@@ -103,22 +103,24 @@ class CurriculumLoop(FitLoop):
         """Requests the training data and puts the curriculum's sampler in the place of its loader's.
 
         Raises:
-            UserError: the training data come from something else than a `BatchLoader`.
+            UserError: the training data come from something else than a `BatchLoader` with a `TrainSampler`.
         """
         super().setup_data()
         loader = self.trainer.train_dataloader
         if loader is None or self.trainer.limit_train_batches == 0:
             return
-        if not isinstance(loader, BatchLoader):
+        plan = getattr(loader, "plan", None)
+        if isinstance(plan, CurriculumSampler):
+            return
+        if not isinstance(loader, BatchLoader) or not isinstance(plan, TrainSampler):
             raise UserError(
-                f"a curriculum chooses the samples of a BatchLoader; this data module trains on a "
+                "a curriculum chooses the samples of a BatchLoader with a TrainSampler; this data module trains on a "
                 f"{type(loader).__name__}: see plcourse.core.data"
             )
-        if not isinstance(loader.plan, CurriculumSampler):
-            self.epoch_loop.sampler = CurriculumSampler(loader.plan)  # pyright: ignore[reportArgumentType]  (a TrainSampler)
-            loader.replan(self.epoch_loop.sampler)
-            if self._data:  # data that were requested anew in the middle of the training
-                self._begin()
+        self.epoch_loop.sampler = CurriculumSampler(plan)
+        loader.replan(self.epoch_loop.sampler)
+        if self._data:  # data that were requested anew in the middle of the training
+            self._begin()
 
     def on_run_start(self) -> None:
         """Scores and orders the samples, or takes both from the checkpoint, before anything is trained."""
@@ -175,7 +177,7 @@ class CurriculumLoop(FitLoop):
         self._total_batches = self._planned_batches()
         if self._resumed is not None:
             self._compare(self._resumed, samples.ids)
-            ranking_N = self._take_over(self._resumed)
+            ranking_N, self._resumed = self._take_over(self._resumed), None
         self.sampler.begin(ranking_N, self._share)
         self.sampler.plan(trainer.current_epoch)  # its errors come now, before anything is trained
 

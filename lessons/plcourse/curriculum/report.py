@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 
 from plcourse.core.data import Batch
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.plots import draw_difficulty, draw_examples, draw_pacing, draw_terciles
-from plcourse.curriculum.scorers import TrainingSamples, as_trained_on
+from plcourse.curriculum.scorers import TrainingSamples, as_trained_on, evaluating
 
 TERCILES = ("easy", "medium", "hard")
 
@@ -85,16 +84,12 @@ class CurriculumReport(Callback):
         """Takes the history back."""
         self.passes, self.accuracy = list(state_dict["passes"]), dict(state_dict["accuracy"])
 
-    @torch.no_grad()
     def _accuracies(self, pl_module: pl.LightningModule) -> dict[str, float]:
-        was_training = pl_module.training
-        pl_module.eval()
         found = {}
-        for name, batch in zip(TERCILES, self._batches, strict=False):
-            with pl_module.trainer.precision_plugin.forward_context():
+        with evaluating(pl_module):
+            for name, batch in zip(TERCILES, self._batches, strict=False):
                 right = pl_module(batch["image"]).argmax(dim=1) == batch["label"]
-            found[name] = right.double().mean().item()
-        pl_module.train(was_training)
+                found[name] = right.double().mean().item()
         return found
 
     def _draw(self, trainer: pl.Trainer, folder: Path) -> None:

@@ -15,7 +15,8 @@ Shape suffixes: N samples of the training part, B of a batch, K classes.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,19 @@ class TrainingSamples:
 def as_trained_on(batch: Batch, module: pl.LightningModule) -> Batch:
     """The batch as it would reach the training step: in the run's precision, on its device."""
     return Batch(module.trainer.precision_plugin.convert_input(batch)).to(module.device)
+
+
+@contextmanager
+def evaluating(module: pl.LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients, in the run's precision; afterwards each submodule has its own mode again."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad(), module.trainer.precision_plugin.forward_context():
+            yield
+    finally:
+        for each, training in modes:
+            each.training = training
 
 
 class Scorer(ABC):
@@ -201,12 +215,10 @@ class ReferenceLoss(Scorer):
                 raise UserError(
                     f"{path} was written by another model than {type(module).__name__} as configured"
                 ) from error
-            module.eval()
-            with torch.no_grad():
+            with evaluating(module):
                 losses = [losses_of(as_trained_on(batch, module)).double().cpu() for batch in samples.batches()]
         finally:
             module.load_state_dict(own)
-            module.train()
         return torch.cat(losses).numpy()
 
 
