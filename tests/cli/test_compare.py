@@ -345,6 +345,7 @@ class TestRefusals:
         ("options", "words"),
         [
             ({"source": "digits"}, "different data: source is mnist5k and digits in ddp/base/"),
+            ({"label_noise": 0.4}, "different data: label_noise is - and 0.4 in ddp/base/"),
             ({"seen": 500}, "different data: n_test is 1000 and 500 in ddp/base/"),
             ({"split_seed": 3}, "different splits: split_seed is 0 and 3 in ddp/base/"),
             ({"val_size": 100}, "different splits: val_size is 250 and 100 in ddp/base/"),

@@ -15,9 +15,10 @@ from plcourse import Run, Trainer
 from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.data import keys_of
 from plcourse.core.errors import UserError
-from plcourse.curriculum.data import CurriculumData, noisy_labels
+from plcourse.curriculum.data import CurriculumData
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.model import CurriculumClassifier
+from plcourse.curriculum.noise import noisy_labels
 from plcourse.curriculum.scorers import (
     ClassifierMargin,
     CrossValidatedLoss,

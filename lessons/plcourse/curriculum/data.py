@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
 import pytorch_lightning as pl
 
 from plcourse.core.data import (
@@ -18,8 +17,8 @@ from plcourse.core.data import (
     keys_of,
     run_seed,
     train_loader,
-    uniforms,
 )
+from plcourse.curriculum.noise import noisy_labels
 
 
 class CurriculumData(pl.LightningDataModule):
@@ -131,24 +130,3 @@ class CurriculumData(pl.LightningDataModule):
             self.noise_seed,
         )
         return ImageSet(images.source, part, images.normalisation, augment, run_seed(), labels)
-
-
-def noisy_labels(labels: np.ndarray, keys: np.ndarray, num_classes: int, share: float, seed: int) -> np.ndarray:
-    """Replaces the labels of a share of the samples, each by one of the other classes, all equally likely.
-
-    Args:
-        labels: int64 [N].
-        keys: uint64 [N], of `keys_of`.
-        num_classes: classes, 2 or more where `share` is above 0.
-        share: of the samples; rounded to a whole number of them.
-        seed: which samples and which labels.
-
-    Returns:
-        int64 [N], a copy.
-    """
-    draws = uniforms(seed, 0, keys, 2)
-    wrong = np.argsort(draws[:, 0], kind="stable")[: round(share * len(labels))]
-    shift = 1 + (draws[wrong, 1] * (num_classes - 1)).astype(np.int64)
-    noisy = labels.copy()
-    noisy[wrong] = (noisy[wrong] + shift) % num_classes
-    return noisy
