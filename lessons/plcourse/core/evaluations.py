@@ -1,9 +1,9 @@
 """The file that an evaluation leaves in a run: ``eval/<stage>.json``, older ones kept beside it."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from plcourse import __version__
 from plcourse.core.record import shortest
 from plcourse.core.runs import write_json
 
@@ -37,7 +37,7 @@ def save_evaluation(
         "checkpoint": _relative(checkpoint, run),
         "processes": processes,
         "seconds": round(seconds, 3),
-        "plcourse": __version__,
+        "plcourse": version("plcourse"),
     }
     path = run / "eval" / f"{stage}.json"
     path.parent.mkdir(exist_ok=True)
