@@ -102,6 +102,7 @@ class Explainer:
             "then",
             "trust",
             "allow_untrained",
+            "strict",
             "config",
             "optimizer",
             "print_config",

@@ -45,6 +45,8 @@ _CKPT = (
 )
 _UNTRAINED = ("--allow_untrained", "go on without a checkpoint, with untrained weights")
 
+_STRICT = ("--strict", "with inputs that cannot be read: predict the others, then exit with status 1")
+
 _EVALUATION_FLAGS = (
     _RUN,
     _CONFIG,
@@ -87,7 +89,7 @@ _FLAGS = {
     ),
     "validate": _EVALUATION_FLAGS,
     "test": _EVALUATION_FLAGS,
-    "predict": _EVALUATION_FLAGS,
+    "predict": (*_EVALUATION_FLAGS, _STRICT),
     "sweep": (
         ("-c, --config NAME_OR_PATH", "a sweep: sweeps/NAME, or a YAML file with the settings below as keys"),
         ("--arms CONFIG ...", "the configs to run: packaged names or YAML files"),

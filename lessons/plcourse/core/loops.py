@@ -289,7 +289,17 @@ class PredictLoop(_AllRanks, _PredictionLoop):
 
     Args:
         trainer: the trainer that runs it; ``inference_mode`` and limits are taken over from it.
+
+    Attributes:
+        writes_predictions: whether the loop writes them itself, in place of `PredictionWriter`.
+        settings: what the predictions depend on beside weights and inputs, in the words of the config; set by the
+            command line.
+        quarantined: inputs that could not be read and have no row.
     """
+
+    writes_predictions = False
+    settings = ""
+    quarantined = 0
 
     def _get_batch_indices(self, dataloader: object) -> list[list[int]]:
         """None: batches carry their ids, and Lightning's list of every index grows without end."""

@@ -17,7 +17,8 @@ from plcourse.core.errors import UserError, nearest
 from plcourse.core.runs import Run, runs_root
 
 EVALUATIONS = ("validate", "test", "predict")
-OWN_FLAGS = ("--run", "--runs_root", "--then", "--trust", "--allow_untrained", "--ckpt_path", "--config", "-c")
+SWITCHES = ("--allow_untrained", "--strict")
+OWN_FLAGS = ("--run", "--runs_root", "--then", "--trust", *SWITCHES, "--ckpt_path", "--config", "-c")
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Request:
         trusted: modules let in by ``--trust`` and ``PLCOURSE_TRUST``.
         root: the root of all runs.
         allow_untrained: whether fresh weights may be evaluated.
+        strict: whether a prediction with inputs that could not be read is a failure.
     """
 
     verb: str
@@ -47,6 +49,7 @@ class Request:
     trusted: list[str] = field(default_factory=list)
     root: Path = field(default_factory=runs_root)
     allow_untrained: bool = False
+    strict: bool = False
 
     @property
     def name(self) -> str:
@@ -65,6 +68,7 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     request = Request(verb, root=runs_root(_single(flags, "--runs_root")))
     request.trusted = [*_words(os.environ.get("PLCOURSE_TRUST", "")), *flags.get("--trust", [])]
     request.allow_untrained = "--allow_untrained" in flags
+    request.strict = _strict(verb, flags)
     request.then = _then(verb, flags)
     if run := _single(flags, "--run"):
         request.run = Run.load(run, request.root)
@@ -109,7 +113,7 @@ def _split(arguments: list[str]) -> tuple[dict[str, list[str]], list[tuple[str, 
         if name not in OWN_FLAGS:
             rest.append(("flag", word))
             continue
-        if name == "--allow_untrained":
+        if name in SWITCHES:
             flags[name] = []
             continue
         if not equals:
@@ -153,6 +157,12 @@ def _then(verb: str, flags: dict[str, list[str]]) -> list[str]:
         if name not in EVALUATIONS:
             raise UserError(f"--then takes {', '.join(EVALUATIONS)}, not '{name}'{nearest(name, EVALUATIONS)}")
     return verbs
+
+
+def _strict(verb: str, flags: dict[str, list[str]]) -> bool:
+    if "--strict" in flags and verb != "predict" and "predict" not in _words(",".join(flags.get("--then", []))):
+        raise UserError("--strict goes with predict: inputs that cannot be read then make it fail")
+    return "--strict" in flags
 
 
 def _add_config(request: Request, name: str, own: Run | None = None) -> None:

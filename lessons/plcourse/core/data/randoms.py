@@ -59,12 +59,17 @@ def uniforms(seed: int, epoch: int, ids: np.ndarray, n: int) -> np.ndarray:
     return (mix(key_B1 + counter_N) >> np.uint64(11)) * 2.0**-53
 
 
-def keys_of(ids: Iterable[str]) -> np.ndarray:
+def keys_of(ids: Iterable[str] | np.ndarray) -> np.ndarray:
     """The 64-bit key of each sample id, the same on every machine and in every process.
+
+    Args:
+        ids: strings, or an array of integers, which costs no Python object per id.
 
     Returns:
         uint64 [len(ids)].
     """
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
+        return mix(ids.astype(np.uint64) + _GOLDEN)
     digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
