@@ -103,7 +103,9 @@ def speed(rows: int, rounds: int) -> None:
                 per_second[way].append(rows / seconds / 1e6)
     print(f"{rows:,} rows, batches of {BATCH:,}, {torch.get_num_threads()} threads, {rounds} rounds")
     for way, values in per_second.items():
-        print(f"{way:9} {statistics.median(values):5.2f} million rows a second ({min(values):.2f} to {max(values):.2f})")
+        print(
+            f"{way:9} {statistics.median(values):5.2f} million rows a second ({min(values):.2f} to {max(values):.2f})"
+        )
     for other in ("naive", "plain"):
         ratios = [a / b for a, b in zip(per_second["streaming"], per_second[other], strict=True)]
         print(f"streaming / {other}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")

@@ -74,8 +74,11 @@ BENCHMARKS = {
 
 CLASSES = {
     "AdaptivePacing": "plcourse.curriculum.pacing.AdaptivePacing",
+    "Calibration": "plcourse.evaluation.diagnostics.calibration.Calibration",
     "Classifier": "plcourse.evaluation.model.Classifier",
     "ClassifierMargin": "plcourse.curriculum.scorers.ClassifierMargin",
+    "ConfidentErrors": "plcourse.evaluation.diagnostics.errors.ConfidentErrors",
+    "Confusion": "plcourse.evaluation.diagnostics.confusion.Confusion",
     "CrossValidatedLoss": "plcourse.curriculum.scorers.CrossValidatedLoss",
     "CurriculumClassifier": "plcourse.curriculum.model.CurriculumClassifier",
     "CurriculumData": "plcourse.curriculum.data.CurriculumData",
@@ -88,17 +91,20 @@ CLASSES = {
     "GradientCompression": "plcourse.ddp.compression.GradientCompression",
     "ImageClassifier": "plcourse.ddp.model.ImageClassifier",
     "ImageData": "plcourse.ddp.data.ImageData",
+    "Intervals": "plcourse.evaluation.diagnostics.intervals.Intervals",
     "KFoldLoop": "plcourse.kfold.loop.KFoldLoop",
     "KFoldPredictLoop": "plcourse.kfold.evaluation.KFoldPredictLoop",
     "KFoldTestLoop": "plcourse.kfold.evaluation.KFoldTestLoop",
     "KFoldValidationLoop": "plcourse.kfold.evaluation.KFoldValidationLoop",
     "MLP": "plcourse.ddp.model.MLP",
     "PacingFunction": "plcourse.curriculum.pacing.PacingFunction",
+    "PerClass": "plcourse.evaluation.diagnostics.per_class.PerClass",
     "RandomAffine": "plcourse.core.data.transforms.RandomAffine",
     "RandomCrop": "plcourse.core.data.transforms.RandomCrop",
     "RandomFlip": "plcourse.core.data.transforms.RandomFlip",
     "ReferenceLoss": "plcourse.curriculum.scorers.ReferenceLoss",
     "ResNet": "plcourse.ddp.model.ResNet",
+    "RiskCoverage": "plcourse.evaluation.diagnostics.risk_coverage.RiskCoverage",
     "RunCheckpoint": "plcourse.core.checkpoint.RunCheckpoint",
     "ScoreColumn": "plcourse.curriculum.scorers.ScoreColumn",
     "SelfPacing": "plcourse.curriculum.self_paced.SelfPacing",
@@ -111,6 +117,7 @@ CLASSES = {
     "TracingTestLoop": "plcourse.core.tracing.TracingTestLoop",
     "TracingValidationLoop": "plcourse.core.tracing.TracingValidationLoop",
     "WarmupCosine": "plcourse.core.schedules.WarmupCosine",
+    "WorstSlices": "plcourse.evaluation.diagnostics.slices.WorstSlices",
 }
 
 

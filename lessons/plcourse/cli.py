@@ -196,7 +196,11 @@ class CourseCLI(LightningCLI):
             if verb == "predict":
                 self._predict(run, arguments)
                 return
-            metrics = (trainer.test if verb == "test" else trainer.validate)(self.model, verbose=False, **arguments)
+            evaluate, loop = {
+                "test": (trainer.test, trainer.test_loop),
+                "validate": (trainer.validate, trainer.validate_loop),
+            }[verb]
+            metrics = evaluate(self.model, verbose=False, **arguments)
         except RuntimeError as error:
             if "loading state_dict" in str(error):
                 raise UserError(
@@ -209,8 +213,12 @@ class CourseCLI(LightningCLI):
             scores = {name: value for result in metrics for name, value in result.items()}
             stage, seconds = _STAGES[verb], time.monotonic() - started
             coverage = self.coverage.report
-            report = save_evaluation(run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds)
+            report = save_evaluation(
+                run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds, loop.findings
+            )
             _say_scores(stage, report["metrics"], coverage)
+            for line in loop.lines:
+                say(line)
 
     def _predict(self, run: Run, arguments: dict[str, Any]) -> None:
         trainer, loop = self.trainer, self.trainer.predict_loop

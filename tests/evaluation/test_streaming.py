@@ -143,7 +143,7 @@ def test_every_format_holds_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_a_wrong_column_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no column 'probabilty'.*did you mean 'probability'"):
+    with pytest.raises(UserError, match=r"no column 'probabilty'.*did you mean 'probability'"):
         predict(tmp_path / "out", columns=["id", "probabilty"])
 
 

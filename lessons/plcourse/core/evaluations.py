@@ -1,7 +1,9 @@
 """The file that an evaluation leaves in a run: ``eval/<stage>.json``, older ones kept beside it."""
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from plcourse.core.record import shortest
@@ -16,6 +18,7 @@ def save_evaluation(
     checkpoint: Path | None,
     processes: int,
     seconds: float,
+    findings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes ``eval/<stage>.json``; for the first rank only.
 
@@ -27,6 +30,7 @@ def save_evaluation(
         checkpoint: the file that was scored.
         processes: processes that scored.
         seconds: time of the evaluation.
+        findings: what the loop found out beside the scores, further fields of the file.
 
     Returns:
         What was written.
@@ -38,6 +42,7 @@ def save_evaluation(
         "processes": processes,
         "seconds": round(seconds, 3),
         "plcourse": version("plcourse"),
+        **findings,
     }
     path = run / "eval" / f"{stage}.json"
     path.parent.mkdir(exist_ok=True)

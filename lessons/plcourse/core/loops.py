@@ -29,7 +29,9 @@ two epochs at which nothing is half done; checkpoints are written and signals ob
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -238,7 +240,14 @@ class _Evaluation(_AllRanks, _EvaluationLoop):
 
     DistributedDataParallel broadcasts its buffers in every forward pass, which needs equally many batches on all
     ranks. Here they are broadcast once, at the start.
+
+    Attributes:
+        findings: what a loop of one's own has found beside the logged metrics; sections of ``eval/<split>.json``.
+        lines: what it has to say on the screen.
     """
+
+    findings: Mapping[str, Any] = MappingProxyType({})
+    lines: Sequence[str] = ()
 
     def on_run_start(self) -> None:
         """Gives all ranks the buffers of rank 0 and lets the ranks run unequal numbers of batches."""

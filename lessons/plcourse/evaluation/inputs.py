@@ -39,7 +39,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
             lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
             inside = [line for line in lines if line]
         elif any(sign in path for sign in "*?["):
-            inside = [name for name in sorted(glob(path, recursive=True)) if Path(name).is_file()]
+            inside = [name for name in sorted(glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207  (absolute patterns)
         else:
             inside = [file.as_posix()] if file.is_file() else []
         if not inside:

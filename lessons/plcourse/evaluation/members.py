@@ -23,7 +23,7 @@ def find_checkpoints(patterns: Sequence[str]) -> list[str]:
     """
     found: dict[Path, str] = {}
     for pattern in patterns:
-        inside = [path for name in sorted(glob(pattern)) for path in _checkpoints_at(Path(name))]
+        inside = [path for name in sorted(glob(pattern)) for path in _checkpoints_at(Path(name))]  # noqa: PTH207  (absolute patterns)
         if not inside:
             raise UserError(f"ensemble: '{pattern}' leads to no checkpoint; give .ckpt files, runs, or <run>/folds/*")
         found.update({path.resolve(): str(path) for path in inside})
@@ -52,9 +52,13 @@ def load_members(network: nn.Module, checkpoints: Sequence[str]) -> list[nn.Modu
     own, members = network.state_dict(), []
     for path in checkpoints:
         states = load(Path(path))["state_dict"]
-        weights = {name.removeprefix("network."): value for name, value in states.items() if name.startswith("network.")}
+        weights = {
+            name.removeprefix("network."): value for name, value in states.items() if name.startswith("network.")
+        }
         if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
-            raise UserError(f"ensemble: {path} was written by another network than {type(network).__name__} as configured")
+            raise UserError(
+                f"ensemble: {path} was written by another network than {type(network).__name__} as configured"
+            )
         if all(torch.equal(value, own[name].cpu()) for name, value in weights.items()):
             continue
         member = copy.deepcopy(network)

@@ -67,7 +67,7 @@ class ShardFolder:
         rank: this process.
     """
 
-    def __init__(self, folder: Path, key: str, format: Format, rank: int = 0) -> None:
+    def __init__(self, folder: Path, key: str, format: Format, rank: int = 0) -> None:  # noqa: A002  (its usual name)
         self.folder, self.key, self.format, self.rank = folder, key, format, rank
         self.partial = folder / PARTIAL
         self._lock: int | None = None
@@ -145,7 +145,9 @@ class ShardFolder:
         seen = sum(shard.rows for shard in ordered)
         missing = [shard.file for shard in ordered if not (self.partial / shard.file).is_file()]
         if missing:
-            raise RunFailed(f"{missing[0]} is not in '{self.partial}': all ranks need the same folder, on a shared disk")
+            raise RunFailed(
+                f"{missing[0]} is not in '{self.partial}': all ranks need the same folder, on a shared disk"
+            )
         if seen + len(quarantined) != given:
             raise RunFailed(f"{seen} rows and {len(quarantined)} quarantined inputs are not the {given} given")
         if quarantined:

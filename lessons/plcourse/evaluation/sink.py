@@ -101,6 +101,7 @@ class ShardSink(pl.Callback):
             shard = Shard(name, first, batches, rows, temporary.stat().st_size, quarantined)
             self.folder.commit(temporary, shard)
             self.committed.append(shard)
+            pa.default_memory_pool().release_unused()  # else the allocator's leftovers grow by a MiB or so per shard
 
         self._submit(finish)
         self._start(first=-1)

@@ -48,6 +48,7 @@ class StreamingPredictLoop(PredictLoop):
     """
 
     writes_predictions = True
+    format: Format
 
     def __init__(
         self,

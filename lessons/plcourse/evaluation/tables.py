@@ -1,7 +1,7 @@
 """Tables of features with a label column: read, checked, split, normalised, and made into batches.
 
-A *feature* is a numeric column, or one of the buckets that the words of a text column are hashed into (Weinberger et al.
-2009, "Feature Hashing for Large Scale Multitask Learning", equation 1), which needs no vocabulary. What is neither
+A *feature* is a numeric column, or one of the buckets that the words of a text column are hashed into (Weinberger et
+al. 2009, "Feature Hashing for Large Scale Multitask Learning", equation 1), which needs no vocabulary. What is neither
 feature nor label nor id is metadata: it says which slice of the data a row belongs to, and no model sees it.
 
 Shapes: N rows of the table, B rows of a batch, D features.
@@ -86,8 +86,8 @@ def to_features(frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[i
     for name in [*schema.features, *([schema.text] if schema.text else [])]:
         if name not in frame:
             raise UserError(f"the table has no column '{name}'; it has {', '.join(frame)}{nearest(name, frame)}")
-    numbers = frame[schema.features].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
-    wrong = {}
+    numbers = frame[schema.features].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32, copy=True)
+    wrong: dict[int, str] = {}
     for row, column in zip(*np.nonzero(~np.isfinite(numbers)), strict=True):
         value = frame[schema.features[column]].iloc[row]
         what = "is missing" if pd.isna(value) else f"is {value!r}, not a finite number"
@@ -95,16 +95,17 @@ def to_features(frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[i
     numbers[list(wrong)] = 0
     if schema.text is None:
         return numbers, wrong
-    texts = frame[schema.text]
+    texts = pd.Series(frame[schema.text])
     for row in np.flatnonzero(texts.isna()).tolist():
         wrong.setdefault(row, f"column '{schema.text}' is missing")
     return np.hstack([numbers, _hashed(texts.fillna("").astype(str), schema.buckets)]), wrong
 
 
-def _hashed(texts: "pd.Series[str]", buckets: int) -> np.ndarray:
+def _hashed(texts: pd.Series, buckets: int) -> np.ndarray:
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    return HashingVectorizer(n_features=buckets, ngram_range=(1, 2)).transform(texts).astype(np.float32).toarray()
+    hashed: Any = HashingVectorizer(n_features=buckets, ngram_range=(1, 2)).transform(texts)
+    return hashed.astype(np.float32).toarray()
 
 
 class TableSource:
@@ -152,11 +153,17 @@ class TableSource:
         self.features = features[keep]
         other = [column for column in frame if column not in taken and column not in schema.features]
         self.metadata = frame[other].iloc[keep].reset_index(drop=True)
-        self.shape = (self.features.shape[1], 1, 1)
+        self.shape: tuple[int, int, int] = (self.features.shape[1], 1, 1)
+        self._hashes: np.ndarray | None = None
 
-    @cached_property
+    @property
     def hashes(self) -> np.ndarray:
-        """uint64 [N], equal for rows with equal features."""
+        """uint64 [N], equal for rows with equal features; computed once."""
+        if self._hashes is None:
+            self._hashes = self._hash()
+        return self._hashes
+
+    def _hash(self) -> np.ndarray:
         rows = np.ascontiguousarray(self.features)
         digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
         return np.frombuffer(digests, "<u8").astype(np.uint64)
