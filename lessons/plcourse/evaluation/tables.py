@@ -90,7 +90,7 @@ def to_features(frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[i
     wrong: dict[int, str] = {}
     for row, column in zip(*np.nonzero(~np.isfinite(numbers)), strict=True):
         value = frame[schema.features[column]].iloc[row]
-        what = "is missing" if pd.isna(value) else f"is {value!r}, not a finite number"
+        what = "is missing" if pd.isna(value) else f"is '{value}', not a finite number"
         wrong.setdefault(int(row), f"column '{schema.features[column]}' {what}")
     numbers[list(wrong)] = 0
     if schema.text is None:
