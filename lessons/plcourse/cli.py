@@ -234,7 +234,7 @@ class CourseCLI(LightningCLI):
             if trainer.is_global_zero:
                 say(f"predictions in {run.path / 'predictions'}")
         if self.request.strict and loop.quarantined:
-            raise RunFailed(f"--strict: {loop.quarantined} inputs could not be read")
+            raise RunFailed(f"--strict: inputs that could not be read: {loop.quarantined}")
 
     def _prediction_settings(self) -> str:
         """What the config says of model, data and seed, which tells one prediction from another."""

@@ -69,7 +69,7 @@ class TestImages:
         assert len(table) + len(quarantined) == 14
         assert not {Path(name).name for name in table.id} & quarantined.keys()
         assert set(table.label_name) <= set("0123456789")
-        with pytest.raises(RunFailed, match="--strict: 2 inputs could not be read"):
+        with pytest.raises(RunFailed, match="--strict: inputs that could not be read: 2"):
             plcourse.run("predict", fitted.path / "config.yaml", flags=self.flags(fitted, photos, "--strict"))
         assert "nothing was missing" in capsys.readouterr().out
 

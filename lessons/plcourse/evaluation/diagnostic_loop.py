@@ -9,6 +9,7 @@ processes are put together first, so two processes find what one finds.
 Shapes: B samples of a batch, N of the part, K classes.
 """
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class DiagnosticTestLoop(TestLoop):
         if loader is None:
             return None
         probabilities, labels = [], []
-        for index, batch in enumerate(loader):
+        for index, batch in enumerate(islice(loader, _limited(loader, trainer.limit_val_batches))):  # pyright: ignore[reportAttributeAccessIssue]
             batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
             probabilities.append(_numpy(_prediction(module, None, batch, index)["probability"]))
             labels.append(_numpy(batch["label"]))
@@ -178,6 +179,11 @@ def _prediction(module: pl.LightningModule, outputs: Any, batch: Any, batch_idx:
             f"DiagnosticTestLoop: {type(module).__name__}.predict_step returns no 'probability' of shape [B, K]"
         )
     return prediction
+
+
+def _limited(loader: Any, limit: int | float) -> int:
+    """How many batches ``limit_val_batches`` leaves: a number of them, or a share."""
+    return limit if isinstance(limit, int) else int(len(loader) * limit)
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -33,6 +33,7 @@ except ImportError:  # not on Windows, where nothing keeps two predictions out o
     fcntl = None
 
 MANIFEST, QUARANTINE, PARTIAL = "_manifest.json", "_quarantine.csv", "_partial"
+_KEPT = "journal-kept.jsonl"  # what earlier attempts have committed
 _SCHEMA = 1
 
 
@@ -106,11 +107,12 @@ class ShardFolder:
 
     def begin(self, shards: Sequence[Shard]) -> None:
         """Starts or goes on with the partial dataset; for rank 0."""
-        for path in self.partial.iterdir():
-            if path.name not in {shard.file for shard in shards}:
-                path.unlink()
-        replace_file(self.partial / "journal-kept.jsonl", "".join(map(_line, shards)))
+        replace_file(self.partial / _KEPT, "".join(map(_line, shards)))
         write_json(self.partial / MANIFEST, {"schema": _SCHEMA, "key": self.key, "complete": False})
+        keep = {_KEPT, MANIFEST, *(shard.file for shard in shards)}
+        for path in self.partial.iterdir():  # only now: what the old journals say is in the new one
+            if path.name not in keep:
+                path.unlink()
 
     def path(self, first_row: int) -> Path:
         """The temporary file of the shard that starts at a position."""
