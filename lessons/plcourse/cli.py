@@ -124,7 +124,9 @@ class CourseCLI(LightningCLI):
         extra: list[Any] = [RunRecorder(run, self.table)]
         if settings.get("enable_progress_bar") is not False:
             extra.append(RunProgress())
-        return self._instantiate_trainer({**settings, **kwargs}, extra)  # pyright: ignore[reportReturnType]
+        trainer: Any = self._instantiate_trainer({**settings, **kwargs}, extra)
+        trainer.cache_dir = self.request.root / "cache"
+        return trainer
 
     def _loggers(self, chosen: Any, run: Run) -> list[Logger]:
         if chosen in (None, True):

@@ -213,7 +213,7 @@ class Run:
         Raises:
             RunFailed: the file cannot be written; the old one is intact.
         """
-        with _locked(self.path):
+        with locked(self.path):
             write_json(self.path / "run.json", {**self.record, **fields})
 
     def finish(self, status: str, **fields: Any) -> None:
@@ -388,7 +388,7 @@ def new_folder(parent: Path) -> Iterator[Path]:
     A folder that a RunFailed left empty is taken back.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with _locked(parent):
+    with locked(parent):
         path = _stamped_folder(parent)
         try:
             yield path
@@ -410,7 +410,7 @@ def _stamped_folder(parent: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Holds a folder against other processes; the lock ends with the process, however that ends."""
     if fcntl is None:
         yield
