@@ -91,10 +91,10 @@ class OneIteration(_ManualOptimization):
         return output
 
     def _on_before_step(self) -> None:
-        self.trainer.profiler.start("optimizer_step")
+        self.trainer.profiler.start("optimizer_step")  # pyright: ignore[reportAttributeAccessIssue]  (set late)
 
     def _on_after_step(self) -> None:
-        self.trainer.profiler.stop("optimizer_step")
+        self.trainer.profiler.stop("optimizer_step")  # pyright: ignore[reportAttributeAccessIssue]  (set late)
 
 
 class EpochLoop(_TrainingEpochLoop):

@@ -39,6 +39,7 @@ class FeatureNetwork(nn.Module):
 
     fitted: Tensor
     accuracy: Tensor
+    unit: Tensor
 
     def __init__(
         self, channels: int = 1, num_classes: int = 10, widths: Sequence[int] = (16, 32, 64), features: int = 64
@@ -55,11 +56,12 @@ class FeatureNetwork(nn.Module):
         self.head = nn.Linear(features, num_classes)
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("accuracy", torch.tensor(float("nan")))
+        self.register_buffer("unit", torch.tensor(1.0))  # makes the features' mean square 1 on the training part
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Images in [-1, 1] of shape [B, C, H, W] in; features [B, F] and class scores [B, K] out."""
         features_BF = functional.relu(self.hidden(self.stages(image_BCHW)))
-        return features_BF, self.head(features_BF)
+        return features_BF / self.unit, self.head(features_BF)
 
 
 def fit_features(network: FeatureNetwork, images: ImageParts, cache: Path, device: torch.device | str = "cpu") -> None:
@@ -155,6 +157,8 @@ def _trained(arguments: tuple[Any, ...], images: ImageParts, device: torch.devic
                 int((network(batch["image"].to(device))[1].argmax(1).cpu() == batch["label"]).sum())
                 for batch in batches(test, 256)
             )
+            squares = [network(batch["image"].to(device))[0].double().square().mean(1) for batch in batches(train, 256)]
+        network.unit.copy_(torch.cat(squares).mean().sqrt())
         network.accuracy.fill_(right / len(test))
         network.fitted.fill_(True)
     return {name: value.cpu() for name, value in network.state_dict().items()}

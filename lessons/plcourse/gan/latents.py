@@ -1,6 +1,6 @@
 """Where generated samples come from: latents that are a function of what they are for, never of who draws them.
 
-A training latent is drawn from (seed, iteration, id of the real sample beside it), a latent for evaluation or
+A training latent is drawn from (seed, iteration, turn, id of the real sample beside it), a latent for evaluation or
 prediction from its seed alone. So two processes draw what one would, a resumed run draws what it would have, and any
 one sample can be made again.
 
@@ -15,30 +15,32 @@ import torch
 from torch import Tensor
 
 from plcourse.core.data import keys_of, normals, run_seed, uniforms
+from plcourse.core.data.randoms import stream
 
 _STREAMS = {"discriminator": 0x64, "generator": 0x67, "mixing": 0x6D, "evaluation": 0x65}
 
 
-def _seed(purpose: str) -> int:
-    """The run's seed, moved so that no two purposes share a draw."""
-    return (run_seed() << 8) + _STREAMS[purpose]
+def _seed(purpose: str, turn: int) -> int:
+    """The run's seed, mixed so that no two purposes or turns share a draw."""
+    return int(stream(run_seed(), _STREAMS[purpose], turn)[0])
 
 
-def training_latents(purpose: str, step: int, ids: Sequence[str], dimensions: int) -> Tensor:
+def training_latents(purpose: str, step: int, turn: int, ids: Sequence[str], dimensions: int) -> Tensor:
     """Standard normal latents, float32 [B, Z], for one turn.
 
     Args:
         purpose: ``discriminator`` or ``generator``, whose turns draw independently.
         step: the iteration.
+        turn: the network's turn within the iteration.
         ids: the ids of the B real samples of the batch.
         dimensions: Z.
     """
-    return torch.from_numpy(normals(_seed(purpose), step, keys_of(ids), dimensions)).float()
+    return torch.from_numpy(normals(_seed(purpose, turn), step, keys_of(ids), dimensions)).float()
 
 
-def mixing_shares(step: int, ids: Sequence[str]) -> Tensor:
+def mixing_shares(step: int, turn: int, ids: Sequence[str]) -> Tensor:
     """Uniform draws in [0, 1), float32 [B], one for each pair of a real and a generated sample."""
-    return torch.from_numpy(uniforms(_seed("mixing"), step, keys_of(ids), 1)[:, 0]).float()
+    return torch.from_numpy(uniforms(_seed("mixing", turn), step, keys_of(ids), 1)[:, 0]).float()
 
 
 def latents_of(keys: np.ndarray, dimensions: int) -> Tensor:

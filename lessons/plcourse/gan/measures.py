@@ -11,7 +11,7 @@ CHUNK = 1024  # rows of a distance matrix held at a time
 
 
 def frechet_distance(real_NF: np.ndarray, fake_MF: np.ndarray) -> float:
-    r"""The Frechet distance of two Gaussians fitted to the features (Heusel et al. 2017, equation 6; Dowson, Landau 1982).
+    r"""The Frechet distance of two Gaussians fitted to the features (Heusel et al. 2017, arXiv 1706.08500, equation 6).
 
     .. math:: |\mu_r - \mu_f|^2 + \mathrm{tr}(\Sigma_r + \Sigma_f - 2 (\Sigma_r^{1/2} \Sigma_f \Sigma_r^{1/2})^{1/2})
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class ConvGenerator(nn.Module):
-    """Transposed convolutions from a latent to an image in [-1, 1], after DCGAN (Radford et al. 2016, arXiv 1511.06434).
+    """Transposed convolutions from a latent to an image, after DCGAN (Radford et al. 2016, arXiv 1511.06434).
 
     Args:
         latent_dim: dimensions of the latents.

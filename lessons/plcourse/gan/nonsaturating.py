@@ -19,9 +19,17 @@ from torch.nn import functional
 
 from plcourse.core.metrics import is_logging_step
 from plcourse.gan import sampling
-from plcourse.gan.latents import training_latents
 from plcourse.gan.quality import Quality
-from plcourse.gan.turns import DISCRIMINATOR, GENERATOR, PLAYERS, Report, clip, judgement, log_turns, take_turn, two_optimizers
+from plcourse.gan.turns import (
+    DISCRIMINATOR,
+    GENERATOR,
+    Report,
+    clip,
+    judgement,
+    log_turns,
+    take_turn,
+    two_optimizers,
+)
 
 
 class GAN(pl.LightningModule):
@@ -91,7 +99,7 @@ class GAN(pl.LightningModule):
     def discriminator_loss(self, batch: dict[str, Any]) -> Report:
         """The mean of both cross-entropies, and how well it judges."""
         with torch.no_grad():
-            fake = self._generate(DISCRIMINATOR, batch)
+            fake = sampling.generate(self, DISCRIMINATOR, batch)
         real_B, fake_B = self.discriminator(batch[self.quality.field]), self.discriminator(fake)
         return {
             "loss": functional.softplus(-real_B).mean() + functional.softplus(fake_B).mean(),
@@ -102,12 +110,8 @@ class GAN(pl.LightningModule):
 
     def generator_loss(self, batch: dict[str, Any]) -> Report:
         """The mean cross-entropy of being taken for real."""
-        score_B = self.discriminator(self._generate(GENERATOR, batch))
+        score_B = self.discriminator(sampling.generate(self, GENERATOR, batch))
         return {"loss": functional.softplus(-score_B).mean()}
-
-    def _generate(self, player: int, batch: dict[str, Any]) -> Tensor:
-        latent_BZ = training_latents(PLAYERS[player], self.global_step, batch["id"], self.generator.latent_dim)
-        return self.generator(latent_BZ.to(self.device, self.dtype))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips, where gradients are complete and unscaled."""

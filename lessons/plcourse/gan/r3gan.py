@@ -24,12 +24,10 @@ from torch.nn import functional
 
 from plcourse.core.metrics import is_logging_step
 from plcourse.gan import sampling
-from plcourse.gan.latents import training_latents
 from plcourse.gan.quality import Quality
 from plcourse.gan.turns import (
     DISCRIMINATOR,
     GENERATOR,
-    PLAYERS,
     Report,
     clip,
     in_full_precision,
@@ -108,7 +106,7 @@ class R3GAN(pl.LightningModule):
     def discriminator_loss(self, batch: dict[str, Any]) -> Report:
         """The relativistic loss and both penalties, in single precision even under autocast."""
         with torch.no_grad():
-            fake = self._generate(DISCRIMINATOR, batch)
+            fake = sampling.generate(self, DISCRIMINATOR, batch)
         with in_full_precision(self):
             real = batch[self.quality.field].detach().requires_grad_()
             fake = fake.to(real).requires_grad_()
@@ -119,18 +117,15 @@ class R3GAN(pl.LightningModule):
 
     def generator_loss(self, batch: dict[str, Any]) -> Report:
         """The relativistic loss, the other way round."""
-        fake_B = self.discriminator(self._generate(GENERATOR, batch))
+        fake_B = self.discriminator(sampling.generate(self, GENERATOR, batch))
         with torch.no_grad():
             real_B = self.discriminator(batch[self.quality.field])
         return {"loss": functional.softplus(real_B - fake_B).mean()}
 
-    def _generate(self, player: int, batch: dict[str, Any]) -> Tensor:
-        latent_BZ = training_latents(PLAYERS[player], self.global_step, batch["id"], self.generator.latent_dim)
-        return self.generator(latent_BZ.to(self.device, self.dtype))
-
     def configure_optimizers(self) -> Any:
         """Two optimizers and their schedules, as the config names them."""
         return two_optimizers(self, *self.builders)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips, where gradients are complete and unscaled."""
         self.gradient_norm = clip(self, optimizer, self.gradient_clip_val)

@@ -10,10 +10,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from plcourse.core.data import keys_of
 from plcourse.core.errors import UserError
-from plcourse.gan.latents import latents_of
+from plcourse.gan.latents import latents_of, training_latents
+from plcourse.gan.turns import PLAYERS
 
 
 class MovingAverage(nn.Module):
@@ -41,8 +43,8 @@ class MovingAverage(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Moves the average towards the weights after iteration ``step``, counted from 0."""
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), share)
+        average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        average(list(self.network.parameters()), list(network.parameters()), step)
         for own, current in zip(self.network.buffers(), network.buffers(), strict=True):
             own.copy_(current)
 
@@ -76,6 +78,12 @@ def prepare(module: Any) -> None:
             f"the generator makes samples of shape {list(made)}, but the data have {list(wanted)}: set "
             "channels and image_size of generator and discriminator to the data's, or data.init_args.image_size"
         )
+
+
+def generate(module: Any, player: int, batch: dict[str, Any], turn: int = 0) -> Tensor:
+    """Samples of the generator in training, one beside each real sample of a batch, for one turn of ``player``."""
+    latent_BZ = training_latents(PLAYERS[player], module.global_step, turn, batch["id"], module.generator.latent_dim)
+    return module.generator(latent_BZ.to(module.device, module.dtype))
 
 
 @torch.no_grad()

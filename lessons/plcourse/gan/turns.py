@@ -144,7 +144,7 @@ def two_optimizers(
     discriminator_optimizer: OptimizerCallable,
     generator_lr_scheduler: LRSchedulerCallable | None,
     discriminator_lr_scheduler: LRSchedulerCallable | None,
-    generator_every: int = 1,
+    discriminator_turns: int = 1,
 ) -> list[dict[str, Any]]:
     """What `configure_optimizers` returns: the generator's optimizer first, each with its schedule if it has one.
 
@@ -154,19 +154,19 @@ def two_optimizers(
         discriminator_optimizer: the same for the discriminator.
         generator_lr_scheduler: builds the schedule, stepped once per turn; None for a constant rate.
         discriminator_lr_scheduler: the same for the discriminator.
-        generator_every: iterations for each turn of the generator, 1 or more.
+        discriminator_turns: turns of the discriminator in an iteration, 1 or more; the generator has one.
     """
     configured = []
-    for network, build, schedule, every in (
-        (module.generator, generator_optimizer, generator_lr_scheduler, generator_every),
-        (module.discriminator, discriminator_optimizer, discriminator_lr_scheduler, 1),
+    for network, build, schedule, turns in (
+        (module.generator, generator_optimizer, generator_lr_scheduler, 1),
+        (module.discriminator, discriminator_optimizer, discriminator_lr_scheduler, discriminator_turns),
     ):
         optimizer = build(network.parameters())
         configured.append({"optimizer": optimizer})
         if schedule is not None:
             scheduler = schedule(optimizer)
             if isinstance(scheduler, WarmupCosine) and scheduler.total_steps is None:
-                scheduler.start(module.trainer.estimated_stepping_batches // every)
+                scheduler.start(module.trainer.estimated_stepping_batches * turns)
             configured[-1]["lr_scheduler"] = {"scheduler": scheduler}
     return configured
 

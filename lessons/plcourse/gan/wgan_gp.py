@@ -5,11 +5,12 @@ distance as long as the critic changes by at most 1 per unit of input. A penalty
 random points between real and generated samples::
 
     L_D = E D(G(z)) - E D(x_real) + lambda E (|grad D(x)| - 1)^2        x = e x_real + (1 - e) G(z), e ~ U(0, 1)
-    L_G = -E D(G(z))                                                    every n_critic-th iteration
+    L_G = -E D(G(z))                                                    after n_critic turns of the critic
 
     plcourse fit -c gan/wgan_gp --then test,predict
 """
 
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,12 +20,11 @@ from torch import Tensor, nn
 
 from plcourse.core.metrics import is_logging_step
 from plcourse.gan import sampling
-from plcourse.gan.latents import mixing_shares, training_latents
+from plcourse.gan.latents import mixing_shares
 from plcourse.gan.quality import Quality
 from plcourse.gan.turns import (
     DISCRIMINATOR,
     GENERATOR,
-    PLAYERS,
     Report,
     clip,
     in_full_precision,
@@ -39,19 +39,20 @@ from plcourse.gan.turns import (
 class WGANGP(pl.LightningModule):
     """Trains a generator against a critic with gradient penalty.
 
-    An iteration is one batch and one turn of the critic; the generator has its turn in every ``n_critic``-th. So with
-    5, the paper's number, the generator takes a fifth as many steps as there are iterations.
+    An iteration is one batch of real samples: ``n_critic`` turns of the critic, each against newly generated samples,
+    then one of the generator. (The paper takes other real samples in each turn as well. One batch per iteration makes
+    the iterations of all models in this lesson comparable: as many real samples, as many turns of the generator.)
 
-    Logs as `GAN` does, but no ``real_accuracy`` and ``fake_accuracy``, since a critic's zero means nothing; the
-    generator's part at logging steps in which it had a turn; and ``train/penalty``, before its weight. The estimate of
-    the Wasserstein distance is ``train/balance``.
+    Logs as `GAN` does, of the critic's last turn, but no ``real_accuracy`` and ``fake_accuracy``, since a critic's zero
+    means nothing; and ``train/penalty``, before its weight. The estimate of the Wasserstein distance is
+    ``train/balance``.
 
     Args:
         generator: makes latents [B, latent_dim] into samples; has the attribute ``latent_dim``.
         discriminator: the critic; gives scores [B] to samples, each score a function of its sample alone.
         quality: scores generated samples.
         penalty_weight: lambda, 0 or more.
-        n_critic: iterations for each turn of the generator, 1 or more.
+        n_critic: turns of the critic in each iteration, 1 or more.
         generator_optimizer: builds the generator's optimizer from its parameters.
         discriminator_optimizer: the same for the critic.
         generator_lr_scheduler: builds the generator's schedule, stepped per turn; None for a constant rate.
@@ -99,23 +100,25 @@ class WGANGP(pl.LightningModule):
         return self.average(latent_BZ)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Report:
-        """One iteration: the critic's turn and, every ``n_critic``-th time, the generator's."""
-        reports = {DISCRIMINATOR: take_turn(self, DISCRIMINATOR, batch, self.discriminator_loss, self.micro_batches)}
-        if (self.global_step + 1) % self.n_critic == 0:
-            reports[GENERATOR] = take_turn(self, GENERATOR, batch, self.generator_loss, self.micro_batches)
-            self.average.update(self.generator, self.global_step // self.n_critic)
+        """One iteration: the critic's turns, then the generator's, then the average moves."""
+        reports = {}
+        for turn in range(self.n_critic):
+            loss_of = partial(self.discriminator_loss, turn=turn)
+            reports[DISCRIMINATOR] = take_turn(self, DISCRIMINATOR, batch, loss_of, self.micro_batches)
+        reports[GENERATOR] = take_turn(self, GENERATOR, batch, self.generator_loss, self.micro_batches)
+        self.average.update(self.generator, self.global_step)
         if is_logging_step(self.trainer):
             log_turns(self, reports)
-        return {"loss": sum((report["loss"] for report in reports.values()), torch.zeros((), device=self.device))}
+        return {"loss": reports[DISCRIMINATOR]["loss"] + reports[GENERATOR]["loss"]}
 
-    def discriminator_loss(self, batch: dict[str, Any]) -> Report:
+    def discriminator_loss(self, batch: dict[str, Any], turn: int = 0) -> Report:
         """The score difference, turned round, and the penalty."""
         real = batch[self.quality.field]
         with torch.no_grad():
-            fake = self._generate(DISCRIMINATOR, batch)
+            fake = sampling.generate(self, DISCRIMINATOR, batch, turn)
         real_B, fake_B = self.discriminator(real), self.discriminator(fake)
         with in_full_precision(self):
-            share_B = mixing_shares(self.global_step, batch["id"]).to(real)
+            share_B = mixing_shares(self.global_step, turn, batch["id"]).to(real)
             share = share_B.reshape(-1, *[1] * (real.ndim - 1))
             mixed = (share * real + (1 - share) * fake.to(real)).requires_grad_()
             norm_B = (squared_gradient(self.discriminator(mixed), mixed) + 1e-12).sqrt()  # finite slope at 0
@@ -128,15 +131,12 @@ class WGANGP(pl.LightningModule):
 
     def generator_loss(self, batch: dict[str, Any]) -> Report:
         """The score of generated samples, turned round."""
-        return {"loss": -self.discriminator(self._generate(GENERATOR, batch)).mean()}
-
-    def _generate(self, player: int, batch: dict[str, Any]) -> Tensor:
-        latent_BZ = training_latents(PLAYERS[player], self.global_step, batch["id"], self.generator.latent_dim)
-        return self.generator(latent_BZ.to(self.device, self.dtype))
+        return {"loss": -self.discriminator(sampling.generate(self, GENERATOR, batch)).mean()}
 
     def configure_optimizers(self) -> Any:
         """Two optimizers and their schedules, as the config names them."""
-        return two_optimizers(self, *self.builders, generator_every=self.n_critic)
+        return two_optimizers(self, *self.builders, discriminator_turns=self.n_critic)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips, where gradients are complete and unscaled."""
         self.gradient_norm = clip(self, optimizer, self.gradient_clip_val)

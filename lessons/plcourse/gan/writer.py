@@ -1,5 +1,6 @@
-"""Pictures of generated samples: how they change from epoch to epoch, each one that was predicted, and what lies between."""
+"""Pictures of generated samples: by epoch, each one that was predicted, and what lies between."""
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ class SamplePictures(Callback):
         epoch = trainer.current_epoch + 1
         if not trainer.is_global_zero or trainer.fast_dev_run or epoch % self.every_n_epochs:  # pyright: ignore[reportAttributeAccessIssue]  (set late)
             return
-        made = sample(pl_module, np.arange(self.samples, dtype=np.uint64))
-        picture_HWC = _quality(pl_module).picture(made, self.columns)
+        model: Any = pl_module
+        made = sample(model, np.arange(self.samples, dtype=np.uint64))
+        picture_HWC = model.quality.picture(made, self.columns)
         folder = Path(trainer.default_root_dir) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture_HWC).save(folder / f"samples-{epoch:04d}.png")
@@ -83,18 +85,14 @@ class SamplePictures(Callback):
         """Draws the interpolations between the first seeds, on the first rank."""
         if not trainer.is_global_zero or not self.strips or len(self._seeds) < 2:
             return
-        latents = latents_of(np.array(self._seeds, np.uint64), pl_module.generator.latent_dim)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]  (a model of this lesson)
-        path = torch.cat([between(a, b, self.columns) for a, b in zip(latents[:-1], latents[1:], strict=True)])
-        with torch.inference_mode():
-            made = pl_module(path.to(pl_module.device, pl_module.dtype))  # pyright: ignore[reportArgumentType]
+        model: Any = pl_module
+        latents = latents_of(np.array(self._seeds, np.uint64), model.generator.latent_dim)
+        path = torch.cat([between(a, b, self.columns) for a, b in itertools.pairwise(latents)])
+        made = model(path.to(model.device, model.dtype))  # hooks of an evaluation run without gradients
         folder = Path(trainer.default_root_dir) / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(_quality(pl_module).picture(made, self.columns)).save(folder / "interpolation.png")
+        Image.fromarray(model.quality.picture(made, self.columns)).save(folder / "interpolation.png")
 
 
 def _images(trainer: pl.Trainer) -> Path:
     return Path(trainer.default_root_dir) / "predictions" / "images"
-
-
-def _quality(module: pl.LightningModule) -> Any:
-    return module.quality
