@@ -1,4 +1,4 @@
-"""A module that steps its optimizers by hand: one batch is one step of the run, and the Trainer's own settings are refused."""
+"""A module that steps its optimizers by hand: a batch is one step, and the Trainer's own settings are refused."""
 
 from pathlib import Path
 from typing import Any

@@ -193,8 +193,10 @@ class TestFeatures:
             fit_features(FeatureNetwork(**arguments), self.images(), tmp_path)
 
     def test_another_source_of_data_is_one_line(self) -> None:
+        quality = ImageQuality(self.network())
+        quality.prepare(SimpleNamespace(datamodule=None, cache_dir="."))  # pyright: ignore[reportArgumentType]
         with pytest.raises(UserError, match="RealImages"):
-            ImageQuality(self.network()).prepare(SimpleNamespace(datamodule=None, ckpt_path=None))  # pyright: ignore[reportArgumentType]
+            quality.update(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
 
 
 class TestPictures:

@@ -88,6 +88,11 @@ def table(run: Run) -> dict[str, list[object]]:
     return pq.read_table(run.path / "predictions").sort_by("id").to_pydict()
 
 
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
 class TestPredict:
     def test_images_table_and_strips(self, plcourse: Command, tmp_path: Path, runs: Path) -> None:
         config = images_config("R3GAN", trainer__max_epochs=1, data__init_args__predict_samples=10)
@@ -99,12 +104,12 @@ class TestPredict:
         assert rows["seed"] == list(range(10))
         assert set(rows) == {"id", "seed", "label", "label_name", "confidence"}
         assert all(0.1 <= value <= 1 for value in rows["confidence"])  # pyright: ignore[reportOperatorIssue]
-        images = run.path / "predictions/images"
+        images = run.path / "samples"
         assert sorted(path.stem for path in images.iterdir()) == rows["id"]
-        assert Image.open(images / "00000003.png").size == (8, 8)
-        assert Image.open(run.path / "predictions/interpolation.png").size == (3 * 10, 2 * 10)
-        assert Image.open(run.path / "plots/samples-0001.png").size == (3 * 10, 2 * 10)
-        seventh = np.asarray(Image.open(images / "00000007.png")).astype(int)
+        assert pixels(images / "00000003.png").shape == (8, 8)
+        assert pixels(run.path / "plots/interpolation.png").shape == (2 * 10, 3 * 10, 3)
+        assert pixels(run.path / "plots/samples-0001.png").shape == (2 * 10, 3 * 10, 3)
+        seventh = pixels(images / "00000007.png")
 
         # any one sample can be made again, by other batches, and by two processes
         flags = ["--data.init_args.predict_seeds", "[7, 123456789]", "--data.init_args.batch_size", "1"]
@@ -115,7 +120,7 @@ class TestPredict:
         assert again["label"][0] == rows["label"][7]
         assert again["confidence"][0] == pytest.approx(rows["confidence"][7], rel=1e-4)
         assert sorted(path.stem for path in images.iterdir()) == ["00000007", "123456789"]  # the old ones are gone
-        assert np.abs(np.asarray(Image.open(images / "00000007.png")) - seventh).max() <= 1
+        assert np.abs(pixels(images / "00000007.png") - seventh).max() <= 1
 
     def test_points_have_their_modes(self, plcourse: Command, tmp_path: Path, runs: Path) -> None:
         config = points_config("GAN", trainer__max_epochs=1, data__init_args__predict_samples=50)
@@ -125,7 +130,7 @@ class TestPredict:
         rows = table(run)
         assert set(rows) == {"id", "seed", "x", "y", "label"}
         assert len(rows["x"]) == 50
-        assert (run.path / "predictions/interpolation.png").is_file()
+        assert (run.path / "plots/interpolation.png").is_file()
         assert list((run.path / "tensorboard").iterdir())
 
 
@@ -140,7 +145,8 @@ class TestMistakes:
         path = write_config(tmp_path / "alias.yaml", points_config("GAN"))
         done = plcourse("fit", "-c", path, "--optimizer.lr", "0.1", status=2)
         (line,) = [line for line in done.stderr.splitlines() if line.strip()]
-        assert "generator_optimizer" in line
+        remedy = "this one has --model.init_args.generator_optimizer and --model.init_args.discriminator_optimizer"
+        assert line == f"plcourse: error: --optimizer.lr means a model with one; {remedy}"
 
     def test_a_loss_that_is_not_finite_says_how_to_clip(self, plcourse: Command, tmp_path: Path) -> None:
         config = points_config("GAN")

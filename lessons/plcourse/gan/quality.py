@@ -69,7 +69,7 @@ class ImageQuality(Quality):
     ``samples``, how many real and how many generated ones there were; and ``feature_accuracy``.
 
     Args:
-        features: the feature network; trained, or taken from the cache, when the run begins.
+        features: the feature network; trained, or taken from the cache, at its first use.
         neighbours: k of precision and recall, 1 or more.
     """
 
@@ -79,21 +79,14 @@ class ImageQuality(Quality):
         super().__init__()
         self.features = features.requires_grad_(False)
         self.neighbours = neighbours
+        self._trainer: pl.Trainer | None = None
         self._real: list[np.ndarray] = []
         self._fake: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
 
     def prepare(self, trainer: pl.Trainer) -> None:
-        """Trains the feature network or fetches it from the cache; a checkpoint brings it along.
-
-        Raises:
-            UserError: the data module holds no labelled images.
-        """
-        if self.features.fitted or trainer.ckpt_path is not None:
-            return
-        images = _images(trainer)
-        cache = Path(trainer.cache_dir) / "features"  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
-        fit_features(self.features, images, cache, trainer.strategy.root_device)
+        """Notes whose images the feature network is to learn, should no checkpoint bring it along."""
+        self._trainer = trainer
 
     def update(self, real: Tensor, fake: Tensor) -> None:
         """Adds the features of B real and B generated images, each [B, C, H, W] in [-1, 1]."""
@@ -109,6 +102,7 @@ class ImageQuality(Quality):
         Raises:
             UserError: too few samples for the neighbours, outside of a look at a batch or two.
         """
+        self._ensure_features()
         real, fake, labels = (_gathered(rows) for rows in (self._real, self._fake, self._labels))
         self._real, self._fake, self._labels = [], [], []
         if len(real) < self.neighbours + 2:
@@ -154,7 +148,17 @@ class ImageQuality(Quality):
         rows = framed.reshape(-1, columns, *framed.shape[1:]).transpose(0, 3, 1, 4, 2)
         return np.ascontiguousarray(rows.reshape(rows.shape[0] * rows.shape[1], -1, 3))
 
+    def _ensure_features(self) -> None:
+        """Trains the feature network or fetches it from the cache; late, since a checkpoint may bring it along."""
+        if self.features.fitted:
+            return
+        trainer = self._trainer
+        assert trainer is not None, "prepare comes first"
+        cache = Path(trainer.cache_dir) / "features"  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
+        fit_features(self.features, _images(trainer), cache, trainer.strategy.root_device)
+
     def _look(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        self._ensure_features()
         weight = self.features.head.weight
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
             return self.features(image_BCHW.to(weight))

@@ -21,8 +21,9 @@ from plcourse.gan.sampling import Columns, sample
 class SamplePictures(Callback):
     """Draws samples of the same latents after every epoch, and writes what `predict` generates.
 
-    In fit ``plots/samples-<epoch>.png`` (and the same in TensorBoard), in predict ``predictions/images/<id>.png``, one
-    for each image, and ``predictions/interpolation.png``, in which each row goes from one seed to the next.
+    In fit ``plots/samples-<epoch>.png`` (and the same in TensorBoard), in predict ``samples/<id>.png``, one for each
+    image, and ``plots/interpolation.png``, in which each row goes from one seed to the next. The table of predictions
+    has a folder of its own, which stays one that Parquet readers can take whole.
 
     Args:
         samples: samples in the picture of an epoch, of the seeds 0, 1, 2, ...
@@ -89,10 +90,10 @@ class SamplePictures(Callback):
         latents = latents_of(np.array(self._seeds, np.uint64), model.generator.latent_dim)
         path = torch.cat([between(a, b, self.columns) for a, b in itertools.pairwise(latents)])
         made = model(path.to(model.device, model.dtype))  # hooks of an evaluation run without gradients
-        folder = Path(trainer.default_root_dir) / "predictions"
+        folder = Path(trainer.default_root_dir) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(model.quality.picture(made, self.columns)).save(folder / "interpolation.png")
 
 
 def _images(trainer: pl.Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "predictions" / "images"
+    return Path(trainer.default_root_dir) / "samples"
