@@ -13,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def reference_networks() -> tuple[nn.Module, nn.Module]:
     """Generator and discriminator of the reference."""
     widths = (128, 256, 512, 1024)
     layers: list[nn.Module] = [nn.Linear(100, widths[0]), nn.LeakyReLU(0.2)]
-    for i, o in zip(widths[:-1], widths[1:], strict=True):
+    for i, o in pairwise(widths):
         layers += [nn.Linear(i, o), nn.BatchNorm1d(o, 0.8), nn.LeakyReLU(0.2)]
     generator = nn.Sequential(*layers, nn.Linear(widths[-1], 784), nn.Tanh(), nn.Unflatten(1, (1, 28, 28)))
     discriminator = nn.Sequential(
