@@ -106,10 +106,10 @@ def main() -> None:
     torch.set_num_threads(1)
     found: dict[str, list[dict[str, float]]] = {}
     floor: dict[str, float] = {}
+    iterations = 0
     features, data = FeatureNetwork(), RealImages(**SIZES)
     with tempfile.TemporaryDirectory() as root:
         for seed in range(options.seeds):
-            iterations = 0
             for model in options.models:
                 start = time.process_time()
                 overrides: dict[str, Any] = {"seed_everything": seed, "trainer.enable_progress_bar": False}

@@ -6,11 +6,12 @@ and the sample of a seed changes with the batch size.
 
 Every generator has a ``latent_dim`` and makes latents [B, latent_dim] into samples; every discriminator gives a score
 [B], larger meaning more real. Shape suffixes: B samples, C channels, H rows, W columns, Z latent dimensions, P point
-dimensions.
+dimensions, N frequencies.
 """
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -77,40 +78,79 @@ class ConvDiscriminator(nn.Module):
         return self.head(self.stages(image_BCHW).flatten(1)).squeeze(1)
 
 
+class FourierFeatures(nn.Module):
+    """Sines and cosines of random projections (Tancik et al. 2020, arXiv 2006.10739), beside the input.
+
+    On their own, fully connected layers learn smooth functions first, and take very long to tell 25 narrow modes apart.
+
+    Args:
+        width: dimensions of the input.
+        frequencies: random directions; 0 leaves the input as it is.
+        scale: standard deviation of the projections' weights, radians per unit of input.
+    """
+
+    directions: Tensor
+
+    def __init__(self, width: int, frequencies: int, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("directions", scale * torch.randn(width, frequencies))
+        self.width = width + 2 * frequencies
+
+    def forward(self, x_BP: Tensor) -> Tensor:
+        """[B, width] in, [B, width + 2 * frequencies] out."""
+        angle_BN = x_BP @ self.directions
+        return torch.cat([x_BP, angle_BN.sin(), angle_BN.cos()], dim=1)
+
+
 class PointGenerator(nn.Module):
-    """Fully connected layers from a latent to a point.
+    """Fully connected layers on Fourier features, from a latent to a point.
 
     Args:
         latent_dim: dimensions of the latents.
         point_dim: dimensions of the points.
         hidden: width of each hidden layer.
+        frequencies: Fourier features of the latent, 0 for none.
+        scale: see `FourierFeatures`.
     """
 
-    def __init__(self, latent_dim: int = 2, point_dim: int = 2, hidden: Sequence[int] = (128, 128, 128)) -> None:
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        point_dim: int = 2,
+        hidden: Sequence[int] = (128, 128),
+        frequencies: int = 64,
+        scale: float = 3.0,
+    ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        self.layers = dense(latent_dim, hidden, point_dim)
+        self.features = FourierFeatures(latent_dim, frequencies, scale)
+        self.layers = dense(self.features.width, hidden, point_dim)
 
     def forward(self, latent_BZ: Tensor) -> Tensor:
         """Latents [B, Z] in, points [B, P] out."""
-        return self.layers(latent_BZ)
+        return self.layers(self.features(latent_BZ))
 
 
 class PointDiscriminator(nn.Module):
-    """Fully connected layers from a point to a score.
+    """Fully connected layers on Fourier features, from a point to a score.
 
     Args:
         point_dim: dimensions of the points.
         hidden: width of each hidden layer.
+        frequencies: Fourier features of the point, 0 for none.
+        scale: see `FourierFeatures`.
     """
 
-    def __init__(self, point_dim: int = 2, hidden: Sequence[int] = (128, 128, 128)) -> None:
+    def __init__(
+        self, point_dim: int = 2, hidden: Sequence[int] = (128, 128), frequencies: int = 64, scale: float = 2.0
+    ) -> None:
         super().__init__()
-        self.layers = dense(point_dim, hidden, 1)
+        self.features = FourierFeatures(point_dim, frequencies, scale)
+        self.layers = dense(self.features.width, hidden, 1)
 
     def forward(self, point_BP: Tensor) -> Tensor:
         """Points [B, P] in, scores [B] out."""
-        return self.layers(point_BP).squeeze(1)
+        return self.layers(self.features(point_BP)).squeeze(1)
 
 
 def dense(width: int, hidden: Sequence[int], out: int) -> nn.Sequential:
