@@ -40,6 +40,13 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
     assert not list(runs.glob("own/*/*/folds/*/run.json"))
 
 
+def test_a_monitor_that_is_never_logged_costs_no_fold(runs: Path) -> None:
+    with pytest.raises(UserError, match=r"monitor 'val/acuracy' is never logged; did you mean 'val/accuracy'\?"):
+        plcourse.run("fit", kfold_config(**QUICK, **loop(monitor="val/acuracy")))
+    (fold,) = runs.glob("own/inline/2*/folds/0")
+    assert Run(fold).status == "finished"
+
+
 def test_data_that_cannot_be_split(runs: Path) -> None:
     config = own_config() | {"data": {"class_path": "pytorch_lightning.demos.mnist_datamodule.MNISTDataModule"}}
     with pytest.raises(UserError, match="MNISTDataModule cannot be split anew: it has no ids and no labels"):
