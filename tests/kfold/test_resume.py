@@ -115,12 +115,12 @@ def test_killed_at_random_moments_with_two_jobs(plcourse: Command, tmp_path: Pat
     kills = 0
     while kills < 3:
         command = [sys.executable, "-m", "plcourse", "fit", "-c", str(path)]
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        process.stdout.readline()  # the line that names the run
-        time.sleep(chooser.uniform(0.2, 4))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
+        with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # the line that names the run
+            time.sleep(chooser.uniform(0.2, 4))
+            process.send_signal(signal.SIGKILL)
+        if process.returncode != -signal.SIGKILL:
             continue  # it was faster
         kills += 1
         latest = runs / "own" / "jobs" / "latest"
