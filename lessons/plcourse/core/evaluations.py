@@ -1,13 +1,12 @@
 """The file that an evaluation leaves in a run: ``eval/<stage>.json``, older ones kept beside it."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from plcourse.core.record import shortest
-from plcourse.core.runs import write_json
+from plcourse.core.runs import package_version, write_json
 
 
 def save_evaluation(
@@ -41,7 +40,7 @@ def save_evaluation(
         "checkpoint": _relative(checkpoint, run),
         "processes": processes,
         "seconds": round(seconds, 3),
-        "plcourse": version("plcourse"),
+        "plcourse": package_version("plcourse"),
         **findings,
     }
     path = run / "eval" / f"{stage}.json"

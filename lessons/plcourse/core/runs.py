@@ -334,7 +334,10 @@ def environment() -> dict[str, Any]:
     program = Path(sys.argv[0]).name
     return {
         "command": shlex.join(["plcourse" if program == "__main__.py" else program, *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), **_package_versions()},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in _PACKAGES},
+        },
         "git": _git_state(),
         "hardware": {
             "hostname": socket.gethostname(),
@@ -571,16 +574,14 @@ def _git_state() -> dict[str, Any] | None:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def _package_versions() -> dict[str, str | None]:
+def package_version(package: str) -> str | None:
+    """The version of an installed package, None where it is not installed."""
     from importlib import metadata
 
-    versions: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str | None:
