@@ -1,6 +1,6 @@
 """How many of 25 Gaussians each objective finds, over seeds, with the packaged configs as a user runs them.
 
-A mode counts as found where at least a quarter of the good points that it should have lie in it; 2,500 points.
+A mode counts as found where at least a tenth of the good points that it should have lie in it; 2,500 points.
 
 python scripts/measure_gan_gaussians.py [--seeds 10] [--models r3gan nonsaturating wgan_gp]
 """
