@@ -58,6 +58,7 @@ VERBS = {
     "validate": Verb("run", "score a checkpoint on the validation part", "plcourse.cli:run_verb"),
     "test": Verb("run", "score a checkpoint on the test part", "plcourse.cli:run_verb"),
     "predict": Verb("run", "write a checkpoint's predictions", "plcourse.cli:run_verb"),
+    "export": Verb("run", "write a checkpoint in other formats, each verified", "plcourse.cli:run_verb"),
     "sweep": Verb("run", "run arms, seeds and a grid, and resume them", "plcourse.sweeping:sweep"),
     "ls": Verb("look", "list lessons and configs, or `ls runs`", "plcourse.core.look:ls"),
     "cat": Verb("look", "print a config, --resolved in full", "plcourse.core.look:cat"),
@@ -68,6 +69,9 @@ VERBS = {
 }
 
 CLASSES = {
+    "ExportData": "plcourse.export.data.ExportData",
+    "ExportedModel": "plcourse.export.exported.ExportedModel",
+    "FoldableNet": "plcourse.export.model.FoldableNet",
     "ImageClassifier": "plcourse.ddp.model.ImageClassifier",
     "ImageData": "plcourse.ddp.data.ImageData",
     "MLP": "plcourse.ddp.model.MLP",
@@ -75,6 +79,7 @@ CLASSES = {
     "RandomCrop": "plcourse.core.data.transforms.RandomCrop",
     "RandomFlip": "plcourse.core.data.transforms.RandomFlip",
     "ResNet": "plcourse.ddp.model.ResNet",
+    "RowLSTM": "plcourse.export.model.RowLSTM",
     "RunCheckpoint": "plcourse.core.checkpoint.RunCheckpoint",
     "TracingFitLoop": "plcourse.core.tracing.TracingFitLoop",
     "TracingPredictLoop": "plcourse.core.tracing.TracingPredictLoop",

@@ -62,7 +62,7 @@ _EVALUATION_FLAGS = (
 _FLAGS = {
     "fit": (
         _CONFIG,
-        ("--then VERBS", "go on with test, predict or validate in the same command; a comma list"),
+        ("--then VERBS", "go on with test, predict, validate or export in the same command; a comma list"),
         ("--run RUN", "with --ckpt_path last: continue this run in its own folder"),
         (
             "--ckpt_path last|best|PATH",
@@ -84,6 +84,22 @@ _FLAGS = {
     "validate": _EVALUATION_FLAGS,
     "test": _EVALUATION_FLAGS,
     "predict": _EVALUATION_FLAGS,
+    "export": (
+        _RUN,
+        ("--format FORMATS", "a comma list of onnx, onnx_int8, onnx_int8_dynamic, torchscript, torch_export; or all"),
+        ("--preprocess", "resize and normalise inside: the file takes uint8 pixels of any size"),
+        ("--probabilities", "softmax inside: the file gives probabilities"),
+        ("--max_drop X", "the test metric may be worse by so much, default 0.005"),
+        ("--batch_sizes 1,3,64", "batch sizes to verify and to time"),
+        ("--opset N", "the version of ONNX's operators, 18 to 23, default 20"),
+        _CONFIG,
+        _CKPT,
+        _UNTRAINED,
+        ("--trainer.limit_test_batches N", "verify on the first N batches only"),
+        _DATA,
+        _ROOT,
+        _TRUST,
+    ),
     "sweep": (
         ("-c, --config NAME_OR_PATH", "a sweep: sweeps/NAME, or a YAML file with the settings below as keys"),
         ("--arms CONFIG ...", "the configs to run: packaged names or YAML files"),
@@ -134,6 +150,7 @@ _USAGE = {
     "validate": "plcourse validate (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
     "test": "plcourse test (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
     "predict": "plcourse predict (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
+    "export": "plcourse export --run RUN [--format FORMATS] [flags]",
     "sweep": "plcourse sweep (-c SWEEP | --arms CONFIG... | --resume [SWEEP]) [flags]",
     "ls": "plcourse ls [LESSON | runs] [--json]",
     "cat": "plcourse cat NAME_OR_PATH [--resolved]",
@@ -169,7 +186,7 @@ def verb_help(verb: str) -> str:
         gap = " " * _FLAG_WIDTH if len(flag) > _FLAG_WIDTH - 4 else None
         lines.append(f"  {flag:<{_FLAG_WIDTH - 2}}{text}" if gap is None else f"  {flag}\n{gap}{text}")
     if catalog.VERBS[verb].group == "run":
-        full = "fit" if verb == "sweep" else verb
+        full = {"sweep": "fit", "export": "test"}.get(verb, verb)
         lines += [
             "",
             f"All flags: `plcourse {full} --help_all`.",
