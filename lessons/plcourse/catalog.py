@@ -88,6 +88,9 @@ CLASSES = {
     "WarmupCosine": "plcourse.core.schedules.WarmupCosine",
 }
 
+# Models that come with trained weights of their own: to evaluate them takes no checkpoint.
+TRAINED = ("plcourse.export.exported.ExportedModel",)
+
 
 def configs_dir() -> Path:
     """The folder of the packaged configs: inside the package in a wheel, beside `lessons/` in a checkout."""

@@ -169,7 +169,7 @@ class CourseCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
-            raise UserError(first_line(error)) from error
+            raise UserError(first_line(_own_words(error))) from error
         if verb in ("export", "latency"):
             self._export(verb)
             return
@@ -255,7 +255,8 @@ def run_verb(verb: str, arguments: list[str]) -> Run | None:
     run = CourseCLI(request).run_folder
     if "export" in request.then and run is not None and is_first_process():
         # after the job, since it takes one process however many there were
-        run_verb("export", ["--run", str(run.path), *request.export.flags(), *_trust(request.trusted)])
+        root = [f"--runs_root={request.root}", *(f"--trust={module}" for module in request.trusted)]
+        run_verb("export", [f"--run={run.path}", *root, *request.export.flags()])
     return run
 
 
@@ -264,8 +265,11 @@ def latency(arguments: list[str]) -> None:
     run_verb("latency", arguments)
 
 
-def _trust(modules: list[str]) -> list[str]:
-    return [f"--trust={module}" for module in modules]
+def _own_words(error: BaseException) -> BaseException:
+    """What a constructor raised: jsonargparse tells of a union that nothing fits, and keeps the reason as its cause."""
+    while "any of the Union subtypes" in str(error) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _aliases(arguments: list[str]) -> list[str]:

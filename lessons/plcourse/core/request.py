@@ -199,6 +199,8 @@ def _choose_checkpoint(request: Request, wanted: str | None) -> None:
     if request.verb == "fit":
         _choose_start(request, wanted)
         return
+    if wanted is None and _model_class(request) in catalog.TRAINED:
+        return
     if request.run is not None:
         request.checkpoint = request.run.checkpoint(wanted or "best")
     elif wanted in ("best", "last"):
@@ -212,6 +214,15 @@ def _choose_checkpoint(request: Request, wanted: str | None) -> None:
             f"{request.verb} needs trained weights: add --run RUN (see `plcourse ls runs`), --ckpt_path best, or "
             "--allow_untrained to score fresh ones on purpose"
         )
+
+
+def _model_class(request: Request) -> str | None:
+    """The class path of the model, as the last config that names one has it."""
+    for source in reversed(request.sources):
+        model = expand_class_names(parse_config(source), source).get("model")
+        if isinstance(model, dict) and "class_path" in model:
+            return model["class_path"]
+    return None
 
 
 def _choose_start(request: Request, wanted: str | None) -> None:

@@ -84,3 +84,10 @@ class Card:
             return cls.of(json.loads(text))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{label} carries no card of this suite: export it with `plcourse export`") from error
+
+
+def flatten(returned: Any) -> list[Any]:
+    """The tensors of what a ``forward`` returned: itself, or the values of its tuple or dict in order."""
+    if isinstance(returned, dict):
+        return list(returned.values())
+    return list(returned) if isinstance(returned, tuple | list) else [returned]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.core.module import _jit_is_scripting
 from torch import Tensor
 
 from plcourse.core.errors import UserError, first_line
@@ -38,6 +39,8 @@ _KNOWN_WARNINGS = (
     ("The tensor attributes .*_flat_weights.* were assigned during export", UserWarning),
     # an LSTM checks the shape of its input with Python's `if`, which holds for any batch size
     ("Converting a tensor to a Python boolean", torch.jit.TracerWarning),
+    # torch.jit.script looks at every property of the metrics that a module holds, an old one included
+    ("This property will be removed in 2.0.0", DeprecationWarning),
     # that TorchScript is deprecated is said in words, once, by the verb
     (r"`torch\.jit\.\w+` is deprecated", FutureWarning),
 )
@@ -130,9 +133,10 @@ def _trace(program: Program, example: Example, path: Path, card: Card, opset: in
 
 
 def _script(program: Program, example: Example, path: Path, card: Card, opset: int, calibration: Calibration) -> Card:
-    trainer, program.module._trainer = program.module._trainer, None  # pyright: ignore[reportPrivateUsage]
-    try:  # the compiler looks at every attribute of a module, and would follow the trainer's
-        torch.jit.save(torch.jit.script(program.graph), path, _extra_files={KEY: card.to_json()})
+    trainer, program.module._trainer = program.module._trainer, None
+    try:  # the compiler looks at every attribute of a module, the trainer included, which Lightning then must not miss
+        with _jit_is_scripting():
+            torch.jit.save(torch.jit.script(program.graph), path, _extra_files={KEY: card.to_json()})
     finally:
         program.module._trainer = trainer
     return card

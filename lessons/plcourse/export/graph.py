@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import Dimension, Exportable, Input, Signature
-from plcourse.export.card import Card, Port
+from plcourse.export.card import Card, Port, flatten
 
 FREE_SIZE = {2: Dimension("height"), 3: Dimension("width")}
 
@@ -166,13 +166,6 @@ def pixels_of(data: dict[str, Any], owner: str) -> Pixels:
     if missing:
         raise UserError(f"--preprocess: the data module of {owner} has no {', '.join(sorted(missing))} in its state_dict")
     return Pixels(data["mean"], data["std"], data["shape"])
-
-
-def flatten(returned: Any) -> list[Tensor]:
-    """The tensors of what a ``forward`` returned: itself, or the values of its tuple or dict in order."""
-    if isinstance(returned, Tensor):
-        return [returned]
-    return list(returned.values() if isinstance(returned, dict) else returned)
 
 
 class Bridge:

@@ -14,7 +14,7 @@ import numpy as np
 from plcourse.core.errors import UserError, first_line
 from plcourse.core.runs import Run
 from plcourse.export.artefacts import Artefacts, checked_onnx
-from plcourse.export.card import KEY, Card
+from plcourse.export.card import KEY, Card, flatten
 
 Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
@@ -105,8 +105,6 @@ def _loaded(load: Callable[[Any], Any], path: Path) -> Any:
 
 def _torch_runner(program: Any, quiet: bool = False) -> Runner:
     import torch
-
-    from plcourse.export.graph import flatten
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():

@@ -11,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from plcourse.core.callbacks import Coverage
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.export_request import ExportRequest
 from plcourse.core.exportable import as_exportable
@@ -55,6 +56,7 @@ class Exporter:
     ) -> None:
         self.run, self.trainer, self.module, self.datamodule = run, trainer, module, datamodule
         self.request = request
+        self.coverage = Coverage()
         self.artefacts = Artefacts(run)
         self.trained = self.score(checkpoint)
         batch = next(iter(datamodule.test_dataloader()))
@@ -81,6 +83,7 @@ class Exporter:
 
     def score(self, checkpoint: Path | None = None) -> dict[str, float]:
         """The test metrics of the module, or of what stands in for its ``forward``."""
+        self.trainer.callbacks.append(self.coverage)
         try:
             found = self.trainer.test(
                 self.module, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True
@@ -89,6 +92,8 @@ class Exporter:
             if "loading state_dict" not in str(error):
                 raise
             raise UserError(f"{checkpoint} was written by another model than {type(self.module).__name__}") from error
+        finally:
+            self.trainer.callbacks.remove(self.coverage)
         return {name: shortest(value) for result in found for name, value in result.items()}
 
     def write(self, format_: str) -> None:
@@ -118,7 +123,7 @@ class Exporter:
                 worker, card, path, self.samples, self._smaller(), self.trained, score, self.metric, self.request
             )
         self.artefacts.mark(format_, row["status"] == "verified")
-        return {**row, "threads": threads, "source": self.source}
+        return {**row, "coverage": self.coverage.report, "threads": threads, "source": self.source}
 
     def _smaller(self) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
         _, inputs, _ = self.samples.batch(0, min(8, len(self.samples.ids)))
@@ -166,14 +171,19 @@ def export(
         except UserError as error:
             rows.append({"format": name, "status": "not exported", "failed": [str(error)]})
     artefacts.certify([eager, *rows])
-    metric = f", metric {exporter.metric[0]}" if exporter.metric else ""
-    say(f"{len(exporter.samples.ids)} test samples compared, {threads} thread(s), a process per runtime{metric}")
+    scored = f", {exporter.metric[0]} on {seen(exporter.coverage.report)}" if exporter.metric else ""
+    say(f"{len(exporter.samples.ids)} test samples compared{scored}; {threads} thread(s), a process per runtime")
     say("\n".join(report.table([eager, *rows], request.batch_sizes)))
     failed = [row for row in rows if row["status"] != "verified"]
     if failed:
         first = failed[0]
         raise RunFailed(f"{first['format']} is {first['status']}: {first['failed'][0]}")
     say(f"verified: {artefacts.folder}")
+
+
+def seen(coverage: dict[str, int] | None) -> str:
+    """How much of the test part a metric saw."""
+    return "the test part" if coverage is None else f"{coverage['seen']} of {coverage['expected']}"
 
 
 def latency(
