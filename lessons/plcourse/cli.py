@@ -157,7 +157,9 @@ class CourseCLI(LightningCLI):
         self.run_folder = session.run
         with session.recording():
             if processes > 1:
-                launch.supervise(processes, lambda rank: self._work(self.request.verb), timeout=_timeout(config.trainer))
+                launch.supervise(
+                    processes, lambda rank: self._work(self.request.verb), timeout=_timeout(config.trainer)
+                )
             else:
                 self._work(self.request.verb)
         if subcommand == "fit" and is_first_process():

@@ -13,11 +13,11 @@ import pytorch_lightning as pl
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from export.modules import Generator, TextClassifier, Texts
+from export.modules import Generator, RecurrentClassifier, TextClassifier, Texts
 from plcourse import Run, Trainer
 from plcourse.__main__ import main
 from plcourse.cli import latency
-from plcourse.core.errors import UserError
+from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.export_request import FORMATS, ExportRequest
 from plcourse.core.request import read_request
 from plcourse.export.artefacts import Artefacts, checked_onnx
@@ -143,7 +143,9 @@ class TestRefusals:
         onnx.external_data_helper.set_external_data(weight, location)
         weight.ClearField("raw_data")
         info = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4])
-        graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["weight"], ["y"])], "g", [], [info], [weight])
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Identity", ["weight"], ["y"])], "g", [], [info], [weight]
+        )
         (folder / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
         with pytest.raises(UserError, match="missing" if location == "absent.bin" else "outside the model's folder"):
             checked_onnx(folder / "model.onnx")
@@ -279,6 +281,13 @@ class TestOtherModules:
         for name in ("onnx", "torch_export"):
             (found,) = open_exported(run, name)[0]([words.numpy()])
             np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    def test_a_length_that_an_exporter_freezes_is_a_named_failure(self, tmp_path: Path) -> None:
+        with pytest.raises(RunFailed, match=r"onnx is not exported.* with the size 'length' of 'words' free"):
+            self.exported(RecurrentClassifier(), tmp_path, "onnx", "torchscript_trace")
+        run = Run.load(next((tmp_path / "export" / "own").iterdir()))
+        assert certificate(run)["torchscript_trace"]["status"] == "verified"
+        assert certificate(run)["torchscript_trace"]["other_size"]["max_deviation"] < 1e-5
 
     def test_a_generator_has_several_inputs_and_named_outputs(self, tmp_path: Path) -> None:
         run = self.exported(Generator(), tmp_path, "onnx", "torch_export")

@@ -45,7 +45,9 @@ class ExportRequest:
         if "--format" in flags:
             settings["formats"] = _formats(flags["--format"])
         if "--batch_sizes" in flags:
-            settings["batch_sizes"] = tuple(_number("--batch_sizes", word, 1) for word in _words(flags["--batch_sizes"]))
+            settings["batch_sizes"] = tuple(
+                _number("--batch_sizes", word, 1) for word in _words(flags["--batch_sizes"])
+            )
         if "--max_drop" in flags:
             settings["max_drop"] = _share("--max_drop", flags["--max_drop"][-1])
         if "--opset" in flags:

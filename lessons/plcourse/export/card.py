@@ -1,7 +1,7 @@
 """What an exported file says about itself: inputs, outputs, classes, preprocessing, and where it comes from.
 
-The card travels inside the file (ONNX's metadata, torch's extra files) and stands in the run's ``export/manifest.json``.
-It is plain JSON, and this module imports neither torch nor onnx.
+The card travels inside the file (ONNX's metadata, torch's extra files) and stands in the run's
+``export/manifest.json``. It is plain JSON, and this module imports neither torch nor onnx.
 """
 
 import json

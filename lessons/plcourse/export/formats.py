@@ -39,6 +39,8 @@ _KNOWN_WARNINGS = (
     ("The tensor attributes .*_flat_weights.* were assigned during export", UserWarning),
     # an LSTM checks the shape of its input with Python's `if`, which holds for any batch size
     ("Converting a tensor to a Python boolean", torch.jit.TracerWarning),
+    # two inputs with one free batch: the second name is the first
+    ("The axis name: .* will not be used", UserWarning),
     # torch.jit.script looks at every property of the metrics that a module holds, an old one included
     ("This property will be removed in 2.0.0", DeprecationWarning),
     # that TorchScript is deprecated is said in words, once, by the verb
@@ -91,7 +93,12 @@ def write(
     except UserError:
         raise
     except Exception as error:  # each exporter has errors of its own
-        raise UserError(f"{format_}: {type(program.module).__name__} cannot be exported: {first_line(error)}") from error
+        cause = error
+        while cause.__cause__ is not None:  # torch.onnx reports the steps it took, and the reason as their cause
+            cause = cause.__cause__
+        raise UserError(
+            f"{type(program.module).__name__} cannot be written as {format_}: {first_line(cause)}"
+        ) from error
 
 
 def _onnx(program: Program, example: Example, path: Path, card: Card, opset: int, calibration: Calibration) -> Card:
@@ -108,7 +115,16 @@ def _onnx(program: Program, example: Example, path: Path, card: Card, opset: int
         verbose=False,
     )
     assert exported is not None
-    _save_onnx(exported.model_proto, path, card)
+    model = exported.model_proto
+    for port, tensor in zip(card.inputs, model.graph.input, strict=True):
+        # where torch cannot keep a size free, its exporter freezes it and says nothing
+        for wanted, found in zip(port.shape, tensor.type.tensor_type.shape.dim, strict=True):
+            if isinstance(wanted, str) and not found.dim_param:
+                raise UserError(
+                    f"{type(program.module).__name__} cannot be written as {card.format} with the size '{wanted}' of "
+                    f"'{port.name}' free: the exporter froze it at {found.dim_value}"
+                )
+    _save_onnx(model, path, card)
     return card
 
 

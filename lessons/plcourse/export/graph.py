@@ -28,22 +28,22 @@ class Pixels(nn.Module):
         shape: channels, rows and columns of the training images.
     """
 
-    factor_C11: Tensor
-    shift_C11: Tensor
+    factor: Tensor
+    shift: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], shape: Sequence[int]) -> None:
         super().__init__()
         mean_C = torch.tensor(mean, dtype=torch.float64)
         std_C = torch.tensor(std, dtype=torch.float64)
-        self.register_buffer("factor_C11", (1 / (std_C * 255)).float()[:, None, None])
-        self.register_buffer("shift_C11", (-mean_C / std_C).float()[:, None, None])
+        self.register_buffer("factor", (1 / (std_C * 255)).float()[:, None, None])
+        self.register_buffer("shift", (-mean_C / std_C).float()[:, None, None])
         self.height, self.width = int(shape[1]), int(shape[2])
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """uint8 [B, C, any, any] in, normalised float32 [B, C, H, W] out."""
         size = (self.height, self.width)
         image_BCHW = functional.interpolate(pixels_BCHW.float(), size=size, mode="bilinear", antialias=True)
-        return image_BCHW * self.factor_C11 + self.shift_C11
+        return image_BCHW * self.factor + self.shift
 
     def back(self, image_BCHW: Tensor) -> Tensor:
         """The pixels, uint8, that normalised images were made from: exactly, since they were whole numbers.
@@ -51,7 +51,7 @@ class Pixels(nn.Module):
         Raises:
             UserError: the images were normalised otherwise.
         """
-        pixels_BCHW = (image_BCHW - self.shift_C11) / self.factor_C11
+        pixels_BCHW = (image_BCHW - self.shift) / self.factor
         whole_BCHW = pixels_BCHW.round()
         if (pixels_BCHW - whole_BCHW).abs().max() > 0.01 or whole_BCHW.min() < 0 or whole_BCHW.max() > 255:
             raise UserError("--preprocess: the images are not pixels normalised by the mean and std of the data module")
@@ -164,7 +164,9 @@ def pixels_of(data: dict[str, Any], owner: str) -> Pixels:
     """
     missing = {"mean", "std", "shape"} - data.keys()
     if missing:
-        raise UserError(f"--preprocess: the data module of {owner} has no {', '.join(sorted(missing))} in its state_dict")
+        raise UserError(
+            f"--preprocess: the data module of {owner} has no {', '.join(sorted(missing))} in its state_dict"
+        )
     return Pixels(data["mean"], data["std"], data["shape"])
 
 

@@ -46,7 +46,9 @@ def candidates(artefacts: Artefacts, checkpoint_digest: str | None) -> tuple[dic
             cards[name] = card
     if not cards:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "none was exported"
-        raise UserError(f"run {artefacts.run.name} has no verified export ({why}): plcourse export --run {artefacts.run.name}")
+        raise UserError(
+            f"run {artefacts.run.name} has no verified export ({why}): plcourse export --run {artefacts.run.name}"
+        )
     return cards, left_out
 
 
@@ -59,8 +61,8 @@ def race(clocks: Mapping[str, Clock], inputs: Mapping[int, Sequence[np.ndarray]]
         rounds: turns of each, the first not counted.
 
     Returns:
-        By batch size: ``recommended``, and per runtime ``p50_ms``, ``p99_ms``, ``calls``, ``speedup`` over eager and its
-        range over the rounds.
+        By batch size: ``recommended``, and per runtime ``p50_ms``, ``p99_ms``, ``calls``, ``speedup`` over eager and
+        its range over the rounds.
     """
     results = {}
     for size, batch in inputs.items():

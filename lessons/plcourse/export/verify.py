@@ -14,8 +14,8 @@ import numpy as np
 import pytorch_lightning as pl
 
 from plcourse.core.errors import UserError, first_line
-from plcourse.core.exportable import ids_of
 from plcourse.core.export_request import ExportRequest
+from plcourse.core.exportable import ids_of
 from plcourse.export.artefacts import checked_onnx
 from plcourse.export.card import Card
 from plcourse.export.graph import Bridge, Program
@@ -80,11 +80,13 @@ class Samples:
                 break
         if not ids:
             raise UserError("there is no test sample to verify the export with")
-        inputs, outputs = ([np.concatenate(column) for column in zip(*side, strict=True)] for side in zip(*parts))
+        inputs, outputs = (
+            [np.concatenate(column) for column in zip(*side, strict=True)] for side in zip(*parts, strict=True)
+        )
         return cls(ids[:MAX_SAMPLES], [x[:MAX_SAMPLES] for x in inputs], [y[:MAX_SAMPLES] for y in outputs])
 
     def batch(self, start: int, size: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """Indices, inputs and outputs of ``size`` samples from ``start`` on, from the beginning again after the last."""
+        """Indices, inputs and outputs of ``size`` samples from ``start`` on, beginning again after the last."""
         indices = np.arange(start, start + size) % len(self.ids)
         return indices, [x[indices] for x in self.inputs], [y[indices] for y in self.outputs]
 
@@ -221,7 +223,9 @@ def _reasons(found: dict[str, Any], tolerance: Tolerance) -> list[str]:
     reasons = []
     allowed = tolerance.deviation * found["scale"]
     if not found["max_deviation"] <= allowed:
-        reasons.append(f"outputs deviate by {found['max_deviation']:.2g} at {found['worst']}, allowed are {allowed:.2g}")
+        reasons.append(
+            f"outputs deviate by {found['max_deviation']:.2g} at {found['worst']}, allowed are {allowed:.2g}"
+        )
     agreement = found["agreement"]
     if agreement is not None and agreement < tolerance.agreement:
         reasons.append(f"decisions agree on {agreement:.2%} of the samples, needed are {tolerance.agreement:.1%}")

@@ -1,7 +1,7 @@
 """One process per runtime: opens one exported file, runs it and times it, for a parent that holds the data.
 
-Runtimes in one process disturb each other: onnxruntime's threads spin after a call, and a torch operator beside them has
-been seen to take 20 times as long. So each exported file gets a process of its own, which loads no other runtime.
+Runtimes in one process disturb each other: onnxruntime's threads spin after a call, and a torch operator beside them
+has been seen to take 20 times as long. So each exported file gets a process of its own, which loads no other runtime.
 Messages are pickles over the process's own pipes; the process ends when they close, however its parent ended.
 """
 
