@@ -41,7 +41,9 @@ def first_losses(name: str) -> list[float]:
         command = [sys.executable, "-m", "plcourse", "fit", "-c", name, "--runs_root", root, *limits]
         command += ["--trainer.log_every_n_steps=1", "--trainer.num_sanity_val_steps=0"]
         subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        rows = Run.load(name, root).metrics
+        run = Run.load(name, root)
+        first_fold = Run(run.path / "folds" / "0")  # a cross-validated run has the losses in its folds
+        rows = (first_fold if first_fold.path.is_dir() else run).metrics
     return [row["value"] for row in rows if row["metric"] == "train/loss"]
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 
 class FailAt(pl.Callback):
@@ -68,6 +70,32 @@ class FailAt(pl.Callback):
         return True
 
 
+class FailInFold(FailAt):
+    """Breaks a cross-validation in one of its folds.
+
+    Args:
+        fold: the number of the fold.
+        step: as in `FailAt`, counted within the fold.
+        how: what happens.
+        rank: the rank that it happens to.
+        once: as in `FailAt`.
+    """
+
+    def __init__(
+        self,
+        fold: int,
+        step: int,
+        how: Literal["kill", "kill_job", "raise", "stall", "nan", "sigterm", "sigint"],
+        rank: int = 0,
+        once: str | None = None,
+    ) -> None:
+        super().__init__(step, how, rank, once)
+        self.fold = fold
+
+    def _now(self, trainer: pl.Trainer) -> bool:
+        return Path(trainer.default_root_dir).name == str(self.fold) and super()._now(trainer)
+
+
 class UnevenNorm(torch.nn.Module):
     """A linear model behind a batch norm, whose buffers DDP broadcasts in every forward pass."""
 
@@ -79,3 +107,104 @@ class UnevenNorm(torch.nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.layers(image)
+
+
+class SmoothNet(torch.nn.Module):
+    """A convolutional network with group norm and no ReLU.
+
+    A ReLU whose input is zero to rounding passes a gradient in one run and none in another: that is no rounding error
+    any more, and in single precision it happens within a few steps.
+    """
+
+    def __init__(self, width: int = 8, num_classes: int = 10) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(1, width, 3, padding=1),
+            torch.nn.GroupNorm(4, width),
+            torch.nn.SiLU(),
+            torch.nn.Conv2d(width, width, 3, stride=2, padding=1),
+            torch.nn.GroupNorm(4, width),
+            torch.nn.SiLU(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(16 * width, num_classes),
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.layers(image)
+
+
+class KeepGradients(pl.Callback):
+    """Writes the gradients that each optimizer step took, of rank 0.
+
+    Args:
+        path: the file, a list of dictionaries from the parameter's name to its gradient.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        self.steps.append(
+            {name: weight.grad.clone() for name, weight in pl_module.named_parameters() if weight.grad is not None}
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            torch.save(self.steps, self.path)
+
+
+class CountReductions(pl.Callback):
+    """Counts the buckets that DDP averages.
+
+    Args:
+        path: the file for the counts of rank 0: one number per training batch.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.now = 0
+        self.counts: list[int] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.strategy.model.register_comm_hook(None, self._average)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        self.counts.append(self.now)
+        self.now = 0
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            Path(self.path).write_text(" ".join(map(str, self.counts)))
+
+    def _average(self, state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        self.now += 1
+        return allreduce_hook(dist.group.WORLD, bucket)
+
+
+class SlowBatches(pl.Callback):
+    """Makes every batch take longer.
+
+    Args:
+        seconds: how much longer.
+        where: ``loader`` delays fetching it, ``step`` delays the step.
+        rank: the rank it happens to; every one when negative.
+    """
+
+    def __init__(self, seconds: float, where: Literal["loader", "step"], rank: int = -1) -> None:
+        self.seconds, self.where, self.rank = seconds, where, rank
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.where == "loader":
+            data = trainer.train_dataloader.data
+            fetch = data.fetch
+
+            def slow(*args: Any) -> Any:
+                time.sleep(self.seconds)
+                return fetch(*args)
+
+            data.fetch = slow
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if self.where == "step" and self.rank in (-1, trainer.global_rank):
+            time.sleep(self.seconds)

@@ -34,6 +34,7 @@ def test_every_verb_has_a_help_and_the_root_help_names_it():
 
 def test_no_help_line_is_wider_than_a_terminal():
     texts = [helps.root_help(), *(helps.verb_help(verb) for verb in catalog.VERBS)]
+    texts += [helps.verb_help("benchmark", [name]) for name in catalog.BENCHMARKS]
     assert max(len(line) for text in texts for line in text.splitlines()) <= 120
 
 

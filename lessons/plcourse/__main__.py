@@ -75,7 +75,7 @@ def _dispatch(argv: list[str]) -> None:
     if "-h" in rest or "--help" in rest:
         from plcourse.core.help import verb_help
 
-        sys.stdout.write(verb_help(name))
+        sys.stdout.write(verb_help(name, rest))
         return
     verb = catalog.VERBS[name]
     module, _, function = verb.target.partition(":")

@@ -60,6 +60,7 @@ VERBS = {
     "predict": Verb("run", "write a checkpoint's predictions", "plcourse.cli:run_verb"),
     "export": Verb("run", "write a checkpoint in other formats, each verified", "plcourse.cli:run_verb"),
     "sweep": Verb("run", "run arms, seeds and a grid, and resume them", "plcourse.sweeping:sweep"),
+    "benchmark": Verb("run", "measure a config or a run: scaling, latency", "plcourse.benchmarking:benchmark"),
     "ls": Verb("look", "list lessons and configs, or `ls runs`", "plcourse.core.look:ls"),
     "cat": Verb("look", "print a config, --resolved in full", "plcourse.core.look:cat"),
     "cp": Verb("look", "copy a config to edit it", "plcourse.core.look:cp"),
@@ -68,19 +69,44 @@ VERBS = {
     ),
 }
 
+BENCHMARKS = {
+    "scaling": Verb("run", "samples/s, communication and memory of 1, 2, 4, ... ranks", "plcourse.scaling:scaling"),
+    "latency": Verb("run", "the fastest verified export of a run, per batch size", "plcourse.cli:latency"),
+}
+
 CLASSES = {
+    "AdaptivePacing": "plcourse.curriculum.pacing.AdaptivePacing",
+    "ClassifierMargin": "plcourse.curriculum.scorers.ClassifierMargin",
+    "CrossValidatedLoss": "plcourse.curriculum.scorers.CrossValidatedLoss",
+    "CurriculumClassifier": "plcourse.curriculum.model.CurriculumClassifier",
+    "CurriculumData": "plcourse.curriculum.data.CurriculumData",
+    "CurriculumLoop": "plcourse.curriculum.loop.CurriculumLoop",
+    "CurriculumReport": "plcourse.curriculum.report.CurriculumReport",
     "ExportData": "plcourse.export.data.ExportData",
     "ExportedModel": "plcourse.export.exported.ExportedModel",
+    "FoldData": "plcourse.kfold.fold_data.FoldData",
     "FoldableNet": "plcourse.export.model.FoldableNet",
+    "GradientCompression": "plcourse.ddp.compression.GradientCompression",
     "ImageClassifier": "plcourse.ddp.model.ImageClassifier",
     "ImageData": "plcourse.ddp.data.ImageData",
+    "KFoldLoop": "plcourse.kfold.loop.KFoldLoop",
+    "KFoldPredictLoop": "plcourse.kfold.evaluation.KFoldPredictLoop",
+    "KFoldTestLoop": "plcourse.kfold.evaluation.KFoldTestLoop",
+    "KFoldValidationLoop": "plcourse.kfold.evaluation.KFoldValidationLoop",
     "MLP": "plcourse.ddp.model.MLP",
+    "PacingFunction": "plcourse.curriculum.pacing.PacingFunction",
     "RandomAffine": "plcourse.core.data.transforms.RandomAffine",
     "RandomCrop": "plcourse.core.data.transforms.RandomCrop",
     "RandomFlip": "plcourse.core.data.transforms.RandomFlip",
+    "ReferenceLoss": "plcourse.curriculum.scorers.ReferenceLoss",
     "ResNet": "plcourse.ddp.model.ResNet",
     "RowLSTM": "plcourse.export.model.RowLSTM",
     "RunCheckpoint": "plcourse.core.checkpoint.RunCheckpoint",
+    "ScoreColumn": "plcourse.curriculum.scorers.ScoreColumn",
+    "SelfPacing": "plcourse.curriculum.self_paced.SelfPacing",
+    "TableData": "plcourse.kfold.data.TableData",
+    "TableRegressor": "plcourse.kfold.model.TableRegressor",
+    "ThroughputMonitor": "plcourse.ddp.monitor.ThroughputMonitor",
     "TracingFitLoop": "plcourse.core.tracing.TracingFitLoop",
     "TracingPredictLoop": "plcourse.core.tracing.TracingPredictLoop",
     "TracingTestLoop": "plcourse.core.tracing.TracingTestLoop",
@@ -109,8 +135,13 @@ def config_names(lesson: str | None = None) -> list[str]:
     return [f"{key}/{path.stem}" for key in keys for path in sorted((root / key).glob("*.yaml"))]
 
 
+def sweep_names() -> list[str]:
+    """Names such as `sweeps/ddp_learning_rate` of the packaged sweeps."""
+    return [f"sweeps/{path.stem}" for path in sorted((configs_dir() / "sweeps").glob("*.yaml"))]
+
+
 def config_path(name: str) -> Path:
-    """The file of a packaged config; `name` is one of `config_names()`."""
+    """The file of a packaged config; `name` is one of `config_names()` or `sweep_names()`."""
     return configs_dir() / f"{name}.yaml"
 
 

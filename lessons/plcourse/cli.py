@@ -22,15 +22,15 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch.distributed.constants import default_pg_timeout
 
-from plcourse import __version__
 from plcourse.core import launch, safety
 from plcourse.core.callbacks import Coverage
 from plcourse.core.checkpoint import load
 from plcourse.core.errors import UserError, first_line
+from plcourse.core.evaluations import save_evaluation
 from plcourse.core.explain import Explainer
-from plcourse.core.record import RunRecorder, TidyLogger, shortest
+from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.request import Request, read_request
-from plcourse.core.runs import Run, write_json
+from plcourse.core.runs import Run
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
@@ -133,7 +133,7 @@ class CourseCLI(LightningCLI):
         return [self.table, *more]
 
     def _resumed_step(self) -> int:
-        if self.request.checkpoint is None:
+        if self.request.checkpoint is None or not is_first_process():  # the only one that draws
             return 0
         loops = load(self.request.checkpoint).get("loops", {})
         return int(loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0))
@@ -153,6 +153,7 @@ class CourseCLI(LightningCLI):
         if self.request.checkpoint is None and config.get("ckpt_path"):
             self.request.checkpoint = Path(config.ckpt_path)
         text, processes = self.resolved()
+        _check_nodes(config.trainer)
         session = Session(self.request, text, config.get("seed_everything"))
         self.run_folder = session.run
         with session.recording():
@@ -171,7 +172,7 @@ class CourseCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
-            raise UserError(first_line(_own_words(error))) from error
+            raise UserError(first_line(_root(error))) from error
         if verb in ("export", "latency"):
             self._export(verb)
             return
@@ -221,21 +222,24 @@ class CourseCLI(LightningCLI):
         finally:
             trainer.callbacks.remove(self.coverage)
         if trainer.is_global_zero:
-            scores = {name: shortest(value) for result in metrics for name, value in result.items()}
-            report = {
-                "metrics": scores,
-                "coverage": self.coverage.report,
-                "checkpoint": _relative(checkpoint, run.path),
-                "processes": trainer.world_size,
-                "seconds": round(time.monotonic() - started, 3),
-                "plcourse": __version__,
-            }
-            stage = _STAGES[verb]
-            path = run.path / "eval" / f"{stage}.json"
-            path.parent.mkdir(exist_ok=True)
-            _keep_older(path)
-            write_json(path, report)
-            _say_scores(stage, scores, self.coverage.report)
+            scores = {name: value for result in metrics for name, value in result.items()}
+            stage, seconds = _STAGES[verb], time.monotonic() - started
+            coverage = self.coverage.report
+            report = save_evaluation(run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds)
+            _say_scores(stage, report["metrics"], coverage)
+
+
+class Resolver(CourseCLI):
+    """Parses a request and runs nothing: for its complete config, and for its mistakes."""
+
+    @classmethod
+    def of(cls, request: Request) -> "Resolver":
+        """Parses, with the classes let in that the request trusts."""
+        safety.install(request.trusted)
+        return cls(request)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Left out."""
 
 
 def run_verb(verb: str, arguments: list[str]) -> Run | None:
@@ -265,13 +269,6 @@ def run_verb(verb: str, arguments: list[str]) -> Run | None:
 def latency(arguments: list[str]) -> None:
     """Carries out ``plcourse benchmark latency ARGUMENTS``."""
     run_verb("latency", arguments)
-
-
-def _own_words(error: BaseException) -> BaseException:
-    """What a constructor raised: jsonargparse tells of a union that nothing fits, and keeps the reason as its cause."""
-    while "any of the Union subtypes" in str(error) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _aliases(arguments: list[str]) -> list[str]:
@@ -311,6 +308,16 @@ def _processes(trainer: Any) -> int:
     return len([part for part in str(devices).split(",") if part.strip()])
 
 
+def _check_nodes(trainer: Any) -> None:
+    """Refuses to wait for nodes that nobody has started."""
+    nodes = int(trainer.get("num_nodes") or 1)
+    if nodes > 1 and "LOCAL_RANK" not in os.environ and "SLURM_NTASKS" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes is {nodes}: start it on each node with torchrun --nnodes {nodes} ... -m plcourse, or "
+            "take this machine alone with --trainer.num_nodes 1"
+        )
+
+
 def _timeout(trainer: Any) -> float:
     """Seconds that a rank waits for the others in a collective: DDPStrategy's ``timeout``, else torch's default."""
     strategy = trainer.get("strategy")
@@ -330,20 +337,11 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 
-def _relative(checkpoint: Path | None, folder: Path) -> str | None:
-    if checkpoint is None:
-        return None
-    checkpoint, folder = checkpoint.resolve(), folder.resolve()
-    return checkpoint.relative_to(folder).as_posix() if checkpoint.is_relative_to(folder) else str(checkpoint)
-
-
-def _keep_older(path: Path) -> None:
-    if not path.is_file():
-        return
-    number = 1
-    while (older := path.with_name(f"{path.stem}-{number}.json")).exists():
-        number += 1
-    path.rename(older)
+def _root(error: BaseException) -> BaseException:
+    """The error that a constructor raised, beneath what jsonargparse says of the types that it tried."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _say_scores(stage: str, scores: dict[str, float], coverage: dict[str, int] | None) -> None:

@@ -113,19 +113,10 @@ def _run_cells(record: Sweep, cells: list[dict[str, Any]], command: Command, poo
 
 def _resolve(arguments: list[str]) -> dict[str, Any]:
     """The complete config of one arm at one point, and the processes that it takes."""
-    from plcourse import cli
-    from plcourse.core import safety
+    from plcourse.cli import Resolver
     from plcourse.core.request import read_request
 
-    class Resolver(cli.CourseCLI):
-        """Parses, and runs nothing."""
-
-        def _run_subcommand(self, subcommand: str) -> None:
-            """Left out."""
-
-    request = read_request("fit", [*arguments, "--seed_everything=0"])
-    safety.install(request.trusted)
-    text, processes = Resolver(request).resolved()
+    text, processes = Resolver.of(read_request("fit", [*arguments, "--seed_everything=0"])).resolved()
     return {"config": text, "processes": processes}
 
 

@@ -345,6 +345,7 @@ class TestRefusals:
         ("options", "words"),
         [
             ({"source": "digits"}, "different data: source is mnist5k and digits in ddp/base/"),
+            ({"label_noise": 0.4}, "different data: label_noise is - and 0.4 in ddp/base/"),
             ({"seen": 500}, "different data: n_test is 1000 and 500 in ddp/base/"),
             ({"split_seed": 3}, "different splits: split_seed is 0 and 3 in ddp/base/"),
             ({"val_size": 100}, "different splits: val_size is 250 and 100 in ddp/base/"),
@@ -535,6 +536,9 @@ class TestSweeps:
         assert only_test(report)["arm"] == "lr=0.5"
         line = refused(*inputs, "--metric", "test/accuracy", "--grid_by", "lr")
         assert "did you mean 'model.init_args.lr'?" in line
+        assert "did you mean 'model.init_args.lr'?" in refused(
+            *inputs, "--metric", "test/loss", "--grid_by", "model.lr"
+        )
 
     def test_cells_that_did_not_finish(self, refused, said):
         folder = sweep(list(self.cells))
@@ -549,6 +553,7 @@ class TestSweeps:
     def test_mistakes(self, refused):
         folder = sweep(list(self.cells))
         assert "no sweep 'lrr' in 'runs'; did you mean 'lr'?" in refused("lrr")
+        assert "no sweep 'else' in 'runs'; there are the sweeps lr" in refused("else")
         (folder / "sweep.json").write_text("{")
         assert "is not valid JSON" in refused("lr")
         (folder / "sweep.json").write_text('{"cells": 3}')

@@ -91,10 +91,24 @@ class TestLs:
 
     def test_json(self, typed):
         rows = json.loads(typed("ls", "--json")[1])
-        assert [row["number"] for row in rows] == list(range(12, 20))
+        assert [row["number"] for row in rows] == [*range(12, 20), None]
         color = rows[1]["configs"][0]
         assert (color["name"], color["needs"], color["verbs"]) == ("gan/color", ["gpu", "a file"], ["test"])
         assert rows[0]["configs"][0]["problem"]
+
+    def test_sweeps(self, typed, suite, refused):
+        assert "(no configs in this version)" in typed("ls", "sweeps")[1]
+        (suite / "sweeps").mkdir()
+        (suite / "sweeps/rates.yaml").write_text(HEADER.replace("fit, test", "sweep") + "arms: [ddp/two_processes]\n")
+        out = typed("ls", "sweeps")[1]
+        assert "sweeps/rates    Two processes learn as one." in out
+        assert typed("ls")[1].endswith(out)
+        assert json.loads(typed("ls", "sweeps", "--json")[1])[0]["configs"][0]["name"] == "sweeps/rates"
+        assert typed("cat", "sweeps/rates")[1].endswith("arms: [ddp/two_processes]\n")
+        assert "plcourse sweep -c rates.yaml" in typed("cp", "sweeps/rates", "rates.yaml")[1]
+        assert "for the configs of runs" in refused("cat", "sweeps/rates", "--resolved")
+        assert "plcourse sweep -c sweeps/rates" in refused("fit", "-c", "sweeps/rates")
+        assert "did you mean 'sweeps'?" in refused("ls", "swep")
 
     def test_mistakes(self, refused):
         assert "did you mean 'ddp'?" in refused("ls", "dpd")
@@ -124,6 +138,24 @@ class TestLsRuns:
         assert "finished" in second
         assert "val/accuracy 0.9877" in second
         assert second.endswith("1 h 02 min")
+
+    def test_sweeps_stand_among_the_runs(self, typed):
+        run = Run.create("ddp/two_processes", "runs", {"verb": "fit"})
+        folder = Path("runs/sweeps/rates/20990101-000000")
+        folder.mkdir(parents=True)
+        cells = [{"status": status} for status in ("finished", "finished", "failed")]
+        times = {"created": "2099-01-01T00:00:00+00:00", "ended": "2099-01-01T00:03:20+00:00"}
+        (folder / "sweep.json").write_text(json.dumps({"schema": 1, "status": "failed", "cells": cells, **times}))
+        head, sweep, single = typed("ls", "runs")[1].splitlines()
+        assert head.startswith("run")
+        assert sweep.split()[:2] == ["sweeps/rates/20990101-000000", "failed"]
+        assert "2 of 3 cells" in sweep
+        assert sweep.endswith("3 min 20 s")
+        assert single.startswith(run.name)
+        row = json.loads(typed("ls", "runs", "--json")[1])[0]
+        assert (row["verb"], row["cells"]) == ("sweep", {"total": 3, "finished": 2, "failed": 1})
+        (folder / "sweep.json").write_text("{")
+        assert "unreadable" in typed("ls", "runs")[1]
 
     def test_json_and_another_root(self, typed, monkeypatch):
         run = Run.create("ddp/two_processes", "elsewhere", {"verb": "fit", "best": {"value": None}})
@@ -231,6 +263,10 @@ class TestMain:
         if verb in ("fit", "validate", "test", "predict"):
             assert ("--then" in out) == (verb == "fit")
             assert ("--allow_untrained" in out) == (verb != "fit")
+        if verb == "benchmark":
+            assert all(name in out for name in catalog.BENCHMARKS)
+            assert "--world_sizes" in typed("benchmark", "scaling", "-h")[1]
+            return
         for flag in FLAGS.get(verb, FLAGS["fit"]) if catalog.VERBS[verb].group == "run" else ():
             assert flag in out
 
@@ -240,7 +276,7 @@ class TestMain:
     def test_an_unknown_verb(self, refused):
         assert "did you mean 'fit'?" in refused("fitt", "-c", "x")
         assert "did you mean 'test'?" in refused("TEST")
-        assert "fit, validate, test, predict, sweep, ls, cat, cp, compare" in refused("train")
+        assert "fit, validate, test, predict, sweep, benchmark, ls, cat, cp, compare" in refused("train")
         assert "did you mean '--version'?" in refused("--verson")
 
     def test_a_flag_before_the_verb(self, refused):

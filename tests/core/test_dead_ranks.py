@@ -7,20 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support import TWO_PROCESSES, Command, digits_config, write_config
+from support import TWO_PROCESSES, Command, digits_config, processes_with, write_config
 
 TIMEOUT = 20  # of the collectives, in TWO_PROCESSES
-
-
-def processes_with(marker: str) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal() and marker.encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.mark.parametrize("rank", [0, 1])

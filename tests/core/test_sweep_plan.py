@@ -15,7 +15,7 @@ from plcourse.core.configs import find_config, parse_header
 from plcourse.core.errors import UserError
 from plcourse.core.runs import Run, list_runs
 from plcourse.core.sweep import Screen, Sweep, arms_and_points, cell_line, failures, summary
-from plcourse.core.sweep_plan import Plan, cell_label, find_sweep, grid_label, read_command, sweep_names
+from plcourse.core.sweep_plan import Plan, cell_label, find_sweep, grid_label, read_command
 
 
 @pytest.fixture(autouse=True)
@@ -112,8 +112,8 @@ def test_cells_come_seed_by_seed_and_each_has_a_folder_of_its_own() -> None:
 
 
 def test_every_packaged_sweep_is_sound() -> None:
-    assert sweep_names()
-    for name in sweep_names():
+    assert catalog.sweep_names()
+    for name in catalog.sweep_names():
         plan = plan_of("-c", name)
         assert plan.metric is not None
         assert parse_header(find_sweep(name)).verbs == ("sweep",)
@@ -233,6 +233,8 @@ def test_sweeps_are_found_by_folder_name_and_latest(runs: Path) -> None:
     for name in ("first", "sweeps/first", "first/latest", f"first/{first.path.name}", str(first.path)):
         assert Sweep.load(name, runs).path.resolve() == first.path.resolve(), name
     assert Sweep.load("latest", runs).path.name == max(first.path.name, second.path.name)
+    with pytest.raises(UserError, match=r"no sweep 'other' in .*; there are first, second"):
+        Sweep.load("other", runs)
     with pytest.raises(UserError, match="did you mean 'second'"):
         Sweep.load("secnd", runs)
 

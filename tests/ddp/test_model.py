@@ -160,35 +160,6 @@ class TestRanks:
             for expected, *own in zip(reference, *shares, strict=True):
                 assert torch.allclose(torch.stack(own).mean(0), expected, rtol=1e-12, atol=1e-14)
 
-    def test_two_processes_take_the_very_steps_of_one(self, plcourse: Command, tmp_path: Path, runs: Path) -> None:
-        def fit(name: str, **changes: Any) -> tuple[dict[int, float], dict[str, torch.Tensor], list[Any]]:
-            config = digits_config(
-                trainer__precision="64-true",
-                trainer__max_epochs=1,
-                trainer__log_every_n_steps=1,
-                model__init_args__network__init_args__dropout=0.0,
-                **changes,
-            )
-            plcourse("fit", "-c", write_config(tmp_path / f"{name}.yaml", config))
-            run = Run.load(runs / "own" / name / "latest")
-            losses = {row["step"]: row["value"] for row in run.metrics if row["metric"] == "train/loss"}
-            weights = torch.load(run.checkpoint("last"), weights_only=True)["state_dict"]
-            return losses, weights, [row for row in run.metrics if row["metric"].startswith("val/")]
-
-        # 1,257 samples in batches of 108: eleven whole ones, and 69, which two processes cannot share evenly
-        losses, weights, scores = fit("one", data__init_args__batch_size=108)
-        losses_2, weights_2, scores_2 = fit("two", **{**TWO_PROCESSES, "data__init_args__batch_size": 54})
-        assert losses.keys() == losses_2.keys() == set(range(12))
-        for step, loss in losses.items():
-            assert losses_2[step] == pytest.approx(loss, rel=1e-10), f"step {step}"
-        assert weights.keys() == weights_2.keys()
-        for name, weight in weights.items():
-            assert weight.dtype == torch.float64
-            assert torch.allclose(weights_2[name], weight, rtol=0, atol=1e-9), name
-        assert [row["metric"] for row in scores] == ["val/loss", "val/accuracy", "val/f1"]
-        for one, two in zip(scores, scores_2, strict=True):
-            assert two == {**one, "value": pytest.approx(one["value"], rel=1e-9)}
-
     def test_a_network_with_batch_norm_is_the_same_on_both_ranks_when_evaluated(
         self, plcourse: Command, tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

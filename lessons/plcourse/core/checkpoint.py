@@ -1,6 +1,7 @@
 """Checkpoints that survive: written whole or not at all, verified when read, and loaded without running code."""
 
 import hashlib
+import io
 import os
 import pickle
 import re
@@ -16,6 +17,7 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
+from plcourse.core.distributed import from_rank_0, is_distributed, maximum
 from plcourse.core.errors import RunFailed, UserError, first_line, nearest
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
@@ -57,12 +59,19 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads a checkpoint of Lightning; ``weights_only`` is always on, whatever is passed.
+        """Reads a checkpoint of Lightning, which calls this on every rank; ``weights_only`` is always on.
+
+        A rank on a node that does not have the file gets it from rank 0.
 
         Raises:
             UserError: the file is missing, damaged, or would need code of its own to load.
         """
-        return load(Path(path), map_location)
+        path = Path(path)
+        here = path.is_file()
+        if not is_distributed() or maximum([not here]) == [0]:
+            return load(path, map_location)
+        content = from_rank_0(path.read_bytes() if here else None)
+        return load(path, map_location) if here or content is None else _read(path, io.BytesIO(content), map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint and its checksum."""
@@ -87,10 +96,15 @@ def load(path: Path, map_location: Any = None) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged: its SHA-256 is not the one in {_checksum_path(path).name}{_intact_beside(path)}"
         )
+    return _read(path, path, map_location)
+
+
+def _read(path: Path, file: Path | io.BytesIO, map_location: Any) -> dict[str, Any]:
+    """The checkpoint in ``file``, which errors call ``path``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about pickles that it then refuses
-            checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+            checkpoint = torch.load(file, map_location=map_location or "cpu", weights_only=True)
     except Exception as error:
         foreign = "weights_only" in str(error) or "Unsupported" in str(error)
         why = "holds Python objects that would run code when loaded" if foreign else "is not a complete checkpoint file"
@@ -248,6 +262,7 @@ class RunCheckpoint(Checkpoint):
         self._last_is_good = False
         self._scored_epoch = -1
         self._validated = False
+        self._written = False
 
     @property
     def state_key(self) -> str:
@@ -256,8 +271,12 @@ class RunCheckpoint(Checkpoint):
 
     @property
     def best_model_path(self) -> str:
-        """The best checkpoint, or an empty string before there is one."""
-        return str(self._file(BEST)) if self.dirpath and self._file(BEST).is_file() else ""
+        """The best checkpoint, or an empty string before there is one.
+
+        On another node than rank 0's the file itself may not be there.
+        """
+        written = self._written or (self._resumed and self.best_model_score is not None)
+        return str(self._file(BEST)) if self.dirpath and (self._file(BEST).is_file() or written) else ""
 
     @property
     def last_model_path(self) -> str:
@@ -316,7 +335,7 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero and last.is_file() and (self._last_is_good or verify(last)):
             link(last, self._file(PREVIOUS))
         trainer.save_checkpoint(last)
-        self._last_is_good = True
+        self._last_is_good = self._written = True
         if trainer.is_global_zero and (is_best or self.best_model_score is None):
             link(last, best)
 

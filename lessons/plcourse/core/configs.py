@@ -115,6 +115,8 @@ def find_config(name: str) -> ConfigSource:
     if is_packaged:
         path = catalog.config_path(packaged)
         return ConfigSource(packaged, str(path), _read(path), packaged=True)
+    if packaged in catalog.sweep_names():
+        raise UserError(f"'{packaged}' is a sweep, not the config of a run: plcourse sweep -c {packaged}")
     if name in {lesson.key for lesson in catalog.LESSONS}:
         known = ", ".join(catalog.config_names(name)) or "none yet"
         raise UserError(f"config '{name}' is a lesson; name one of its configs: {known}")

@@ -37,6 +37,16 @@ def maximum(values: Sequence[int]) -> list[int]:
     return message.tolist()
 
 
+def gather_numbers(values: Sequence[float]) -> list[list[float]]:
+    """The numbers of every rank, in the order of the ranks; a collective. All ranks give equally many."""
+    if not is_distributed():
+        return [list(values)]
+    own = torch.tensor(values, dtype=torch.float64)
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, own, group=cpu_group())
+    return [numbers.tolist() for numbers in found]
+
+
 def total(trainer: pl.Trainer, value: float) -> int:
     """The sum of a count over all ranks; a collective. An endless count (inf) counts as one batch."""
     count = 1 if value == float("inf") else int(value)
@@ -57,6 +67,15 @@ def gather_objects(value: Any) -> list[Any]:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value, group=cpu_group())
     return values
+
+
+def from_rank_0(value: Any) -> Any:
+    """The value of rank 0 on every rank, where those of the others are not looked at; a collective."""
+    if not is_distributed():
+        return value
+    message = [value if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(message, src=0, group=cpu_group())
+    return message[0]
 
 
 def broadcast_buffers(trainer: pl.Trainer) -> None:

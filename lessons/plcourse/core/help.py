@@ -4,6 +4,8 @@
 takes in full is for `--help_all`, which builds the real parser.
 """
 
+from collections.abc import Sequence
+
 from plcourse import catalog
 
 _GROUPS = {"run": "Verbs that run", "look": "Verbs that only look"}
@@ -58,6 +60,8 @@ _EVALUATION_FLAGS = (
     _ROOT,
     _TRUST,
 )
+
+_EVALUATIONS = ("validate", "test", "predict")
 
 _FLAGS = {
     "fit": (
@@ -115,17 +119,37 @@ _FLAGS = {
         _ROOT,
         _TRUST,
     ),
+    "benchmark scaling": (
+        _CONFIG,
+        ("--world_sizes 1,2", "ranks to measure; default 1, 2, 4, ... and all cores, or GPUs"),
+        ("--pairs N", "rounds, each with every job once; default 9, and 6 or more for an interval"),
+        ("--steps N", "steps that a job trains in a round; default as many as one rank takes in a second"),
+        ("--warmup N", "steps of each job before the first round, default 20"),
+        ("--json FILE|-", "write the numbers there too; - prints them in place of the table"),
+        ("--KEY VALUE", "any setting of fit; all jobs train on batch_size times devices samples a step"),
+        _ROOT,
+        _TRUST,
+    ),
+    "benchmark latency": (
+        _RUN,
+        ("--batch_sizes 1,3,64", "batch sizes to time"),
+        ("--rounds N", "rounds in which all formats take turns, default 15"),
+        _CKPT,
+        _DATA,
+        _ROOT,
+        _TRUST,
+    ),
     "ls": (
-        ("LESSON", "one lesson, by name or number; `runs` for the runs"),
+        ("LESSON", "one lesson, by name or number; `sweeps`; `runs` for what ran"),
         ("--json", "print JSON"),
         ("--runs_root DIR", "with `ls runs`: where the runs are; PLCOURSE_RUNS does the same, default runs"),
     ),
     "cat": (
-        ("NAME_OR_PATH", "a packaged config or a YAML file"),
+        ("NAME_OR_PATH", "a packaged config or sweep, or a YAML file"),
         ("--resolved", "a packaged config with every default written out"),
     ),
     "cp": (
-        ("NAME", "a packaged config, or a YAML file"),
+        ("NAME", "a packaged config or sweep, or a YAML file"),
         ("DEST", "a folder that exists, or a new file whose name ends with .yaml"),
         ("--force", "overwrite DEST"),
     ),
@@ -152,7 +176,10 @@ _USAGE = {
     "predict": "plcourse predict (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
     "export": "plcourse export --run RUN [--format FORMATS] [flags]",
     "sweep": "plcourse sweep (-c SWEEP | --arms CONFIG... | --resume [SWEEP]) [flags]",
-    "ls": "plcourse ls [LESSON | runs] [--json]",
+    "benchmark": "plcourse benchmark NAME (-c NAME_OR_PATH | --run RUN) [flags]",
+    "benchmark scaling": "plcourse benchmark scaling -c NAME_OR_PATH [flags]",
+    "benchmark latency": "plcourse benchmark latency --run RUN [flags]",
+    "ls": "plcourse ls [LESSON | sweeps | runs] [--json]",
     "cat": "plcourse cat NAME_OR_PATH [--resolved]",
     "cp": "plcourse cp NAME DEST [--force]",
     "compare": "plcourse compare RUN_OR_SWEEP... --metric NAME [flags]",
@@ -166,27 +193,37 @@ def root_help() -> str:
         "usage: plcourse VERB [flags]\n",
     ]
     for group, title in _GROUPS.items():
-        lines = [f"  {name:<10}{catalog.VERBS[name].summary}" for name in catalog.verbs_of(group)]
+        lines = [f"  {name:<11}{catalog.VERBS[name].summary}" for name in catalog.verbs_of(group)]
         parts.append(f"{title}:\n" + "\n".join(lines) + "\n")
     parts.append(f"For example:\n{_EXAMPLES}")
     parts.append(_REST)
     return "\n".join(parts)
 
 
-def verb_help(verb: str) -> str:
-    """What `plcourse VERB -h` prints: the usage, the flags people use, and where the rest is."""
-    lines = [
-        f"usage: {_USAGE[verb]}",
-        "",
-        f"{catalog.VERBS[verb].summary[0].upper()}{catalog.VERBS[verb].summary[1:]}.",
-        "",
-    ]
-    for flag, text in (*_FLAGS[verb], ("-h, --help", "this help")):
+def verb_help(verb: str, words: Sequence[str] = ()) -> str:
+    """What `plcourse VERB -h` prints: the usage, the flags people use, and where the rest is.
+
+    Args:
+        verb: the verb.
+        words: what stands after it; a benchmark's name first gives the help of that benchmark.
+    """
+    known = catalog.VERBS[verb]
+    flags: Sequence[tuple[str, str]] = _FLAGS.get(verb, ())
+    name = verb
+    if verb == "benchmark":
+        flags = [(name, each.summary) for name, each in catalog.BENCHMARKS.items()]
+        if words and words[0] in catalog.BENCHMARKS:
+            known, name = catalog.BENCHMARKS[words[0]], f"benchmark {words[0]}"
+            flags = _FLAGS[name]
+    lines = [f"usage: {_USAGE[name]}", "", f"{known.summary[0].upper()}{known.summary[1:]}.", ""]
+    for flag, text in (*flags, ("-h, --help", "this help")):
         flag = flag.format(verb={"validate": "val"}.get(verb, verb))
         gap = " " * _FLAG_WIDTH if len(flag) > _FLAG_WIDTH - 4 else None
         lines.append(f"  {flag:<{_FLAG_WIDTH - 2}}{text}" if gap is None else f"  {flag}\n{gap}{text}")
-    if catalog.VERBS[verb].group == "run":
-        full = {"sweep": "fit", "export": "test"}.get(verb, verb)
+    if name == "benchmark":
+        lines += ["", "The flags of each: `plcourse benchmark NAME -h`."]
+    elif catalog.VERBS[verb].group == "run":
+        full = {"export": "test"}.get(verb, verb if verb in _EVALUATIONS else "fit")
         lines += [
             "",
             f"All flags: `plcourse {full} --help_all`.",

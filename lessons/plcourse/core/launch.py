@@ -214,6 +214,11 @@ def _diagnose(exc: BaseException) -> tuple[BaseException, int]:
     return cause, _USER if isinstance(cause, UserError) else _OWN
 
 
+def is_secondary(exc: BaseException) -> bool:
+    """Whether an exception shows no more than that another rank is gone or late."""
+    return _diagnose(exc)[1] in (_TIMED_OUT, _CUT_OFF)
+
+
 def _is_communication(exc: BaseException) -> bool:
     if not isinstance(exc, RuntimeError):
         return False

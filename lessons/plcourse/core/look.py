@@ -1,6 +1,7 @@
 """The verbs that only look: `ls`, `cat` and `cp`. None of them imports torch."""
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 from plcourse import catalog
 from plcourse.core.configs import ConfigHeader, ConfigSource, find_config, parse_header, resolved_path
 from plcourse.core.errors import UserError, nearest
-from plcourse.core.runs import Run, list_runs, runs_root, status_of
+from plcourse.core.runs import SWEEPS, Run, age_key, list_runs, list_sweeps, read_record, runs_root, status_of
 
 
 class LineParser(argparse.ArgumentParser):
@@ -54,7 +55,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[s
 
 
 def ls(argv: list[str]) -> None:
-    """`plcourse ls [LESSON | runs] [--json] [--runs_root DIR]`."""
+    """`plcourse ls [LESSON | sweeps | runs] [--json] [--runs_root DIR]`."""
     parser = LineParser("ls")
     parser.add_argument("what", nargs="?")
     parser.add_argument("--json", action="store_true")
@@ -65,15 +66,17 @@ def ls(argv: list[str]) -> None:
         return
     if args.runs_root is not None:
         raise UserError("plcourse ls: --runs_root only goes with `plcourse ls runs`")
-    lessons = [lesson for lesson in catalog.LESSONS if args.what in (None, lesson.key, str(lesson.number))]
-    if not lessons:
+    shelves = [shelf for shelf in _shelves() if args.what in (None, shelf["lesson"], str(shelf["number"]))]
+    if not shelves:
         keys = [lesson.key for lesson in catalog.LESSONS]
-        hint = nearest(str(args.what), [*keys, "runs"])
-        raise UserError(f"plcourse ls: no lesson {args.what!r}; there are {', '.join(keys)}, and `runs`{hint}")
+        hint = nearest(str(args.what), [*keys, SWEEPS, "runs"])
+        raise UserError(
+            f"plcourse ls: no lesson {args.what!r}; there are {', '.join(keys)}, and `{SWEEPS}` and `runs`{hint}"
+        )
     if args.json:
-        _say(json.dumps([_lesson_row(lesson) for lesson in lessons], indent=2))
+        _say(json.dumps(shelves, indent=2))
         return
-    _say("\n\n".join(_lesson_text(lesson) for lesson in lessons))
+    _say("\n\n".join(map(_shelf_text, shelves)))
 
 
 def cat(argv: list[str]) -> None:
@@ -82,7 +85,9 @@ def cat(argv: list[str]) -> None:
     parser.add_argument("name", metavar="NAME_OR_PATH")
     parser.add_argument("--resolved", action="store_true")
     args = parser.parse(argv)
-    source = find_config(args.name)
+    source = _find(args.name)
+    if args.resolved and source.name in catalog.sweep_names():
+        raise UserError(f"--resolved is for the configs of runs; those of a sweep are its arms, in `cat {source.name}`")
     if args.resolved and not source.packaged:
         path = shlex.quote(args.name)
         raise UserError(
@@ -100,7 +105,7 @@ def cp(argv: list[str]) -> None:
     parser.add_argument("dest", metavar="DEST")
     parser.add_argument("--force", action="store_true")
     args = parser.parse(argv)
-    source = find_config(args.name)
+    source = _find(args.name)
     dest = _destination(args.dest, Path(source.label).stem)
     try:
         with dest.open("wb" if args.force else "xb") as file:
@@ -110,6 +115,14 @@ def cp(argv: list[str]) -> None:
     except OSError as error:
         raise UserError(f"cannot write '{dest}': {error.strerror}") from error
     _say(f"copied {source.name} to {dest}\nnext: plcourse {_first_verb(source)} -c {shlex.quote(str(dest))}")
+
+
+def _find(name: str) -> ConfigSource:
+    """The config of a run or a sweep; an existing file wins."""
+    packaged = name.removesuffix(".yaml")
+    if packaged in catalog.sweep_names() and not Path(name).is_file():
+        return dataclasses.replace(find_config(str(catalog.config_path(packaged))), name=packaged)
+    return find_config(name)
 
 
 def _destination(dest: str, stem: str) -> Path:
@@ -137,14 +150,15 @@ def _ls_runs(flag: str | None, as_json: bool) -> None:
     root = runs_root(flag)
     if flag is not None and not root.is_dir():
         raise UserError(f"plcourse ls runs: the folder '{flag}' of --runs_root does not exist")
-    rows = [_run_row(run) for run in list_runs(root)]
+    rows = [_run_row(run) for run in list_runs(root)] + [_sweep_row(folder, root) for folder in list_sweeps(root)]
+    rows.sort(key=lambda row: age_key(Path(row["path"])), reverse=True)
     if as_json:
         _say(json.dumps(rows, indent=2))
         return
     if not rows:
         _say(f"No runs in '{root}' yet; `plcourse fit -c NAME` makes one.")
         return
-    cells = [(row["name"], row["status"], _best(row["best"]), _when(row), _duration(row["seconds"])) for row in rows]
+    cells = [(row["name"], row["status"], _result(row), _when(row), _duration(row["seconds"])) for row in rows]
     _say("\n".join(aligned([("run", "status", "best", "when", "took"), *cells])))
 
 
@@ -159,6 +173,30 @@ def _run_row(run: Run) -> dict[str, Any]:
     return row | {key: record.get(key) for key in ("verb", "config", "best", "created", "seconds", "error")}
 
 
+def _sweep_row(folder: Path, root: Path) -> dict[str, Any]:
+    """The same of a sweep, with `cells`: how many there are, and how many of each status."""
+    name = folder.relative_to(root).as_posix()
+    row: dict[str, Any] = {"name": name, "path": str(folder), "status": "unreadable", "verb": "sweep"}
+    row |= dict.fromkeys(("config", "best", "created", "seconds", "error"))
+    try:
+        record = read_record(folder / "sweep.json")
+    except UserError:
+        return row
+    statuses = [str(cell.get("status")) for cell in record.get("cells") or [] if isinstance(cell, dict)]
+    row["cells"] = {"total": len(statuses)} | {status: statuses.count(status) for status in sorted(set(statuses))}
+    row["status"], row["created"] = status_of(record), record.get("created")
+    begun, ended = (_moment(record.get(key)) for key in ("created", "ended"))
+    row["seconds"] = (ended - begun).total_seconds() if begun and ended else None
+    return row
+
+
+def _result(row: dict[str, Any]) -> str:
+    """A run's best score, or how many cells of a sweep are done."""
+    if "cells" in row:
+        return f"{row['cells'].get('finished', 0)} of {row['cells']['total']} cells"
+    return _best(row["best"])
+
+
 def _best(best: Any) -> str:
     if not isinstance(best, dict) or not isinstance(best.get("value"), int | float):
         return "-"
@@ -166,10 +204,16 @@ def _best(best: Any) -> str:
 
 
 def _when(row: dict[str, Any]) -> str:
+    moment = _moment(row["created"])
+    return moment.strftime("%Y-%m-%d %H:%M") if moment else "-"
+
+
+def _moment(text: Any) -> datetime | None:
+    """A time of a record in this machine's zone, None for what is none."""
     try:
-        return datetime.fromisoformat(row["created"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        return datetime.fromisoformat(text).astimezone()
     except (TypeError, ValueError):
-        return "-"
+        return None
 
 
 def _duration(seconds: Any) -> str:
@@ -184,33 +228,45 @@ def _duration(seconds: Any) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def _lesson_row(lesson: catalog.Lesson) -> dict[str, Any]:
-    configs = []
-    for name in catalog.config_names(lesson.key):
-        header, problem = _header(name)
-        fields = {"command": None, "shows": None, "verbs": [], "needs": []}
-        if header is not None:
-            fields = {key: getattr(header, key) for key in fields}
-        configs.append({"name": name, **fields, "problem": problem})
-    return {
-        "number": lesson.number,
-        "lesson": lesson.key,
-        "title": lesson.title,
-        "summary": lesson.summary,
-        "configs": configs,
+def _shelves() -> list[dict[str, Any]]:
+    """What `ls --json` prints: every lesson with its configs, and the sweeps."""
+    shelves = [
+        {
+            "number": lesson.number,
+            "lesson": lesson.key,
+            "title": lesson.title,
+            "summary": lesson.summary,
+            "configs": [_config_row(name) for name in catalog.config_names(lesson.key)],
+        }
+        for lesson in catalog.LESSONS
+    ]
+    sweeps = {
+        "number": None,
+        "lesson": SWEEPS,
+        "title": "Comparisons",
+        "summary": "Arms, seeds and a grid for `plcourse sweep`, whose result `plcourse compare` reads.",
+        "configs": [_config_row(name) for name in catalog.sweep_names()],
     }
+    return [*shelves, sweeps]
 
 
-def _lesson_text(lesson: catalog.Lesson) -> str:
-    lines = [f"{lesson.number}  {lesson.key}: {lesson.title}", f"    {lesson.summary}"]
-    names = catalog.config_names(lesson.key)
-    indent = 6 + max(map(len, names), default=0)
-    for name in names:
-        header, problem = _header(name)
-        text = header.shows if header is not None else problem
-        if header is not None and header.needs:
-            text = f"[needs {', '.join(header.needs)}] {text}"
-        first = f"    {name}".ljust(indent + 2)
+def _config_row(name: str) -> dict[str, Any]:
+    header, problem = _header(name)
+    fields = {"command": None, "shows": None, "verbs": [], "needs": []}
+    if header is not None:
+        fields = {key: getattr(header, key) for key in fields}
+    return {"name": name, **fields, "problem": problem}
+
+
+def _shelf_text(shelf: dict[str, Any]) -> str:
+    number = "    " if shelf["number"] is None else f"{shelf['number']}  "
+    lines = [f"{number}{shelf['lesson']}: {shelf['title']}", f"    {shelf['summary']}"]
+    indent = 6 + max((len(config["name"]) for config in shelf["configs"]), default=0)
+    for config in shelf["configs"]:
+        text = config["problem"] or config["shows"]
+        if config["needs"]:
+            text = f"[needs {', '.join(config['needs'])}] {text}"
+        first = f"    {config['name']}".ljust(indent + 2)
         lines += textwrap.wrap(
             first + text,
             _width(),
@@ -218,7 +274,7 @@ def _lesson_text(lesson: catalog.Lesson) -> str:
             break_on_hyphens=False,
             break_long_words=False,
         )
-    if not names:
+    if not shelf["configs"]:
         lines.append("    (no configs in this version)")
     return "\n".join(lines)
 

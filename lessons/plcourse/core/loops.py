@@ -26,8 +26,10 @@ part in every hook and collective), and training has *boundaries*, the moments b
 two epochs at which nothing is half done; checkpoints are written and signals obeyed only there.
 """
 
+import time
 import warnings
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -71,8 +73,14 @@ def _set_restarting(loop: _Loop, value: bool) -> None:
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """One training epoch: a boundary, then a batch, until the data are through."""
+    """One training epoch: a boundary, then a batch, until the data are through.
 
+    Attributes:
+        seconds_waited: time spent waiting for the data loader's next batch, since the loop was made.
+    """
+
+    seconds_waited = 0.0
+    _asked_at = 0.0
     _resumed_at_boundary = False
     _takes_batch_idx: bool | None = None
 
@@ -87,12 +95,24 @@ class EpochLoop(_TrainingEpochLoop):
             _boundary(self.trainer).between_batches()
         super().advance(data_fetcher)
 
+    def _on_before_fetch(self) -> None:
+        super()._on_before_fetch()
+        self._asked_at = time.perf_counter()
+
+    def _on_after_fetch(self) -> None:
+        self.seconds_waited += time.perf_counter() - self._asked_at
+        super()._on_after_fetch()
+
+    def prepare(self, batch: Any, batch_idx: int) -> Any:
+        """What ``training_step`` gets as its batch; a loop of your own may add to it here."""
+        return batch
+
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
         # Lightning inspects the signature of training_step anew at every step.
         if self._takes_batch_idx is None:
             step = self.trainer.lightning_module.training_step
             self._takes_batch_idx = is_param_in_hook_signature(step, "batch_idx", min_args=2)
-        kwargs["batch"] = batch
+        kwargs["batch"] = self.prepare(batch, batch_idx)
         if self._takes_batch_idx:
             kwargs["batch_idx"] = batch_idx
         return kwargs
@@ -120,6 +140,13 @@ class FitLoop(_FitLoop):
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
         self.epoch_loop = EpochLoop(trainer)
+
+    def whole_run(self, model: pl.LightningModule) -> AbstractContextManager[Any]:
+        """What the trainer enters before it touches the model, the callbacks or the data, and leaves at the very end.
+
+        Nothing here; a loop that has to see them untouched overrides it.
+        """
+        return nullcontext()
 
     def setup_data(self) -> None:
         """Requests the training data; a checkpoint's position in them is taken up even if they were requested before.
@@ -187,6 +214,10 @@ class _AllRanks:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         _without_gradients(cls)
+
+    def whole_run(self, model: pl.LightningModule) -> AbstractContextManager[Any]:
+        """As in `FitLoop`: entered before the trainer touches anything; nothing here."""
+        return nullcontext()
 
     def setup_data(self) -> None:
         """Requests the data and counts the batches of all ranks."""

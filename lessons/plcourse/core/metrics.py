@@ -75,7 +75,15 @@ class ClassificationScores(nn.Module):
         module.log_dict(values, prog_bar=self.stage == "val", sync_dist=True)
 
 
+def takes_step(trainer: pl.Trainer) -> bool:
+    """Whether this training batch ends an optimizer step, rather than leaving its gradients to the batches after it."""
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
+
+
 def is_logging_step(trainer: pl.Trainer) -> bool:
-    """Whether the loggers will take what this training batch logs: every ``log_every_n_steps`` steps of the run."""
+    """Whether the loggers will take what this optimizer step logs: every ``log_every_n_steps`` steps of the run.
+
+    True for all batches of the step, where gradients are accumulated.
+    """
     every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
     return every > 0 and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0

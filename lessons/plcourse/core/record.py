@@ -140,12 +140,12 @@ class RunRecorder(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Notes how far the table is, so that a resumed run goes on from the same row."""
-        size = self.logger.size() if trainer.is_global_zero else 0
-        checkpoint["plcourse"] = {
-            "run": self.run.record["created"],
-            "metrics_size": size,
-            "training_seconds": self._seconds(),
-        }
+        if trainer.is_global_zero:  # the one that writes the file, and perhaps the only one that sees the run's folder
+            checkpoint["plcourse"] = {
+                "run": self.run.record["created"],
+                "metrics_size": self.logger.size(),
+                "training_seconds": self._seconds(),
+            }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

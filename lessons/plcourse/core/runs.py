@@ -32,7 +32,9 @@ except ImportError:  # not on Windows, where runs started in the same second may
     fcntl = None
 
 SCHEMA = 1
+OUT_OF_FOLD = "out_of_fold.parquet"  # what a cross-validated fit writes into predictions/
 SWEEPS = "sweeps"  # the folder below the root that holds sweeps, each with many runs
+BENCHMARKS = "benchmarks"  # the one that holds what `plcourse benchmark` measured
 STATUSES = ("running", "finished", "failed", "interrupted")
 _STAMP = re.compile(r"\d{8}-\d{6}(?:-\d+)?")
 _PACKAGES = ("plcourse", "torch", "torchvision", "pytorch-lightning", "jsonargparse", "torchmetrics", "numpy")
@@ -166,8 +168,9 @@ class Run:
 
     @property
     def predictions(self) -> list[Path]:
-        """The Parquet files that `predict` wrote, in the order of their names."""
-        return sorted((self.path / "predictions").glob("*.parquet"))
+        """The Parquet files that `predict` wrote, in the order of their names; not those of a cross-validated fit."""
+        found = (self.path / "predictions").glob("*.parquet")
+        return sorted(path for path in found if path.name != OUT_OF_FOLD)
 
     def eval(self, split: str) -> dict[str, Any]:
         """What `eval/<split>.json` holds, for example `eval("test")["metrics"]["test/accuracy"]`.
@@ -267,17 +270,23 @@ def list_runs(root: str | Path) -> list[Run]:
     """All runs below a root, newest first; folders that are no runs are passed over.
 
     A folder named like a run is listed even if its `run.json` is missing or broken; its status is then
-    `unreadable`. The runs of a sweep are listed by that sweep, not here.
+    `unreadable`. The runs of a sweep are listed by that sweep, not here, and benchmarks are no runs.
     """
     found = [
         (run, folder)
         for lesson in _folders(Path(root))
-        if lesson.name != SWEEPS
+        if lesson.name not in (SWEEPS, BENCHMARKS)
         for variant in _folders(lesson)
         for folder in _folders(variant)
         if (run := Run(folder, root)) and ((folder / "run.json").is_file() or _STAMP.fullmatch(folder.name))
     ]
-    return [run for run, _ in sorted(found, key=lambda pair: _age_key(pair[1]), reverse=True)]
+    return [run for run, _ in sorted(found, key=lambda pair: age_key(pair[1]), reverse=True)]
+
+
+def list_sweeps(root: str | Path) -> list[Path]:
+    """The folders of all sweeps below a root, newest first."""
+    found = [folder for name in _folders(Path(root) / SWEEPS) for folder in _folders(name)]
+    return sorted((folder for folder in found if (folder / "sweep.json").is_file()), key=age_key, reverse=True)
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -474,7 +483,7 @@ def latest_folder(parent: Path, record: str = "run.json") -> Path | None:
         target = parent / Path(link.read_text(encoding="utf-8", errors="replace").strip()).name
     if target is not None and (target / record).is_file():
         return target
-    return max((folder for folder in _folders(parent) if (folder / record).is_file()), key=_age_key, default=None)
+    return max((folder for folder in _folders(parent) if (folder / record).is_file()), key=age_key, default=None)
 
 
 def find_folder(candidate: Path, record: str = "run.json") -> Path | None:
@@ -505,7 +514,7 @@ def _folders(parent: Path) -> list[Path]:
         return []
 
 
-def _age_key(folder: Path) -> tuple[str, int]:
+def age_key(folder: Path) -> tuple[str, int]:
     """Orders runs by time and, within a second, by number; names of another form come first."""
     if not _STAMP.fullmatch(folder.name):
         return "", 0

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from plcourse.catalog import PACKAGE
-from plcourse.core.errors import BAD_REQUEST, Interrupted, UserError, first_line
+from plcourse.core import launch, torchrun
+from plcourse.core.errors import BAD_REQUEST, Interrupted, RunFailed, UserError, first_line
 from plcourse.core.interrupts import undisturbed
 from plcourse.core.record import TidyLogger
 from plcourse.core.request import Request
@@ -29,11 +31,12 @@ class Session:
     def __init__(self, request: Request, config: str, seed: int | None) -> None:
         self._before: dict[Path, str] = {}
         self._owns_record = request.run is None or request.continues
-        if request.run is None:
-            record = {"verb": request.verb, "seed": seed}
-            self.run = _shared(lambda: Run.create(request.name, request.root, record), request.root)
+        record = {"verb": request.verb, "seed": seed}
+        if torchrun.is_rank():
+            self.run = _shared(request, record)
+            self._owns_record = self._owns_record or request.continues
         else:
-            self.run = request.run
+            self.run = request.run or Run.create(request.name, request.root, record)
         if not self._owns_record or not is_first_process():
             return
         if request.continues:
@@ -81,26 +84,41 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def _shared(create: Callable[[], Run], root: Path) -> Run:
-    """The run that rank 0 creates, for every process that torchrun has started for the job."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return create()
-    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  (its public name)
+def _shared(request: Request, record: dict[str, Any]) -> Run:
+    """The run that rank 0 chooses for every rank of a torchrun job.
 
-    # torchrun's agent serves this store; the restart count keeps the run of an earlier attempt apart
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    key = f"plcourse/run/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    if is_first_process():
-        run = create()
-        store.set(key, str(run.path.resolve()))
-        return run
-    path = Path(store.get(key).decode())
-    path.mkdir(parents=True, exist_ok=True)  # on another node there may be no such folder yet
-    return Run(path, root)
+    A fit that torchrun has started again continues the run of the attempt before it, from its last checkpoint or, where
+    there is none yet, from where that attempt had started.
+    """
+
+    def decide(earlier: str) -> dict[str, Any]:
+        run, checkpoint, continues = request.run, request.checkpoint, request.continues
+        if request.verb == "fit" and earlier:
+            run, continues = Run(earlier, request.root), True
+            try:
+                checkpoint = run.checkpoint("last")
+            except UserError:  # it ended before its first checkpoint, and starts over in its own folder
+                TidyLogger(run.path / "metrics.csv").cut(0)
+            say(f"started again by torchrun: continuing from {checkpoint or 'the beginning'}")
+        run = run or Run.create(request.name, request.root, record)
+        chosen = str(checkpoint.resolve()) if checkpoint else ""
+        return {"run": str(run.path.resolve()), "checkpoint": chosen, "continues": continues}
+
+    chosen = torchrun.agree(decide)
+    request.continues = chosen["continues"]
+    request.checkpoint = Path(chosen["checkpoint"]) if chosen["checkpoint"] else None
+    return Run(chosen["run"], request.root)
 
 
 def _as_request(error: BaseException) -> BaseException:
-    """A ValueError that the suite itself raised says what would be right: it is a bad request, not a failure."""
+    """The error in the suite's own terms.
+
+    A ValueError that the suite itself raised says what would be right: it is a bad request, not a failure. Under
+    torchrun, where nobody sees all ranks, a broken connection only says that another rank failed.
+    """
+    if torchrun.is_rank() and launch.is_secondary(error):
+        rank, reason = os.environ["RANK"], first_line(error)
+        return RunFailed(f"rank {rank} lost the other ranks; the one that ended first says why ({reason})")
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

@@ -98,7 +98,8 @@ class Sweep:
             parent = candidate.parent if candidate.name == LATEST else candidate
             if folder := latest_folder(parent, RECORD):
                 return cls(folder, root)
-        hint = nearest(name.removeprefix(f"{SWEEPS}/"), [parent.name for parent in parents])
+        known = [parent.name for parent in parents]
+        hint = nearest(name.removeprefix(f"{SWEEPS}/"), known) or (f"; there are {', '.join(known)}" if known else "")
         raise UserError(f"no sweep {name!r} in '{root}'{hint}")
 
     @property
@@ -177,6 +178,8 @@ class Sweep:
             stage = name.partition("/")[0]
             if (run.path / "eval" / f"{stage}.json").is_file():
                 return name, run.eval(stage)["metrics"][name]
+            if best.get("metric") == name:
+                return name, best["value"]
             until = best.get("step", float("inf"))  # steps done; the table counts them from 0
             values = [row["value"] for row in run.metrics if row["metric"] == name and row["step"] < until]
             return (name, values[-1]) if values else None

@@ -27,7 +27,7 @@ from plcourse.core.configs import ConfigSource, find_config, locate_key, parse_c
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.look import LineParser
 from plcourse.core.request import EVALUATIONS, OWN_FLAGS, as_flags
-from plcourse.core.runs import SWEEPS, runs_root
+from plcourse.core.runs import runs_root
 
 KEYS = ("arms", "seeds", "grid", "overrides", "then", "metric", "mode")
 MAX_CELLS = 10_000
@@ -171,11 +171,6 @@ def read_command(arguments: list[str]) -> Command:
     return Command(plan, args.resume, n_jobs, runs_root(args.runs_root), tuple(args.trust))
 
 
-def sweep_names() -> list[str]:
-    """Names such as `sweeps/ddp_learning_rate` of the packaged sweeps."""
-    return [f"{SWEEPS}/{path.stem}" for path in sorted((catalog.configs_dir() / SWEEPS).glob("*.yaml"))]
-
-
 def find_sweep(name: str) -> ConfigSource:
     """Reads a sweep file given by path or by packaged name; an existing file wins.
 
@@ -185,11 +180,11 @@ def find_sweep(name: str) -> ConfigSource:
     packaged = name.removesuffix(".yaml")
     if Path(name).exists() and not Path(name).is_dir():
         return find_config(name)
-    if packaged in sweep_names():
-        return find_config(str(catalog.configs_dir() / f"{packaged}.yaml"))
+    if packaged in catalog.sweep_names():
+        return find_config(str(catalog.config_path(packaged)))
     if packaged in catalog.config_names():
         raise UserError(f"'{packaged}' is the config of a run, not a sweep: plcourse sweep --arms {packaged}")
-    known = sweep_names()
+    known = catalog.sweep_names()
     hint = nearest(packaged, known) or (f"; there are {', '.join(known)}" if known else "")
     raise UserError(f"no file and no packaged sweep is named {name!r}{hint}")
 

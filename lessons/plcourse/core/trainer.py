@@ -1,5 +1,6 @@
 """Lightning's Trainer with four loop slots, exact evaluation and runs that resume bit-exactly."""
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -55,6 +56,10 @@ class Trainer(pl.Trainer):
         predict_loop: builds the loop of `predict`.
         **kwargs: everything that `pytorch_lightning.Trainer` takes.
 
+    Attributes:
+        arguments: what it was built with, so that a loop can build others like it; strategy and plugins, which a
+            trainer makes its own, are copies that none has used.
+
     Raises:
         UserError: a slot holds something that is not a loop of that stage.
     """
@@ -72,6 +77,8 @@ class Trainer(pl.Trainer):
         predict_loop: Callable[[pl.Trainer], PredictLoop] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.arguments: dict[str, Any] = {"validate_loop": validate_loop, "test_loop": test_loop, **kwargs}
+        self.arguments |= {key: copy.deepcopy(kwargs[key]) for key in ("strategy", "plugins") if key in kwargs}
         kwargs["plugins"] = _with_checkpoint_io(kwargs.get("plugins"))
         if not kwargs.get("barebones"):
             kwargs["callbacks"] = _with_defaults(kwargs.get("callbacks"), kwargs.get("enable_checkpointing"))
@@ -94,11 +101,14 @@ class Trainer(pl.Trainer):
             loop.inference_mode = inference_mode
 
     def _run(self, model: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
-        # Lightning loads a checkpoint before it converts the model: double-precision weights would be rounded to single
-        # precision on their way, and no resumed or evaluated run would be exact.
-        if isinstance(self.precision_plugin, DoublePrecision | HalfPrecision):
-            self.precision_plugin.convert_module(model)
-        return super()._run(model, *args, **kwargs)
+        loop = self._active_loop
+        assert isinstance(loop, FitLoop | ValidationLoop | TestLoop | PredictLoop)
+        with loop.whole_run(model):
+            # Lightning loads a checkpoint before it converts the model: double-precision weights would be rounded to
+            # single precision on their way, and no resumed or evaluated run would be exact.
+            if isinstance(self.precision_plugin, DoublePrecision | HalfPrecision):
+                self.precision_plugin.convert_module(model)
+            return super()._run(model, *args, **kwargs)
 
     @property
     def run_checkpoint(self) -> RunCheckpoint | None:

@@ -140,11 +140,18 @@ class Pool:
         tasks: Sequence[Task],
         started: Callable[[int], None] = lambda at: None,
         tick: Callable[[], None] = lambda: None,
+        wake: Sequence[Any] = (),
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Carries tasks out; yields the number and the outcome of each as it ends.
 
         An outcome has `status` (`finished`, `failed`, `interrupted`), `error` (one line or None), `value` and
         `seconds`. Once asked to stop, the tasks that run are told, and no other begins.
+
+        Args:
+            tasks: functions of a module with one argument each.
+            started: called with the number of a task that is about to begin.
+            tick: called a few times a second, and whenever something of ``wake`` is ready.
+            wake: connections on which the tasks say something meanwhile.
         """
         waiting = list(range(len(tasks)))
         while (waiting and not self._signals.stop) or any(worker.busy for worker in self._workers):
@@ -154,8 +161,8 @@ class Pool:
                 worker.give(at, tasks[at])
             self._forward()
             handles = {handle: worker for worker in self._workers if worker.busy for handle in worker.handles}
-            ready = {handles[handle] for handle in wait(list(handles), _POLL)}  # pyright: ignore[reportArgumentType]  (a handle is either kind)
-            for worker in ready:
+            ready = wait([*handles, *wake], _POLL)  # pyright: ignore[reportArgumentType]  (a handle is either kind)
+            for worker in {handles[handle] for handle in ready if handle in handles}:
                 at, outcome = worker.take()
                 if self._signals.again and outcome["status"] == "failed":
                     outcome |= {"status": "interrupted", "error": None}  # we killed it

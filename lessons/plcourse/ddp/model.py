@@ -17,8 +17,9 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from plcourse.core.metrics import ClassificationScores, is_logging_step
+from plcourse.core.metrics import ClassificationScores, is_logging_step, takes_step
 from plcourse.core.schedules import WarmupCosine
 
 
@@ -30,15 +31,15 @@ class ResidualBlock(nn.Module):
         c_out: channels that go out, a multiple of ``groups``.
         stride: 1 keeps the resolution, 2 halves it.
         groups: groups of the group norm (Wu and He 2018), which, unlike batch norm, sees no other sample: a model
-            trained by two processes is then the very model of one.
+            trained by two processes is then the very model of one. 0 takes batch norm.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int = 1, groups: int = 8) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(groups, c_out)
+        self.norm1 = nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm2d(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(groups, c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm2d(c_out)
         same = stride == 1 and c_in == c_out
         self.shortcut = nn.Identity() if same else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
 
@@ -58,7 +59,9 @@ class ResNet(nn.Module):
         widths: channels of each stage; every stage after the first halves the resolution.
         blocks: residual blocks per stage, 1 or more.
         dropout: share of the last features dropped while training, 0 to 1.
-        groups: groups of the group norms; divides every width.
+        groups: groups of the group norms; divides every width. 0 takes batch norms.
+        recompute: keep only the input of each block for the backward pass and compute the rest anew there
+            (activation checkpointing, Chen et al. 2016, arXiv 1604.06174): less memory for one more forward pass.
     """
 
     def __init__(
@@ -69,22 +72,29 @@ class ResNet(nn.Module):
         blocks: int = 1,
         dropout: float = 0.0,
         groups: int = 8,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
-        stages: list[nn.Module] = []
+        stages = nn.Sequential()
         c_in = widths[0]
         for stage, c_out in enumerate(widths):
             for block in range(blocks):
                 stages.append(ResidualBlock(c_in, c_out, stride=2 if stage and not block else 1, groups=groups))
                 c_in = c_out
-        self.stages = nn.Sequential(*stages)
+        self.stages = stages
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(c_in, num_classes)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
-        x_BCHW = self.stages(self.stem(image_BCHW))
+        x_BCHW = self.stem(image_BCHW)
+        for block in self.stages:
+            if self.recompute and self.training:
+                x_BCHW = checkpoint(block, x_BCHW, use_reentrant=False)
+            else:
+                x_BCHW = block(x_BCHW)
         return self.head(self.dropout(x_BCHW.mean(dim=(2, 3))))
 
 
@@ -116,8 +126,8 @@ class MLP(nn.Module):
 class ImageClassifier(pl.LightningModule):
     """Classifies images with any network that maps [B, C, H, W] to class scores [B, K].
 
-    Logs ``train/loss`` and ``train/lr`` every ``log_every_n_steps`` steps (the loss of that step over all
-    processes), and ``<stage>/loss``, ``<stage>/accuracy``, ``<stage>/f1`` (macro) for the stages val and test, exact
+    Logs ``train/loss`` and ``train/lr`` every ``log_every_n_steps`` steps (the loss of that step over all its
+    samples), and ``<stage>/loss``, ``<stage>/accuracy``, ``<stage>/f1`` (macro) for the stages val and test, exact
     over all samples and processes.
 
     Args:
@@ -126,6 +136,8 @@ class ImageClassifier(pl.LightningModule):
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
         label_smoothing: probability mass moved from the label to all classes while training, 0 to 1.
+        linear_scaling: multiply the learning rate by the number of processes and of accumulated batches (Goyal et al.
+            2017, arXiv 1706.02677, section 2.1): the optimizer's rate is then that of ``batch_size`` samples. Warm up.
         channels_last: memory format in which convolutions run faster on GPUs. On CPUs leave it off: strided 1x1
             convolutions of a few channels have been seen to crash in torch 2.15's oneDNN.
     """
@@ -137,12 +149,15 @@ class ImageClassifier(pl.LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
         lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
         label_smoothing: float = 0.0,
+        linear_scaling: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last) if channels_last else network
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.label_smoothing, self.channels_last = label_smoothing, channels_last
+        self.label_smoothing, self.linear_scaling = label_smoothing, linear_scaling
+        self.channels_last = channels_last
+        self._step_loss: Tensor | float = 0.0
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
 
@@ -153,12 +168,15 @@ class ImageClassifier(pl.LightningModule):
         return self.network(image_BCHW)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The mean cross-entropy of this process's share, weighted so that the mean over processes is exact."""
+        """The mean cross-entropy of this process's share, weighted so that the mean over all shares is exact."""
         loss = functional.cross_entropy(self(batch["image"]), batch["label"], label_smoothing=self.label_smoothing)
         loss = loss * batch.get("rank_weight", 1.0)  # data modules of your own may not know it
         if is_logging_step(self.trainer):
             # Looking at the loss costs more than the step of a small network, so it is looked at now and then.
-            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=1)
+            self._step_loss += loss.detach() / self.trainer.accumulate_grad_batches
+        if is_logging_step(self.trainer) and takes_step(self.trainer):
+            step_loss, self._step_loss = self._step_loss, 0.0
+            self.log("train/loss", step_loss, prog_bar=True, sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 
@@ -186,6 +204,9 @@ class ImageClassifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, as the config names them."""
         optimizer = self.optimizer(self.parameters())
+        if self.linear_scaling:
+            for group in optimizer.param_groups:
+                group["lr"] *= self.trainer.world_size * self.trainer.accumulate_grad_batches
         if self.lr_scheduler is None:
             return optimizer
         schedule = self.lr_scheduler(optimizer)

@@ -41,6 +41,8 @@ _KNOWN_WARNINGS = (
     ("Converting a tensor to a Python boolean", torch.jit.TracerWarning),
     # two inputs with one free batch: the second name is the first
     ("The axis name: .* will not be used", UserWarning),
+    # torch.onnx looks at the gradients of what it traces when it takes another way after a failure
+    (r"The \.grad attribute of a Tensor that is not a leaf Tensor", UserWarning),
     # torch.jit.script looks at every property of the metrics that a module holds, an old one included
     ("This property will be removed in 2.0.0", DeprecationWarning),
     # that TorchScript is deprecated is said in words, once, by the verb

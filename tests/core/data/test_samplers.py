@@ -68,6 +68,31 @@ def test_a_remainder_smaller_than_the_world_joins_the_last_batch():
     assert [sampler.global_size(i) for i in range(len(sampler))] == [5]
 
 
+@given(n=st.integers(8, 90), batch_size=batch_sizes, world_size=worlds, accumulate=st.integers(1, 5))
+def test_the_weights_of_an_optimizer_step_give_each_of_its_samples_the_same_share(
+    n, batch_size, world_size, accumulate
+):
+    """Means over a rank's samples, weighted, averaged over ranks by DDP and over `accumulate` batches by Lightning."""
+    samplers = [TrainSampler(n, batch_size, 1, rank, world_size, accumulate=accumulate) for rank in range(world_size)]
+    shares = np.zeros((len(samplers[0]), n))
+    for sampler in samplers:
+        for i, batch in enumerate(sampler.batches(0)):
+            shares[i, batch] = sampler.rank_weight(i) / len(batch) / world_size / accumulate
+    for first in range(0, len(shares), accumulate):
+        step = shares[first : first + accumulate].sum(0)
+        assert np.allclose(step[step > 0], 1 / np.count_nonzero(step))
+
+
+@given(n=st.integers(8, 90), share=st.integers(1, 4), world_size=worlds, accumulate=st.integers(1, 4))
+def test_accumulated_batches_hold_the_samples_of_one_whole_batch(n, share, world_size, accumulate):
+    small = [TrainSampler(n, share, 1, rank, world_size, accumulate=accumulate) for rank in range(world_size)]
+    whole = list(TrainSampler(n, share * world_size * accumulate, 1).batches(0))
+    batches = [np.concatenate(parts) for parts in zip(*(sampler.batches(0) for sampler in small), strict=True)]
+    steps = [np.concatenate(batches[i : i + accumulate]) for i in range(0, len(batches), accumulate)]
+    if len(steps) == len(whole):  # else a remainder too small for all ranks joined the step before it
+        assert all(sorted(a) == sorted(b) for a, b in zip(steps, whole, strict=True))
+
+
 def test_drop_last_leaves_only_full_batches():
     sampler = TrainSampler(13, 3, rank=1, world_size=2, drop_last=True)
     assert [len(b) for b in sampler.batches(0)] == [3, 3]

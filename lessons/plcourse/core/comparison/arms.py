@@ -54,7 +54,8 @@ def _grid_label(cell: Cell, keys: Iterable[str]) -> str:
 def _check_grid_key(key: str, cells: list[Cell], grid_keys: list[str]) -> None:
     if all(_grid_value(cell, key) is None for cell in cells):
         known = [*grid_keys, *(name for cell in cells[:1] for name in _flat(cell.config))]
-        same_end = [name for name in known if name.endswith(f".{key}")]
+        # `optimizer.lr` is what a flag may say for model.init_args.optimizer.init_args.lr
+        same_end = [name for name in known if f".{name}".replace(".init_args.", ".").endswith(f".{key}")]
         hint = f"; did you mean '{same_end[0]}'?" if same_end else nearest(key, known)
         raise UserError(f"--grid_by {key!r} is no key of these runs' grids or configs{hint}")
 

@@ -10,10 +10,11 @@ from typing import Any
 from plcourse.core.comparison.wording import shown
 from plcourse.core.configs import find_config, parse_config
 from plcourse.core.errors import UserError, nearest
-from plcourse.core.runs import SWEEPS, Run, find_folder, list_runs, read_record, status_of
+from plcourse.core.runs import SWEEPS, Run, find_folder, list_runs, list_sweeps, read_record, status_of
 
 _SPLIT_KEYS = ("split_seed", "val_size", "test_size")
-_FOLD_KEYS = ("n_splits", "n_repeats", "random_state", "shuffle")
+_FOLD_KEYS = ("n_splits", "n_repeats", "stratified", "groups", "random_state")
+_NOISE_KEYS = ("label_noise", "noise_seed")
 _USER_SOURCES = ("image_folder", "mask_folder", "text_file", "text_table")
 _FILE_KEYS = ("root", "path", "file", "files", "train", "val", "test")
 _SWEEP = "sweep.json"
@@ -65,9 +66,10 @@ class Cell:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Which samples there are, before they are split."""
+        """Which samples there are, before they are split, and what was done to their labels."""
         source = lookup(self.config, "data.init_args.source")
-        keys = ("source", *_FILE_KEYS) if source in _USER_SOURCES else ("source",)
+        noise = _NOISE_KEYS if lookup(self.config, "data.init_args.label_noise") else ()
+        keys = ("source", *noise, *(_FILE_KEYS if source in _USER_SOURCES else ()))
         return _given(self.config, "data.init_args", keys)
 
     @property
@@ -132,10 +134,10 @@ def _load_run(name: str, root: Path) -> Run:
     try:
         return Run.load(name, root)
     except UserError as error:
-        sweeps = [file.parent.parent.name for file in root.glob(f"{SWEEPS}/*/*/{_SWEEP}")]
+        sweeps = list(dict.fromkeys(folder.parent.name for folder in list_sweeps(root)))
         names = [*sweeps, *(f"{SWEEPS}/{sweep}" for sweep in sweeps)]
-        hint = nearest(name, names)
         runs = [run.name for run in list_runs(root)]
+        hint = nearest(name, names) or (f"; there are the sweeps {', '.join(sweeps)}" if sweeps and not runs else "")
         if hint and not nearest(name, [*runs, *(run.rpartition("/")[0] for run in runs)]):
             raise UserError(f"no run and no sweep {name!r} in '{root}'{hint}") from error
         raise

@@ -67,6 +67,7 @@ class ImageSet:
         normalisation: fitted on the training part.
         augment: applied to images in [0, 1], before normalisation; None or empty for evaluation.
         seed: the run's seed, for the augmentation.
+        labels: int64 [N], in place of the source's own.
     """
 
     def __init__(
@@ -76,13 +77,14 @@ class ImageSet:
         normalisation: Normalisation,
         augment: Sequence[Augmentation] | None = None,
         seed: int = 0,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.source = source
         self.indices = indices
         self.augment = list(augment or ())
         self.seed = seed
         self.ids = [source.ids[i] for i in indices.tolist()]
-        self.labels = source.labels[indices]
+        self.labels = source.labels[indices] if labels is None else labels
         self._labels = torch.from_numpy(self.labels)
         mean = torch.tensor(normalisation.mean, dtype=torch.float64)
         std = torch.tensor(normalisation.std, dtype=torch.float64)
@@ -135,12 +137,14 @@ class Process:
         world_size: processes in all.
         pin_memory: whether batches go to a GPU.
         overfit: whether the Trainer was asked to see the same batches in every epoch.
+        accumulate: batches per optimizer step.
     """
 
     rank: int = 0
     world_size: int = 1
     pin_memory: bool = False
     overfit: bool = False
+    accumulate: int = 1
 
     @classmethod
     def of(cls, trainer: Trainer | None) -> "Process":
@@ -149,7 +153,7 @@ class Process:
             return cls()
         on_gpu = trainer.strategy.root_device.type == "cuda"
         overfit = trainer.overfit_batches > 0  # pyright: ignore[reportAttributeAccessIssue] Lightning sets it late
-        return cls(trainer.global_rank, trainer.world_size, on_gpu, overfit)
+        return cls(trainer.global_rank, trainer.world_size, on_gpu, overfit, trainer.accumulate_grad_batches)
 
 
 def train_loader(
@@ -157,7 +161,14 @@ def train_loader(
 ) -> BatchLoader:
     """Shuffled batches of `batch_size` per process, for training; the order follows from the run's seed."""
     sampler = TrainSampler(
-        len(data), batch_size, run_seed(), process.rank, process.world_size, drop_last, not process.overfit
+        len(data),
+        batch_size,
+        run_seed(),
+        process.rank,
+        process.world_size,
+        drop_last,
+        reshuffle=not process.overfit,
+        accumulate=process.accumulate,
     )
     return BatchLoader(data, sampler, num_workers, process.pin_memory)
 

@@ -79,6 +79,10 @@ class BatchLoader:
         self._workers: DataLoader | None = None
         self._planned = _Plan(sampler)
 
+    def replan(self, sampler: BatchSampler) -> None:
+        """Plans the passes to come by another sampler of the same samples; its batches must be as many."""
+        self.plan = self._planned.sampler = sampler
+
     def __len__(self) -> int:
         return len(self.plan)
 

@@ -38,8 +38,10 @@ class TrainSampler:
         drop_last: leave the remainder of each epoch out.
         reshuffle: False visits the samples in epoch 0's order in every epoch, for runs that overfit a few
             batches.
+        accumulate: batches whose gradients are added up before each optimizer step, 1 or more.
 
     Raises:
+        ValueError: an argument out of its range.
         UserError: fewer samples than processes, or than one global batch with `drop_last`.
     """
 
@@ -52,8 +54,11 @@ class TrainSampler:
         world_size: int = 1,
         drop_last: bool = False,
         reshuffle: bool = True,
+        accumulate: int = 1,
     ) -> None:
         _check(n, batch_size, rank, world_size)
+        if accumulate < 1:
+            raise ValueError(f"accumulate={accumulate}: give 1 or more")
         if n < world_size:
             raise UserError(f"{n} training samples for {world_size} processes: use at most {n} processes")
         self.n = n
@@ -62,6 +67,7 @@ class TrainSampler:
         self.world_size = world_size
         self.global_batch_size = batch_size * world_size
         self.reshuffle = reshuffle
+        self.accumulate = accumulate
         n_full, remainder = divmod(n, self.global_batch_size)
         if drop_last and n_full == 0:
             raise UserError(
@@ -89,13 +95,23 @@ class TrainSampler:
         return start, start + share + (self.rank < extra)
 
     def rank_weight(self, batch_index: int) -> float:
-        """n_rank * world_size / n_global: DDP's mean of the weighted means is the mean over all samples."""
+        """The factor of this process's mean loss in batch `batch_index`.
+
+        n_rank * world_size * accumulate / n_step, where n_step counts the samples of the optimizer step over all its
+        batches and processes. DDP's mean over processes and Lightning's over ``accumulate`` batches then come out as
+        the mean over those samples, also where the last step of an epoch has fewer batches.
+        """
         start, end = self._slice(batch_index)
-        return (end - start) * self.world_size / self.global_size(batch_index)
+        first = batch_index - batch_index % self.accumulate
+        last = min(first + self.accumulate, len(self))
+        return (end - start) * self.world_size * self.accumulate / (self._bounds[last] - self._bounds[first])
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """This process's batches of `epoch` from number `start` on, each int64 [B] with B >= 1."""
-        order = permutation(self.seed, epoch if self.reshuffle else 0, self.n)
+        return self.cut(permutation(self.seed, epoch if self.reshuffle else 0, self.n), start)
+
+    def cut(self, order: np.ndarray, start: int = 0) -> Iterator[np.ndarray]:
+        """This process's batches of any order of an epoch (int64 [n]), from number `start` on."""
         for batch_index in range(start, len(self)):
             begin, end = self._slice(batch_index)
             yield order[begin:end]

@@ -1,0 +1,62 @@
+"""The file that an evaluation leaves in a run: ``eval/<stage>.json``, older ones kept beside it."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from plcourse.core.record import shortest
+from plcourse.core.runs import write_json
+
+
+def save_evaluation(
+    run: Path,
+    stage: str,
+    metrics: dict[str, float],
+    coverage: dict[str, int] | None,
+    checkpoint: Path | None,
+    processes: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Writes ``eval/<stage>.json``; for the first rank only.
+
+    Args:
+        run: the run's folder.
+        stage: val or test.
+        metrics: the scores, as `plcourse.core.record.shortest` is to write them.
+        coverage: what `plcourse.core.callbacks.Coverage` counted.
+        checkpoint: the file that was scored.
+        processes: processes that scored.
+        seconds: time of the evaluation.
+
+    Returns:
+        What was written.
+    """
+    report = {
+        "metrics": {name: shortest(value) for name, value in metrics.items()},
+        "coverage": coverage,
+        "checkpoint": _relative(checkpoint, run),
+        "processes": processes,
+        "seconds": round(seconds, 3),
+        "plcourse": version("plcourse"),
+    }
+    path = run / "eval" / f"{stage}.json"
+    path.parent.mkdir(exist_ok=True)
+    _keep_older(path)
+    write_json(path, report)
+    return report
+
+
+def _relative(checkpoint: Path | None, folder: Path) -> str | None:
+    if checkpoint is None:
+        return None
+    checkpoint, folder = checkpoint.resolve(), folder.resolve()
+    return checkpoint.relative_to(folder).as_posix() if checkpoint.is_relative_to(folder) else str(checkpoint)
+
+
+def _keep_older(path: Path) -> None:
+    if not path.is_file():
+        return
+    number = 1
+    while (older := path.with_name(f"{path.stem}-{number}.json")).exists():
+        number += 1
+    path.rename(older)

@@ -1,0 +1,107 @@
+"""A classifier that knows the loss of each sample, so that a curriculum can weigh and score samples.
+
+Shapes: B samples of the batch, C channels, H rows, W columns, K classes.
+"""
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plcourse.core.metrics import ClassificationScores, is_logging_step
+from plcourse.core.schedules import WarmupCosine
+from plcourse.curriculum.self_paced import Weigher
+
+
+class CurriculumClassifier(pl.LightningModule):
+    """Classifies images with any network that maps [B, C, H, W] to class scores [B, K].
+
+    Logs ``train/loss`` (what is minimised), ``train/lr``, ``train/share`` (the admitted share of the training part)
+    and, with self-paced weights, ``train/age`` and ``train/selected`` (the share of the batch whose weight is above 0)
+    every ``log_every_n_steps`` steps; ``<stage>/loss``, ``<stage>/accuracy``, ``<stage>/f1`` (macro) for val and test.
+
+    Args:
+        network: the network; its class count is ``num_classes``.
+        num_classes: classes, 2 or more.
+        optimizer: builds the optimizer from the parameters.
+        lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int = 10,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+        lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.val_scores = ClassificationScores(num_classes, "val")
+        self.test_scores = ClassificationScores(num_classes, "test")
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        return self.network(image_BCHW)
+
+    def sample_losses(self, batch: dict[str, Any]) -> Tensor:
+        """The cross-entropy of each sample in nats, of shape [B]."""
+        return functional.cross_entropy(self(batch["image"]), batch["label"], reduction="none")
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The weighted mean of the losses of this process's share, so that the mean over processes is exact.
+
+        The sum of the weighted losses is divided by the number of samples, not by the sum of the weights: that is the
+        objective of self-paced learning, and splits over processes because each weight depends on its sample alone.
+        """
+        loss_B = self.sample_losses(batch)
+        weigher: Weigher | None = batch.get("weigher")
+        weight_B = None if weigher is None else weigher(loss_B.detach())
+        rank_weight = batch.get("rank_weight", 1.0)  # data modules of your own may not know it
+        loss = (loss_B if weight_B is None else weight_B * loss_B).mean() * rank_weight
+        if is_logging_step(self.trainer):
+            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=1)
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+            if "share" in batch:
+                self.log("train/share", batch["share"], batch_size=1)
+            if weigher is not None and weight_B is not None:
+                selected = (weight_B > 0).float().mean() * rank_weight
+                self.log("train/selected", selected, sync_dist=True, batch_size=1)
+                if math.isfinite(weigher.age):
+                    self.log("train/age", weigher.age, batch_size=1)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds one batch to the validation scores."""
+        self.val_scores.update(self(batch["image"]), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation scores; called on every rank, also on one that held no sample."""
+        self.val_scores.log_and_reset(self)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds one batch to the test scores."""
+        self.test_scores.update(self(batch["image"]), batch["label"])
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test scores; called on every rank, also on one that held no sample."""
+        self.test_scores.log_and_reset(self)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Probabilities of shape [B, K], the class predicted, of shape [B], and the ids of the samples."""
+        probability_BK = self(batch["image"]).softmax(dim=1)
+        return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and its schedule, as the config names them."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        schedule = self.lr_scheduler(optimizer)
+        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
+            schedule.start(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

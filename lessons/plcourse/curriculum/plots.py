@@ -1,0 +1,125 @@
+"""The four pictures of a curriculum, each one file; matplotlib is imported when the first is drawn."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = {"easy": "#2a7f62", "medium": "#d18f00", "hard": "#b5342b"}
+_COLUMNS = 8  # images in a row
+
+
+def draw_pacing(path: Path, passes: Sequence[tuple[int, float]], batches: int) -> None:
+    """The admitted share over the training.
+
+    Args:
+        path: the PNG file; its folder exists.
+        passes: (batch, share admitted from it on), by rising batch.
+        batches: training batches in all.
+    """
+    figure, axes = _figure(6, 3.2)
+    starts, shares = zip(*passes, strict=True)
+    axes.step([*starts, batches], [*shares, shares[-1]], where="post", color="#2b5c8a", linewidth=1.8)
+    axes.set(xlabel="training batch", ylabel="share admitted", ylim=(0, 1.04), xlim=(0, batches))
+    _save(figure, axes, path)
+
+
+def draw_difficulty(path: Path, scores_N: np.ndarray, scorer: str) -> None:
+    """A histogram of the scores, with the borders of the thirds.
+
+    Args:
+        path: the PNG file; its folder exists.
+        scores_N: float64, larger is harder.
+        scorer: what they are scores of.
+    """
+    figure, axes = _figure(6, 3.2)
+    counts, edges = np.histogram(scores_N, bins=60)
+    axes.stairs(counts, edges, fill=True, color="#9fb3c8")
+    borders = np.quantile(scores_N, (1 / 3, 2 / 3))
+    for border in borders:
+        axes.axvline(border, color="#555555", linewidth=1, linestyle=(0, (4, 3)))
+    places = (edges[0] + borders[0]) / 2, borders.mean(), (borders[1] + edges[-1]) / 2
+    for (name, colour), place in zip(_COLOURS.items(), places, strict=True):
+        axes.text(place, counts.max() * 1.1, name, color=colour, ha="center", fontsize=9)
+    axes.set_ylim(0, counts.max() * 1.2)
+    axes.set(xlabel=f"difficulty ({scorer})", ylabel="training samples")
+    _save(figure, axes, path)
+
+
+def draw_terciles(path: Path, accuracy: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Accuracy on easy, medium and hard samples over the training.
+
+    Args:
+        path: the PNG file; its folder exists.
+        accuracy: by third, (optimizer steps, accuracy) after each epoch.
+    """
+    figure, axes = _figure(6, 3.2)
+    for name, points in accuracy.items():
+        steps, values = zip(*points, strict=True) if points else ((), ())
+        axes.plot(steps, values, color=_COLOURS[name], linewidth=1.8, marker=".", label=name)
+    axes.set(xlabel="optimizer step", ylabel="accuracy on training samples", ylim=(0, 1.04))
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    _save(figure, axes, path)
+
+
+def draw_examples(path: Path, images_MCHW: np.ndarray, labels: Sequence[str], scores_M: np.ndarray) -> None:
+    """A sheet of the easiest and the hardest samples, each with its label and its score.
+
+    Args:
+        path: the PNG file; its folder exists.
+        images_MCHW: float32, first the easiest half, then the hardest; scaled to their common range.
+        labels: M names, as they are trained on.
+        scores_M: float64.
+    """
+    half = len(labels) // 2
+    rows = -(-half // _COLUMNS)
+    # one picture for all: axes of their own for each image would take seconds to draw
+    sheet, corners = _mosaic(images_MCHW, half, rows)
+    height, width = sheet.shape[:2]
+    figure, axes = _figure(8.4, 8.4 * height / width)
+    axes.imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=1)
+    size = images_MCHW.shape[3]
+    for (top, left), label, score in zip(corners, labels, scores_M, strict=True):
+        axes.text(left + size / 2, top - 0.04 * size, f"{label}  ({score:.3g})", fontsize=8, ha="center", va="bottom")
+    for title, (top, left) in (("easiest", corners[0]), ("hardest, worst first", corners[half])):
+        axes.text(left, top - 0.27 * size, title, fontsize=11, fontweight="bold", va="bottom")
+    axes.set_axis_off()
+    figure.savefig(path, format="png")
+
+
+def _mosaic(images_MCHW: np.ndarray, half: int, rows: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The images on white, two blocks of rows, and the upper left corner of each."""
+    _, channels, height, width = images_MCHW.shape
+    low, high = float(images_MCHW.min()), float(images_MCHW.max())
+    pixels_MHWC = (np.moveaxis(images_MCHW, 1, 3) - low) / max(high - low, 1e-12)
+    step_y, step_x, title = round(1.32 * height), round(1.12 * width), round(0.3 * height)
+    block = rows * step_y + title
+    sheet = np.ones((2 * block, _COLUMNS * step_x, channels))
+    corners = []
+    for number, image_HWC in enumerate(pixels_MHWC):
+        part, place = divmod(number, half)
+        row, column = divmod(place, _COLUMNS)
+        top, left = part * block + title + row * step_y + step_y - height, column * step_x
+        sheet[top : top + height, left : left + width] = image_HWC
+        corners.append((top, left))
+    return sheet, corners
+
+
+def _figure(width: float, height: float) -> tuple[Any, "Axes"]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _save(figure: Any, axes: "Axes", path: Path) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    figure.savefig(path, format="png")

@@ -1,0 +1,310 @@
+"""How hard each training sample is: a number per sample, larger is harder, known before training starts.
+
+| scorer | difficulty of a sample | needs |
+|---|---|---|
+| `ClassifierMargin` | minus the margin of a linear classifier that was fitted without it | nothing |
+| `ReferenceLoss` | its loss under a model trained before | a run or a checkpoint |
+| `CrossValidatedLoss` | its mean loss under models that were trained without it | an out-of-fold table |
+| `ScoreColumn` | what a file says | a CSV or Parquet file |
+
+A scorer looks at the training part alone, at its labels as they are (noisy ones too), and draws from no random state
+of the run, so that a run with a scorer and all samples admitted is the run without one.
+
+Shape suffixes: N samples of the training part, B of a batch, K classes.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from plcourse.core.checkpoint import load
+from plcourse.core.data import Batch, BatchLoader
+from plcourse.core.errors import UserError, nearest
+from plcourse.core.runs import Run, runs_root
+
+OUT_OF_FOLD = Path("predictions", "out_of_fold.parquet")
+
+
+@dataclass(frozen=True)
+class TrainingSamples:
+    """What a scorer may look at.
+
+    Attributes:
+        ids: the N ids.
+        labels: int64 [N], the labels to be trained on.
+        known_ids: the ids of all parts: a file may score more than the training part, but nothing unknown.
+        module: the model about to be trained; `ReferenceLoss` borrows it.
+        loader: makes a loader of each training sample once, in order, not augmented; None where there is none.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    known_ids: Sequence[str]
+    module: pl.LightningModule
+    loader: Callable[[], BatchLoader] | None
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> "TrainingSamples":
+        """The training part of a run whose data are set up.
+
+        Raises:
+            UserError: the data behind its loader have no ids and labels.
+        """
+        data = getattr(trainer.train_dataloader, "data", None)
+        ids, labels = getattr(data, "ids", None), getattr(data, "labels", None)
+        if ids is None or labels is None:
+            raise UserError(f"{type(data).__name__} has no `ids` and `labels`, which a curriculum orders samples by")
+        known_ids = getattr(getattr(data, "source", None), "ids", ids)
+        loader = getattr(getattr(trainer, "datamodule", None), "scoring_dataloader", None)
+        return cls(ids, labels, known_ids, trainer.lightning_module, loader)
+
+    def batches(self) -> BatchLoader:
+        """Each training sample once, in order, not augmented; the same on every rank.
+
+        Raises:
+            UserError: the data module has no loader for that.
+        """
+        if self.loader is None:
+            raise UserError("the data module has no scoring_dataloader(), which scorers that look at samples ask for")
+        return self.loader()
+
+    @property
+    def digest(self) -> str:
+        """Tells ids and labels from others."""
+        names = hashlib.blake2b("\n".join(self.ids).encode(), digest_size=16)
+        names.update(np.ascontiguousarray(self.labels).tobytes())
+        return names.hexdigest()
+
+
+def as_trained_on(batch: Batch, module: pl.LightningModule) -> Batch:
+    """The batch as it would reach the training step: in the run's precision, on its device."""
+    return Batch(module.trainer.precision_plugin.convert_input(batch)).to(module.device)
+
+
+@contextmanager
+def evaluating(module: pl.LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients, in the run's precision; afterwards each submodule has its own mode again."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad(), module.trainer.precision_plugin.forward_context():
+            yield
+    finally:
+        for each, training in modes:
+            each.training = training
+
+
+class Scorer(ABC):
+    """Says how hard each training sample is."""
+
+    @abstractmethod
+    def __call__(self, samples: TrainingSamples) -> np.ndarray:
+        """The scores.
+
+        Returns:
+            float64 [N], finite, larger is harder.
+
+        Raises:
+            UserError: they cannot be had.
+        """
+
+
+class ClassifierMargin(Scorer):
+    """Minus the margin of a linear classifier, each sample scored by one that was fitted without it.
+
+    The margin is the decision value of the sample's label minus the largest of the others: negative where the
+    classifier would be wrong. The classifier is scikit-learn's multinomial `LogisticRegression` on the pixels.
+
+    Args:
+        n_splits: folds, 2 or more; every class needs as many samples.
+        C: inverse strength of the regularisation, above 0. Strong regularisation is fast, and keeps the classifier
+            from following wrong labels.
+        random_state: deals the samples out to the folds.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    def __init__(self, n_splits: int = 5, C: float = 0.001, random_state: int = 0) -> None:
+        if n_splits < 2:
+            raise ValueError(f"n_splits is {n_splits}; a classifier fitted without a sample takes 2 folds or more")
+        if C <= 0:
+            raise ValueError(f"C is {C}; it is above 0")
+        self.n_splits, self.C, self.random_state = n_splits, C, random_state
+
+    # One process may run many arms on the same data: a sweep's worker, a test.
+    _known: dict[tuple[Any, ...], np.ndarray] = {}
+
+    def __call__(self, samples: TrainingSamples) -> np.ndarray:
+        """Fits the classifiers, or takes the scores that this process has computed for the same data before."""
+        features = np.concatenate([batch["image"].flatten(1).numpy() for batch in samples.batches()])
+        pixels = hashlib.blake2b(np.ascontiguousarray(features).tobytes(), digest_size=16).hexdigest()
+        key = (samples.digest, pixels, self.n_splits, self.C, self.random_state)
+        if key not in self._known:
+            self._known[key] = self._fit(features, samples.labels)
+        return self._known[key]
+
+    def _fit(self, features: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+        # over a second to import
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedKFold
+        from threadpoolctl import threadpool_limits
+
+        classes, class_N = np.unique(labels_N, return_inverse=True)
+        rarest = int(np.bincount(class_N).min())
+        if len(classes) < 2 or rarest < self.n_splits:
+            raise UserError(
+                f"ClassifierMargin needs two classes and {self.n_splits} samples of each; the training part has "
+                f"{len(classes)} classes and {rarest} samples of the rarest: use a smaller n_splits"
+            )
+        margin_N = np.empty(len(labels_N))
+        folds = StratifiedKFold(self.n_splits, shuffle=True, random_state=self.random_state)
+        # on one thread: sums come out the same on any machine of this kind, and sweeps run side by side
+        with threadpool_limits(1):
+            for train, held_out in folds.split(features, class_N):
+                classifier = LogisticRegression(C=self.C, max_iter=1000, tol=1e-3)
+                classifier.fit(features[train], class_N[train])
+                margin_N[held_out] = _margins(classifier.decision_function(features[held_out]), class_N[held_out])
+        return -margin_N
+
+
+def _margins(decisions: np.ndarray, class_B: np.ndarray) -> np.ndarray:
+    if decisions.ndim == 1:  # two classes share one decision value
+        decisions = np.stack([-decisions, decisions], axis=1)
+    rows = np.arange(len(class_B))
+    own_B = decisions[rows, class_B]
+    others_BK = decisions.copy()
+    others_BK[rows, class_B] = -np.inf
+    return own_B - others_BK.max(axis=1)
+
+
+class ReferenceLoss(Scorer):
+    """The loss under a model of the same architecture that was trained before.
+
+    A reference that was trained on these very samples finds those easy that it has learnt by heart.
+
+    Args:
+        checkpoint: a run (its folder or its name, best checkpoint) or the path of a checkpoint.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def __call__(self, samples: TrainingSamples) -> np.ndarray:
+        """Lends the model the reference's weights for one pass, then gives it its own back."""
+        path = Path(self.checkpoint)
+        path = path if path.suffix == ".ckpt" else Run.load(self.checkpoint, runs_root()).checkpoint("best")
+        reference = load(path)["state_dict"]
+        module = samples.module
+        losses_of = getattr(module, "sample_losses", None)
+        if losses_of is None:
+            raise UserError(f"{type(module).__name__} has no sample_losses(batch), which ReferenceLoss asks for losses")
+        own = {name: value.clone() for name, value in module.state_dict().items()}
+        try:
+            try:
+                module.load_state_dict(reference)
+            except RuntimeError as error:
+                raise UserError(
+                    f"{path} was written by another model than {type(module).__name__} as configured"
+                ) from error
+            with evaluating(module):
+                losses = [losses_of(as_trained_on(batch, module)).double().cpu() for batch in samples.batches()]
+        finally:
+            module.load_state_dict(own)
+        return torch.cat(losses).numpy()
+
+
+class CrossValidatedLoss(Scorer):
+    """The mean out-of-fold loss: that of models which were trained without the sample, over all repeats.
+
+    Args:
+        run: a cross-validation's run (its folder or its name), whose ``predictions/out_of_fold.parquet`` has columns
+            ``id`` and ``loss`` (nats), or such a Parquet file.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def __call__(self, samples: TrainingSamples) -> np.ndarray:
+        """Reads the table; a sample that was held out several times gets the mean."""
+        path = Path(self.run)
+        if path.suffix != ".parquet":
+            path = Run.load(self.run, runs_root()).path / OUT_OF_FOLD
+        return _scores_from(path, "loss", samples, repeats=True)
+
+
+class ScoreColumn(Scorer):
+    """A column of a file: scores from anywhere.
+
+    Args:
+        path: a CSV (``.csv``) or Parquet (``.parquet``) file with a column ``id`` and one row per sample. It may
+            score samples of the other parts too.
+        column: the column with the scores; larger is harder.
+    """
+
+    def __init__(self, path: str, column: str = "score") -> None:
+        self.path, self.column = path, column
+
+    def __call__(self, samples: TrainingSamples) -> np.ndarray:
+        """Reads the file."""
+        return _scores_from(Path(self.path), self.column, samples, repeats=False)
+
+
+def _scores_from(path: Path, column: str, samples: TrainingSamples, repeats: bool) -> np.ndarray:
+    ids, values = _read_columns(path, column)
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise UserError(f"{path}: the {column} of {ids[row]!r} is {values[row]}; scores are finite numbers")
+    if foreign := sorted(set(ids) - set(samples.known_ids)):
+        hint = nearest(foreign[0], samples.known_ids)
+        raise UserError(f"{path}: {len(foreign)} ids are not in the data, the first is {foreign[0]!r}{hint}")
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for name, value in zip(ids, values.tolist(), strict=True):
+        sums[name] = sums.get(name, 0.0) + value
+        counts[name] = counts.get(name, 0) + 1
+    if missing := [name for name in samples.ids if name not in sums]:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(samples.ids)} training samples have no {column}, the first is "
+            f"{missing[0]!r}: give each a row"
+        )
+    if not repeats and (twice := next((name for name in samples.ids if counts[name] > 1), None)):
+        raise UserError(f"{path}: {twice!r} has {counts[twice]} rows; give each sample one")
+    return np.array([sums[name] / counts[name] for name in samples.ids])
+
+
+def _read_columns(path: Path, column: str) -> tuple[list[str], np.ndarray]:
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(f"{path}: a file of scores ends in .csv or .parquet")
+    if not path.is_file():
+        near = nearest(path.name, [each.name for each in path.parent.glob("*")]) if path.parent.is_dir() else ""
+        raise UserError(f"there is no file of scores '{path}'{near}")
+    try:
+        if path.suffix == ".csv":
+            as_text = csv.ConvertOptions(column_types={"id": pa.string()})
+            table = csv.read_csv(path, convert_options=as_text)
+        else:
+            table = parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    for name in ("id", column):
+        if name not in table.column_names:
+            there = ", ".join(table.column_names)
+            raise UserError(f"{path} has no column '{name}'{nearest(name, table.column_names)}; there are {there}")
+    try:
+        values = table.column(column).cast(pa.float64())
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: the column '{column}' does not hold numbers") from error
+    ids = table.column("id").cast(pa.string()).to_pylist()
+    return ids, values.to_numpy(zero_copy_only=False)

@@ -1,0 +1,197 @@
+"""The folds: which samples each of them trains on and validates on, exactly as scikit-learn's splitters cut them.
+
+    KFold, StratifiedKFold, GroupKFold, StratifiedGroupKFold        one repeat, ``shuffle=True``
+    RepeatedKFold, RepeatedStratifiedKFold                          several
+
+One generator, seeded with ``random_state``, shuffles all repeats in turn, as in scikit-learn's Repeated* classes; its
+plain splitters with the same integer draw the same first shuffle.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+from plcourse.core.errors import UserError
+
+CUT = ("n_splits", "n_repeats", "stratified", "groups", "random_state")
+_NEEDED = ("ids", "labels", "groups", "with_split")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold.
+
+    Attributes:
+        number: counted over all repeats, from 0; the name of its folder.
+        repeat: the repeat it belongs to, from 0.
+        train_ids: the samples to train on.
+        val_ids: the samples held out.
+    """
+
+    number: int
+    repeat: int
+    train_ids: list[str]
+    val_ids: list[str]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """``n_train`` and ``n_val``."""
+        return {"n_train": len(self.train_ids), "n_val": len(self.val_ids)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a data module is cut.
+
+    Attributes:
+        folds: all folds of all repeats; with the same ``random_state`` always the same.
+        terms: what they follow from, in plain types; two plans with equal terms are equal.
+        classes: whether the labels are classes, else they are values.
+    """
+
+    folds: list[Fold]
+    terms: dict[str, Any]
+    classes: bool
+
+    @property
+    def combine(self) -> Literal["logits", "values"]:
+        """How a model's outputs become predictions of such labels."""
+        return "logits" if self.classes else "values"
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """Those of the terms that `plan_folds` takes."""
+        return {name: self.terms[name] for name in CUT}
+
+    def chosen(self, numbers: Sequence[int] | None) -> list[Fold]:
+        """Some of the folds, all for None.
+
+        Raises:
+            UserError: no number at all, one that there is not, or one twice.
+        """
+        if numbers is None:
+            return self.folds
+        last = len(self.folds) - 1
+        for number in numbers:
+            if not 0 <= number <= last:
+                raise UserError(f"folds: there is no fold {number}; they are numbered 0 to {last}")
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise UserError(f"folds is {list(numbers)}; give each fold to run once, of 0 to {last}, or leave it out")
+        return [self.folds[number] for number in sorted(numbers)]
+
+
+def plan_folds(
+    data: pl.LightningDataModule,
+    n_splits: int,
+    n_repeats: int = 1,
+    stratified: bool | None = None,
+    groups: bool | None = None,
+    random_state: int = 0,
+) -> Plan:
+    """Cuts the samples of a data module that are for training or validation into folds.
+
+    Args:
+        data: satisfies `plcourse.core.data.Splittable`, and is set up.
+        n_splits: folds per repeat, 2 or more.
+        n_repeats: times that all samples are cut anew, 1 or more.
+        stratified: whether each fold gets every class's share; None where the labels are classes.
+        groups: whether samples of one group stay together; None where the data have groups.
+        random_state: fixes the folds, as in scikit-learn.
+
+    Raises:
+        UserError: no such data module, a number out of range, fewer samples or groups than folds, a class with fewer
+            samples than folds, strata of values that are no classes, or groups where the data have none.
+    """
+    check_splittable(data)
+    if n_splits < 2:
+        raise UserError(f"n_splits is {n_splits}; cross-validation needs 2 folds or more")
+    if n_repeats < 1:
+        raise UserError(f"n_repeats is {n_repeats}; it must be 1 or more")
+    if random_state < 0:
+        raise UserError(f"random_state is {random_state}; it must be 0 or more")
+    ids, labels, group_of = list(data.ids), np.asarray(data.labels), data.groups  # pyright: ignore[reportAttributeAccessIssue]  (checked above)
+    classes = bool(np.issubdtype(labels.dtype, np.integer))
+    stratified = classes if stratified is None else stratified
+    if groups and group_of is None:
+        raise UserError(f"groups is true, but the samples of {type(data).__name__} have no groups: leave it out")
+    grouped = group_of is not None if groups is None else groups
+    _check_numbers(ids, labels, group_of if grouped else None, n_splits, stratified, classes)
+    parts = _cut(labels, group_of if grouped else None, n_splits, n_repeats, stratified, random_state)
+    folds = [
+        Fold(number, number // n_splits, [ids[i] for i in train.tolist()], [ids[i] for i in val.tolist()])
+        for number, (train, val) in enumerate(parts)
+    ]
+    terms = {
+        "n_splits": n_splits,
+        "n_repeats": n_repeats,
+        "stratified": stratified,
+        "groups": grouped,
+        "random_state": random_state,
+        "samples": len(ids),
+        "fingerprint": _fingerprint(ids, labels, group_of if grouped else None),
+    }
+    return Plan(folds, terms, classes)
+
+
+def check_splittable(data: Any) -> None:
+    """Raises a UserError unless a data module has what cross-validation asks of it.
+
+    The class is looked at, not the object: its properties may need a setup that comes later.
+    """
+    if data is None:
+        raise UserError("cross-validation needs a data module; loaders alone cannot be split anew")
+    lacking = [name for name in _NEEDED if not hasattr(type(data), name) and name not in vars(data)]
+    if lacking:
+        raise UserError(
+            f"{type(data).__name__} cannot be split anew: it has no {' and no '.join(lacking)}; "
+            "see Splittable in plcourse.core.data"
+        )
+
+
+def _check_numbers(
+    ids: list[str], labels: np.ndarray, groups: np.ndarray | None, n_splits: int, stratified: bool, classes: bool
+) -> None:
+    if len(ids) < n_splits:
+        raise UserError(f"n_splits is {n_splits}, but there are {len(ids)} samples: make it at most {len(ids)}")
+    if groups is not None and (n := len(np.unique(groups))) < n_splits:
+        raise UserError(f"n_splits is {n_splits}, but there are {n} groups: make it at most {n}")
+    if not stratified:
+        return
+    if not classes:
+        raise UserError("stratified is true, but the labels are values, not classes: leave it out")
+    names, counts = np.unique(labels, return_counts=True)
+    if counts.min() < n_splits:
+        few = names[counts.argmin()]
+        raise UserError(
+            f"n_splits is {n_splits}, but class {few} has {counts.min()} samples: make it at most {counts.min()}, or "
+            "set stratified to false"
+        )
+
+
+def _cut(
+    labels: np.ndarray, groups: np.ndarray | None, n_splits: int, n_repeats: int, stratified: bool, random_state: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if groups is None:
+        splitter = StratifiedKFold if stratified else KFold
+    else:
+        splitter = StratifiedGroupKFold if stratified else GroupKFold
+    generator = np.random.RandomState(random_state)
+    for _ in range(n_repeats):
+        cuts = splitter(n_splits, shuffle=True, random_state=generator)
+        yield from cuts.split(np.zeros(len(labels)), labels, groups)
+
+
+def _fingerprint(ids: list[str], labels: np.ndarray, groups: np.ndarray | None) -> str:
+    """A short hash of what the folds were cut from."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in ids:
+        digest.update(name.encode() + b"\0")
+    for values in (labels, groups):
+        if values is not None:
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""Lesson 14's regressor for tables: a small network between a standardised table and a target in its own units.
+
+    plcourse fit -c kfold/regression --then validate,test
+
+Shapes: B rows of the batch, F features.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from plcourse.core.metrics import SampleMean, is_logging_step
+from plcourse.core.schedules import WarmupCosine
+
+
+class RegressionScores(nn.Module):
+    """Errors of one stage in the target's units, exact over all samples and processes.
+
+    Args:
+        stage: the first part of the names, such as ``val``.
+    """
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage = stage
+        self.squared, self.absolute = SampleMean(), SampleMean()
+
+    def update(self, value_B: Tensor, label_B: Tensor) -> None:
+        """Adds the errors of some samples."""
+        error_B = value_B.double() - label_B.double()
+        self.squared.update(error_B.square())
+        self.absolute.update(error_B.abs())
+
+    def log_and_reset(self, module: pl.LightningModule, variance: Tensor) -> None:
+        """Logs the scores and starts anew; a collective, to be called on every rank, also on one without samples."""
+        squared, absolute = self.squared.compute(), self.absolute.compute()
+        self.squared.reset()
+        self.absolute.reset()
+        scores = {"loss": squared / variance, "rmse": squared.sqrt(), "mae": absolute}
+        named = {f"{self.stage}/{name}": value for name, value in scores.items()}
+        module.log_dict(named, prog_bar=self.stage == "val", sync_dist=True)  # equal on all ranks already
+
+
+class TableRegressor(pl.LightningModule):
+    """Predicts a value from the features of a row.
+
+    The network works on standardised targets, whose mean and standard deviation it takes from the data module's
+    training part; ``forward`` answers in the target's own units. Logs ``train/loss`` and ``train/lr`` every
+    ``log_every_n_steps`` steps, and ``<stage>/loss``, ``<stage>/rmse``, ``<stage>/mae`` for val and test.
+
+    Args:
+        in_features: features of a row.
+        hidden: width of each hidden layer; none makes a linear model.
+        dropout: share of the hidden features dropped while training, 0 to 1.
+        optimizer: builds the optimizer from the parameters.
+        lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
+    """
+
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(
+        self,
+        in_features: int = 10,
+        hidden: Sequence[int] = (32,),
+        dropout: float = 0.0,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=0.01, weight_decay=0.1),
+        lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(in_features, width), nn.ReLU(), nn.Dropout(dropout)]
+            in_features = width
+        self.network = nn.Sequential(*layers, nn.Linear(in_features, 1))
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.register_buffer("target_mean", torch.zeros(()))
+        self.register_buffer("target_std", torch.ones(()))
+        self.val_scores, self.test_scores = RegressionScores("val"), RegressionScores("test")
+
+    def setup(self, stage: str) -> None:
+        """Takes the scale of the targets from the training part; a data module without one leaves them as they are."""
+        scale = getattr(self.trainer.datamodule, "scale", None)  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+        if stage == "fit" and scale is not None:
+            self.target_mean.fill_(scale["target_mean"])
+            self.target_std.fill_(scale["target_std"])
+
+    def forward(self, features_BF: Tensor) -> Tensor:
+        """Standardised features of shape [B, F] in, values of shape [B] out, in the target's units."""
+        return self.target_mean + self.target_std * self.network(features_BF).squeeze(1)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The mean squared error in units of the targets' variance, weighted as in lesson 12."""
+        error_B = (self(batch["features"]) - batch["label"]) / self.target_std
+        loss = error_B.square().mean() * batch.get("rank_weight", 1.0)
+        if is_logging_step(self.trainer):
+            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=1)
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds one batch to the validation scores."""
+        self.val_scores.update(self(batch["features"]), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation scores; called on every rank."""
+        self.val_scores.log_and_reset(self, self.target_std.double().square())
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds one batch to the test scores."""
+        self.test_scores.update(self(batch["features"]), batch["label"])
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test scores; called on every rank."""
+        self.test_scores.log_and_reset(self, self.target_std.double().square())
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Values of shape [B] in the target's units, and the ids of the rows."""
+        return {"id": batch["id"], "prediction": self(batch["features"])}
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and its schedule, as the config names them."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        schedule = self.lr_scheduler(optimizer)
+        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
+            schedule.start(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,334 @@
+"""One fold: a fit of its own, from a state that no other fold has touched, in a folder that is a run of its own."""
+
+import copy
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.callbacks import Callback, ProgressBar
+
+from plcourse.core import random_state
+from plcourse.core.callbacks import Coverage
+from plcourse.core.checkpoint import BEST, LAST
+from plcourse.core.distributed import gather_objects
+from plcourse.core.errors import Interrupted, RunFailed, UserError, first_line
+from plcourse.core.evaluations import save_evaluation
+from plcourse.core.interrupts import undisturbed
+from plcourse.core.record import RunRecorder, TidyLogger
+from plcourse.core.runs import OUT_OF_FOLD, SCHEMA, Run, environment, replace_file, write_json
+from plcourse.core.trainer import Trainer
+from plcourse.kfold.fold_data import fold_config
+from plcourse.kfold.folds import Fold, Plan
+from plcourse.kfold.outputs import Combine, Recording, out_of_fold_rows
+
+# libyaml's, ten times as fast, where PyYAML has it
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+@dataclass
+class CleanState:
+    """What every fold starts from, taken before the trainer touched any of it.
+
+    Attributes:
+        model: as it was built, never trained.
+        data: the data module, to be split anew for each fold.
+        callbacks: the user's own, as they were built.
+        arguments: of the trainer; see `plcourse.Trainer.arguments`.
+        random_state: Python's, NumPy's and torch's, of this process.
+    """
+
+    model: pl.LightningModule
+    data: Any
+    callbacks: list[Callback]
+    arguments: dict[str, Any]
+    random_state: dict[str, Any]
+
+    @classmethod
+    def of(cls, trainer: Trainer, model: pl.LightningModule) -> "CleanState":
+        """Copies what a trainer is about to work on."""
+        given = trainer.arguments.get("callbacks") or []
+        given = [given] if isinstance(given, Callback) else given
+        own = [callback for callback in given if not isinstance(callback, RunRecorder | ProgressBar)]
+        slots = {key: None for key in ("validate_loop", "test_loop") if hasattr(getattr(trainer, key), "scores_folds")}
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        arguments = {**trainer.arguments, **slots}
+        return cls(copy.deepcopy(model), data, copy.deepcopy(own), arguments, random_state.capture())
+
+    def new_model(self) -> pl.LightningModule:
+        """A model with the weights that it was built with."""
+        return copy.deepcopy(self.model)
+
+    def new_trainer(self, folder: Path, callbacks: list[Callback], logger: Any = False, **changes: Any) -> Trainer:
+        """A trainer like the one that was configured, which writes into another folder."""
+        settings = dict(self.arguments)
+        for key in ("strategy", "plugins"):  # a trainer makes these its own
+            if key in settings:
+                settings[key] = copy.deepcopy(settings[key])
+        settings |= {"enable_progress_bar": False, "enable_model_summary": False, **changes}
+        return Trainer(**{**settings, "default_root_dir": str(folder), "logger": logger, "callbacks": callbacks})
+
+
+class FoldRun:
+    """The folder of one fold: ``run.json``, ``metrics.csv``, ``checkpoints/``, ``eval/``, ``predictions/``.
+
+    Args:
+        fold: the fold.
+        folder: ``<run>/folds/<number>``.
+    """
+
+    def __init__(self, fold: Fold, folder: Path) -> None:
+        self.fold, self.path, self.run = fold, folder, Run(folder)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained and scored to its end."""
+        return (self.path / "run.json").is_file() and self.run.status == "finished"
+
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint that stands for the fold; None where none was written."""
+        path = self.path / "checkpoints" / BEST
+        return path if path.is_file() else None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Its scores on the samples held out."""
+        return self.run.eval("val")["metrics"]
+
+    @property
+    def out_of_fold(self) -> pa.Table | None:
+        """Its predictions of the samples held out; None where the model's outputs do not tell them."""
+        path = self.path / "predictions" / OUT_OF_FOLD
+        return pq.read_table(path) if path.is_file() else None
+
+    def open(self, outer: "Outer") -> None:
+        """Makes ``run.json`` and ``config.yaml``, or opens the folder again after a kill; for the first rank."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        now = datetime.now().astimezone().isoformat()
+        again = {"status": "running", "started": now, "ended": None, "seconds": None, "error": None}
+        record = self.run.record if (self.path / "run.json").is_file() else {}
+        if not record:
+            own = {"verb": "fit", "created": now, "best": None, "fold": self.fold.number, "repeat": self.fold.repeat}
+            record = {**outer.record, **own, "data": self.fold.sizes}
+        write_json(self.path / "run.json", {**record, **outer.process, **again})
+        if outer.config:
+            config = fold_config(outer.config, self.fold.number, outer.cut)
+            replace_file(self.run.config_path, yaml.dump(config, Dumper=_DUMPER, sort_keys=False))
+
+    def split(self, data: Any) -> Any:
+        """The data module that trains on this fold's samples and validates on those held out."""
+        return data.with_split(self.fold.train_ids, self.fold.val_ids)
+
+    def save(self, stage: str, found: "Scored", processes: int) -> None:
+        """Writes ``eval/<stage>.json``."""
+        save_evaluation(self.path, stage, found.metrics, found.coverage, self.best, processes, found.seconds)
+
+
+class LeakGuard(Callback):
+    """Ends a fold whose data module trains on samples that it was told to hold out.
+
+    It looks at the ids of the first epoch's batches; batches without ids go unchecked.
+
+    Args:
+        held_out: the ids that must not be trained on.
+    """
+
+    def __init__(self, held_out: Sequence[str]) -> None:
+        self.held_out = frozenset(held_out)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks at one batch, before it is trained on."""
+        if trainer.current_epoch or not isinstance(batch, dict) or "id" not in batch:
+            return
+        if not self.held_out.isdisjoint(batch["id"]):
+            leaked = next(name for name in batch["id"] if name in self.held_out)
+            raise RunFailed(f"sample {leaked} is held out, but {type(trainer.datamodule).__name__} trains on it")  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+
+
+@dataclass
+class Scored:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: the model's own.
+        coverage: which samples were seen; see `plcourse.core.callbacks.Coverage`.
+        recording: the outputs of ``forward`` on this process.
+        seconds: how long it took.
+    """
+
+    metrics: dict[str, float]
+    coverage: dict[str, int] | None
+    recording: Recording
+    seconds: float
+
+
+def evaluate(
+    start: CleanState, verb: str, data: Any, folder: Path, checkpoint: Path | None, fitted: pl.LightningModule | None
+) -> Scored:
+    """Scores the weights of one fold, by a trainer and a model of its own.
+
+    Args:
+        start: the state the fold was trained from.
+        verb: validate, test or predict.
+        data: the data module to take the samples from.
+        folder: where the trainer belongs.
+        checkpoint: the weights; None for those of ``fitted``.
+        fitted: the trained model, where there is no checkpoint.
+    """
+    coverage, recording = Coverage(), Recording()
+    trainer = start.new_trainer(folder, [coverage, recording], enable_checkpointing=False)
+    began = time.monotonic()
+    model = start.new_model() if fitted is None else fitted
+    arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}
+    with warnings.catch_warnings():
+        # the training's callbacks are left out on purpose: those that average weights would swap them again
+        warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
+        if verb == "predict":
+            trainer.predict(model, return_predictions=False, **arguments)
+            results = []
+        else:
+            results = (trainer.test if verb == "test" else trainer.validate)(model, verbose=False, **arguments)
+    metrics = {name: value for result in results for name, value in result.items()}
+    return Scored(metrics, coverage.report, recording, time.monotonic() - began)
+
+
+@dataclass
+class Outer:
+    """What the folders of the folds take from the run they belong to.
+
+    Attributes:
+        record: its ``run.json``, or what one would say of this machine.
+        config: its ``config.yaml``; empty where there is none.
+        cut: how the data are cut, as `FoldData` takes it.
+    """
+
+    record: dict[str, Any]
+    config: dict[str, Any]
+    cut: dict[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path, plan: Plan) -> "Outer":
+        """Reads the run's files."""
+        run = Run(folder)
+        record = run.record if (folder / "run.json").is_file() else {"schema": SCHEMA, **environment()}
+        config = yaml.load(run.config_path.read_bytes(), _LOADER) if run.config_path.is_file() else {}
+        return cls(record, config, plan.cut)
+
+    @property
+    def process(self) -> dict[str, Any]:
+        """Which process is at it."""
+        return {key: self.record.get(key) for key in ("pid", "pid_start")}
+
+
+class FoldFit:
+    """Trains one fold after another, each as a fit of its own would be trained, and scores it.
+
+    Args:
+        start: what each fold starts from.
+        combine: how outputs become predictions; see `plcourse.kfold.outputs.Combine`.
+        outer: what the folders of the folds take from the run.
+        is_first: whether this process keeps the records.
+        callbacks: further ones for the training, such as one that moves a bar.
+    """
+
+    def __init__(
+        self,
+        start: CleanState,
+        combine: Combine,
+        outer: Outer,
+        is_first: bool = True,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.start, self.outer = start, outer
+        self.combine: Combine = combine
+        self.is_first, self.callbacks = is_first, callbacks
+
+    def __call__(self, folder: FoldRun) -> None:
+        """Trains and scores one fold; one that a kill has cut short goes on from its last checkpoint.
+
+        Raises:
+            UserError: it could not be finished; the line names the fold.
+            Interrupted: a signal ended it, after a checkpoint.
+        """
+        if self.is_first:
+            folder.open(self.outer)
+        gather_objects(None)  # no rank looks into the folder before it is there
+        try:
+            self._train_and_score(folder)
+        except BaseException as error:
+            self._close(folder, error)
+            if isinstance(error, UserError):
+                raise UserError(f"fold {folder.fold.number}: {error}", error.status) from error
+            raise
+        self._close(folder)
+        gather_objects(None)  # nor reads its scores before they are
+
+    def _train_and_score(self, folder: FoldRun) -> None:
+        start = self.start
+        random_state.apply(start.random_state)
+        model, data = start.new_model(), folder.split(start.data)
+        table = TidyLogger(folder.path / "metrics.csv")
+        last = folder.path / "checkpoints" / LAST
+        if not last.is_file() and self.is_first:
+            table.cut(0)  # killed before its first checkpoint: it starts over
+        guard = LeakGuard(folder.fold.val_ids)
+        own = [*copy.deepcopy(start.callbacks), guard, *self.callbacks, RunRecorder(folder.run, table)]
+        trainer = start.new_trainer(folder.path, own, table)
+        trainer.fit(model, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+        found = evaluate(start, "validate", folder.split(start.data), folder.path, folder.best, model)
+        rows = _gathered(found.recording, self.combine, folder.fold)
+        if self.is_first:
+            if rows is not None:
+                write_table(folder.path / "predictions" / OUT_OF_FOLD, rows)
+            folder.save("val", found, trainer.world_size)
+
+    def _close(self, folder: FoldRun, error: BaseException | None = None) -> None:
+        if not self.is_first:
+            return
+        with undisturbed():
+            if error is None:
+                folder.run.finish("finished")
+            elif isinstance(error, Interrupted | KeyboardInterrupt):
+                folder.run.finish("interrupted")
+            else:
+                with suppress(RunFailed):  # on a full disk there is no place for the reason either
+                    folder.run.finish("failed", error=first_line(error))
+
+
+def _gathered(recording: Recording, combine: Combine, fold: Fold) -> pa.Table | None:
+    """The out-of-fold predictions of all ranks; a collective. None where any rank cannot tell its own."""
+    own = out_of_fold_rows(recording, combine, fold.repeat, fold.number)
+    parts = gather_objects((bool(recording.batches), own))
+    tables = [table for has_any, table in parts if has_any]
+    return None if not tables or any(table is None for table in tables) else pa.concat_tables(tables)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes a Parquet file, whole or not at all.
+
+    Raises:
+        RunFailed: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with temporary.open("wb") as file:
+            pq.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RunFailed(f"cannot write '{path}': {error.strerror}") from error

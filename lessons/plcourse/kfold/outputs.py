@@ -1,0 +1,199 @@
+"""What a model's ``forward`` returns in an evaluation: written down for each fold, averaged, and played back.
+
+Two things follow from that, for any model whose steps call ``self(...)``. The out-of-fold predictions are the outputs
+of each fold's model on the samples that it never saw. And an ensemble is scored by the model's own ``test_step``: its
+``forward`` answers with the average of what the folds' models answered, so that every metric of the model, and what
+``predict_step`` makes of the outputs, is that of the ensemble.
+
+Shapes: B samples of a batch, K classes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional
+
+from plcourse.core.errors import RunFailed, UserError
+
+Combine = Literal["logits", "values"]
+
+
+@dataclass
+class BatchOutputs:
+    """One batch of an evaluation, on this process.
+
+    Attributes:
+        ids: its samples; None where batches carry none.
+        labels: their labels, or None.
+        outputs: what each call of ``forward`` returned, on the CPU.
+    """
+
+    ids: list[str] | None
+    labels: Tensor | None
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+class _ForwardWatcher(Callback):
+    """Stands in front of a model's ``forward`` for one evaluation, and knows the batch that it is called for."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """In place of the model's own."""
+        raise NotImplementedError
+
+    def on_batch(self, batch: Any) -> None:
+        """Called before each batch."""
+        raise NotImplementedError
+
+    def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.own_forward = pl_module.forward
+        pl_module.forward = self.forward
+
+    def _detach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        del pl_module.forward  # the class's own shows again
+
+    def _batch_starts(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.on_batch(batch)
+
+    on_validation_start = on_test_start = on_predict_start = _attach
+    on_validation_end = on_test_end = on_predict_end = _detach
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _batch_starts
+
+
+class Recording(_ForwardWatcher):
+    """Writes down what ``forward`` returns.
+
+    Attributes:
+        batches: those of this process, in order.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[BatchOutputs] = []
+
+    def on_batch(self, batch: Any) -> None:
+        """Opens the record of a batch."""
+        known = batch if isinstance(batch, dict) else {}
+        ids, label = known.get("id"), known.get("label")
+        label = label.detach().cpu() if isinstance(label, Tensor) else None
+        self.batches.append(BatchOutputs(None if ids is None else list(map(str, ids)), label))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own output, which is also kept."""
+        output = self.own_forward(*args, **kwargs)
+        if not isinstance(output, Tensor):
+            raise UserError(f"forward returned a {type(output).__name__}; only tensors can be averaged over folds")
+        self.batches[-1].outputs.append(output.detach().cpu())
+        return output
+
+
+class Ensemble(_ForwardWatcher):
+    """The average of several recordings, then a ``forward`` that plays it back.
+
+    Args:
+        combine: ``logits``: the log of the mean softmax over the second dimension, so that a softmax of it is the
+            mean probability; ``values``: the mean.
+
+    Raises:
+        RunFailed: the recordings are of different samples, or the model does not call ``forward``.
+    """
+
+    def __init__(self, combine: Combine) -> None:
+        self.combine: Combine = combine
+        self.members = 0
+        self._sums: list[BatchOutputs] = []
+        self._batch = -1
+        self._call = 0
+
+    def add(self, recording: Recording) -> None:
+        """Takes in one more member."""
+        own = [BatchOutputs(b.ids, b.labels, [self._summand(x) for x in b.outputs]) for b in recording.batches]
+        if own and not any(batch.outputs for batch in own):
+            raise RunFailed("the step never called forward, which is what an ensemble averages: call self(...) in it")
+        if self.members:
+            if [(b.ids, len(b.outputs)) for b in own] != [(b.ids, len(b.outputs)) for b in self._sums]:
+                raise RunFailed("two folds were scored on different batches: the loader must keep its order")
+            for total, batch in zip(self._sums, own, strict=True):
+                total.outputs = [self._sum(a, b) for a, b in zip(total.outputs, batch.outputs, strict=True)]
+        else:
+            self._sums = own
+        self.members += 1
+
+    def on_batch(self, batch: Any) -> None:
+        """Turns to the next batch."""
+        self._batch, self._call = self._batch + 1, 0
+        ids = batch.get("id") if isinstance(batch, dict) else None
+        if ids is not None and list(map(str, ids)) != self._sums[self._batch].ids:
+            raise RunFailed("the ensemble is scored on other batches than its folds: the loader must keep its order")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The average of what the members returned in the same call."""
+        total = self._sums[self._batch].outputs[self._call]
+        self._call += 1
+        mean = total - np.log(self.members) if self.combine == "logits" else total / self.members
+        like = next((arg for arg in args if isinstance(arg, Tensor)), None)
+        return mean.to(torch.get_default_dtype()).to("cpu" if like is None else like.device)
+
+    def _summand(self, output: Tensor) -> Tensor:
+        if self.combine == "values":
+            return output.double()
+        return _log_probabilities(output)
+
+    def _sum(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b if self.combine == "values" else torch.logaddexp(a, b)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    if logits.ndim < 2 or logits.shape[1] < 2:
+        raise UserError(
+            f"forward returned shape {list(logits.shape)}, which are no scores of 2 or more classes per sample; "
+            "set combine to values to average it as it is"
+        )
+    return logits.double().log_softmax(dim=1)
+
+
+def out_of_fold_rows(recording: Recording, combine: Combine, repeat: int, fold: int) -> pa.Table | None:
+    """The predictions of one fold's model on the samples it never saw.
+
+    Args:
+        recording: of the validation on the fold's validation part, with one call of ``forward`` per batch.
+        combine: ``logits`` for classifiers, ``values`` for regression.
+        repeat: the repeat that the fold belongs to.
+        fold: its number.
+
+    Returns:
+        Columns ``id``, ``repeat``, ``fold``, ``label``, ``prediction``, ``probability`` (classifiers), and ``loss``:
+        the sample's own cross-entropy in nats, or squared error. None where the batches lack ids, labels or one call
+        of ``forward``, on this process.
+    """
+    usable = all(b.ids is not None and b.labels is not None and len(b.outputs) == 1 for b in recording.batches)
+    if not usable or not recording.batches:
+        return None
+    ids = [name for batch in recording.batches for name in batch.ids or ()]
+    label_B = torch.cat([batch.labels for batch in recording.batches if batch.labels is not None])
+    output = torch.cat([batch.outputs[0] for batch in recording.batches])
+    columns: dict[str, Any] = {
+        "id": pa.array(ids, pa.string()),
+        "repeat": pa.array([repeat] * len(ids), pa.int64()),
+        "fold": pa.array([fold] * len(ids), pa.int64()),
+    }
+    if combine == "logits":
+        if output.ndim != 2:
+            return None
+        log_BK = _log_probabilities(output)
+        loss_B = functional.nll_loss(log_BK, label_B, reduction="none")
+        columns |= {"label": label_B.numpy(), "prediction": log_BK.argmax(dim=1).numpy()}
+        columns["probability"] = pa.array(log_BK.exp().tolist(), pa.list_(pa.float64()))
+    else:
+        if output.numel() != label_B.numel():
+            return None
+        label_B, value_B = label_B.double().reshape(-1), output.double().reshape(-1)
+        loss_B = (value_B - label_B).square()
+        columns |= {"label": label_B.numpy(), "prediction": value_B.numpy()}
+    return pa.table({**columns, "loss": loss_B.numpy()})

@@ -1,0 +1,164 @@
+"""What the folds say together: mean, spread, interval, a table, a plot, and the out-of-fold predictions."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pyarrow as pa
+from pytorch_lightning.loggers import Logger
+
+from plcourse.core.comparison.statistics import corrected_resampled_t_test, paired_t_test
+from plcourse.core.record import shortest
+from plcourse.core.runs import OUT_OF_FOLD, Run, write_json
+from plcourse.core.screen import say
+from plcourse.kfold.folds import Plan
+from plcourse.kfold.one_fold import FoldRun, write_table
+
+CONFIDENCE = 0.95
+
+
+def estimate(scores: Sequence[float], test_train_ratio: float) -> dict[str, Any]:
+    """Mean, standard deviation and interval of the scores of n folds.
+
+    The interval is Student's with n - 1 degrees of freedom and the variance of the mean taken as
+    (1/n + n_test/n_train) sd^2 (Nadeau and Bengio 2003, section 5); the naive one takes sd^2 / n, as if folds did not
+    share training samples, and is too narrow.
+
+    Returns:
+        ``mean``, ``sd``, ``low``, ``high``, ``naive_low``, ``naive_high``; what cannot be had of so few is None.
+    """
+    zeros = [0.0] * len(scores)
+    corrected = corrected_resampled_t_test(scores, zeros, test_train_ratio, CONFIDENCE)
+    naive = paired_t_test(scores, zeros, CONFIDENCE)
+    return {
+        "mean": fmean(scores),
+        "sd": stdev(scores) if len(scores) > 1 else None,
+        "low": corrected.low,
+        "high": corrected.high,
+        "naive_low": naive.low,
+        "naive_high": naive.high,
+    }
+
+
+class Summary:
+    """The results of a cross-validation as they come in.
+
+    Args:
+        plan: how the data are cut.
+        folds: the folds that are run.
+        monitor: the score that stands for the run.
+        mode: whether a larger (``max``) or a smaller (``min``) one is better.
+    """
+
+    def __init__(self, plan: Plan, folds: Sequence[FoldRun], monitor: str, mode: str) -> None:
+        self.plan, self.folds, self.monitor, self.mode = plan, folds, monitor, mode
+
+    def finished(self) -> list[FoldRun]:
+        """The folds that are done."""
+        return [fold for fold in self.folds if fold.is_finished]
+
+    def best_fold(self) -> FoldRun | None:
+        """The finished fold with the best score and a checkpoint, the first of equals; None before there is one."""
+        sign = -1 if self.mode == "max" else 1
+        scored = [(sign * fold.scores.get(self.monitor, math.inf), fold) for fold in self.finished() if fold.best]
+        return min(scored, key=lambda pair: pair[0])[1] if scored else None
+
+    def line(self, fold: FoldRun) -> str:
+        """What is said when a fold has ended."""
+        scores = fold.scores
+        if self.monitor not in scores:
+            return "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        so_far = [other.scores[self.monitor] for other in self.finished()]
+        return f"{self.monitor} {scores[self.monitor]:.4g}  (mean of {len(so_far)}: {fmean(so_far):.4g})"
+
+    def table(self) -> dict[str, Any]:
+        """Everything as plain types, as ``summary.json`` holds it."""
+        scores = {fold.fold.number: fold.scores for fold in self.folds}
+        names = [name for name in next(iter(scores.values())) if all(name in each for each in scores.values())]
+        sizes = [fold.fold.sizes for fold in self.folds]
+        ratio = fmean(size["n_val"] / size["n_train"] for size in sizes)
+        return {
+            "folds": [
+                {"fold": fold.fold.number, "repeat": fold.fold.repeat, **fold.fold.sizes, **scores[fold.fold.number]}
+                for fold in self.folds
+            ],
+            "metrics": {name: estimate([each[name] for each in scores.values()], ratio) for name in names},
+            "test_train_ratio": ratio,
+            "confidence": CONFIDENCE,
+            "plan": self.plan.terms,
+        }
+
+    def conclude(self, folder: Path, loggers: Iterable[Logger]) -> None:
+        """Writes and says what all folds found; for the first rank.
+
+        Raises:
+            RunFailed: a file cannot be written.
+        """
+        table = self.table()
+        for logger in loggers:
+            for fold in self.folds:
+                logger.log_metrics({"epoch": fold.fold.number, **fold.scores}, step=fold.fold.number)
+        parts = [part for fold in self.folds if (part := fold.out_of_fold) is not None]
+        if len(parts) == len(self.folds):
+            write_table(folder / "predictions" / OUT_OF_FOLD, pa.concat_tables(parts))
+        else:
+            say("no out-of-fold predictions: they take batches with 'id' and 'label', and one call of forward per step")
+        write_json(folder / "summary.json", table)
+        if (folder / "run.json").is_file():
+            run = Run(folder)
+            steps = sum(fold.run.record.get("steps") or 0 for fold in self.folds)
+            sizes = {**(run.record.get("data") or {}), **self.folds[0].fold.sizes}
+            run.update(best=self._best(table), steps=steps, data=sizes)
+        if table["metrics"]:
+            plot(table, folder / "plots" / "folds.png")
+        say("\n".join(self._lines(table)))
+
+    def _best(self, table: dict[str, Any]) -> dict[str, Any] | None:
+        found = table["metrics"].get(self.monitor)
+        return found and {"metric": self.monitor, "value": shortest(found["mean"])}
+
+    def _lines(self, table: dict[str, Any]) -> list[str]:
+        metrics = table["metrics"]
+        rows, first = table["folds"], table["folds"][0]
+        lines = [
+            f"\n{len(rows)} folds of {self.plan.terms['samples']:,} samples, about {first['n_train']:,} to train on "
+            f"and {first['n_val']:,} held out",
+            "  " + "".join(f"{name:<14}" for name in ("fold", *metrics)).rstrip(),
+            *(_row(str(row["fold"]), [row[name] for name in metrics]) for row in rows),
+            _row("mean", [found["mean"] for found in metrics.values()]),
+        ]
+        if len(rows) < 2:
+            return lines
+        lines.append(_row("sd", [found["sd"] for found in metrics.values()]))
+        for name, found in metrics.items():
+            if found["low"] is not None:
+                interval = f"{100 * CONFIDENCE:g} % interval {found['low']:.4g} to {found['high']:.4g}"
+                naive = f"{found['naive_low']:.4g} to {found['naive_high']:.4g}"
+                lines.append(f"  {name}: {found['mean']:.4g}, {interval} (uncorrected, too narrow: {naive})")
+        return lines
+
+
+def _row(name: str, values: Iterable[float]) -> str:
+    return ("  " + f"{name:<14}" + "".join(f"{value:<14.4g}" for value in values)).rstrip()
+
+
+def plot(table: dict[str, Any], path: Path) -> None:
+    """A panel per metric: the folds as dots, their mean as a line, the corrected interval as a band."""
+    from matplotlib.figure import Figure  # half a second to import
+
+    metrics = table["metrics"]
+    figure = Figure(figsize=(3.4 * len(metrics), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    numbers = [row["fold"] for row in table["folds"]]
+    for panel, (name, found) in zip(panels, metrics.items(), strict=True):
+        if found["low"] is not None:
+            panel.axhspan(found["low"], found["high"], color="tab:blue", alpha=0.15, label="95 % interval, corrected")
+        panel.axhline(found["mean"], color="tab:blue", linewidth=1, label="mean")
+        panel.plot(numbers, [row[name] for row in table["folds"]], "o", color="black", markersize=4, label="fold")
+        panel.set(xlabel="fold", ylabel=name)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].legend(fontsize="x-small")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=120)

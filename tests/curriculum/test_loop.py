@@ -1,0 +1,353 @@
+"""The curriculum's fit loop: equal steps for all, plain training when everything is admitted, and an exact resume."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from plcourse import Run, Trainer
+from plcourse.core.checkpoint import RunCheckpoint
+from plcourse.core.errors import UserError
+from plcourse.core.loops import FitLoop
+from plcourse.curriculum.data import CurriculumData
+from plcourse.curriculum.loop import CurriculumLoop
+from plcourse.curriculum.model import CurriculumClassifier
+from plcourse.curriculum.pacing import AdaptivePacing, Pacing, PacingFunction
+from plcourse.curriculum.report import CurriculumReport
+from plcourse.curriculum.sampler import Order
+from plcourse.curriculum.scorers import ClassifierMargin, Scorer, TrainingSamples
+from plcourse.curriculum.self_paced import SelfPacing
+from plcourse.ddp.data import ImageData
+from plcourse.ddp.model import MLP, ImageClassifier
+from support import TWO_PROCESSES, Command, assert_equal, assert_same_end, digits_config, failing, write_config
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
+]
+STEPS_PER_EPOCH = 20  # 1,258 training digits in batches of 64
+
+
+class Watcher(pl.Callback):
+    """Keeps the loss, the ids and the share of every batch."""
+
+    def __init__(self) -> None:
+        self.losses: list[torch.Tensor] = []
+        self.ids: list[list[str]] = []
+        self.shares: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(outputs["loss"])
+        self.ids.append(batch["id"])
+        self.shares.append(batch.get("share"))
+
+
+class AtRandom(Scorer):
+    """A difficulty that has nothing to do with the samples."""
+
+    def __call__(self, samples: TrainingSamples) -> np.ndarray:
+        return np.random.default_rng(0).normal(size=len(samples.ids))
+
+
+def fit(loop: Any, module: Any = None, data: Any = None, **settings: Any) -> Watcher:
+    """A short fit on digits in this process."""
+    watcher = Watcher()
+    callbacks = [watcher, *settings.pop("callbacks", [])]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    if not any(isinstance(callback, RunCheckpoint) for callback in callbacks):
+        quiet["enable_checkpointing"] = False
+    settings = {"max_epochs": 2, "num_sanity_val_steps": 0, "accelerator": "cpu", "devices": 1, **quiet, **settings}
+    pl.seed_everything(3, verbose=False)
+    trainer = Trainer(fit_loop=loop, callbacks=callbacks, **settings)
+    trainer.fit(module or classifier(), data or CurriculumData("digits", batch_size=64))
+    return watcher
+
+
+def classifier(lr: float = 0.1) -> CurriculumClassifier:
+    pl.seed_everything(3, verbose=False)
+    return CurriculumClassifier(MLP(64, dropout=0.3), optimizer=lambda p: torch.optim.SGD(p, lr=lr), lr_scheduler=None)
+
+
+def curriculum(
+    order: Order = "easy_first", pacing: Pacing | None = None, scorer: Scorer | None = None, **more: Any
+) -> Any:
+    scorer = scorer or AtRandom()
+    return lambda trainer: CurriculumLoop(trainer, order=order, scorer=scorer, pacing=pacing, **more)
+
+
+class TestPlainTraining:
+    def test_with_everything_admitted_it_is_the_plain_loop_bit_for_bit(self) -> None:
+        plain = fit(FitLoop)
+        for loop in (curriculum(), curriculum(pacing=PacingFunction(start=1.0)), lambda t: CurriculumLoop(t)):
+            ours = fit(loop)
+            assert ours.ids == plain.ids
+            assert torch.equal(torch.stack(ours.losses), torch.stack(plain.losses))
+            assert set(ours.shares) == {1.0}
+
+    def test_a_scorer_changes_no_random_number(self) -> None:
+        """Dropout draws after the scoring what it would have drawn without."""
+        scored, unscored = fit(curriculum(scorer=ClassifierMargin())), fit(lambda t: CurriculumLoop(t))
+        assert torch.equal(torch.stack(scored.losses), torch.stack(unscored.losses))
+
+    def test_it_drives_other_lessons_pairs(self) -> None:
+        data = ImageData("digits", batch_size=64)
+        loop = curriculum(order="random", pacing=PacingFunction(start=0.1))
+        watcher = fit(loop, ImageClassifier(MLP(64), lr_scheduler=None), data)
+        assert watcher.shares[0] == pytest.approx(0.1, abs=1e-3)
+
+
+class TestArms:
+    def test_all_orders_take_equal_steps_and_equally_many_samples(self) -> None:
+        pace = {"pacing": PacingFunction(start=0.2, ramp=0.8)}
+        arms = {order: fit(curriculum(order, **pace), max_epochs=3) for order in ("easy_first", "hard_first", "random")}
+        iid = fit(curriculum(), max_epochs=3)
+        for watcher in arms.values():
+            assert [len(ids) for ids in watcher.ids] == [len(ids) for ids in iid.ids]
+            assert watcher.shares == arms["random"].shares
+            assert (np.diff(watcher.shares) >= 0).all()
+            assert watcher.shares[0] < 0.25
+            assert watcher.shares[-1] == 1
+        firsts = [{name for ids in watcher.ids[:4] for name in ids} for watcher in arms.values()]
+        assert not firsts[0] & firsts[1]  # the easiest fifth and the hardest
+
+    def test_the_first_share_is_the_easiest_by_the_scores(self) -> None:
+        class ById(Scorer):
+            def __call__(self, samples: TrainingSamples) -> np.ndarray:
+                return np.array([float(name.rpartition("/")[2]) for name in samples.ids])
+
+        watcher = fit(curriculum(scorer=ById(), pacing=PacingFunction("one_step", start=0.25), balanced=False))
+        numbers = {int(name.rpartition("/")[2]) for ids in watcher.ids[:STEPS_PER_EPOCH] for name in ids}
+        data = CurriculumData("digits")
+        data.setup("fit")
+        everything = sorted(int(name.rpartition("/")[2]) for name in data.train_dataloader().data.ids)
+        assert numbers == set(everything[: len(numbers)])
+        assert len(numbers) == -(-len(everything) // 4)
+
+    def test_steps_limit_the_pace_as_epochs_do(self) -> None:
+        loop = curriculum("random", PacingFunction(start=0.2, ramp=1.0))
+        by_steps = fit(loop, max_epochs=-1, max_steps=2 * STEPS_PER_EPOCH)
+        assert by_steps.shares == fit(loop, max_epochs=2).shares
+
+    def test_data_that_are_requested_anew_change_nothing(self) -> None:
+        loop = curriculum("random", PacingFunction(start=0.2, ramp=1.0))
+        anew, once = (fit(loop, reload_dataloaders_every_n_epochs=every, max_epochs=3) for every in (1, 0))
+        assert anew.ids == once.ids
+        assert anew.shares == once.shares
+
+    def test_another_kind_of_loader_is_refused(self) -> None:
+        class Plain(CurriculumData):
+            def train_dataloader(self) -> Any:
+                return torch.utils.data.DataLoader(super().train_dataloader().data, batch_size=64)  # pyright: ignore[reportArgumentType]
+
+        with pytest.raises(UserError, match="this data module trains on a DataLoader"):
+            fit(curriculum(), data=Plain("digits"))
+
+
+class TestAdaptivePacing:
+    def test_a_plateau_admits_the_next_share(self) -> None:
+        """A rate of 0 makes every validation equal to the first: each second epoch after it is a plateau."""
+        pace = AdaptivePacing("val/accuracy", start=0.25, increment=0.25, patience=2)
+        shares = fit(curriculum(pacing=pace), classifier(lr=0), max_epochs=8).shares
+        by_epoch = [shares[i * STEPS_PER_EPOCH] for i in range(8)]
+        assert by_epoch == pytest.approx([0.25] * 3 + [0.5] * 2 + [0.75] * 2 + [1.0], abs=1e-3)
+
+    def test_no_plateau_admits_nothing(self) -> None:
+        pace = AdaptivePacing("val/loss", mode="min", start=0.25, patience=1)
+        shares = fit(curriculum("random", pacing=pace), classifier(lr=0.01), max_epochs=3).shares
+        assert set(shares) == {shares[0]}
+
+    def test_without_its_metric_it_ends_after_an_epoch_that_is_kept(self, tmp_path: Path) -> None:
+        keeper = RunCheckpoint("val/loss", dirpath=str(tmp_path))
+        loop = curriculum(pacing=AdaptivePacing("val/acuracy"))
+        with pytest.raises(UserError) as caught:
+            fit(loop, callbacks=[keeper], max_epochs=3)
+        assert "watches 'val/acuracy', which is not logged; did you mean 'val/accuracy'?" in str(caught.value)
+        assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == STEPS_PER_EPOCH
+
+
+class TestSelfPaced:
+    def test_only_losses_below_the_age_train(self) -> None:
+        module = classifier()
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        fit(curriculum(weighting=SelfPacing(age=1e-6, growth=1.0, warmup_epochs=0)), module, max_epochs=1)
+        assert_equal(dict(module.state_dict()), before, "nothing is that easy")
+        everything = fit(curriculum(weighting=SelfPacing(age=1e6, warmup_epochs=0)))
+        assert torch.equal(torch.stack(everything.losses), torch.stack(fit(curriculum()).losses))
+
+    def test_the_warm_up_counts_everything(self) -> None:
+        warm = fit(curriculum(weighting=SelfPacing(age=1e-6, growth=1.0, warmup_epochs=1)))
+        plain = fit(curriculum())
+        assert warm.losses[:STEPS_PER_EPOCH] == plain.losses[:STEPS_PER_EPOCH]
+        assert set(map(float, warm.losses[STEPS_PER_EPOCH:])) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("pacing", "scorer", "message"),
+    [
+        (
+            PacingFunction(start=0.01),
+            AtRandom(),
+            "a share of 0.01 admits 13 of 1258 samples, fewer than one batch of 64",
+        ),
+        (PacingFunction(), None, "order is easy_first, which needs to know how hard samples are"),
+    ],
+)
+def test_a_curriculum_that_cannot_be_is_refused_before_training(pacing: Pacing, scorer: Any, message: str) -> None:
+    with pytest.raises((UserError, ValueError), match=message):
+        fit(lambda trainer: CurriculumLoop(trainer, scorer=scorer, pacing=pacing))
+
+
+def test_an_endless_training_has_no_pace() -> None:
+    with pytest.raises(UserError, match="a pace that is fixed beforehand needs an end"):
+        fit(curriculum(pacing=PacingFunction()), max_epochs=-1)
+
+
+def test_the_report_follows_the_thirds_and_draws(tmp_path: Path) -> None:
+    report = CurriculumReport(samples_per_tercile=40, examples=6)
+    loop = curriculum(scorer=ClassifierMargin(), pacing=PacingFunction(start=0.3))
+    fit(loop, callbacks=[report], max_epochs=6, default_root_dir=str(tmp_path))
+    assert {path.name for path in (tmp_path / "plots").glob("*.png")} == {
+        "pacing.png",
+        "difficulty.png",
+        "examples.png",
+        "terciles.png",
+    }
+    assert [step for step, _ in report.accuracy["easy"]] == [STEPS_PER_EPOCH * i for i in range(1, 7)]
+    easy, medium, hard = (report.accuracy[name][-1][1] for name in ("easy", "medium", "hard"))
+    assert easy >= medium > hard
+    assert report.passes[0] == (0, pytest.approx(0.3, abs=1e-3))
+    assert report.passes[-1][1] == 1
+
+
+def curriculum_config(**changes: Any) -> dict[str, Any]:
+    """Digits with dropout, easy first; ``ramp`` 0.8 so that kills fall into the time in which the share grows."""
+    loop = {
+        "class_path": "CurriculumLoop",
+        "init_args": {
+            "order": "easy_first",
+            "scorer": {"class_path": "ClassifierMargin"},
+            "pacing": {"class_path": "PacingFunction", "init_args": {"start": 0.2, "ramp": 0.8}},
+        },
+    }
+    own = {"model__class_path": "CurriculumClassifier", "data__class_path": "CurriculumData", "trainer__fit_loop": loop}
+    config = digits_config(**{**own, **changes})
+    config["trainer"]["callbacks"].append({"class_path": "CurriculumReport", "init_args": {"plots": False}})
+    return config
+
+
+ADAPTIVE = {
+    "trainer__fit_loop__init_args__pacing": {
+        "class_path": "AdaptivePacing",
+        "init_args": {"monitor": "val/accuracy", "start": 0.2, "increment": 0.3, "min_delta": 0.2},
+    }
+}
+SELF_PACED = {
+    "trainer__fit_loop__init_args__pacing": None,
+    "trainer__fit_loop__init_args__weighting": {"class_path": "SelfPacing", "init_args": {"age": 1.0}},
+}
+
+
+def kill_and_resume(plcourse: Command, folder: Path, runs: Path, name: str, step: int, changes: dict[str, Any]) -> None:
+    reference = runs / "own" / f"reference_{name}" / "latest"
+    if not reference.exists():
+        plcourse("fit", "-c", write_config(folder / f"reference_{name}.yaml", curriculum_config(**changes)))
+    once = folder / f"killed_{name}_{step}"
+    config = failing(curriculum_config(**changes), step=step, how="kill_job", once=str(once))
+    path = write_config(folder / f"{name}_{step}.yaml", config)
+    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+    assert once.exists()
+    latest = runs / "own" / f"{name}_{step}" / "latest"
+    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    assert_same_end(latest, reference)
+    states = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["loops"]["fit_loop"]["state_dict"][
+            "curriculum"
+        ]
+        for run in (latest, reference)
+    ]
+    assert_equal(*states, "curriculum")
+
+
+def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    kill_and_resume(plcourse, tmp_path, runs, "paced", STEPS_PER_EPOCH + 11, {})
+
+
+def test_an_adaptive_pace_goes_on_where_it_was(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    kill_and_resume(plcourse, tmp_path, runs, "adaptive", 2 * STEPS_PER_EPOCH + 11, ADAPTIVE)
+    rows = Run.load(runs / "own" / "reference_adaptive" / "latest").metrics
+    shares = [row["value"] for row in rows if row["metric"] == "train/share"]
+    assert shares[0] < 0.3 < shares[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("p1", {}), ("p2", TWO_PROCESSES), ("adaptive2", {**ADAPTIVE, **TWO_PROCESSES}), ("self_paced", SELF_PACED)],
+)
+def test_killed_at_random_steps(
+    plcourse: Command, tmp_path: Path, runs: Path, name: str, changes: dict[str, Any]
+) -> None:
+    """6 kills in all, at random steps of the first 3 epochs and a half."""
+    chooser = random.Random(name)
+    kills = 2 if name in ("p1", "p2") else 1
+    for step in chooser.sample(range(1, int(3.5 * STEPS_PER_EPOCH)), kills):
+        kill_and_resume(plcourse, tmp_path, runs, name, step, changes)
+
+
+def test_two_processes_train_and_select_like_one(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    """Pace and self-paced weights together, in double precision, without dropout."""
+    changes: dict[str, Any] = {
+        "trainer__precision": "64-true",
+        "trainer__max_epochs": 2,
+        "trainer__log_every_n_steps": 1,
+        "trainer__fit_loop__init_args__weighting": {"class_path": "SelfPacing", "init_args": {"age": 1.5}},
+        "model__init_args__network": {"class_path": "MLP", "init_args": {"in_features": 64}},
+        "data__init_args__label_noise": 0.2,
+    }
+    plcourse("fit", "-c", write_config(tmp_path / "one.yaml", curriculum_config(**changes)))
+    two = curriculum_config(**{**changes, **TWO_PROCESSES})
+    plcourse("fit", "-c", write_config(tmp_path / "two.yaml", two), "--then", "test")
+    one, other = (Run.load(runs / "own" / name / "latest") for name in ("one", "two"))
+    assert other.eval("test")["coverage"]["twice"] == 0
+    assert len(one.metrics) == len(other.metrics) > 100
+    assert {"train/selected", "train/age", "train/share", "train/accuracy_hard"} <= {
+        row["metric"] for row in one.metrics
+    }
+    for a, b in zip(one.metrics, other.metrics, strict=True):
+        assert (a["metric"], a["step"]) == (b["metric"], b["step"])
+        assert a["value"] == pytest.approx(b["value"], rel=1e-6, abs=1e-9), a
+
+
+def test_another_curriculum_is_not_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    """Other labels, another pace, other scores: each refused in one line, and the run stays resumable."""
+    data = CurriculumData("digits")
+    data.setup("fit")
+    ids = data.train_dataloader().data.ids
+    table = tmp_path / "scores.parquet"
+    scores = np.arange(len(ids), dtype=np.float64)
+    pq.write_table(pa.table({"id": ids, "hardness": scores}), table)
+    column = {"class_path": "ScoreColumn", "init_args": {"path": str(table), "column": "hardness"}}
+    changes = {"trainer__max_epochs": 1, "trainer__fit_loop__init_args__scorer": column}
+    plcourse("fit", "-c", write_config(tmp_path / "column.yaml", curriculum_config(**changes)))
+    run = ["fit", "--run", runs / "own" / "column" / "latest", "--ckpt_path", "last", "--trainer.max_epochs", "2"]
+    loop = "--trainer.fit_loop.init_args"
+    for flags, message in (
+        (["--data.init_args.label_noise", "0.1"], "orders other training samples or labels"),
+        ([f"{loop}.pacing.init_args.ramp", "0.3"], "was trained with pacing {'class': 'PacingFunction'"),
+    ):
+        assert message in plcourse(*run, *flags, status=2).stderr
+    pq.write_table(pa.table({"id": ids, "hardness": np.where(scores == 7, 700.0, scores)}), table)
+    refused = plcourse(*run, status=2).stderr
+    assert (
+        f"1 of {len(ids)} scores are not those of the checkpoint, the first is that of '{ids[7]}': 7 then, 700 now"
+        in refused
+    )
+    assert refused.count("\n") == 1
+    pq.write_table(pa.table({"id": ids, "hardness": scores}), table)
+    assert "finished" in plcourse(*run).stdout

@@ -1,0 +1,21 @@
+"""What a person types wrong gets one line that says what would be right."""
+
+import pytest
+
+from support import Command
+
+LOOP = "--trainer.fit_loop.init_args"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([f"{LOOP}.pacing.init_args.start", "-0.2"], "start is -0.2; it is a share above 0, at most 1"),
+        (["--data.init_args.label_noise", "2"], "label_noise is 2.0; it is a share of 0 or more and below 1"),
+        ([f"{LOOP}.scorer", "null"], "order is easy_first, which needs to know how hard samples are"),
+    ],
+)
+def test_a_curriculum_that_cannot_be(plcourse: Command, flags: list[str], message: str) -> None:
+    error = plcourse("fit", "-c", "curriculum/easy_first", *flags, status=2).stderr
+    assert f"plcourse: error: {message}" in error
+    assert error.count("\n") == 1

@@ -1,0 +1,123 @@
+"""The folds are scikit-learn's, and what cannot be cut is refused with one line."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    RepeatedKFold,
+    RepeatedStratifiedKFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+)
+
+from plcourse.core.errors import UserError
+from plcourse.kfold.folds import plan_folds
+
+GENERATOR = np.random.RandomState(0)
+CLASSES = GENERATOR.randint(0, 3, 60)
+VALUES = GENERATOR.normal(size=60)
+GROUPS = GENERATOR.randint(0, 12, 60)
+
+
+class Labelled(pl.LightningDataModule):
+    def __init__(self, labels: np.ndarray, groups: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.labels, self.groups = labels, groups
+        self.ids = [f"s{i}" for i in range(len(labels))]
+
+    def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
+        return self
+
+
+def same(data: Labelled, splitter: Any, by: np.ndarray | None = None, /, **arguments: Any) -> None:
+    plan = plan_folds(data, **arguments)
+    expected = list(splitter.split(np.zeros(len(data.ids)), data.labels, by))
+    assert len(plan.folds) == len(expected)
+    for number, (fold, (train, val)) in enumerate(zip(plan.folds, expected, strict=True)):
+        assert (fold.number, fold.repeat) == (number, number // arguments["n_splits"])
+        assert fold.train_ids == [data.ids[i] for i in train]
+        assert fold.val_ids == [data.ids[i] for i in val]
+
+
+@pytest.mark.parametrize("state", [0, 1, 42])
+class TestTheFoldsAreScikitLearns:
+    def test_k_fold(self, state: int) -> None:
+        same(Labelled(VALUES), KFold(5, shuffle=True, random_state=state), n_splits=5, random_state=state)
+
+    def test_stratified(self, state: int) -> None:
+        same(Labelled(CLASSES), StratifiedKFold(5, shuffle=True, random_state=state), n_splits=5, random_state=state)
+
+    def test_classes_without_strata(self, state: int) -> None:
+        splitter = KFold(5, shuffle=True, random_state=state)
+        same(Labelled(CLASSES), splitter, n_splits=5, random_state=state, stratified=False)
+
+    def test_groups(self, state: int) -> None:
+        splitter = GroupKFold(4, shuffle=True, random_state=state)
+        same(Labelled(VALUES, GROUPS), splitter, GROUPS, n_splits=4, random_state=state)
+
+    def test_stratified_groups(self, state: int) -> None:
+        splitter = StratifiedGroupKFold(4, shuffle=True, random_state=state)
+        same(Labelled(CLASSES, GROUPS), splitter, GROUPS, n_splits=4, random_state=state)
+
+    def test_groups_that_are_left_aside(self, state: int) -> None:
+        splitter = StratifiedKFold(4, shuffle=True, random_state=state)
+        same(Labelled(CLASSES, GROUPS), splitter, n_splits=4, random_state=state, groups=False)
+
+    def test_repeated(self, state: int) -> None:
+        splitter = RepeatedKFold(n_splits=4, n_repeats=3, random_state=state)
+        same(Labelled(VALUES), splitter, n_splits=4, n_repeats=3, random_state=state)
+
+    def test_repeated_and_stratified(self, state: int) -> None:
+        splitter = RepeatedStratifiedKFold(n_splits=4, n_repeats=3, random_state=state)
+        same(Labelled(CLASSES), splitter, n_splits=4, n_repeats=3, random_state=state)
+
+
+def test_every_sample_is_held_out_once_per_repeat_and_groups_stay_together() -> None:
+    plan = plan_folds(Labelled(CLASSES, GROUPS), n_splits=4, n_repeats=3)
+    for repeat in range(3):
+        held_out = [name for fold in plan.folds if fold.repeat == repeat for name in fold.val_ids]
+        assert sorted(held_out) == sorted(f"s{i}" for i in range(60))
+    for fold in plan.folds:
+        groups = [{GROUPS[int(name[1:])] for name in names} for names in (fold.train_ids, fold.val_ids)]
+        assert not groups[0] & groups[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "message"),
+    [
+        (Labelled(CLASSES), {"n_splits": 1}, "n_splits is 1; cross-validation needs 2 folds or more"),
+        (Labelled(CLASSES), {"n_splits": 5, "n_repeats": 0}, "n_repeats is 0; it must be 1 or more"),
+        (Labelled(CLASSES), {"n_splits": 5, "random_state": -1}, "random_state is -1; it must be 0 or more"),
+        (Labelled(VALUES[:4]), {"n_splits": 5}, "n_splits is 5, but there are 4 samples: make it at most 4"),
+        (Labelled(np.array([0] * 9 + [1] * 3)), {"n_splits": 4}, "class 1 has 3 samples: make it at most 3"),
+        (Labelled(VALUES, GROUPS % 3), {"n_splits": 4}, "n_splits is 4, but there are 3 groups: make it at most 3"),
+        (Labelled(VALUES), {"n_splits": 4, "stratified": True}, "the labels are values, not classes: leave it out"),
+        (Labelled(VALUES), {"n_splits": 4, "groups": True}, "the samples of Labelled have no groups: leave it out"),
+        (pl.LightningDataModule(), {"n_splits": 4}, "it has no ids and no labels and no groups and no with_split"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(data: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        plan_folds(data, **arguments)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [([7], "there is no fold 7; they are numbered 0 to 3"), ([0, 0], "give each fold to run once"), ([], "give each")],
+)
+def test_a_choice_of_folds_that_there_are_not(numbers: list[int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_folds(Labelled(CLASSES), 4).chosen(numbers)
+
+
+def test_other_data_make_another_plan() -> None:
+    plans = [plan_folds(Labelled(labels), 3).terms for labels in (CLASSES, CLASSES.copy(), np.roll(CLASSES, 1))]
+    assert plans[0] == plans[1]
+    assert plans[0]["fingerprint"] != plans[2]["fingerprint"]

@@ -1,0 +1,121 @@
+"""A cross-validation that is killed and resumed ends exactly like one that was never killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from kfold.conftest import kfold_config
+from support import TESTS, TWO_PROCESSES, Command, assert_equal, assert_same_end, write_config
+
+STEPS_PER_EPOCH = 15  # 958 training digits in batches of 64
+
+
+def saving_often(**changes: Any) -> dict[str, Any]:
+    config = kfold_config(**changes)
+    config["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"] = 7
+    return config
+
+
+def failing(config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+    config["trainer"]["callbacks"].append({"class_path": "faulty.FailInFold", "init_args": arguments})
+    return config
+
+
+def assert_same_cross_validation(run: Path, reference: Path) -> None:
+    """Every fold, the summary, the table, the out-of-fold predictions, and the weights that stand for the run."""
+    for k in ("0", "1", "2"):
+        assert_same_end(run / "folds" / k, reference / "folds" / k)
+    for name in ("summary.json", "metrics.csv"):
+        assert (run / name).read_text() == (reference / name).read_text(), name
+    tables = [pq.read_table(path / "predictions" / "out_of_fold.parquet") for path in (run, reference)]
+    assert tables[0].equals(tables[1])
+    a, b = (torch.load(path / "checkpoints" / "best.ckpt", weights_only=True) for path in (run, reference))
+    assert_equal(a["state_dict"], b["state_dict"], "best.ckpt")
+    records = [json.loads((path / "run.json").read_text()) for path in (run, reference)]
+    assert records[0]["status"] == records[1]["status"] == "finished"
+    assert records[0]["best"] == records[1]["best"]
+
+
+def reference_run(plcourse: Command, tmp_path: Path, runs: Path, name: str, changes: dict[str, Any]) -> Path:
+    if not (runs / "own" / f"reference_{name}").exists():
+        plcourse("fit", "-c", write_config(tmp_path / f"reference_{name}.yaml", saving_often(**changes)))
+    return runs / "own" / f"reference_{name}" / "latest"
+
+
+def kill_and_resume(
+    plcourse: Command, tmp_path: Path, runs: Path, name: str, fold: int, step: int, changes: dict[str, Any]
+) -> None:
+    reference = reference_run(plcourse, tmp_path, runs, name, changes)
+    marker = tmp_path / f"killed_{name}_{fold}_{step}"
+    config = failing(saving_often(**changes), fold=fold, step=step, how="kill_job", once=str(marker))
+    path = write_config(tmp_path / f"{name}_{fold}_{step}.yaml", config)
+    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+    assert marker.exists()
+    latest = runs / "own" / path.stem / "latest"
+    finished = [p for p in sorted(latest.glob("folds/*/run.json")) if json.loads(p.read_text())["status"] == "finished"]
+    written = [path.stat().st_mtime_ns for path in finished]
+    assert len(finished) == fold
+    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    assert [path.stat().st_mtime_ns for path in finished] == written, "a finished fold was run again"
+    assert_same_cross_validation(latest, reference)
+
+
+def test_killed_in_a_later_fold_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    kill_and_resume(plcourse, tmp_path, runs, "one", 2, STEPS_PER_EPOCH + 4, {})
+
+
+@pytest.mark.parametrize("how", ["sigint", "sigterm"])
+def test_asked_to_stop_in_a_fold_it_resumes(plcourse: Command, tmp_path: Path, runs: Path, how: str) -> None:
+    reference = reference_run(plcourse, tmp_path, runs, "one", {})
+    config = failing(saving_often(), fold=1, step=5, how=how, once=str(tmp_path / how))
+    path = write_config(tmp_path / f"{how}.yaml", config)
+    plcourse("fit", "-c", path, "--trust", "faulty", status={"sigint": 130, "sigterm": 143}[how])
+    latest = runs / "own" / how / "latest"
+    statuses = [json.loads((latest / "folds" / k / "run.json").read_text())["status"] for k in "01"]
+    assert statuses == ["finished", "interrupted"]
+    assert json.loads((latest / "run.json").read_text())["status"] == "interrupted"
+    plcourse("fit", "--run", latest, "--trust", "faulty")
+    assert_same_cross_validation(latest, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, TWO_PROCESSES], ids=["one", "two"])
+def test_killed_at_random_steps(plcourse: Command, tmp_path: Path, runs: Path, changes: dict[str, Any]) -> None:
+    name = "two" if changes else "one"
+    chooser = random.Random(name)
+    for _ in range(3):
+        fold, step = chooser.randrange(3), chooser.randrange(1, 2 * STEPS_PER_EPOCH)
+        kill_and_resume(plcourse, tmp_path, runs, name, fold, step, changes)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_with_two_jobs(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    """Wherever it happens to be: between folds, while scoring, while writing; the workers go down with it."""
+    reference = reference_run(plcourse, tmp_path, runs, "jobs", {"trainer__fit_loop__init_args__n_jobs": 2})
+    path = write_config(tmp_path / "jobs.yaml", saving_often(trainer__fit_loop__init_args__n_jobs=2))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    chooser = random.Random("jobs")
+    kills = 0
+    while kills < 3:
+        command = [sys.executable, "-m", "plcourse", "fit", "-c", str(path)]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()  # the line that names the run
+        time.sleep(chooser.uniform(0.2, 4))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() != -signal.SIGKILL:
+            continue  # it was faster
+        kills += 1
+        latest = runs / "own" / "jobs" / "latest"
+        plcourse("fit", "--run", latest, "--ckpt_path", "last")
+        assert_same_cross_validation(latest.resolve(), reference)
