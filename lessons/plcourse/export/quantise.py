@@ -1,8 +1,9 @@
 """Int8: weights per channel, activations by ranges that training samples have shown.
 
-A number x is stored as q = round(x / scale) + zero_point in -128..127 (Jacob et al. 2018, arXiv 1712.05877,
-equation 1). Weights get one scale per output channel, since channels differ by orders of magnitude. Statically
-quantised activations need a range before anything runs: the extremes over the calibration samples. In the file every quantised operator stands between a QuantizeLinear and a DequantizeLinear (QDQ), which any ONNX runtime knows.
+A number x is stored as q = round(x / scale) + zero_point in -128..127 (Jacob et al. 2018, arXiv 1712.05877, equation
+1). Weights get one scale per output channel, since channels differ by orders of magnitude. Statically quantised
+activations need a range before anything runs: the extremes over the calibration samples. In the file every quantised
+operator stands between a QuantizeLinear and a DequantizeLinear (QDQ), which any ONNX runtime knows.
 """
 
 import logging
