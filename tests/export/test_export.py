@@ -23,7 +23,8 @@ from plcourse.core.request import read_request
 from plcourse.export.artefacts import Artefacts, checked_onnx
 from plcourse.export.card import Card
 from plcourse.export.data import ExportData
-from plcourse.export.graph import Pixels
+from plcourse.export.formats import write
+from plcourse.export.graph import Pixels, Program
 from plcourse.export.runners import open_exported, open_onnx
 from plcourse.export.verb import export
 from plcourse.export.verify import Samples, verify
@@ -282,12 +283,21 @@ class TestOtherModules:
             (found,) = open_exported(run, name)[0]([words.numpy()])
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
-    def test_a_length_that_an_exporter_freezes_is_a_named_failure(self, tmp_path: Path) -> None:
-        with pytest.raises(RunFailed, match=r"onnx is not exported.* with the size 'length' of 'words' free"):
-            self.exported(RecurrentClassifier(), tmp_path, "onnx", "torchscript_trace")
-        run = Run.load(next((tmp_path / "export" / "own").iterdir()))
-        assert certificate(run)["torchscript_trace"]["status"] == "verified"
-        assert certificate(run)["torchscript_trace"]["other_size"]["max_deviation"] < 1e-5
+    def test_a_length_that_cannot_be_free_is_a_named_failure_of_that_format(self, tmp_path: Path) -> None:
+        with pytest.raises(RunFailed, match=r"RecurrentClassifier cannot be written as torch_export: .*length"):
+            self.exported(RecurrentClassifier(), tmp_path, "torch_export", "onnx", "torchscript_trace")
+        rows = certificate(Run.load(next((tmp_path / "export" / "own").iterdir())))
+        assert rows["torch_export"]["status"] == "not exported"
+        for name in ("onnx", "torchscript_trace"):
+            assert rows[name]["status"] == "verified"
+            assert rows[name]["other_size"]["max_deviation"] < 1e-5
+
+    def test_a_length_that_the_exporter_froze_without_a_word_is_noticed(self, tmp_path: Path) -> None:
+        module = RecurrentClassifier().eval()
+        program = Program(module, module, {})
+        example = (torch.zeros(2, 12, dtype=torch.int64),)
+        with torch.no_grad(), pytest.raises(UserError, match=r"the size 'length' of 'words' free: .* froze it at 12"):
+            write("onnx", program, example, tmp_path / "model.onnx", {}, 20, [])
 
     def test_a_generator_has_several_inputs_and_named_outputs(self, tmp_path: Path) -> None:
         run = self.exported(Generator(), tmp_path, "onnx", "torch_export")

@@ -38,7 +38,7 @@ _KNOWN_WARNINGS = (
     # an LSTM's list of its own weights is re-assigned while it is traced; they are the weights
     ("The tensor attributes .*_flat_weights.* were assigned during export", UserWarning),
     # an LSTM checks the shape of its input with Python's `if`, which holds for any batch size
-    ("Converting a tensor to a Python boolean", torch.jit.TracerWarning),
+    ("Converting a tensor to a Python boolean", Warning),
     # two inputs with one free batch: the second name is the first
     ("The axis name: .* will not be used", UserWarning),
     # torch.onnx looks at the gradients of what it traces when it takes another way after a failure

@@ -39,7 +39,7 @@ def quantise_statically(path: Path, card: Card, calibration: Calibration) -> Any
     """
     from onnxruntime import quantization
 
-    reader = _Reader([port.name for port in card.inputs], calibration)
+    reader: Any = _Reader([port.name for port in card.inputs], calibration)  # the base has nothing to inherit
     with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
         quantization.quant_pre_process(str(path), str(prepared))

@@ -266,7 +266,8 @@ def _reference(path: Any, card: Card) -> Runner | None:
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
-            return list(evaluator.run(None, dict(zip(names, inputs, strict=True))))
+            answers: Any = evaluator.run(None, dict(zip(names, inputs, strict=True)))
+            return list(answers)
         except Exception as error:  # whatever NumPy makes of it
             raise UserError(f"{type(error).__name__}: {first_line(error)}") from error
 
