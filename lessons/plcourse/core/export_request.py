@@ -81,7 +81,8 @@ def _formats(values: list[str]) -> tuple[str, ...]:
         chosen += ALIASES.get(word, (word,))
     if not chosen:
         raise UserError(f"--format takes a comma list of {', '.join(known)}")
-    return tuple(dict.fromkeys(chosen))
+    # in one order, torch_export last: after it failed, torch's other exporters freeze what it could not keep free
+    return tuple(name for name in FORMATS if name in chosen)
 
 
 def _number(flag: str, word: str, least: int, most: int | None = None) -> int:
