@@ -10,7 +10,7 @@ def table(rows: Sequence[dict[str, Any]], sizes: Sequence[int]) -> list[str]:
     """One line per row: the trained model, then each format; what failed stands below it."""
     width = max(map(len, FORMATS))
     heads = "".join(f"{f'p50/p99 ms at {size}':>20}" for size in sizes)
-    lines = [f"  {'format':<{width}}{'size':>9}{'load':>8}{'deviation':>11}{'agree':>9}{'metric':>9}{'drop':>9}{heads}"]
+    lines = [f"  {'format':<{width}}{'size':>9}{'load':>10}{'deviation':>11}{'agree':>9}{'metric':>9}{'drop':>9}{heads}"]
     for row in rows:
         if "batches" not in row:
             lines.append(f"  {row['format']:<{width}}  {row['status']}: {row['failed'][0]}")
@@ -21,7 +21,7 @@ def table(rows: Sequence[dict[str, Any]], sizes: Sequence[int]) -> list[str]:
         metric = row.get("metric", {})
         cells = [
             f"{_size(row.get('bytes')):>9}",
-            f"{_ms(row.get('load_ms')):>8}",
+            f"{_ms(row.get('load_ms')):>10}",
             f"{deviation:>11.1e}" if deviation is not None else f"{'-':>11}",
             f"{agreement:>9.4f}" if agreement is not None else f"{'-':>9}",
             f"{metric['exported']:>9.4f}" if metric else f"{row.get('score', '-'):>9}",
