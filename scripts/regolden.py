@@ -31,7 +31,10 @@ def machine() -> dict[str, str]:
 
 
 def first_losses(name: str) -> list[float]:
-    """The losses of the first training steps of a packaged config, run as a user runs it, on one thread a process."""
+    """The losses of the first training steps of a packaged config, run as a user runs it, on one thread a process.
+
+    Of a step with several losses, such as those of a GAN's two networks, all that are logged, in that order.
+    """
     with tempfile.TemporaryDirectory() as root:
         limits = [
             f"--trainer.max_steps={STEPS}",
@@ -44,7 +47,7 @@ def first_losses(name: str) -> list[float]:
         run = Run.load(name, root)
         first_fold = Run(run.path / "folds" / "0")  # a cross-validated run has the losses in its folds
         rows = (first_fold if first_fold.path.is_dir() else run).metrics
-    return [row["value"] for row in rows if row["metric"] == "train/loss"]
+    return [row["value"] for row in rows if row["metric"].startswith("train/") and "loss" in row["metric"]]
 
 
 def configs_with_curves() -> list[str]:

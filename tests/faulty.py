@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -208,3 +209,20 @@ class SlowBatches(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         if self.where == "step" and self.rank in (-1, trainer.global_rank):
             time.sleep(self.seconds)
+
+
+class KillPrediction(pl.Callback):
+    """Kills the job while it predicts.
+
+    Args:
+        batch: the batch of rank 0 after which it happens.
+        delay: seconds later, while the next batches are computed and written.
+    """
+
+    def __init__(self, batch: int, delay: float = 0.0) -> None:
+        self.batch, self.delay = batch, delay
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if args[2] == self.batch and trainer.global_rank == 0:
+            job = os.getppid() if trainer.world_size > 1 else os.getpid()
+            threading.Timer(self.delay, os.kill, (job, signal.SIGKILL)).start()

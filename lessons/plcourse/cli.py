@@ -9,6 +9,7 @@ It keeps LightningCLI's grammar whole and adds what everyone otherwise writes ag
 errors, configs that can name only known classes, ranks that are watched over, and evaluation by a run's name.
 """
 
+import json
 import logging
 import os
 import time
@@ -25,9 +26,10 @@ from torch.distributed.constants import default_pg_timeout
 from plcourse.core import launch, safety
 from plcourse.core.callbacks import Coverage
 from plcourse.core.checkpoint import load
-from plcourse.core.errors import UserError, first_line
+from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.evaluations import save_evaluation
 from plcourse.core.explain import Explainer
+from plcourse.core.loops import PredictLoop
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.request import Request, read_request
 from plcourse.core.runs import Run
@@ -122,7 +124,9 @@ class CourseCLI(LightningCLI):
         extra: list[Any] = [RunRecorder(run, self.table)]
         if settings.get("enable_progress_bar") is not False:
             extra.append(RunProgress())
-        return self._instantiate_trainer({**settings, **kwargs}, extra)  # pyright: ignore[reportReturnType]
+        trainer: Any = self._instantiate_trainer({**settings, **kwargs}, extra)
+        trainer.cache_dir = self.request.root / "cache"
+        return trainer
 
     def _loggers(self, chosen: Any, run: Run) -> list[Logger]:
         if chosen in (None, True):
@@ -205,14 +209,13 @@ class CourseCLI(LightningCLI):
         arguments = {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}
         try:
             if verb == "predict":
-                writer = PredictionWriter(run.path / "predictions", getattr(self.datamodule, "label_names", None))
-                trainer.callbacks.append(writer)
-                trainer.predict(self.model, return_predictions=False, **arguments)
-                trainer.callbacks.remove(writer)
-                if trainer.is_global_zero:
-                    say(f"predictions in {run.path / 'predictions'}")
+                self._predict(run, arguments)
                 return
-            metrics = (trainer.test if verb == "test" else trainer.validate)(self.model, verbose=False, **arguments)
+            evaluate, loop = {
+                "test": (trainer.test, trainer.test_loop),
+                "validate": (trainer.validate, trainer.validate_loop),
+            }[verb]
+            metrics = evaluate(self.model, verbose=False, **arguments)
         except RuntimeError as error:
             if "loading state_dict" in str(error):
                 raise UserError(
@@ -225,8 +228,34 @@ class CourseCLI(LightningCLI):
             scores = {name: value for result in metrics for name, value in result.items()}
             stage, seconds = _STAGES[verb], time.monotonic() - started
             coverage = self.coverage.report
-            report = save_evaluation(run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds)
+            report = save_evaluation(
+                run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds, loop.findings
+            )
             _say_scores(stage, report["metrics"], coverage)
+            for line in loop.lines:
+                say(line)
+
+    def _predict(self, run: Run, arguments: dict[str, Any]) -> None:
+        trainer, loop = self.trainer, self.trainer.predict_loop
+        assert isinstance(loop, PredictLoop)
+        loop.settings = self._prediction_settings()
+        if loop.writes_predictions:
+            trainer.predict(self.model, return_predictions=False, **arguments)
+        else:
+            writer = PredictionWriter(run.path / "predictions", getattr(self.datamodule, "label_names", None))
+            trainer.callbacks.append(writer)
+            trainer.predict(self.model, return_predictions=False, **arguments)
+            trainer.callbacks.remove(writer)
+            if trainer.is_global_zero:
+                say(f"predictions in {run.path / 'predictions'}")
+        if self.request.strict and loop.quarantined:
+            raise RunFailed(f"--strict: inputs that could not be read: {loop.quarantined}")
+
+    def _prediction_settings(self) -> str:
+        """What the config says of model, data and seed, which tells one prediction from another."""
+        config = self.config[self.request.verb]
+        parts = {key: value for key, value in config.as_dict().items() if key in ("model", "data", "seed_everything")}
+        return json.dumps(parts, sort_keys=True, default=str)
 
 
 class Resolver(CourseCLI):

@@ -96,10 +96,16 @@ def _measure(command: Command, found: dict[str, Any], signals: Signals) -> None:
 
     jobs = jobs_of(command.world_sizes, found["device"], found["available"])
     flags = [job_flags(job, found["global_batch"], found["strategy"]) for job in jobs]
-    with new_folder(command.root / BENCHMARKS / "scaling") as folder:
-        replace_file(folder / "config.yaml", found["config"])
-        record = {"schema": SCHEMA, "status": "running", "config": found["name"], "started": _now(), **environment()}
-        write_json(folder / RECORD, record)
+    parent = command.root / BENCHMARKS / "scaling"
+    record = {"schema": SCHEMA, "status": "running", "config": found["name"], "started": _now(), **environment()}
+    try:
+        with new_folder(parent) as folder:
+            replace_file(folder / "config.yaml", found["config"])
+            write_json(folder / RECORD, record)
+    except OSError as error:
+        raise UserError(
+            f"cannot make a folder in '{parent}': {error.strerror}; --runs_root names another root"
+        ) from error
     line = _Line()
     if command.json != "-":
         line.write(f"benchmark {folder}\n")

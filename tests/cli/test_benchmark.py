@@ -150,6 +150,13 @@ def with_marker(marker: str) -> list[int]:
     return found
 
 
+def test_a_root_that_is_no_folder(plcourse: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = plcourse("benchmark", "scaling", "-c", "ddp/mlp", "--runs_root", "file", status=2)
+    assert "cannot make a folder in 'file/benchmarks/scaling'" in done.stderr
+    assert "--runs_root names another root" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [

@@ -40,6 +40,13 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
     assert not list(runs.glob("own/*/*/folds/*/run.json"))
 
 
+def test_a_monitor_that_is_never_logged_costs_no_fold(runs: Path) -> None:
+    with pytest.raises(UserError, match=r"monitor 'val/acuracy' is never logged; did you mean 'val/accuracy'\?"):
+        plcourse.run("fit", kfold_config(**QUICK, **loop(monitor="val/acuracy")))
+    (fold,) = runs.glob("own/inline/2*/folds/0")
+    assert Run(fold).status == "finished"
+
+
 def test_data_that_cannot_be_split(runs: Path) -> None:
     config = own_config() | {"data": {"class_path": "pytorch_lightning.demos.mnist_datamodule.MNISTDataModule"}}
     with pytest.raises(UserError, match="MNISTDataModule cannot be split anew: it has no ids and no labels"):
@@ -67,7 +74,7 @@ class TestARunThatGoesOn:
             ("--trainer.fit_loop.init_args.random_state=1", "have random_state 0, and 1 is asked for: restore 0"),
             ("--trainer.max_epochs=2", "have max_epochs 1, and 2 is asked for: restore 1"),
             ("--seed_everything=4", "have seed 3, and 4 is asked for: restore 3"),
-            ("--data.init_args.split_seed=1", "the data are not those the folds in .* were cut from"),
+            ("--data.init_args.split_seed=1", "the data are not those that the folds in .* were cut from"),
         ],
     )
     def test_on_other_terms_is_refused_and_stays_as_it_was(self, begun: Run, flag: str, message: str) -> None:
@@ -83,6 +90,7 @@ class TestARunThatGoesOn:
         whole = plcourse.run("fit", kfold_config(**QUICK))
         assert (begun.path / "summary.json").read_text() == (whole.path / "summary.json").read_text()
 
+    @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
     def test_cannot_start_from_another_kind_of_checkpoint(self, begun: Run, runs: Path) -> None:
         fold = begun.path / "folds/0/checkpoints/last.ckpt"
         with pytest.raises(UserError, match="cannot start from a checkpoint of another kind of run"):

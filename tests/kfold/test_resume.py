@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import plcourse
 from kfold.conftest import kfold_config
 from support import TESTS, TWO_PROCESSES, Command, assert_equal, assert_same_end, write_config
 
@@ -46,19 +47,28 @@ def assert_same_cross_validation(run: Path, reference: Path) -> None:
     assert records[0]["best"] == records[1]["best"]
 
 
-def reference_run(plcourse: Command, tmp_path: Path, runs: Path, name: str, changes: dict[str, Any]) -> Path:
-    if not (runs / "own" / f"reference_{name}").exists():
-        plcourse("fit", "-c", write_config(tmp_path / f"reference_{name}.yaml", saving_often(**changes)))
-    return runs / "own" / f"reference_{name}" / "latest"
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that all others must end like, made in this process on the one thread that commands have in tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return plcourse.run("fit", saving_often(), runs_root=tmp_path_factory.mktemp("uninterrupted")).path
+    finally:
+        torch.set_num_threads(threads)
+
+
+def reference_run(plcourse: Command, tmp_path: Path, runs: Path, changes: dict[str, Any]) -> Path:
+    plcourse("fit", "-c", write_config(tmp_path / "reference.yaml", saving_often(**changes)))
+    return runs / "own" / "reference" / "latest"
 
 
 def kill_and_resume(
-    plcourse: Command, tmp_path: Path, runs: Path, name: str, fold: int, step: int, changes: dict[str, Any]
+    plcourse: Command, tmp_path: Path, runs: Path, reference: Path, fold: int, step: int, changes: dict[str, Any]
 ) -> None:
-    reference = reference_run(plcourse, tmp_path, runs, name, changes)
-    marker = tmp_path / f"killed_{name}_{fold}_{step}"
+    marker = tmp_path / f"killed_{fold}_{step}"
     config = failing(saving_often(**changes), fold=fold, step=step, how="kill_job", once=str(marker))
-    path = write_config(tmp_path / f"{name}_{fold}_{step}.yaml", config)
+    path = write_config(tmp_path / f"kill_{fold}_{step}.yaml", config)
     plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
     assert marker.exists()
     latest = runs / "own" / path.stem / "latest"
@@ -70,50 +80,47 @@ def kill_and_resume(
     assert_same_cross_validation(latest, reference)
 
 
-def test_killed_in_a_later_fold_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_and_resume(plcourse, tmp_path, runs, "one", 2, STEPS_PER_EPOCH + 4, {})
+def test_killed_in_a_later_fold_and_resumed(plcourse: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
+    kill_and_resume(plcourse, tmp_path, runs, uninterrupted, 2, STEPS_PER_EPOCH + 4, {})
 
 
-@pytest.mark.parametrize("how", ["sigint", "sigterm"])
-def test_asked_to_stop_in_a_fold_it_resumes(plcourse: Command, tmp_path: Path, runs: Path, how: str) -> None:
-    reference = reference_run(plcourse, tmp_path, runs, "one", {})
-    config = failing(saving_often(), fold=1, step=5, how=how, once=str(tmp_path / how))
-    path = write_config(tmp_path / f"{how}.yaml", config)
-    plcourse("fit", "-c", path, "--trust", "faulty", status={"sigint": 130, "sigterm": 143}[how])
-    latest = runs / "own" / how / "latest"
+def test_asked_to_stop_in_a_fold_it_resumes(plcourse: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
+    config = failing(saving_often(), fold=1, step=5, how="sigint", once=str(tmp_path / "stopped"))
+    plcourse("fit", "-c", write_config(tmp_path / "stop.yaml", config), "--trust", "faulty", status=130)
+    latest = runs / "own" / "stop" / "latest"
     statuses = [json.loads((latest / "folds" / k / "run.json").read_text())["status"] for k in "01"]
     assert statuses == ["finished", "interrupted"]
     assert json.loads((latest / "run.json").read_text())["status"] == "interrupted"
     plcourse("fit", "--run", latest, "--trust", "faulty")
-    assert_same_cross_validation(latest, reference)
+    assert_same_cross_validation(latest, uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, TWO_PROCESSES], ids=["one", "two"])
 def test_killed_at_random_steps(plcourse: Command, tmp_path: Path, runs: Path, changes: dict[str, Any]) -> None:
-    name = "two" if changes else "one"
-    chooser = random.Random(name)
+    reference = reference_run(plcourse, tmp_path, runs, changes)
+    chooser = random.Random(len(changes))
     for _ in range(3):
         fold, step = chooser.randrange(3), chooser.randrange(1, 2 * STEPS_PER_EPOCH)
-        kill_and_resume(plcourse, tmp_path, runs, name, fold, step, changes)
+        kill_and_resume(plcourse, tmp_path, runs, reference, fold, step, changes)
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_with_two_jobs(plcourse: Command, tmp_path: Path, runs: Path) -> None:
     """Wherever it happens to be: between folds, while scoring, while writing; the workers go down with it."""
-    reference = reference_run(plcourse, tmp_path, runs, "jobs", {"trainer__fit_loop__init_args__n_jobs": 2})
+    reference = reference_run(plcourse, tmp_path, runs, {"trainer__fit_loop__init_args__n_jobs": 2})
     path = write_config(tmp_path / "jobs.yaml", saving_often(trainer__fit_loop__init_args__n_jobs=2))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
     chooser = random.Random("jobs")
     kills = 0
     while kills < 3:
         command = [sys.executable, "-m", "plcourse", "fit", "-c", str(path)]
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        process.stdout.readline()  # the line that names the run
-        time.sleep(chooser.uniform(0.2, 4))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
+        with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # the line that names the run
+            time.sleep(chooser.uniform(0.2, 4))
+            process.send_signal(signal.SIGKILL)
+        if process.returncode != -signal.SIGKILL:
             continue  # it was faster
         kills += 1
         latest = runs / "own" / "jobs" / "latest"

@@ -12,7 +12,7 @@ import torch
 
 from plcourse.core import launch
 from plcourse.core.distributed import maximum
-from plcourse.core.errors import Interrupted, RunFailed
+from plcourse.core.errors import Interrupted, RunFailed, gentler_training
 from plcourse.core.random_state import RandomState
 
 if TYPE_CHECKING:
@@ -93,5 +93,5 @@ class Boundary:
             if not torch.isfinite(parameter).all():
                 raise RunFailed(
                     f"the weights '{name}' are not finite after step {self._trainer.global_step}; the checkpoints "
-                    "before it are: lower the learning rate, or clip with --trainer.gradient_clip_val 1"
+                    f"before it are: {gentler_training(self._trainer.lightning_module)}"
                 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plcourse.core.data.randoms import keys_of
 from plcourse.core.distributed import gather_objects
+from plcourse.core.errors import gentler_training
 
 
 class FiniteLoss(Callback):
@@ -51,7 +52,7 @@ class FiniteLoss(Callback):
         samples = f", samples {', '.join(map(str, ids[:3]))}, ..." if ids else ""
         _boundary(trainer).failure = (
             f"the loss is {value} at step {step} (epoch {trainer.current_epoch}, batch {batch_idx}{samples}); "
-            "the checkpoints before it are finite: lower the learning rate, or clip with --trainer.gradient_clip_val 1"
+            f"the checkpoints before it are finite: {gentler_training(trainer.lightning_module)}"
         )
 
 

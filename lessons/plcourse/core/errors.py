@@ -5,6 +5,7 @@ Exit statuses: 2 for a bad request, 1 for a run that failed, 130 after Ctrl-C, 1
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 BAD_REQUEST = 2
 RUN_FAILED = 1
@@ -21,6 +22,12 @@ class UserError(Exception):
     def __init__(self, message: str, status: int = BAD_REQUEST) -> None:
         super().__init__(message)
         self.status = status
+
+
+def gentler_training(model: Any) -> str:
+    """What to try when losses or weights are no longer finite."""
+    owner = "trainer" if model.automatic_optimization else "model.init_args"  # who clips
+    return f"lower the learning rate, or clip with --{owner}.gradient_clip_val 1"
 
 
 class RunFailed(UserError):

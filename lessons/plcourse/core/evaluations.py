@@ -1,11 +1,12 @@
 """The file that an evaluation leaves in a run: ``eval/<stage>.json``, older ones kept beside it."""
 
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from plcourse.core.record import shortest
-from plcourse.core.runs import write_json
+from plcourse.core.runs import package_version, write_json
 
 
 def save_evaluation(
@@ -16,6 +17,7 @@ def save_evaluation(
     checkpoint: Path | None,
     processes: int,
     seconds: float,
+    findings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes ``eval/<stage>.json``; for the first rank only.
 
@@ -27,6 +29,7 @@ def save_evaluation(
         checkpoint: the file that was scored.
         processes: processes that scored.
         seconds: time of the evaluation.
+        findings: what the loop found out beside the scores, further fields of the file.
 
     Returns:
         What was written.
@@ -37,7 +40,8 @@ def save_evaluation(
         "checkpoint": _relative(checkpoint, run),
         "processes": processes,
         "seconds": round(seconds, 3),
-        "plcourse": version("plcourse"),
+        "plcourse": package_version("plcourse"),
+        **findings,
     }
     path = run / "eval" / f"{stage}.json"
     path.parent.mkdir(exist_ok=True)

@@ -96,6 +96,8 @@ class Explainer:
         flag = word.split("=")[0]
         if not flag.startswith("-"):
             return UserError(f"'{word}' belongs to no flag; a value with spaces needs quotes")
+        if several := self._several(flag.lstrip("-").removeprefix("model.init_args.").partition(".")[0]):
+            return UserError(f"{flag} means a model with one; this one has {' and '.join(several)}")
         own = (
             "run",
             "runs_root",
@@ -108,6 +110,7 @@ class Explainer:
             "batch_sizes",
             "max_drop",
             "opset",
+            "strict",
             "config",
             "optimizer",
             "print_config",
@@ -115,6 +118,14 @@ class Explainer:
         )
         known = [f"--{name}" for name in (*own, *self.flags)]
         return UserError(f"no flag {flag}{nearest(flag, known)}; `--help_all` lists every flag")
+
+    def _several(self, name: str) -> list[str]:
+        """The flags for the networks' own optimizers or schedules, where the model has more than one."""
+        if name not in ("optimizer", "lr_scheduler"):
+            return []
+        keys = [path for source in self.sources for path, _ in _leaves(parse_config(source))]
+        own = [key for key in keys if key.startswith("model.init_args.") and key.count(".") == 2]
+        return [f"--{key}" for key in dict.fromkeys(own) if key.endswith(f"_{name}")]
 
     def _unknown_key(self, key: str, options: list[str]) -> UserError:
         # A dotted key comes from the outermost parser, which knows all flags; a plain one is a class's argument.

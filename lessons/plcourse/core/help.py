@@ -45,6 +45,8 @@ _CKPT = (
 )
 _UNTRAINED = ("--allow_untrained", "go on without a checkpoint, with untrained weights")
 
+_STRICT = ("--strict", "with inputs that cannot be read: predict the others, then exit with status 1")
+
 _EVALUATION_FLAGS = (
     _RUN,
     _CONFIG,
@@ -87,7 +89,7 @@ _FLAGS = {
     ),
     "validate": _EVALUATION_FLAGS,
     "test": _EVALUATION_FLAGS,
-    "predict": _EVALUATION_FLAGS,
+    "predict": (*_EVALUATION_FLAGS, _STRICT),
     "export": (
         _RUN,
         ("--format FORMATS", "a comma list of onnx, onnx_int8, onnx_int8_dynamic, torchscript, torch_export; or all"),

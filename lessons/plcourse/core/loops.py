@@ -29,7 +29,9 @@ two epochs at which nothing is half done; checkpoints are written and signals ob
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -37,6 +39,7 @@ from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
 from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.loop import _Loop
+from pytorch_lightning.loops.optimization.manual import _ManualOptimization
 from pytorch_lightning.loops.prediction_loop import _PredictionLoop
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.loops.utilities import _no_grad_context
@@ -72,6 +75,28 @@ def _set_restarting(loop: _Loop, value: bool) -> None:
     setter(loop, value)
 
 
+class OneIteration(_ManualOptimization):
+    """One batch of a module that steps its optimizers by hand: one step of the run, however many optimizers stepped.
+
+    Lightning counts every ``optimizer.step()`` (issue 17958), so that ``max_steps`` and everything that asks for
+    ``global_step`` would count a GAN's iterations twice. Here ``trainer.global_step`` is the number of batches trained
+    on, which is also the x axis of the loggers.
+    """
+
+    def run(self, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
+        """Trains on one batch and counts it once."""
+        self.optim_step_progress.increment_ready()
+        output = super().run(kwargs)
+        self.optim_step_progress.increment_completed()
+        return output
+
+    def _on_before_step(self) -> None:
+        self.trainer.profiler.start("optimizer_step")  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+
+    def _on_after_step(self) -> None:
+        self.trainer.profiler.stop("optimizer_step")  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+
+
 class EpochLoop(_TrainingEpochLoop):
     """One training epoch: a boundary, then a batch, until the data are through.
 
@@ -83,6 +108,10 @@ class EpochLoop(_TrainingEpochLoop):
     _asked_at = 0.0
     _resumed_at_boundary = False
     _takes_batch_idx: bool | None = None
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer)
+        self.manual_optimization = OneIteration(trainer)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Passes the boundary before the next batch, then trains on that batch."""
@@ -238,7 +267,14 @@ class _Evaluation(_AllRanks, _EvaluationLoop):
 
     DistributedDataParallel broadcasts its buffers in every forward pass, which needs equally many batches on all
     ranks. Here they are broadcast once, at the start.
+
+    Attributes:
+        findings: what a loop of one's own has found beside the logged metrics; sections of ``eval/<split>.json``.
+        lines: what it has to say on the screen.
     """
+
+    findings: Mapping[str, Any] = MappingProxyType({})
+    lines: Sequence[str] = ()
 
     def on_run_start(self) -> None:
         """Gives all ranks the buffers of rank 0 and lets the ranks run unequal numbers of batches."""
@@ -289,7 +325,17 @@ class PredictLoop(_AllRanks, _PredictionLoop):
 
     Args:
         trainer: the trainer that runs it; ``inference_mode`` and limits are taken over from it.
+
+    Attributes:
+        writes_predictions: whether the loop writes them itself, in place of `PredictionWriter`.
+        settings: what the predictions depend on beside weights and inputs, in the words of the config; set by the
+            command line.
+        quarantined: inputs that could not be read and have no row.
     """
+
+    writes_predictions = False
+    settings = ""
+    quarantined = 0
 
     def _get_batch_indices(self, dataloader: object) -> list[list[int]]:
         """None: batches carry their ids, and Lightning's list of every index grows without end."""

@@ -19,7 +19,7 @@ from plcourse.core.runs import Run, runs_root
 
 EVALUATIONS = ("validate", "test", "predict")
 FOLLOWING = (*EVALUATIONS, "export")  # what --then takes
-SWITCHES = ("--allow_untrained", *EXPORT_SWITCHES)
+SWITCHES = ("--allow_untrained", "--strict", *EXPORT_SWITCHES)
 OWN_FLAGS = ("--run", "--runs_root", "--then", "--trust", *SWITCHES, "--ckpt_path", "--config", "-c", *EXPORT_FLAGS)
 # An export is scored like a test, by one process on the CPU, in single precision and by the plain loop, whatever the
 # training was: those are the conditions of the files that it writes.
@@ -43,6 +43,7 @@ class Request:
         root: the root of all runs.
         allow_untrained: whether fresh weights may be evaluated.
         export: the settings of an export, for the verb export and for one after a fit.
+        strict: whether a prediction with inputs that could not be read is a failure.
     """
 
     verb: str
@@ -55,6 +56,7 @@ class Request:
     trusted: list[str] = field(default_factory=list)
     root: Path = field(default_factory=runs_root)
     allow_untrained: bool = False
+    strict: bool = False
     export: ExportRequest = field(default_factory=ExportRequest)
 
     @property
@@ -79,6 +81,7 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     request = Request(verb, root=runs_root(_single(flags, "--runs_root")))
     request.trusted = [*_words(os.environ.get("PLCOURSE_TRUST", "")), *flags.get("--trust", [])]
     request.allow_untrained = "--allow_untrained" in flags
+    request.strict = _strict(verb, flags)
     request.then = _then(verb, flags)
     request.export = _export(request, flags)
     if run := _single(flags, "--run"):
@@ -183,6 +186,12 @@ def _export(request: Request, flags: dict[str, list[str]]) -> ExportRequest:
     if given and request.verb not in _EXPORTS and "export" not in request.then:
         raise UserError(f"{given[0]} goes with export: plcourse export --run RUN, or fit ... --then export")
     return ExportRequest.read(flags)
+
+
+def _strict(verb: str, flags: dict[str, list[str]]) -> bool:
+    if "--strict" in flags and verb != "predict" and "predict" not in _words(",".join(flags.get("--then", []))):
+        raise UserError("--strict goes with predict: inputs that cannot be read then make it fail")
+    return "--strict" in flags
 
 
 def _add_config(request: Request, name: str, own: Run | None = None) -> None:

@@ -231,7 +231,7 @@ class Run:
         Raises:
             RunFailed: the file cannot be written; the old one is intact.
         """
-        with _locked(self.path):
+        with locked(self.path):
             write_json(self.path / "run.json", {**self.record, **fields})
 
     def finish(self, status: str, **fields: Any) -> None:
@@ -352,7 +352,10 @@ def environment() -> dict[str, Any]:
     program = Path(sys.argv[0]).name
     return {
         "command": shlex.join(["plcourse" if program == "__main__.py" else program, *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), **_package_versions()},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in _PACKAGES},
+        },
         "git": _git_state(),
         "hardware": {
             "hostname": socket.gethostname(),
@@ -406,7 +409,7 @@ def new_folder(parent: Path) -> Iterator[Path]:
     A folder that a RunFailed left empty is taken back.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with _locked(parent):
+    with locked(parent):
         path = _stamped_folder(parent)
         try:
             yield path
@@ -428,7 +431,7 @@ def _stamped_folder(parent: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Holds a folder against other processes; the lock ends with the process, however that ends."""
     if fcntl is None:
         yield
@@ -589,16 +592,14 @@ def _git_state() -> dict[str, Any] | None:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def _package_versions() -> dict[str, str | None]:
+def package_version(package: str) -> str | None:
+    """The version of an installed package, None where it is not installed."""
     from importlib import metadata
 
-    versions: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str | None:

@@ -1,8 +1,10 @@
 """Lightning's Trainer with four loop slots, exact evaluation and runs that resume bit-exactly."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -59,6 +61,7 @@ class Trainer(pl.Trainer):
     Attributes:
         arguments: what it was built with, so that a loop can build others like it; strategy and plugins, which a
             trainer makes its own, are copies that none has used.
+        cache_dir: where what many runs can share is kept; below the root of the runs, or below `default_root_dir`.
 
     Raises:
         UserError: a slot holds something that is not a loop of that stage.
@@ -85,6 +88,7 @@ class Trainer(pl.Trainer):
         super().__init__(**kwargs)
         if type(self.profiler) is PassThroughProfiler:
             self.profiler = NoProfiler()
+        self.cache_dir = Path(self.default_root_dir) / "cache"
         self.boundary = Boundary(self)
         self._signal_connector = Interrupts(self)
         self._checkpoint_connector = NamedCheckpoints(self)
@@ -103,6 +107,8 @@ class Trainer(pl.Trainer):
     def _run(self, model: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
         loop = self._active_loop
         assert isinstance(loop, FitLoop | ValidationLoop | TestLoop | PredictLoop)
+        if self.state.fn == TrainerFn.FITTING and not model.automatic_optimization:
+            _refuse_automatic_settings(self, model)
         with loop.whole_run(model):
             # Lightning loads a checkpoint before it converts the model: double-precision weights would be rounded to
             # single precision on their way, and no resumed or evaluated run would be exact.
@@ -125,6 +131,21 @@ def _build(slot: str, factory: Callable[[pl.Trainer], Any] | None, base: type, t
             f"trainer.{slot} is a {type(loop).__name__}; it takes a {base.__name__} or a class derived from it"
         )
     return loop
+
+
+def _refuse_automatic_settings(trainer: Trainer, model: pl.LightningModule) -> None:
+    """The Trainer clips and accumulates only where it steps the optimizer itself."""
+    arguments = inspect.signature(type(model).__init__).parameters
+    for setting, unset, own, otherwise in (
+        ("gradient_clip_val", (None, 0), "gradient_clip_val", "clip in its training_step"),
+        ("accumulate_grad_batches", (1,), "micro_batches", "accumulate in its training_step"),
+    ):
+        value = getattr(trainer, setting)
+        if value not in unset:
+            remedy = f"take it out and set --model.init_args.{own} {value}" if own in arguments else otherwise
+            raise UserError(
+                f"trainer.{setting} is {value}, but {type(model).__name__} steps its optimizers by hand: {remedy}"
+            )
 
 
 def _with_checkpoint_io(plugins: Any) -> list[Any]:

@@ -3,20 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
-from torch import Tensor
+
+from plcourse.core.columns import to_table
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes what ``predict_step`` returns as rows of ``part-<rank>.parquet``.
 
-    A prediction is a mapping of columns: lists and tensors of length B become plain columns, tensors [B, K] columns of
-    lists. With ``label_names`` a column ``label_name`` stands beside ``label``. The files get their names when all rows
-    are written; those of an earlier prediction stay until then.
+    A prediction is a mapping of columns, see `plcourse.core.columns`. The files get their names when all rows are
+    written; those of an earlier prediction stay until then.
 
     Args:
         folder: where the files go.
@@ -40,10 +38,7 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Appends the rows of one batch."""
-        table = pa.table({name: _column(value) for name, value in prediction.items()})
-        if self.label_names and "label" in prediction:
-            names = [self.label_names[label] for label in prediction["label"].tolist()]
-            table = table.append_column("label_name", pa.array(names))
+        table = to_table(prediction, self.label_names)
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._temporary(trainer), table.schema)
@@ -66,16 +61,3 @@ class PredictionWriter(BasePredictionWriter):
 
     def _temporary(self, trainer: pl.Trainer) -> Path:
         return self.folder / f".part-{trainer.global_rank:05d}.tmp"
-
-
-def _column(value: Any) -> pa.Array:
-    if not isinstance(value, Tensor):
-        return pa.array(value)
-    value = value.detach().cpu()
-    if value.dtype == torch.bfloat16:  # NumPy has no such type
-        value = value.float()
-    values = value.numpy()
-    if values.ndim == 1:
-        return pa.array(values)
-    flat = pa.array(values.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values[0].size if len(values) else values.shape[-1])

@@ -10,7 +10,8 @@ def table(rows: Sequence[dict[str, Any]], sizes: Sequence[int]) -> list[str]:
     """One line per row: the trained model, then each format; what failed stands below it."""
     width = max(map(len, FORMATS))
     heads = "".join(f"{f'p50/p99 ms at {size}':>20}" for size in sizes)
-    lines = [f"  {'format':<{width}}{'size':>9}{'load':>10}{'deviation':>11}{'agree':>9}{'metric':>9}{'drop':>9}{heads}"]
+    names = f"{'size':>9}{'load':>10}{'deviation':>11}{'agree':>9}{'metric':>9}{'drop':>9}"
+    lines = [f"  {'format':<{width}}{names}{heads}"]
     for row in rows:
         if "batches" not in row:
             lines.append(f"  {row['format']:<{width}}  {row['status']}: {row['failed'][0]}")

@@ -22,7 +22,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 from plcourse.core.checkpoint import BEST, LAST, link, load
 from plcourse.core.data import run_seed
 from plcourse.core.distributed import gather_objects
-from plcourse.core.errors import Interrupted, RunFailed, UserError
+from plcourse.core.errors import Interrupted, RunFailed, UserError, nearest
 from plcourse.core.loops import FitLoop
 from plcourse.core.record import RunRecorder
 from plcourse.core.runs import read_record, write_json
@@ -125,7 +125,7 @@ class KFoldLoop(FitLoop):
         self._fold_ended(None)
         combine = self.combine or plan.combine
         fit = FoldFit(self._start, combine, Outer.of(folder, plan), trainer.is_global_zero, [self._bar])
-        if self.n_jobs == 1 or len(pending) == 1:
+        if self.n_jobs == 1:
             self._one_after_another(fit, pending)
         elif pending:
             self._several_at_a_time(fit, pending)
@@ -230,6 +230,9 @@ class KFoldLoop(FitLoop):
         """Notes a fold's scores and writes the run's checkpoint, with the weights of the best fold so far."""
         if fold is not None:
             self._bar.end(fold.fold, self._summary.line(fold))
+            if self.monitor is not None and (scores := fold.scores) and self.monitor not in scores:
+                hint = f"{nearest(self.monitor, scores)}; logged are: {', '.join(scores)}"
+                raise UserError(f"monitor '{self.monitor}' is never logged{hint}")
         if self._keeper is None:
             return
         best = self._summary.best_fold()

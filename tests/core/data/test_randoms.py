@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from plcourse.core.data.randoms import keys_of, mix, permutation, run_seed, uniforms
+from plcourse.core.data.randoms import keys_of, mix, normals, permutation, run_seed, uniforms
 
 KNOWN_KEY = 7058037866072501940
 KNOWN_UNIFORMS = [0.21178989365910672, 0.8603229249217627, 0.863251321214529]
@@ -61,3 +61,19 @@ def test_the_runs_seed_is_lightnings(monkeypatch):
     assert run_seed() == 41
     monkeypatch.delenv("PL_GLOBAL_SEED")
     assert run_seed() == 0
+
+
+@given(seed=st.integers(-5, 2**64), n=st.integers(1, 7))
+def test_a_normal_draw_depends_on_its_coordinates_alone(seed, n):
+    ids = np.arange(30, dtype=np.uint64)
+    draws = normals(seed, 3, ids, n)
+    assert draws.shape == (30, n)
+    assert np.isfinite(draws).all()
+    np.testing.assert_array_equal(normals(seed, 3, ids[7:9], n), draws[7:9])
+
+
+def test_normal_draws_are_normal_and_independent():
+    draws = normals(5, 0, np.arange(4000, dtype=np.uint64), 3)
+    for column in draws.T:
+        assert stats.kstest(column, "norm").pvalue > 0.001
+    assert np.abs(np.corrcoef(draws.T) - np.eye(3)).max() < 0.06

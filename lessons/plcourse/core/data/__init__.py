@@ -12,7 +12,7 @@ from plcourse.core.data.images import (
 from plcourse.core.data.loader import Batch, BatchLoader
 from plcourse.core.data.parts import ImageParts, delegated
 from plcourse.core.data.protocols import BatchSampler, Fetcher, Source, Splittable
-from plcourse.core.data.randoms import keys_of, permutation, run_seed, uniforms
+from plcourse.core.data.randoms import keys_of, normals, permutation, run_seed, uniforms
 from plcourse.core.data.samplers import EvalSampler, TrainSampler
 from plcourse.core.data.sources import SOURCES, ArraySource, OnError, open_source, prepare
 from plcourse.core.data.splits import duplicate_groups, overlap, split
@@ -45,6 +45,7 @@ __all__ = [
     "eval_loader",
     "fit_normalisation",
     "keys_of",
+    "normals",
     "open_files",
     "open_source",
     "overlap",

@@ -132,7 +132,7 @@ class FolderSource:
         for part, folder in classes:
             if folder.name not in label_names:
                 raise UserError(f"image_folder: '{folder}' holds a class that train/ has not: {', '.join(label_names)}")
-            found = _images_below(folder)
+            found = images_below(folder)
             if not found:
                 raise UserError(
                     f"image_folder: no image in '{folder}' ({', '.join(EXTENSIONS)}); add some or remove it"
@@ -170,10 +170,9 @@ class FolderSource:
 
     def _decoded(self, index: int) -> torch.Tensor:
         try:
-            with Image.open(self.paths[index]) as image:
-                return _pixels(image, self.shape)
-        except _DECODE_ERRORS as error:
-            raise _unreadable(self.paths[index], _reason(error)) from error
+            return read_image(self.paths[index], self.shape)
+        except UnreadableImage as error:
+            raise _unreadable(self.paths[index], str(error)) from error
 
 
 def open_files(
@@ -194,7 +193,7 @@ def open_files(
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += _images_below(path)
+            found += images_below(path)
         elif path.is_file():
             found.append(path)
         else:
@@ -203,6 +202,23 @@ def open_files(
     if not found:
         raise UserError(f"predict_paths: no image in {', '.join(paths) or 'an empty list'} ({', '.join(EXTENSIONS)})")
     return FolderSource("files", found, [p.as_posix() for p in found], [-1] * len(found), [], shape, None, on_error)
+
+
+class UnreadableImage(Exception):
+    """A file that is not the image it claims to be; the text is the reason."""
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> torch.Tensor:
+    """One file as uint8 [C, H, W], upright and cut to `shape` (channels, height, width).
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return _pixels(image, shape)
+    except _DECODE_ERRORS as error:
+        raise UnreadableImage(_reason(error)) from error
 
 
 def _folders(path: Path) -> list[Path]:
@@ -215,7 +231,8 @@ def _is_by_part(folders: list[Path]) -> bool:
     return "train" in names and names <= set(_PARTS) and any(_folders(f) for f in folders if f.name == "train")
 
 
-def _images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
+    """Every image file in a folder and its sub-folders, sorted; hidden ones are passed over."""
     return sorted(
         p
         for p in folder.rglob("*")

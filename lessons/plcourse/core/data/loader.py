@@ -83,6 +83,10 @@ class BatchLoader:
         """Plans the passes to come by another sampler of the same samples; its batches must be as many."""
         self.plan = self._planned.sampler = sampler
 
+    def with_plan(self, sampler: BatchSampler) -> "BatchLoader":
+        """The same data in other batches, from their start."""
+        return BatchLoader(self.data, sampler, self.num_workers, self.pin_memory, self.persistent_workers)
+
     def __len__(self) -> int:
         return len(self.plan)
 

@@ -45,6 +45,7 @@ class ImageParts:
         val_size: samples (int) or share (float) for validation; see `split`.
         test_size: the same for the test part.
         split_seed: another seed gives another split.
+        normalisation: a fixed one, whose single value holds for all channels; None fits it to the training part.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class ImageParts:
         val_size: int | float = 0.1,
         test_size: int | float = 0.2,
         split_seed: int = 0,
+        normalisation: Normalisation | None = None,
     ) -> None:
+        self._fixed = normalisation
         self.name, self.root, self.image_size = source, root, image_size
         self.on_error: OnError = on_error
         self.val_size, self.test_size, self.split_seed = val_size, test_size, split_seed
@@ -90,6 +93,8 @@ class ImageParts:
 
     @cached_property
     def _fitted(self) -> Normalisation:
+        if self._fixed is not None:
+            return self._fixed
         return fit_normalisation(self.source, self.parts["train"])
 
     @property

@@ -59,12 +59,36 @@ def uniforms(seed: int, epoch: int, ids: np.ndarray, n: int) -> np.ndarray:
     return (mix(key_B1 + counter_N) >> np.uint64(11)) * 2.0**-53
 
 
-def keys_of(ids: Iterable[str]) -> np.ndarray:
+def normals(seed: int, epoch: int, ids: np.ndarray, n: int) -> np.ndarray:
+    """Standard normal draws for the samples of a batch, by the transform of Box and Muller (1958).
+
+    Args:
+        seed: the run's seed.
+        epoch: counted from 0.
+        ids: uint64 [B], one key per sample (see `keys_of`).
+        n: draws per sample.
+
+    Returns:
+        float64 [B, N]. Row b depends on (seed, epoch, ids[b]) alone.
+    """
+    half = (n + 1) // 2
+    uniform_BN = uniforms(seed, epoch, ids, 2 * half)
+    radius_BH = np.sqrt(-2 * np.log1p(-uniform_BN[:, :half]))  # 1 - u is in (0, 1]
+    angle_BH = 2 * np.pi * uniform_BN[:, half:]
+    return np.concatenate([radius_BH * np.cos(angle_BH), radius_BH * np.sin(angle_BH)], axis=1)[:, :n]
+
+
+def keys_of(ids: Iterable[str] | np.ndarray) -> np.ndarray:
     """The 64-bit key of each sample id, the same on every machine and in every process.
+
+    Args:
+        ids: strings, or an array of integers, which costs no Python object per id.
 
     Returns:
         uint64 [len(ids)].
     """
+    if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
+        return mix(ids.astype(np.uint64) + _GOLDEN)
     digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 

@@ -1,0 +1,120 @@
+"""What is evaluated and predicted: labelled images, a table of features, or generated rows; and new inputs of each."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+from plcourse.core.data import Augmentation, BatchLoader, EvalSampler, ImageParts, OnError, Process, delegated
+from plcourse.core.errors import UserError
+from plcourse.evaluation.generated import GeneratedParts
+from plcourse.evaluation.inputs import ImageInputs, TableInputs, find_images
+from plcourse.evaluation.tables import PACKAGED, Schema, TableParts
+
+
+class EvaluationData(pl.LightningDataModule):
+    """Dict batches of ``image`` [B, C, H, W] or ``features`` [B, D], ``label``, ``id``, for tables ``metadata``.
+
+    Args:
+        source: an image source (``digits``, ``mnist5k``, ..., ``image_folder``), ``table``, ``breast_cancer``, ``wine``
+            (tables of scikit-learn), or ``generated``.
+        root: the folder of an image source; the Parquet, CSV or TSV file of a ``table``.
+        image_size: height and width in pixels to scale to; None keeps the source's own.
+        batch_size: training samples per batch and process.
+        eval_batch_size: samples per batch of validation, test and prediction; None for `batch_size`.
+        val_size: samples for validation (int), or their share (float below 1).
+        test_size: the same for the test part.
+        split_seed: another seed gives another split.
+        augment: applied to training images, in this order.
+        num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
+        on_error: what to do with unreadable training data: ``raise`` stops, ``skip`` leaves it out and lists it.
+        feature_columns: numeric columns of a table; None takes every numeric one that is nothing else.
+        label_column: its column of classes.
+        id_column: its column of names; None numbers the rows.
+        text_column: a column of texts, whose words are hashed into 1,024 features; None for none.
+        rows: rows of a generated table.
+        paths: new inputs to predict: images as files, folders, patterns or a .txt list; or tables. None predicts the
+            test part, or all rows of a generated table.
+    """
+
+    label_names = delegated("parts.label_names")
+
+    def __init__(
+        self,
+        source: str = "mnist5k",
+        root: str = "data",
+        image_size: int | None = None,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.2,
+        split_seed: int = 0,
+        augment: list[Augmentation] | None = None,
+        num_workers: int = 0,
+        on_error: OnError = "raise",
+        feature_columns: list[str] | None = None,
+        label_column: str = "label",
+        id_column: str | None = None,
+        text_column: str | None = None,
+        rows: int = 1_000_000,
+        paths: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        sizes = (val_size, test_size)
+        self.parts: ImageParts | TableParts | GeneratedParts
+        if source == "generated":
+            self.parts = GeneratedParts(rows, *sizes)
+        elif source == "table" or source in PACKAGED:
+            name = root if source == "table" else source
+            schema = Schema(feature_columns, label_column, id_column, text_column)
+            self.parts = TableParts(name, schema, on_error, *sizes, split_seed)
+        else:
+            self.parts = ImageParts(source, root, image_size, on_error, *sizes, split_seed)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.augment, self.num_workers, self.paths = augment, num_workers, paths
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing, unless new inputs alone are to be predicted."""
+        if not (self.paths and self.trainer and self.trainer.predicting):
+            self.parts.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Opens and splits the source; the prediction of new inputs needs only the checkpoint."""
+        if not (self.paths and stage == "predict"):
+            self.parts.open()
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled and augmented; each batch has a ``rank_weight``."""
+        return self.parts.train_loader(self.trainer, self.batch_size, self.augment, self.num_workers)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Each validation sample once."""
+        return self.parts.eval_loader(self.trainer, "val", self.eval_batch_size, self.num_workers)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Each test sample once."""
+        return self.parts.eval_loader(self.trainer, "test", self.eval_batch_size, self.num_workers)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The new inputs, each once; else the test part, or all rows of a generated table."""
+        if not self.paths:
+            part = "all" if isinstance(self.parts, GeneratedParts) else "test"
+            return self.parts.eval_loader(self.trainer, part, self.eval_batch_size, self.num_workers)
+        process, inputs = Process.of(self.trainer), self._inputs(self.paths)
+        sampler = EvalSampler(len(inputs), self.eval_batch_size, process.rank, process.world_size)
+        return BatchLoader(inputs, sampler, self.num_workers, process.pin_memory)
+
+    def _inputs(self, paths: list[str]) -> ImageInputs | TableInputs:
+        if isinstance(self.parts, GeneratedParts):
+            raise UserError("paths: a model of generated rows takes none; leave data.paths out")
+        if isinstance(self.parts, TableParts):
+            return TableInputs(paths, self.parts.schema, *self.parts.normalisation)
+        return ImageInputs(find_images(paths), self.parts.shape, self.parts.normalisation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Normalisation, columns and label names, which new inputs need."""
+        return self.parts.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what the checkpoint was trained with; other classes or shapes are a UserError."""
+        self.parts.load_state_dict(state_dict)

@@ -1,0 +1,11 @@
+"""What to look at in a test, one file each."""
+
+from plcourse.evaluation.diagnostics.calibration import Calibration
+from plcourse.evaluation.diagnostics.confusion import Confusion
+from plcourse.evaluation.diagnostics.errors import ConfidentErrors
+from plcourse.evaluation.diagnostics.intervals import Intervals
+from plcourse.evaluation.diagnostics.per_class import PerClass
+from plcourse.evaluation.diagnostics.risk_coverage import RiskCoverage
+from plcourse.evaluation.diagnostics.slices import WorstSlices
+
+__all__ = ["Calibration", "ConfidentErrors", "Confusion", "Intervals", "PerClass", "RiskCoverage", "WorstSlices"]

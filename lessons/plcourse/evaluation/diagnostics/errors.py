@@ -1,0 +1,67 @@
+"""The errors that the model was surest of: mislabelled samples, or what it has not understood."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from plcourse.evaluation.diagnostics.drawing import figure, save
+from plcourse.evaluation.scores import Diagnostic, Scores
+
+_PRINTED = 5
+_COLUMNS = 6  # images in a row of the sheet
+
+
+class ConfidentErrors(Diagnostic):
+    """All errors as ``<stage>-errors.csv``, the surest first, and the first of them as a sheet of images.
+
+    Args:
+        n_images: images on ``<stage>-errors.png``, 0 for no sheet; at most as many as the loop keeps.
+    """
+
+    name = "errors"
+
+    def __init__(self, n_images: int = 24) -> None:
+        if n_images < 0:
+            raise ValueError(f"n_images={n_images}: give 0 or more")
+        self.n_images = n_images
+
+    def __call__(self, scores: Scores, folder: Path) -> tuple[dict[str, Any], list[str]]:
+        """See `Diagnostic`."""
+        rows = np.flatnonzero(~scores.correct)
+        rows = rows[np.argsort(-scores.confidence[rows], kind="stable")]
+        names = np.array(scores.label_names)
+        frame = pd.DataFrame(
+            {
+                "id": scores.ids[rows],
+                "true": names[scores.labels[rows]],
+                "predicted": names[scores.predicted[rows]],
+                "confidence": scores.confidence[rows].round(6),
+                "probability_of_true": scores.probability[rows, scores.labels[rows]].round(6),
+                **{name: values[rows].round(6) for name, values in scores.uncertainty.items()},
+            }
+        )
+        path = folder / f"{scores.stage}-errors.csv"
+        temporary = path.with_name(f".{path.name}.tmp")
+        frame.to_csv(temporary, index=False)
+        temporary.replace(path)
+        pictured = [row for row in rows.tolist() if row in scores.pictures][: self.n_images]
+        if pictured:
+            _draw(scores, pictured, folder / f"{scores.stage}-errors.png")
+        surest = frame.head(_PRINTED).to_dict("records")
+        lines = [f"  {e['id']}: {e['true']}, taken for {e['predicted']} with {e['confidence']:.3f}" for e in surest]
+        title = [f"{len(rows)} errors, all in {path.name}; the surest"] if lines else []
+        return {"n": len(rows), "table": path.name, "surest": surest}, [*title, *lines]
+
+
+def _draw(scores: Scores, rows: list[int], path: Path) -> None:
+    high = -(-len(rows) // _COLUMNS)
+    drawn, grid = figure(1.3 * _COLUMNS, 1.55 * high, nrows=high, ncols=_COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, row in zip(grid.flat, rows, strict=False):
+        axes.imshow(scores.pictures[row], cmap="gray", vmin=0, vmax=1)
+        truth, guess = (scores.label_names[k] for k in (scores.labels[row], scores.predicted[row]))
+        axes.set_title(f"{truth}, taken for {guess}\n{scores.confidence[row]:.3f}", fontsize=7)
+    save(drawn, path)

@@ -1,0 +1,71 @@
+"""How far the headline metrics could be off because the test set is finite."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plcourse.core.comparison.bootstrap import bootstrap_interval
+from plcourse.evaluation.diagnostics.confusion import confusion_matrix
+from plcourse.evaluation.scores import Diagnostic, Scores
+
+_DRAWS = 200_000_000  # values that may be drawn for one interval: seconds
+
+
+class Intervals(Diagnostic):
+    """Bootstrap intervals of accuracy, macro F1 and loss: other test samples, the same model.
+
+    Accuracy and loss are means over the samples and get BCa intervals. F1 is a function of the confusion matrix alone,
+    and the matrix of a resample is a multinomial draw; so it is drawn as such, at a cost that does not depend on the
+    number of samples, and gets a percentile interval.
+
+    Args:
+        confidence: coverage, between 0 and 1.
+        n_resamples: bootstrap resamples, 100 or more; fewer for very large test sets.
+        seed: of the resampling.
+    """
+
+    name = "intervals"
+
+    def __init__(self, confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0) -> None:
+        if not 0 < confidence < 1 or n_resamples < 100:
+            raise ValueError(f"confidence={confidence}, n_resamples={n_resamples}: give 0 to 1, and 100 or more")
+        self.confidence, self.n_resamples, self.seed = confidence, n_resamples, seed
+
+    def __call__(self, scores: Scores, folder: Path) -> tuple[dict[str, Any], list[str]]:
+        """See `Diagnostic`."""
+        n = len(scores.labels)
+        if n < 2:
+            return {}, []
+        matrix_KK = confusion_matrix(scores)
+        found = {
+            "accuracy": (float(scores.correct.mean()), self._of_mean(scores.correct.astype(np.float64))),
+            "f1": (macro_f1(matrix_KK[None])[0], self._of_matrix(matrix_KK, macro_f1)),
+            "loss": (float(scores.cross_entropy.mean()), self._of_mean(scores.cross_entropy)),
+        }
+        section: dict[str, Any] = {"confidence": self.confidence}
+        lines = []
+        for metric, (value, (low, high)) in found.items():
+            section[f"{scores.stage}/{metric}"] = {"value": float(value), "low": low, "high": high}
+            lines.append(f"  {scores.stage}/{metric:<8}  {value:.4f}  {self.confidence:.0%} {low:.4f} to {high:.4f}")
+        return section, lines
+
+    def _of_mean(self, values: np.ndarray) -> tuple[float, float]:
+        resamples = max(199, min(self.n_resamples, _DRAWS // len(values)))
+        return bootstrap_interval(values, confidence=self.confidence, n_resamples=resamples, seed=self.seed)
+
+    def _of_matrix(self, matrix_KK: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+        n, k = int(matrix_KK.sum()), len(matrix_KK)
+        draws = np.random.default_rng(self.seed).multinomial(n, matrix_KK.ravel() / n, size=self.n_resamples)
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(statistic(draws.reshape(-1, k, k)), [tail, 1 - tail])
+        return float(low), float(high)
+
+
+def macro_f1(matrices_RKK: np.ndarray) -> np.ndarray:
+    """The mean over the classes of F1, for R confusion matrices; a class that is nowhere counts for nothing: [R]."""
+    hits = np.diagonal(matrices_RKK, axis1=1, axis2=2)
+    marks = matrices_RKK.sum(axis=1) + matrices_RKK.sum(axis=2)
+    f1_RK = 2 * hits / np.maximum(marks, 1)
+    return f1_RK.sum(axis=1) / (marks > 0).sum(axis=1)

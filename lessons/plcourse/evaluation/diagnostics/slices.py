@@ -1,0 +1,85 @@
+"""Where the model is worst: by class, and by every column of metadata."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from plcourse.core.errors import UserError
+from plcourse.evaluation.scores import Diagnostic, Scores
+from plcourse.evaluation.tables import read_frame
+
+_VALUES = 10  # different numbers up to which each is a slice; more are cut into quarters
+
+
+class WorstSlices(Diagnostic):
+    """The slices with the lowest accuracy, each with a Wilson interval (Wilson 1927).
+
+    They are ordered by the upper end of that interval, so that a few unlucky samples do not make a worst slice. Of many
+    slices the worst looks bad by chance alone: take it as a question to new data.
+
+    Args:
+        metadata: a Parquet, CSV or TSV file with a column ``id`` and one row per sample, beside what the data bring
+            along; None for none.
+        n_slices: how many to print; all are in the JSON.
+        min_samples: smaller slices are left out, 1 or more.
+        confidence: coverage of the intervals, between 0 and 1.
+    """
+
+    name = "slices"
+
+    def __init__(
+        self, metadata: str | None = None, n_slices: int = 5, min_samples: int = 10, confidence: float = 0.95
+    ) -> None:
+        if min_samples < 1 or not 0 < confidence < 1:
+            raise ValueError(f"min_samples={min_samples}, confidence={confidence}: give 1 or more, and 0 to 1")
+        self.metadata, self.n_slices, self.min_samples, self.confidence = metadata, n_slices, min_samples, confidence
+
+    def __call__(self, scores: Scores, folder: Path) -> tuple[dict[str, Any], list[str]]:
+        """See `Diagnostic`."""
+        columns: dict[str, np.ndarray] = {"class": np.array(scores.label_names)[scores.labels], **scores.metadata}
+        if self.metadata is not None:
+            columns |= self._read(self.metadata, scores.ids)
+        found = []
+        for column, values in columns.items():
+            groups = pd.Series(scores.correct).groupby(_cut(values), sort=True)
+            for value, right in groups:
+                if len(right) >= self.min_samples:
+                    low, high = wilson(int(right.sum()), len(right), self.confidence)
+                    entry = {"column": column, "value": str(value), "n": len(right), "accuracy": float(right.mean())}
+                    found.append({**entry, "low": low, "high": high})
+        found.sort(key=lambda entry: (entry["high"], entry["accuracy"]))
+        lines = [
+            f"  {entry['column']} = {entry['value']}: accuracy {entry['accuracy']:.3f} "
+            f"({entry['low']:.3f} to {entry['high']:.3f}) of {entry['n']}"
+            for entry in found[: self.n_slices]
+        ]
+        return {"overall": float(scores.correct.mean()), "slices": found}, ["worst slices", *lines] if lines else []
+
+    def _read(self, path: str, ids: np.ndarray) -> dict[str, np.ndarray]:
+        frame = read_frame(path)
+        if "id" not in frame:
+            raise UserError(f"{path} has no column 'id'; it has {', '.join(frame)}")
+        rows = frame.assign(id=frame["id"].astype(str)).drop_duplicates("id").set_index("id")
+        known = rows.reindex([str(name) for name in ids])
+        if known.isna().all(axis=None):
+            raise UserError(f"{path}: no id is one of the samples'; theirs look like {ids[0]!r}")
+        return {str(column): known[column].to_numpy() for column in known}
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a share that holds also near 0 and 1, for n of 1 or more (Wilson 1927)."""
+    z = float(ndtri((1 + confidence) / 2))
+    centre = (successes + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * (successes * (n - successes) / n + z * z / 4) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _cut(values: np.ndarray) -> np.ndarray:
+    """The slice of each value [N], by name: the value itself, or of many numbers the quarter it is in."""
+    column = pd.Series(values)
+    if pd.api.types.is_numeric_dtype(column) and column.nunique() > _VALUES:
+        column = pd.Series(pd.qcut(column, 4, duplicates="drop"))
+    return column.astype(str).to_numpy()

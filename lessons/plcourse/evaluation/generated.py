@@ -1,0 +1,124 @@
+"""A table of any length that takes no memory: each row is computed from its number when its batch comes.
+
+Row i is a[i mod P] + b[i div P mod Q], sums of two standard normal vectors from small tables, so P * Q rows differ. Its
+class is the largest of K scores of a fixed random network plus Gumbel noise, which is a draw from the softmax of the
+scores: no classifier can know all labels, and the best possible probabilities are known.
+
+Shapes: B rows, D features, K classes.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+
+from plcourse.core.data import BatchLoader, EvalSampler, Process, TrainSampler, run_seed
+from plcourse.core.errors import UserError
+
+FEATURES, CLASSES = 16, 4
+_P, _Q = 1 << 16, 1 << 12
+_SEED = 5
+_SHARPNESS = 6.0  # of the true class probabilities
+
+
+class GeneratedRows:
+    """Rows `first` to `first + n - 1` as batches: ``features`` float32 [B, 16], ``id`` int64 [B], ``label`` int64 [B].
+
+    Args:
+        n: rows.
+        first: number of the first.
+        labelled: whether batches have labels, which take longer to compute than the features.
+    """
+
+    fingerprint = "generated"
+
+    def __init__(self, n: int, first: int = 0, labelled: bool = True) -> None:
+        self.n, self.first, self.labelled = n, first, labelled
+        draw = torch.Generator().manual_seed(_SEED)
+        self._a = torch.randn(_P, FEATURES, generator=draw) / 2**0.5
+        self._b = torch.randn(_Q, FEATURES, generator=draw) / 2**0.5
+        self._hidden = torch.randn(FEATURES, 32, generator=draw) / FEATURES**0.5
+        self._out = nn.functional.normalize(torch.randn(32, CLASSES, generator=draw), dim=0)
+        self._bias = torch.zeros(CLASSES)
+        self._bias = -self.true_scores(self._a * 2**0.5).mean(dim=0)  # no class is rare
+        uniform = torch.rand(_P + 1, CLASSES, generator=draw).clamp_(1e-6, 1 - 1e-6)
+        self._noise = -torch.log(-torch.log(uniform))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The batch of the rows at `indices` (int64 [B]); the epoch changes nothing."""
+        rows = torch.from_numpy(indices + self.first)
+        features = self._a.index_select(0, rows % _P).add_(self._b.index_select(0, rows // _P % _Q))
+        batch = {"features": features, "id": rows.numpy()}
+        return {**batch, "label": self._labels(features, rows)} if self.labelled else batch
+
+    def true_scores(self, features: torch.Tensor) -> torch.Tensor:
+        """The scores [B, K] whose softmax the labels are drawn from."""
+        return torch.tanh(features @ self._hidden) @ self._out * _SHARPNESS + self._bias
+
+    def _labels(self, features: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        noise = self._noise.index_select(0, rows % (_P + 1))  # another period than the features, so no row repeats it
+        return (self.true_scores(features) + noise).argmax(dim=1)
+
+
+class GeneratedParts:
+    """Training, validation and test rows of a generated table, and all of its rows to predict.
+
+    The table begins with the test rows, then come those for validation, then those for training.
+
+    Args:
+        rows: rows of the whole table.
+        val_size: rows for validation.
+        test_size: rows for the test.
+        train_size: rows for training.
+
+    Raises:
+        UserError: a share instead of a number of rows, or parts larger than the table.
+    """
+
+    label_names = [f"class_{k}" for k in range(CLASSES)]
+    shape = (FEATURES, 1, 1)
+
+    def __init__(self, rows: int, val_size: int | float, test_size: int | float, train_size: int = 50_000) -> None:
+        if isinstance(val_size, float) or isinstance(test_size, float):
+            raise UserError(f"val_size={val_size} and test_size={test_size}: a generated table takes numbers of rows")
+        if not 0 < test_size + val_size + train_size <= rows:
+            parts = f"{test_size} test, {val_size} validation and {train_size} training rows"
+            raise UserError(f"rows={rows}: the table has to hold {parts}")
+        self.rows = rows
+        starts = {"test": (test_size, 0), "val": (val_size, test_size), "train": (train_size, test_size + val_size)}
+        self._parts = {part: GeneratedRows(n, first) for part, (n, first) in starts.items()}
+
+    def prepare(self) -> None:
+        """Nothing is downloaded."""
+
+    def open(self) -> None:
+        """Nothing is read."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """New rows are like the old ones."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The same."""
+
+    def train_loader(
+        self, trainer: Trainer | None, batch_size: int, augment: Any = None, num_workers: int = 0
+    ) -> BatchLoader:
+        """Shuffled batches of the training rows."""
+        if augment:
+            raise UserError("data.augment changes images; a table takes none")
+        process, rows = Process.of(trainer), self._parts["train"]
+        arguments = (len(rows), batch_size, run_seed(), process.rank, process.world_size, False, not process.overfit)
+        return BatchLoader(rows, TrainSampler(*arguments), num_workers, process.pin_memory)
+
+    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
+        """Each row of `part` once, in order; the part ``all`` is the whole table, without labels."""
+        process = Process.of(trainer)
+        rows = GeneratedRows(self.rows, labelled=False) if part == "all" else self._parts[part]
+        sampler = EvalSampler(len(rows), batch_size, process.rank, process.world_size)
+        return BatchLoader(rows, sampler, num_workers, process.pin_memory)

@@ -1,0 +1,181 @@
+"""New inputs to predict: image files, or the rows of tables. What cannot be read is quarantined, and the rest goes on.
+
+Nothing is read before its batch comes, so a million files cost no start-up. A batch always has as many rows as inputs;
+an input that cannot be read gets zeros, and ``quarantined`` says its row and the reason.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+
+from plcourse.core.data.folder import EXTENSIONS, UnreadableImage, images_below, read_image
+from plcourse.core.data.images import Normalisation
+from plcourse.core.errors import UserError
+from plcourse.evaluation.tables import SUFFIXES, Schema, read_frame, to_features
+
+
+def find_images(paths: Sequence[str]) -> list[str]:
+    """Image files in the order given, each once.
+
+    Args:
+        paths: files, folders (every image below), glob patterns, and ``.txt`` files with one path per line.
+
+    Raises:
+        UserError: a path or pattern that leads to nothing.
+    """
+    found: list[str] = []
+    for path in paths:
+        file = Path(path)
+        if file.is_dir():
+            inside = [image.as_posix() for image in images_below(file)]
+        elif file.suffix.lower() == ".txt" and file.is_file():
+            lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+            inside = [line for line in lines if line]
+        elif any(sign in path for sign in "*?["):
+            inside = [name for name in sorted(glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207  (absolute patterns)
+        else:
+            inside = [file.as_posix()] if file.is_file() else []
+        if not inside:
+            raise UserError(
+                f"paths: '{path}' leads to no image; give files, folders, patterns such as 'photos/*.jpg', or a .txt "
+                f"file with one path per line ({', '.join(EXTENSIONS)})"
+            )
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+class ImageInputs:
+    """Image files as batches: ``image`` float32 [B, C, H, W], ``id`` (the path as given), ``quarantined``.
+
+    Args:
+        paths: the files.
+        shape: (channels, height, width) that the model was trained on.
+        normalisation: the same.
+    """
+
+    def __init__(self, paths: Sequence[str], shape: tuple[int, int, int], normalisation: Normalisation) -> None:
+        self.paths, self.shape = list(paths), shape
+        self._mean_C11 = torch.tensor(normalisation.mean)[:, None, None]
+        self._std_C11 = torch.tensor(normalisation.std)[:, None, None]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def fingerprint(self) -> str:
+        """Another value when a file is another one; sizes and times are looked at, contents are not."""
+        return _fingerprint(self.paths)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The batch of the files at `indices` (int64 [B]); the epoch changes nothing."""
+        names = [self.paths[i] for i in indices.tolist()]
+        pixels_BCHW = torch.zeros((len(names), *self.shape))
+        unread = []
+        for row, name in enumerate(names):
+            try:
+                pixels_BCHW[row] = read_image(Path(name), self.shape)
+            except UnreadableImage as error:
+                unread.append((row, str(error)))
+        image_BCHW = pixels_BCHW.div_(255).sub_(self._mean_C11).div_(self._std_C11)
+        return {"image": image_BCHW, "id": names, "quarantined": unread}
+
+
+class TableInputs:
+    """The rows of tables as batches: ``features`` float32 [B, D], ``id`` and ``quarantined``.
+
+    A Parquet file is read one row group at a time, so its length costs no memory; CSV and TSV files are read whole.
+    Without an id column a row is named by its number, or by file and number where there are several files.
+
+    Args:
+        paths: Parquet, CSV or TSV files.
+        schema: which column is what, as the model was trained.
+        mean: float32 [D], subtracted.
+        std: float32 [D], divided by.
+
+    Raises:
+        UserError: a file that is no table or lacks a column.
+    """
+
+    def __init__(self, paths: Sequence[str], schema: Schema, mean: np.ndarray, std: np.ndarray) -> None:
+        self.paths, self.schema, self.mean, self.std = list(paths), schema, mean, std
+        self._blocks = [block for path in paths for block in _blocks(path)]
+        self._starts = np.concatenate([[0], np.cumsum([rows for _, _, _, rows in self._blocks])])
+        self._held: tuple[int, pd.DataFrame] | None = None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Another value when a file is another one."""
+        return _fingerprint(self.paths)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The batch of the rows at `indices` (int64 [B], ascending); the epoch changes nothing."""
+        owner = np.searchsorted(self._starts, indices, side="right") - 1
+        pieces = [self._rows(block, indices[owner == block] - self._starts[block]) for block in np.unique(owner)]
+        frame = pd.concat(pieces, ignore_index=True) if len(pieces) > 1 else pieces[0].reset_index(drop=True)
+        features, wrong = to_features(frame, self.schema)
+        return {
+            "features": torch.from_numpy((features - self.mean) / self.std),
+            "id": self._ids(frame, indices, owner),
+            "quarantined": sorted(wrong.items()),
+        }
+
+    def _rows(self, block: int, rows: np.ndarray) -> pd.DataFrame:
+        if self._held is None or self._held[0] != block:
+            path, group, first, count = self._blocks[int(block)]
+            if group is None:
+                frame = read_frame(path).iloc[first : first + count]
+            else:
+                with pq.ParquetFile(path) as file:
+                    frame = file.read_row_group(group).to_pandas()
+            self._held = (block, frame)
+        return self._held[1].iloc[rows]
+
+    def _ids(self, frame: pd.DataFrame, indices: np.ndarray, owner: np.ndarray) -> Any:
+        if self.schema.id is not None:
+            if self.schema.id not in frame:
+                raise UserError(f"the table has no id column '{self.schema.id}'; it has {', '.join(frame)}")
+            return frame[self.schema.id].astype(str).tolist()
+        if len(self.paths) == 1:
+            return indices
+        first = [self._blocks[block][2] for block in owner.tolist()]
+        rows = indices - self._starts[owner] + first
+        return [f"{self._blocks[b][0]}#{row}" for b, row in zip(owner.tolist(), rows.tolist(), strict=True)]
+
+
+def _blocks(path: str) -> list[tuple[str, int | None, int, int]]:
+    """(file, row group or None, first row, rows) of each piece of a table that is held at a time."""
+    if Path(path).suffix.lower() != ".parquet" or not Path(path).is_file():
+        return [(path, None, 0, len(read_frame(path)))]
+    try:
+        with pq.ParquetFile(path) as file:
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot read the table '{path}': {str(error).splitlines()[0]}") from error
+    starts = np.cumsum([0, *counts])
+    return [(path, group, int(starts[group]), count) for group, count in enumerate(counts)]
+
+
+def are_tables(paths: Sequence[str]) -> bool:
+    """Whether these are tables rather than images, by their names."""
+    return all(Path(path).suffix.lower() in SUFFIXES for path in paths)
+
+
+def _fingerprint(paths: Sequence[str]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        try:
+            facts = Path(path).stat()
+            found.update(f"{path} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        except OSError:  # it will be quarantined
+            found.update(f"{path} missing\n".encode())
+    return found.hexdigest()

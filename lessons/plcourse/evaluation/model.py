@@ -1,0 +1,197 @@
+"""Lesson 16: a classifier that says how sure it is, and why.
+
+The idea: average several opinions, and tell noise in the data from ignorance of the model by how far they differ. The
+opinions come from the members of an ensemble, from the checkpoints of several runs or folds, or from dropout left on;
+`plcourse.evaluation.uncertainty` has the equations.
+
+    plcourse fit -c evaluation/classifier --then test,predict
+
+Shapes: M members, B samples of the batch, K classes, D features, E embedding.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plcourse.core.data import Augmentation, augment_batch, keys_of, run_seed
+from plcourse.core.data.randoms import stream
+from plcourse.core.errors import UserError
+from plcourse.core.metrics import ClassificationScores, is_logging_step
+from plcourse.core.schedules import WarmupCosine
+from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
+from plcourse.evaluation.uncertainty import decompose, dropout_on
+
+
+class Classifier(pl.LightningModule):
+    """Classifies images or rows of features, with uncertainties.
+
+    Logs ``train/loss`` and ``train/lr`` every ``log_every_n_steps`` steps, and ``<stage>/loss``, ``<stage>/accuracy``,
+    ``<stage>/f1`` (macro) for val and test, of the averaged probabilities.
+
+    Args:
+        network: maps a batch to class scores [B, K], or, as `Ensemble` does, to the scores of its members [M, B, K].
+        num_classes: classes, 2 or more.
+        optimizer: builds the optimizer from the parameters.
+        lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
+        mc_samples: passes with dropout on per prediction; 0 for one without.
+        ensemble: checkpoints, runs, or patterns of them, whose networks are averaged with this one at test and
+            prediction; ``runs/kfold/digits/latest/folds/*`` takes the folds of a cross-validation.
+        tta: augmentations of images at test and prediction (test-time augmentation); None for none.
+        tta_views: augmented views of an image beside the image itself, averaged with it.
+        embedding: whether `predict_step` also returns what goes into the last linear layer.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int = 10,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+        lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
+        mc_samples: int = 0,
+        ensemble: list[str] | None = None,
+        tta: list[Augmentation] | None = None,
+        tta_views: int = 8,
+        embedding: bool = False,
+    ) -> None:
+        super().__init__()
+        if mc_samples < 0 or tta_views < 0:
+            raise ValueError(f"mc_samples={mc_samples}, tta_views={tta_views}: give 0 or more")
+        self.network = network
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.mc_samples, self.embedding = mc_samples, embedding
+        self.tta, self.tta_views = list(tta or ()), tta_views if tta else 0
+        self.ensemble = find_checkpoints(ensemble or ())
+        self._others: list[nn.Module] = []  # not registered: they are no part of this model's checkpoint
+        self.val_scores = ClassificationScores(num_classes, "val")
+        self.test_scores = ClassificationScores(num_classes, "test")
+
+    @property
+    def fingerprint(self) -> str:
+        """The files of the ensemble, whose weights predictions depend on too."""
+        return " ".join(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.ensemble)
+
+    def forward(self, x_B: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W] or features [B, D] in, scores [B, K] out; [M, B, K] from an `Ensemble`."""
+        return self.network(x_B)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The mean cross-entropy of this process's share; of an ensemble the sum over the members.
+
+        The sum, since every member then gets the gradient that it would get alone.
+        """
+        scores_MBK = _as_members(self(_inputs(batch)))
+        losses = [functional.cross_entropy(scores_BK, batch["label"]) for scores_BK in scores_MBK]
+        loss = torch.stack(losses).sum() * batch.get("rank_weight", 1.0)
+        if is_logging_step(self.trainer):
+            self.log("train/loss", loss.detach() / len(losses), prog_bar=True, sync_dist=True, batch_size=1)
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds one batch to the validation scores; without dropout samples and views, which would only take time."""
+        probability_BK = _as_members(self(_inputs(batch))).softmax(dim=-1).mean(dim=0)
+        self.val_scores.update(_log(probability_BK), batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation scores; called on every rank, also on one that held no sample."""
+        self.val_scores.log_and_reset(self)
+
+    def on_test_start(self) -> None:
+        """Loads the rest of the ensemble."""
+        self._load_ensemble()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Adds one batch to the test scores; returns its predictions, for the diagnostics."""
+        prediction = self.predict_step(batch, batch_idx)
+        self.test_scores.update(_log(prediction["probability"]), batch["label"])
+        return prediction
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test scores; called on every rank, also on one that held no sample."""
+        self.test_scores.log_and_reset(self)
+
+    def on_predict_start(self) -> None:
+        """Loads the rest of the ensemble."""
+        self._load_ensemble()
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """The columns of a prediction: id, label, probability [B, K], and the uncertainties of `decompose`.
+
+        Where there is but one opinion, ``total`` is the only uncertainty. ``embedding`` is [B, E], of this network.
+        """
+        probability_MBK = self.opinions(batch)
+        probability_BK = probability_MBK.mean(dim=0)
+        uncertainty = decompose(probability_MBK)
+        if len(probability_MBK) == 1:
+            uncertainty = {"total": uncertainty["total"]}
+        columns = {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
+        if self.embedding:
+            columns["embedding"] = embedding_of(self.network, _inputs(batch))
+        return {**columns, **uncertainty}
+
+    def opinions(self, batch: dict[str, Any]) -> Tensor:
+        """The class probabilities of every member and every dropout sample [M, B, K], averaged over the views."""
+        views = self._views(batch)
+        found: list[Tensor] = []
+        for member, network in enumerate((self.network, *self._others)):
+            if self.mc_samples:
+                with dropout_on(network, self._seed(batch, member)):
+                    found += [_over_views(network, views) for _ in range(self.mc_samples)]
+            else:
+                found.append(_over_views(network, views))
+        return torch.cat(found)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and its schedule, as the config names them."""
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        schedule = self.lr_scheduler(optimizer)
+        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
+            schedule.start(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _views(self, batch: dict[str, Any]) -> list[Tensor]:
+        x_B = _inputs(batch)
+        if not self.tta:
+            return [x_B]
+        if x_B.ndim != 4:
+            raise UserError("model.tta changes images; rows of features take none")
+        # the augmentations fill what they uncover with 0, which in normalised images is not dark but average
+        low_B111 = x_B.amin(dim=(1, 2, 3), keepdim=True)
+        keys_B, raised_B = keys_of(batch["id"]), (x_B - low_B111).cpu()
+        views = (augment_batch(self.tta, raised_B, run_seed(), view, keys_B) for view in range(self.tta_views))
+        return [x_B, *(view_B.to(x_B.device) + low_B111 for view_B in views)]
+
+    def _seed(self, batch: dict[str, Any], member: int) -> int:
+        # of the batch's first sample: the same masks in a prediction that was killed, and on any rank
+        first = keys_of(batch["id"][:1])
+        return int(stream(run_seed(), member, int(first[0]))[0] >> np.uint64(1))
+
+    def _load_ensemble(self) -> None:
+        self._others = [member.to(self.device) for member in load_members(self.network, self.ensemble)]
+
+
+def _inputs(batch: dict[str, Any]) -> Tensor:
+    return batch["image"] if "image" in batch else batch["features"]
+
+
+def _as_members(scores: Tensor) -> Tensor:
+    return scores if scores.ndim == 3 else scores[None]
+
+
+def _over_views(network: nn.Module, views: list[Tensor]) -> Tensor:
+    """The probabilities of a network's members [M, B, K], averaged over the views."""
+    return torch.stack([_as_members(network(x_B)).softmax(dim=-1) for x_B in views]).mean(dim=0)
+
+
+def _log(probability: Tensor) -> Tensor:
+    # scores whose softmax is the probability; the smallest normal number keeps a certain error finite
+    return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()

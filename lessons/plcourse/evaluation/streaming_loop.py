@@ -1,0 +1,205 @@
+"""Prediction that leaves memory as it is made, and that a kill only interrupts.
+
+The samples of the data module are cut once into a grid of batches, whatever the number of processes: batch b holds the
+positions from b * batch_size on. Each process takes a run of the batches that no shard holds yet, and commits what it
+has computed shard by shard (see `plcourse.evaluation.shards`). The same command after a kill computes only what is
+missing. Since a sample always meets the same neighbours, it gets the same numbers, to the last bit, whether the run was
+killed, and by however many processes it was computed.
+
+    plcourse fit -c evaluation/classifier --then predict
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from plcourse.core.data.loader import BatchLoader
+from plcourse.core.distributed import gather_objects, total
+from plcourse.core.errors import UserError
+from plcourse.core.loops import PredictLoop
+from plcourse.core.screen import say
+from plcourse.evaluation.formats import WRITERS, Format
+from plcourse.evaluation.shards import QUARANTINE, Shard, ShardFolder
+from plcourse.evaluation.sink import ShardSink
+
+
+class StreamingPredictLoop(PredictLoop):
+    """The predict loop that writes shards; fills the slot ``trainer.predict_loop``.
+
+    A prediction is a dict of columns (see `plcourse.core.columns`). A batch may say ``quarantined``: a list of (row,
+    reason) of the inputs that could not be read; their rows are left out and listed.
+
+    Args:
+        trainer: the trainer that runs it.
+        output_dir: the folder of the dataset; None for ``predictions`` in the run's folder.
+        format: ``parquet``, ``csv`` or ``jsonl``.
+        columns: which columns to write, in this order; None for all that ``predict_step`` returns.
+        rows_per_shard: rows after which a shard is committed, 1 or more.
+        seconds_per_shard: time after which one is committed at the latest; what a kill can cost.
+
+    Raises:
+        ValueError: a limit below 1, or an unknown format.
+    """
+
+    writes_predictions = True
+    format: Format
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        output_dir: str | None = None,
+        format: Format = "parquet",  # noqa: A002  (its usual name)
+        columns: list[str] | None = None,
+        rows_per_shard: int = 1 << 20,
+        seconds_per_shard: float = 30.0,
+    ) -> None:
+        super().__init__(trainer)
+        if rows_per_shard < 1:
+            raise ValueError(f"rows_per_shard={rows_per_shard}: give 1 or more")
+        if format not in WRITERS:
+            raise ValueError(f"format={format!r}: give one of {', '.join(WRITERS)}")
+        self.output_dir, self.format, self.columns = output_dir, format, columns
+        self.rows_per_shard, self.seconds_per_shard = rows_per_shard, seconds_per_shard
+        self._sink: ShardSink | None = None
+
+    def setup_data(self) -> None:
+        """Requests the data, then keeps of this process's batches those that are missing."""
+        super().setup_data()
+        trainer, combined = self.trainer, self._combined_loader
+        if combined is None:  # limit_predict_batches is 0
+            return
+        loader = combined.flattened[0]
+        if len(combined.flattened) > 1 or not isinstance(loader, BatchLoader):
+            raise UserError(
+                "StreamingPredictLoop reads one BatchLoader of plcourse.core.data; this data module's "
+                f"predict_dataloader gives {len(combined.flattened)} loader(s), the first a {type(loader).__name__}"
+            )
+        n, batch_size = loader.plan.n, loader.plan.global_batch_size // trainer.world_size
+        limit = trainer.limit_predict_batches  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        batches = _limited(-(-n // batch_size), limit, trainer.world_size)
+        self._given = min(n, batches * batch_size)
+        folder = Path(self.output_dir or Path(trainer.default_root_dir) / "predictions")
+        key = self._key(loader, f"{n} {batches} {batch_size}")
+        self._folder = ShardFolder(folder, key, self.format, trainer.global_rank)
+        self._committed, self._finished = self._open()
+        done = [number for shard in self._committed for number in range(shard.first, shard.first + shard.batches)]
+        missing = np.setdiff1d(np.arange(batches), done)
+        mine = np.array_split(missing, trainer.world_size)[trainer.global_rank]
+        combined.flattened = [loader.with_plan(GridBatches(n, batch_size, mine, trainer.world_size))]
+        self.max_batches = [len(mine)]
+        self._batches_anywhere = total(trainer, len(mine))
+        if self.skip:
+            self._publish([])
+            return
+        names = getattr(trainer.datamodule, "label_names", None)  # pyright: ignore[reportAttributeAccessIssue]
+        limits = (self.rows_per_shard, self.seconds_per_shard)
+        self._sink = ShardSink(self._folder, mine, batch_size, names, self.columns, *limits)
+        trainer.callbacks.append(self._sink)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def on_run_end(self) -> Any:
+        """Commits the last shard of every rank, then puts the dataset in its place."""
+        assert self._sink is not None
+        self._sink.commit()
+        self._sink.drain()
+        result = super().on_run_end()
+        self._publish(self._sink.committed)
+        return result
+
+    def teardown(self) -> None:
+        """Ends the writing thread."""
+        super().teardown()
+        if self._sink is not None:
+            self._sink.close()
+            self.trainer.callbacks.remove(self._sink)  # pyright: ignore[reportAttributeAccessIssue]
+            self._sink = None
+
+    def _key(self, loader: BatchLoader, shape: str) -> str:
+        """One name for everything that the rows depend on, so that no dataset is made of two predictions."""
+        key = hashlib.blake2b(digest_size=16)
+        inputs = getattr(loader.data, "fingerprint", "")
+        for part in (self.settings, _digest(self.trainer.lightning_module), inputs, shape, self.format, self.columns):
+            key.update(f"{part}\n".encode())
+        return key.hexdigest()
+
+    def _open(self) -> tuple[list[Shard], bool]:
+        """What is committed, as rank 0 found it."""
+        found: Any = None
+        if self.trainer.is_global_zero:
+            try:
+                found = self._folder.open()
+                if not found[1]:
+                    self._folder.begin(found[0])
+            except UserError as error:
+                found = error
+        found = gather_objects(found)[0]
+        if isinstance(found, UserError):
+            raise found
+        shards, finished = found
+        if shards and not finished:
+            say(f"predict: {sum(shard.rows for shard in shards):,} of {self._given:,} rows are there already")
+        return shards, finished
+
+    def _publish(self, own: list[Shard]) -> None:
+        shards = [*self._committed, *(shard for part in gather_objects(own) for shard in part)]
+        self.quarantined = sum(len(shard.quarantined) for shard in shards)
+        if self.trainer.is_global_zero:
+            if not self._finished:
+                self._folder.publish(shards, self._given)
+            self._folder.close()
+        gather_objects(None)  # no rank is done before the dataset is there
+        where = self._folder.folder
+        done = ", nothing was missing" if self._finished else ""
+        say(f"predict: {self._given - self.quarantined:,} rows in {where}{done}")
+        if self.quarantined:
+            listed = where / QUARANTINE
+            say(f"warning: {self.quarantined} of {self._given} inputs could not be read; {listed} says why")
+
+
+class GridBatches:
+    """Some batches of a fixed grid over n samples, in order; a `BatchSampler`.
+
+    Args:
+        n: samples in all.
+        batch_size: samples per batch; the last of the grid may have fewer.
+        numbers: which batches of the grid, int64.
+        world_size: processes among which the grid is shared.
+    """
+
+    seed = 0  # nothing is drawn
+
+    def __init__(self, n: int, batch_size: int, numbers: np.ndarray, world_size: int = 1) -> None:
+        self.n, self.batch_size, self.numbers = n, batch_size, numbers
+        self.global_batch_size = batch_size * world_size
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def rank_weight(self, batch_index: int) -> None:
+        """None: nothing is averaged."""
+        return
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+        """The batches from the `start`-th of `numbers` on, each int64 [B], B >= 1; the same in every epoch."""
+        for number in self.numbers[start:].tolist():
+            first = number * self.batch_size
+            yield np.arange(first, min(first + self.batch_size, self.n), dtype=np.int64)
+
+
+def _limited(batches: int, limit: int | float, world_size: int) -> int:
+    """``limit_predict_batches`` counts per process, or is a share."""
+    return min(batches, limit * world_size) if isinstance(limit, int) else int(batches * limit)
+
+
+def _digest(module: nn.Module) -> str:
+    """The weights and buffers as a hash: a checkpoint under another name is the same, a retrained one is not."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        found.update(f"{name} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()

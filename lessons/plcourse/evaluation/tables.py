@@ -1,0 +1,299 @@
+"""Tables of features with a label column: read, checked, split, normalised, and made into batches.
+
+A *feature* is a numeric column, or one of the buckets that the words of a text column are hashed into (Weinberger et
+al. 2009, "Feature Hashing for Large Scale Multitask Learning", equation 1), which needs no vocabulary. What is neither
+feature nor label nor id is metadata: it says which slice of the data a row belongs to, and no model sees it.
+
+Shapes: N rows of the table, B rows of a batch, D features.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pytorch_lightning import Trainer
+
+from plcourse.core.data import BatchLoader, EvalSampler, OnError, Process, TrainSampler, run_seed, split
+from plcourse.core.errors import UserError, nearest
+from plcourse.core.screen import say
+
+PACKAGED = ("breast_cancer", "wine")
+SUFFIXES = (".parquet", ".csv", ".tsv")
+
+
+@dataclass
+class Schema:
+    """Which column of a table is what.
+
+    Args:
+        features: numeric columns; None takes every numeric one that is nothing else.
+        label: the column of the classes.
+        id: the column of the rows' names; None numbers the rows.
+        text: a column of texts, hashed; None for none.
+        buckets: features that the words of a text are hashed into.
+    """
+
+    features: list[str] | None = None
+    label: str = "label"
+    id: str | None = None
+    text: str | None = None
+    buckets: int = 1024
+
+
+def read_frame(path: str) -> pd.DataFrame:
+    """A table from Parquet, CSV or TSV, by its file name.
+
+    Raises:
+        UserError: no such file, another format, or a file that is not what its name says.
+    """
+    file = Path(path)
+    if not file.is_file() or file.suffix.lower() not in SUFFIXES:
+        what = f"it ends with '{file.suffix}'" if file.is_file() else "it is not there"
+        raise UserError(f"cannot read the table '{path}': {what}; give a file that ends with {', '.join(SUFFIXES)}")
+    try:
+        if file.suffix.lower() == ".parquet":
+            return pd.read_parquet(file)
+        return pd.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",")
+    except (ValueError, OSError) as error:  # what pandas and Arrow raise for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot read the table '{path}': {reason}") from error
+
+
+def packaged_frame(name: str) -> pd.DataFrame:
+    """One of scikit-learn's tables, with a column ``label`` of class names."""
+    from sklearn import datasets  # over a second to import
+
+    bunch: Any = getattr(datasets, f"load_{name}")(as_frame=True)
+    return bunch.data.assign(label=bunch.target_names[bunch.target])
+
+
+def to_features(frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[int, str]]:
+    """The features of all rows, and what is wrong with those that cannot be used.
+
+    Returns:
+        float32 [N, D], 0 where a row cannot be used; and a reason by row number.
+
+    Raises:
+        UserError: a column that the table does not have.
+    """
+    assert schema.features is not None
+    for name in [*schema.features, *([schema.text] if schema.text else [])]:
+        if name not in frame:
+            raise UserError(f"the table has no column '{name}'; it has {', '.join(frame)}{nearest(name, frame)}")
+    numbers = frame[schema.features].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32, copy=True)
+    wrong: dict[int, str] = {}
+    for row, column in zip(*np.nonzero(~np.isfinite(numbers)), strict=True):
+        value = frame[schema.features[column]].iloc[row]
+        what = "is missing" if pd.isna(value) else f"is '{value}', not a finite number"
+        wrong.setdefault(int(row), f"column '{schema.features[column]}' {what}")
+    numbers[list(wrong)] = 0
+    if schema.text is None:
+        return numbers, wrong
+    texts = pd.Series(frame[schema.text])
+    for row in np.flatnonzero(texts.isna()).tolist():
+        wrong.setdefault(row, f"column '{schema.text}' is missing")
+    return np.hstack([numbers, _hashed(texts.fillna("").astype(str), schema.buckets)]), wrong
+
+
+def _hashed(texts: pd.Series, buckets: int) -> np.ndarray:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashed: Any = HashingVectorizer(n_features=buckets, ngram_range=(1, 2)).transform(texts)
+    return hashed.astype(np.float32).toarray()
+
+
+class TableSource:
+    """A labelled table in memory. See `plcourse.core.data.Source` for the attributes.
+
+    Args:
+        name: the file, or the name of a packaged table.
+        frame: its rows.
+        schema: which column is what; its ``features`` are filled in here.
+        on_error: ``skip`` leaves rows that cannot be used out and lists them, ``raise`` stops at the first.
+
+    Attributes:
+        features: float32 [N, D].
+        metadata: the columns that are neither feature nor label, N rows.
+
+    Raises:
+        UserError: a missing column, fewer than two classes, or a row that cannot be used.
+    """
+
+    parts: dict[str, np.ndarray] | None = None
+
+    def __init__(self, name: str, frame: pd.DataFrame, schema: Schema, on_error: OnError) -> None:
+        if schema.label not in frame:
+            raise UserError(f"{name} has no label column '{schema.label}'{nearest(schema.label, frame)}")
+        taken = {schema.label, schema.id, schema.text}
+        if schema.features is None:
+            numeric = frame.select_dtypes("number").columns
+            schema.features = [str(column) for column in numeric if column not in taken]
+        ids = frame[schema.id].astype(str) if schema.id else [f"{Path(name).stem}/{i:05d}" for i in range(len(frame))]
+        features, wrong = to_features(frame, schema)
+        for row in np.flatnonzero(frame[schema.label].isna()).tolist():
+            wrong.setdefault(row, f"column '{schema.label}' is missing")
+        if wrong and on_error == "raise":
+            row = min(wrong)
+            raise UserError(f"{name}, row {row}: {wrong[row]}; --data.init_args.on_error=skip leaves such rows out")
+        keep = np.setdiff1d(np.arange(len(frame)), list(wrong))
+        self.name, self.schema = name, schema
+        self.ids = [list(ids)[i] for i in keep] if wrong else list(ids)
+        self.rejected = [(list(ids)[row], wrong[row]) for row in sorted(wrong)]
+        classes = frame[schema.label].iloc[keep].astype(str)
+        self.label_names: list[str] = sorted(classes.unique())
+        if len(self.label_names) < 2:
+            raise UserError(f"{name}: column '{schema.label}' holds {len(self.label_names)} class; there must be 2")
+        self.labels = classes.map({label: i for i, label in enumerate(self.label_names)}).to_numpy(np.int64)
+        self.features = features[keep]
+        other = [column for column in frame if column not in taken and column not in schema.features]
+        self.metadata = frame[other].iloc[keep].reset_index(drop=True)
+        self.shape: tuple[int, int, int] = (self.features.shape[1], 1, 1)
+        self._hashes: np.ndarray | None = None
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 [N], equal for rows with equal features; computed once."""
+        if self._hashes is None:
+            self._hashes = self._hash()
+        return self._hashes
+
+    def _hash(self) -> np.ndarray:
+        rows = np.ascontiguousarray(self.features)
+        digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+        return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """The features at `indices` (int64 [B]) as float32 [B, D]."""
+        return torch.from_numpy(self.features[indices])
+
+
+@dataclass
+class TableSet:
+    """The rows of one part as batches: ``features`` float32 [B, D], ``label`` int64 [B], ``id``, ``metadata``.
+
+    Args:
+        source: the table.
+        indices: int64, the part's rows.
+        mean: float32 [D], subtracted.
+        std: float32 [D], divided by.
+    """
+
+    source: TableSource
+    indices: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    fingerprint: str = field(default="", init=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The batch of the part's rows at `indices` (int64 [B]); the epoch changes nothing."""
+        rows, source = self.indices[indices], self.source
+        return {
+            "features": torch.from_numpy((source.features[rows] - self.mean) / self.std),
+            "label": torch.from_numpy(source.labels[rows]),
+            "id": [source.ids[i] for i in rows.tolist()],
+            "metadata": {str(name): source.metadata[name].to_numpy()[rows] for name in source.metadata},
+        }
+
+
+class TableParts:
+    """Training, validation and test part of a table, with the methods of `ImageParts`.
+
+    Args:
+        path: a file, or one of `PACKAGED`.
+        schema: which column is what.
+        on_error: what to do with rows that cannot be used.
+        val_size: rows (int) or share (float) for validation.
+        test_size: the same for the test part.
+        split_seed: another seed gives another split.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        schema: Schema,
+        on_error: OnError = "raise",
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.2,
+        split_seed: int = 0,
+    ) -> None:
+        self.path, self.schema = path, schema
+        self.on_error: OnError = on_error
+        self.sizes, self.split_seed = (val_size, test_size), split_seed
+        self._restored: dict[str, Any] | None = None
+
+    def prepare(self) -> None:
+        """Nothing is downloaded."""
+
+    def open(self) -> None:
+        """Reads and splits the table now, so that its errors come early."""
+        _ = self.parts
+
+    @cached_property
+    def source(self) -> TableSource:
+        """The table."""
+        frame = packaged_frame(self.path) if self.path in PACKAGED else read_frame(self.path)
+        source = TableSource(self.path, frame, self.schema, self.on_error)
+        if source.rejected:
+            first, reason = source.rejected[0]
+            say(f"{source.name}: {len(source.rejected)} rows left out; the first is {first}: {reason}")
+        if self._restored is not None and source.label_names != self._restored["label_names"]:
+            names = self._restored["label_names"]
+            raise UserError(f"the checkpoint was trained on classes {names}, but {self.path} has {source.label_names}")
+        return source
+
+    @cached_property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Sorted int64 row numbers by ``train``, ``val``, ``test``."""
+        return split(self.source, *self.sizes, self.split_seed)
+
+    @cached_property
+    def normalisation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [D]: the checkpoint's, or fitted to the training rows."""
+        if self._restored is not None:
+            return np.array(self._restored["mean"], np.float32), np.array(self._restored["std"], np.float32)
+        rows = self.source.features[self.parts["train"]].astype(np.float64)
+        std = rows.std(axis=0)
+        return rows.mean(axis=0).astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
+
+    @property
+    def label_names(self) -> list[str]:
+        """One name per class."""
+        return self.source.label_names if self._restored is None else self._restored["label_names"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What new rows need, in plain types."""
+        mean, std = self.normalisation
+        features = self.schema.features if self._restored is None else self._restored["features"]
+        names = {"features": list(features or []), "label_names": list(self.label_names)}
+        return {"mean": mean.tolist(), "std": std.tolist(), **names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what a checkpoint was trained with."""
+        self._restored = state
+        self.schema.features = state["features"]
+        self.__dict__.pop("normalisation", None)
+
+    def train_loader(
+        self, trainer: Trainer | None, batch_size: int, augment: Sequence[Any] | None = None, num_workers: int = 0
+    ) -> BatchLoader:
+        """Shuffled batches of the training rows; tables know no augmentation."""
+        if augment:
+            raise UserError("data.augment changes images; a table takes none")
+        process, rows = Process.of(trainer), TableSet(self.source, self.parts["train"], *self.normalisation)
+        arguments = (len(rows), batch_size, run_seed(), process.rank, process.world_size, False, not process.overfit)
+        return BatchLoader(rows, TrainSampler(*arguments), num_workers, process.pin_memory)
+
+    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
+        """Each row of `part` once, in order."""
+        process, rows = Process.of(trainer), TableSet(self.source, self.parts[part], *self.normalisation)
+        sampler = EvalSampler(len(rows), batch_size, process.rank, process.world_size)
+        return BatchLoader(rows, sampler, num_workers, process.pin_memory)

@@ -1,0 +1,164 @@
+"""The network in whose features images are compared: a small classifier, trained once on the source's training part.
+
+Inception's weights would have to be downloaded, and have never seen a digit. This network takes seconds to train, is
+kept in the cache under a name made from everything its weights depend on, and says how good it is: its accuracy on the
+test part. A distance in its features is not an FID, and is only comparable with others in the very same features.
+
+Shape suffixes: B samples, C channels, H rows, W columns, K classes, F features.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plcourse.core.checkpoint import AtomicCheckpointIO, load
+from plcourse.core.data import ImageParts, ImageSet, permutation
+from plcourse.core.errors import UserError
+from plcourse.core.runs import locked
+from plcourse.core.screen import say
+
+EPOCHS, BATCH, RATE = 12, 64, 2e-3
+_RECIPE = f"AdamW, one cycle, {EPOCHS} epochs, batch {BATCH}, rate {RATE}"
+
+
+class FeatureNetwork(nn.Module):
+    """A small convolutional classifier whose last hidden layer gives the features.
+
+    Args:
+        channels: channels of the images, 1 or 3.
+        num_classes: classes of the source, 2 or more.
+        widths: channels of each stage, each half as large an image as the one before; multiples of 8.
+        features: F, dimensions of the features.
+    """
+
+    fitted: Tensor
+    accuracy: Tensor
+    unit: Tensor
+
+    def __init__(
+        self, channels: int = 1, num_classes: int = 10, widths: Sequence[int] = (16, 32, 64), features: int = 64
+    ) -> None:
+        super().__init__()
+        self.arguments = (channels, num_classes, tuple(widths), features)
+        stages: list[nn.Module] = []
+        c_in = channels
+        for c_out in widths:
+            stages += [nn.Conv2d(c_in, c_out, 3, 2, padding=1), nn.GroupNorm(8, c_out), nn.ReLU()]
+            c_in = c_out
+        self.stages = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        self.hidden = nn.Linear(c_in * 16, features)
+        self.head = nn.Linear(features, num_classes)
+        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("accuracy", torch.tensor(float("nan")))
+        self.register_buffer("unit", torch.tensor(1.0))  # makes the features' mean square 1 on the training part
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Images in [-1, 1] of shape [B, C, H, W] in; features [B, F] and class scores [B, K] out."""
+        features_BF = functional.relu(self.hidden(self.stages(image_BCHW)))
+        return features_BF / self.unit, self.head(features_BF)
+
+
+def fit_features(network: FeatureNetwork, images: ImageParts, cache: Path, device: torch.device | str = "cpu") -> None:
+    """Gives a network its weights: those in the cache, else newly trained ones, which are put there.
+
+    Processes that need the same weights at once wait for the first of them; a lock ends with the process that holds it,
+    however that ends. The run's random numbers are left as they were.
+
+    Args:
+        network: gets the weights and its ``accuracy`` on the test part.
+        images: the source with its parts.
+        cache: the folder for trained feature networks.
+        device: where to train.
+
+    Raises:
+        UserError: the images do not fit the network, or have no labels to learn.
+    """
+    _check(network, images)
+    path = cache / f"{fingerprint(network, images)}.ckpt"
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache):
+        if path.is_file():
+            state = load(path)["state_dict"]
+        else:
+            state = _trained(network.arguments, images, device)
+            AtomicCheckpointIO().save_checkpoint({"state_dict": state}, path)
+            sizes = images.sizes
+            say(
+                f"feature network trained on {sizes['n_train']} images: accuracy {float(state['accuracy']):.4f} on "
+                f"{sizes['n_test']} others; kept as {path}"
+            )
+    network.load_state_dict(state)
+
+
+def fingerprint(network: FeatureNetwork, images: ImageParts) -> str:
+    """A name made from the training samples' content and labels, the network and the recipe: 16 hexadecimal digits."""
+    train, source = images.parts["train"], images.source
+    digest = hashlib.sha256(f"{network.arguments} {_RECIPE} {images.shape} {images.normalisation}".encode())
+    digest.update(source.hashes[train].tobytes())
+    digest.update(source.labels[train].tobytes())
+    digest.update(images.parts["test"].tobytes())  # the accuracy depends on it
+    return digest.hexdigest()[:16]
+
+
+def part_of(images: ImageParts, part: str, n: int | None = None) -> ImageSet:
+    """The images of one part without augmentation; of at most ``n``, evenly spaced."""
+    indices = images.parts[part]
+    if n is not None and n < len(indices):
+        indices = indices[[len(indices) * i // n for i in range(n)]]
+    return ImageSet(images.source, indices, images.normalisation)
+
+
+def batches(data: ImageSet, size: int, order: np.ndarray | None = None) -> Iterator[dict[str, Any]]:
+    """Batches of a part as the loaders make them, in order or in a given one."""
+    order = np.arange(len(data)) if order is None else order
+    for start in range(0, len(data), size):
+        yield data.fetch(order[start : start + size], 0)
+
+
+def _check(network: FeatureNetwork, images: ImageParts) -> None:
+    channels, classes, *_ = network.arguments
+    for what, wanted, found in (
+        ("channels", channels, images.channels),
+        ("num_classes", classes, images.num_classes),
+    ):
+        if wanted != found:
+            raise UserError(
+                f"the feature network has {what} {wanted}, but the data have {found}: set "
+                f"--model.init_args.quality.init_args.features.init_args.{what} {found}"
+            )
+    if classes < 2:
+        raise UserError("the feature network learns to tell classes apart and needs two or more")
+
+
+def _trained(arguments: tuple[Any, ...], images: ImageParts, device: torch.device | str) -> dict[str, Tensor]:
+    with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        torch.manual_seed(0)
+        network = FeatureNetwork(*arguments).to(device)
+        train, test = part_of(images, "train"), part_of(images, "test")
+        steps = EPOCHS * -(-len(train) // BATCH)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
+        for epoch in range(EPOCHS):
+            for batch in batches(train, BATCH, permutation(0, epoch, len(train))):
+                _, score_BK = network(batch["image"].to(device))
+                loss = functional.cross_entropy(score_BK, batch["label"].to(device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                cycle.step()
+        with torch.no_grad():
+            right = sum(
+                int((network(batch["image"].to(device))[1].argmax(1).cpu() == batch["label"]).sum())
+                for batch in batches(test, 256)
+            )
+            squares = [network(batch["image"].to(device))[0].double().square().mean(1) for batch in batches(train, 256)]
+        network.unit.copy_(torch.cat(squares).mean().sqrt())
+        network.accuracy.fill_(right / len(test))
+        network.fitted.fill_(True)
+    return {name: value.cpu() for name, value in network.state_dict().items()}

@@ -1,0 +1,214 @@
+"""The toy of this lesson: 25 Gaussians on a grid, where every mode that a generator misses can be counted.
+
+The construction is that of VEEGAN (Srivastava et al. 2017, section 4.1): a 5 x 5 grid of centres 2 apart. The standard
+deviation is 0.1 instead of 0.05, so that the modes are 20 standard deviations from each other and seconds of training
+suffice.
+
+Shape suffixes: N points, M modes, B points of a batch.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from plcourse.core.data import BatchLoader, EvalSampler, Process, TrainSampler, keys_of, normals, run_seed, uniforms
+from plcourse.core.distributed import gather_objects
+from plcourse.core.errors import UserError
+from plcourse.gan.data import seed_loader
+from plcourse.gan.latents import Seeds
+from plcourse.gan.measures import mode_shares, modes_covered, total_variation
+from plcourse.gan.quality import Quality
+
+NEAR = 3.0  # standard deviations from its centre within which a point is good: 98.9 % of real points in two dimensions
+COVERED = 0.1  # of the points it should have, for a mode to count as found; points spread evenly give it 0.07
+PIXELS = 320  # width and height of a picture
+
+
+def grid(side: int, spacing: float) -> np.ndarray:
+    """The centres, float64 [side * side, 2], around the origin."""
+    line = (np.arange(side) - (side - 1) / 2) * spacing
+    return np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+class Points:
+    """One part of the data: points of a mixture of Gaussians, each a function of its id.
+
+    Args:
+        part: ``train``, ``val`` or ``test``; the first part of the ids.
+        n: points.
+        centres: float64 [M, 2], the modes; all of the same weight.
+        std: standard deviation of each mode.
+        seed: another seed gives other points.
+    """
+
+    def __init__(self, part: str, n: int, centres: np.ndarray, std: float, seed: int) -> None:
+        self.ids = [f"{part}/{i:06d}" for i in range(n)]
+        keys = keys_of(self.ids)
+        mode_N = (uniforms(seed, 0, keys, 1)[:, 0] * len(centres)).astype(np.int64)
+        points_N2 = centres[mode_N] + std * normals(seed, 1, keys, 2)
+        self.points = torch.from_numpy(points_N2).float()
+        self.labels = torch.from_numpy(mode_N)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """``point`` float32 [B, 2], ``label`` int64 [B], its mode, and ``id``."""
+        chosen = torch.from_numpy(indices)
+        ids = [self.ids[i] for i in indices.tolist()]
+        return {"point": self.points[chosen], "label": self.labels[chosen], "id": ids}
+
+
+class GaussianGrid(pl.LightningDataModule):
+    """Points of a grid of Gaussians.
+
+    Args:
+        side: modes in each direction; there are ``side * side``.
+        spacing: distance of neighbouring centres.
+        std: standard deviation of each mode.
+        n_train: points to train on.
+        n_val: points for validation.
+        n_test: points for the test.
+        batch_size: points per batch and process.
+        data_seed: another seed gives other points.
+        predict_samples: points to generate in `predict`, from the seeds 0, 1, 2, ...
+        predict_seeds: the seeds to generate from instead.
+    """
+
+    shape = (2,)
+
+    def __init__(
+        self,
+        side: int = 5,
+        spacing: float = 2.0,
+        std: float = 0.1,
+        n_train: int = 25600,
+        n_val: int = 2500,
+        n_test: int = 2500,
+        batch_size: int = 256,
+        data_seed: int = 0,
+        predict_samples: int = 1000,
+        predict_seeds: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.centres, self.std = grid(side, spacing), std
+        self.sizes = {"n_train": n_train, "n_val": n_val, "n_test": n_test}
+        self.batch_size, self.data_seed = batch_size, data_seed
+        self.seeds = Seeds(range(predict_samples) if predict_seeds is None else predict_seeds)
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled; each batch has a ``rank_weight``."""
+        points, process = self._points("train"), Process.of(self.trainer)
+        sampler = TrainSampler(
+            len(points),
+            self.batch_size,
+            run_seed(),
+            process.rank,
+            process.world_size,
+            reshuffle=not process.overfit,
+        )
+        return BatchLoader(points, sampler)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Each validation point once."""
+        return self._each_once("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        """Each test point once."""
+        return self._each_once("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Each seed once."""
+        return seed_loader(self.seeds, self.batch_size, self.trainer)
+
+    def _points(self, part: str) -> Points:
+        return Points(part, self.sizes[f"n_{part}"], self.centres, self.std, self.data_seed)
+
+    def _each_once(self, part: str) -> BatchLoader:
+        points, process = self._points(part), Process.of(self.trainer)
+        return BatchLoader(points, EvalSampler(len(points), self.batch_size, process.rank, process.world_size))
+
+
+class GaussianQuality(Quality):
+    """Points, counted by mode: no feature network is needed where the truth is known.
+
+    Scores: ``good``, the share of generated points within 3 standard deviations of a centre; ``modes``, the modes that
+    hold at least a tenth of the points they should, all of them good (VEEGAN counts a mode with one);
+    ``mode_tv``, the total variation distance from the true shares of the modes, points that are not good counting as a
+    mode of their own. Outside of fit also ``good_floor`` and ``mode_tv_floor``, the same of the real points, and
+    ``samples``.
+    """
+
+    field = "point"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._modes: list[np.ndarray] = []
+        self._centres: np.ndarray | None = None
+        self._std = 1.0
+
+    def prepare(self, trainer: pl.Trainer) -> None:
+        """Looks up the modes.
+
+        Raises:
+            UserError: the data module has none.
+        """
+        data: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "centres"):
+            raise UserError("GaussianQuality needs a data module whose modes are known: GaussianGrid")
+        self._centres, self._std = data.centres, data.std
+
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Adds B real and B generated points, each [B, 2]."""
+        self._modes.append(np.stack([self.nearest(real), self.nearest(fake)], axis=1))
+
+    def nearest(self, point_B2: Tensor) -> np.ndarray:
+        """The mode of each point, int64 [B]; -1 for one that is not good."""
+        assert self._centres is not None, "prepare comes first"
+        points = point_B2.detach().double().cpu().numpy()
+        distance_BM = np.linalg.norm(points[:, None] - self._centres, axis=2)
+        return np.where(distance_BM.min(axis=1) <= NEAR * self._std, distance_BM.argmin(axis=1), -1)
+
+    def scores(self, trainer: pl.Trainer) -> dict[str, float]:
+        """The scores over all processes; see the class."""
+        rows = [part for own in gather_objects(self._modes) for part in own]
+        self._modes = []
+        assert self._centres is not None, "prepare comes first"
+        real, fake = np.concatenate(rows).T
+        modes = len(self._centres)
+        true = np.full(modes, 1 / modes)
+        shares = mode_shares(fake, modes)
+        found = {
+            "good": float(shares.sum()),
+            "modes": float(modes_covered(shares, true, COVERED)),
+            "mode_tv": total_variation(shares, true),
+        }
+        if trainer.state.fn == "fit":
+            return found
+        real_shares = mode_shares(real, modes)
+        floor = {"good_floor": float(real_shares.sum()), "mode_tv_floor": total_variation(real_shares, true)}
+        return found | floor | {"samples": float(len(fake))}
+
+    def describe(self, sample: Tensor) -> dict[str, Any]:
+        """``x`` and ``y``, and ``label`` int64 [B], the mode, -1 for a point in none."""
+        label_B = torch.from_numpy(self.nearest(sample))
+        return {"x": sample[:, 0], "y": sample[:, 1], "label": label_B}
+
+    def picture(self, sample: Tensor, columns: int) -> np.ndarray:
+        """The points in blue on white over the circles that good ones lie in, in orange; ``columns`` plays no part."""
+        assert self._centres is not None, "prepare comes first"
+        reach = np.abs(self._centres).max() * 1.3 + NEAR * self._std
+        axis = (np.arange(PIXELS) + 0.5) / PIXELS * 2 * reach - reach
+        y_HW, x_HW = np.meshgrid(-axis, axis, indexing="ij")
+        canvas = np.full((PIXELS, PIXELS, 3), 255, np.uint8)
+        for x, y in self._centres:
+            canvas[np.hypot(x_HW - x, y_HW - y) <= NEAR * self._std] = (255, 190, 110)
+        points = sample.detach().double().cpu().numpy()
+        column, row = np.floor((points * (1, -1) + reach) / (2 * reach) * PIXELS).astype(np.int64).T
+        seen = (column >= 0) & (column < PIXELS) & (row >= 0) & (row < PIXELS)
+        canvas[row[seen], column[seen]] = (30, 80, 160)
+        return canvas

@@ -1,0 +1,186 @@
+"""How good the generated samples are: what `validate` follows and `test` reports, for images.
+
+One sample is generated for each real sample of the evaluated part, from a latent that belongs to the real one's id. So
+the numbers do not depend on batches or processes, and two checkpoints are scored on the same latents.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from plcourse.core.data import ImageParts
+from plcourse.core.distributed import gather_objects
+from plcourse.core.errors import UserError
+from plcourse.gan.features import FeatureNetwork, batches, fit_features, part_of
+from plcourse.gan.measures import (
+    frechet_distance,
+    kernel_distance,
+    mode_shares,
+    modes_covered,
+    precision_and_recall,
+    total_variation,
+)
+
+_LISTED = 20  # classes whose shares are worth a line each
+
+
+class Quality(nn.Module, ABC):
+    """What the models of this lesson ask of a measure of quality; `ImageQuality` and `GaussianQuality` are two.
+
+    Attributes:
+        field: the field of a batch that holds the real samples.
+    """
+
+    field: str
+
+    @abstractmethod
+    def prepare(self, trainer: pl.Trainer) -> None:
+        """Gets ready to score; called in `setup`."""
+
+    @abstractmethod
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Adds B real and B generated samples."""
+
+    @abstractmethod
+    def scores(self, trainer: pl.Trainer) -> dict[str, float]:
+        """The scores over all processes, by name without stage, and a new start; a collective."""
+
+    @abstractmethod
+    def describe(self, sample: Tensor) -> dict[str, Any]:
+        """Columns of a table about B generated samples."""
+
+    @abstractmethod
+    def picture(self, sample: Tensor, columns: int) -> np.ndarray:
+        """All samples in one picture, uint8 [H, W, 3]."""
+
+
+class ImageQuality(Quality):
+    """Images, compared in the features of a classifier of the same source.
+
+    Scores: ``frechet`` and ``kid`` (distances), ``precision`` and ``recall``, ``modes`` (classes with at least a tenth
+    of their share), ``class_tv`` (total variation distance of the class histograms), ``confidence`` (mean probability
+    of the likeliest class). Outside of fit also ``frechet_floor`` and ``kid_floor``, the distances of as many training
+    images from the same part, below which nothing can be expected to get; ``share_<class>`` for up to 20 classes;
+    ``samples``, how many real and how many generated ones there were; and ``feature_accuracy``.
+
+    Args:
+        features: the feature network; trained, or taken from the cache, at its first use.
+        neighbours: k of precision and recall, 1 or more.
+    """
+
+    field = "image"
+
+    def __init__(self, features: FeatureNetwork, neighbours: int = 3) -> None:
+        super().__init__()
+        self.features = features.requires_grad_(False)
+        self.neighbours = neighbours
+        self._trainer: pl.Trainer | None = None
+        self._real: list[np.ndarray] = []
+        self._fake: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+
+    def prepare(self, trainer: pl.Trainer) -> None:
+        """Notes whose images the feature network is to learn, should no checkpoint bring it along."""
+        self._trainer = trainer
+
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Adds the features of B real and B generated images, each [B, C, H, W] in [-1, 1]."""
+        self._real.append(_rows(self._look(real)[0]))
+        features_BF, score_BK = self._look(fake)
+        self._fake.append(_rows(features_BF))
+        probability_B, label_B = score_BK.softmax(dim=1).max(dim=1)
+        self._labels.append(np.stack([_rows(label_B), _rows(probability_B)], axis=1))
+
+    def scores(self, trainer: pl.Trainer) -> dict[str, float]:
+        """The scores over all processes; see the class.
+
+        Raises:
+            UserError: too few samples for the neighbours, outside of a look at a batch or two.
+        """
+        self._ensure_features()
+        real, fake, labels = (_gathered(rows) for rows in (self._real, self._fake, self._labels))
+        self._real, self._fake, self._labels = [], [], []
+        if len(real) < self.neighbours + 2:
+            raise UserError(
+                f"{len(real)} samples to evaluate are too few for precision and recall of {self.neighbours} "
+                f"neighbours: give {self.neighbours + 2} or more, by val_size, test_size or the batch limits"
+            )
+        images = _images(trainer)
+        classes = images.num_classes
+        shares = mode_shares(labels[:, 0].astype(np.int64), classes)
+        true = mode_shares(images.source.labels[images.parts["train"]], classes)
+        precision, recall = precision_and_recall(real, fake, self.neighbours)
+        found = {
+            "frechet": frechet_distance(real, fake),
+            "kid": kernel_distance(real, fake),
+            "precision": precision,
+            "recall": recall,
+            "modes": float(modes_covered(shares, true)),
+            "class_tv": total_variation(shares, true),
+            "confidence": float(labels[:, 1].mean()),
+        }
+        if trainer.state.fn == "fit":
+            return found
+        floor = np.concatenate(
+            [_rows(self._look(batch["image"])[0]) for batch in batches(part_of(images, "train", len(real)), 256)]
+        )
+        found |= {"frechet_floor": frechet_distance(real, floor), "kid_floor": kernel_distance(real, floor)}
+        if classes <= _LISTED:
+            found |= {f"share_{name}": share for name, share in zip(images.label_names, shares.tolist(), strict=True)}
+        return found | {"samples": float(len(real)), "feature_accuracy": float(self.features.accuracy)}
+
+    def describe(self, sample: Tensor) -> dict[str, Any]:
+        """``label`` int64 [B], the likeliest class, and ``confidence`` [B], its probability."""
+        confidence_B, label_B = self._look(sample)[1].softmax(dim=1).max(dim=1)
+        return {"label": label_B, "confidence": confidence_B}
+
+    def picture(self, sample: Tensor, columns: int) -> np.ndarray:
+        """The images side by side, row by row, with a thin black frame around each."""
+        pixels_BCHW = to_pixels(sample)
+        if pixels_BCHW.shape[1] == 1:
+            pixels_BCHW = np.repeat(pixels_BCHW, 3, axis=1)
+        framed = np.pad(pixels_BCHW, ((0, -len(pixels_BCHW) % columns), (0, 0), (1, 1), (1, 1)))
+        rows = framed.reshape(-1, columns, *framed.shape[1:]).transpose(0, 3, 1, 4, 2)
+        return np.ascontiguousarray(rows.reshape(rows.shape[0] * rows.shape[1], -1, 3))
+
+    def _ensure_features(self) -> None:
+        """Trains the feature network or fetches it from the cache; late, since a checkpoint may bring it along."""
+        if self.features.fitted:
+            return
+        trainer = self._trainer
+        assert trainer is not None, "prepare comes first"
+        cache = Path(trainer.cache_dir) / "features"  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
+        fit_features(self.features, _images(trainer), cache, trainer.strategy.root_device)
+
+    def _look(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        self._ensure_features()
+        weight = self.features.head.weight
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            return self.features(image_BCHW.to(weight))
+
+
+def to_pixels(image_BCHW: Tensor) -> np.ndarray:
+    """Images in [-1, 1] as uint8 [B, C, H, W]."""
+    return ((image_BCHW.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+def _images(trainer: pl.Trainer) -> ImageParts:
+    images = getattr(getattr(trainer, "datamodule", None), "images", None)
+    if not isinstance(images, ImageParts):
+        raise UserError("ImageQuality needs a data module with labelled images, such as RealImages")
+    return images
+
+
+def _rows(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()
+
+
+def _gathered(own: list[np.ndarray]) -> np.ndarray:
+    """The rows of all processes in rank order, which is the order of the samples."""
+    parts = [part for rows in gather_objects(own) for part in rows]
+    return np.concatenate(parts) if parts else np.empty((0, 1))

@@ -1,0 +1,166 @@
+"""New inputs: found, read when their batch comes, and quarantined where they cannot be read."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import plcourse
+from plcourse.core.errors import RunFailed, UserError
+from plcourse.core.runs import Run
+from plcourse.evaluation.inputs import TableInputs, find_images
+from plcourse.evaluation.tables import Schema, TableParts, read_frame, to_features
+from support import digits_config
+
+
+def classify(data: dict[str, Any], network: dict[str, Any], classes: int) -> dict[str, Any]:
+    model = {"network": {"class_path": "MLP", "init_args": network}, "num_classes": classes}
+    config = digits_config(trainer__max_epochs=1, trainer__predict_loop={"class_path": "StreamingPredictLoop"})
+    config["model"] = {"class_path": "Classifier", "init_args": model}
+    config["data"] = {"class_path": "EvaluationData", "init_args": {"batch_size": 8, **data}}
+    return config
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for i in range(12):
+        pixels = np.full((8, 8), i * 20, np.uint8)
+        Image.fromarray(pixels).save(folder / ("more" if i % 2 else "") / f"{i:02d}.png")
+    (folder / "broken.png").write_bytes(b"not an image")
+    (folder / "cut.png").write_bytes((folder / "00.png").read_bytes()[:40])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    config = classify({"source": "digits", "batch_size": 64}, {"in_features": 64}, 10)
+    return plcourse.run("fit", config, runs_root=tmp_path_factory.mktemp("runs"))
+
+
+class TestImages:
+    def test_every_way_to_name_them(self, photos: Path, tmp_path: Path) -> None:
+        below = find_images([str(photos)])
+        assert len(below) == 14
+        assert find_images([str(photos / "**" / "*.png")]) == sorted(below)
+        (tmp_path / "list.txt").write_text("\n".join([below[3], "", below[1], below[3]]))
+        assert find_images([str(tmp_path / "list.txt")]) == [below[3], below[1]]
+        with pytest.raises(UserError, match=r"'.*nothing\*.png' leads to no image"):
+            find_images([str(photos / "nothing*.png")])
+
+    def test_what_cannot_be_read_is_quarantined_and_the_rest_predicted(
+        self, photos: Path, fitted: Run, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        names = fitted.predict({"data.init_args.paths": [str(photos)]})
+        printed = capsys.readouterr().out
+        assert "warning: 2 of 14 inputs could not be read" in printed
+        table = pd.concat(map(pd.read_parquet, names))
+        with (fitted.path / "predictions" / "_quarantine.csv").open() as file:
+            quarantined = {Path(row["id"]).name: row["reason"] for row in csv.DictReader(file)}
+        assert quarantined.keys() == {"broken.png", "cut.png"}
+        assert quarantined["broken.png"] == "not an image of a known format"
+        assert len(table) + len(quarantined) == 14
+        assert not {Path(name).name for name in table.id} & quarantined.keys()
+        assert set(table.label_name) <= set("0123456789")
+        with pytest.raises(RunFailed, match="--strict: inputs that could not be read: 2"):
+            plcourse.run("predict", fitted.path / "config.yaml", flags=self.flags(fitted, photos, "--strict"))
+        assert "nothing was missing" in capsys.readouterr().out
+
+    def flags(self, run: Run, photos: Path, *more: str) -> list[str]:
+        return ["--ckpt_path", str(run.checkpoint("best")), f"--data.init_args.paths=[{photos}]", *more]
+
+    def test_a_new_file_makes_it_another_prediction(self, photos: Path, fitted: Run) -> None:
+        fitted.predict({"data.init_args.paths": [str(photos)]})
+        (photos / "broken.png").write_bytes((photos / "00.png").read_bytes())
+        fitted.predict({"data.init_args.paths": [str(photos)]})
+        assert len(pd.read_parquet(fitted.path / "predictions")) == 13
+
+    def test_strict_goes_with_predict(self, fitted: Run) -> None:
+        with pytest.raises(UserError, match="--strict goes with predict"):
+            plcourse.run("test", fitted.path / "config.yaml", flags=["--strict", "--allow_untrained"])
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    draw = np.random.default_rng(0)
+    kind = draw.choice(["cat", "dog", "owl"], 90)
+    size = draw.normal(size=90) + 2 * (kind == "dog")
+    frame = pd.DataFrame(
+        {"size": size, "speed": draw.normal(size=90), "kind": kind, "place": "north", "name": range(90)}
+    )
+    frame.to_csv(tmp_path / "animals.csv", index=False)
+    return tmp_path / "animals.csv"
+
+
+class TestTables:
+    def test_a_table_of_ones_own_from_fit_to_prediction(self, table: Path, tmp_path: Path) -> None:
+        data = {"source": "table", "root": str(table), "label_column": "kind", "id_column": "name"}
+        run = plcourse.run("fit", classify(data, {"in_features": 2, "num_classes": 3}, 3), runs_root=tmp_path / "runs")
+        new = pd.read_csv(table).drop(columns="kind").astype({"size": object})
+        new.loc[4, "size"] = "tall"
+        new.loc[7, "speed"] = np.nan
+        new.to_csv(tmp_path / "new.csv", index=False)
+        run.predict({"data.init_args.paths": [str(tmp_path / "new.csv")]})
+        predicted = pd.read_parquet(run.path / "predictions")
+        assert predicted.id.tolist() == [str(i) for i in range(90) if i not in (4, 7)]
+        assert set(predicted.label_name) <= {"cat", "dog", "owl"}
+        lines = (run.path / "predictions" / "_quarantine.csv").read_text().splitlines()
+        assert lines[1:] == ["4,\"column 'size' is 'tall', not a finite number\"", "7,column 'speed' is missing"]
+
+    def test_parquet_by_row_groups_is_the_whole_table(self, tmp_path: Path) -> None:
+        frame = pd.DataFrame({"x": np.arange(50.0), "y": np.arange(50.0) ** 2})
+        pq.write_table(pa.Table.from_pandas(frame), tmp_path / "a.parquet", row_group_size=7)
+        pq.write_table(pa.Table.from_pandas(frame), tmp_path / "b.parquet", row_group_size=50)
+        schema, mean, std = Schema(features=["x", "y"]), np.zeros(2, np.float32), np.ones(2, np.float32)
+        grouped = TableInputs([str(tmp_path / "a.parquet")], schema, mean, std)
+        whole = TableInputs([str(tmp_path / "b.parquet")], schema, mean, std)
+        both = TableInputs([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")], schema, mean, std)
+        assert (len(grouped), len(both)) == (50, 100)
+        for start in range(0, 50, 9):
+            rows = np.arange(start, min(start + 9, 50))
+            a, b = grouped.fetch(rows, 0), whole.fetch(rows, 0)
+            assert a["features"].equal(b["features"])
+            assert a["id"].tolist() == b["id"].tolist() == rows.tolist()
+        across = both.fetch(np.arange(46, 54), 0)
+        assert across["features"][:, 0].tolist() == [46, 47, 48, 49, 0, 1, 2, 3]
+        assert [name.rpartition("/")[2] for name in across["id"][3:5]] == ["a.parquet#49", "b.parquet#0"]
+
+    def test_texts_are_features(self, tmp_path: Path) -> None:
+        good, bad = "a fine and warm film", "a dull and cold film"
+        frame = pd.DataFrame({"text": [f"{(good, bad)[i % 2]} number {i}" for i in range(60)], "label": [0, 1] * 30})
+        frame.to_parquet(tmp_path / "reviews.parquet")
+        data = {"source": "table", "root": str(tmp_path / "reviews.parquet"), "text_column": "text"}
+        config = classify(data, {"in_features": 1024, "num_classes": 2}, 2)
+        config["trainer"]["max_epochs"] = 6
+        run = plcourse.run("fit", config, then=["test"], runs_root=tmp_path / "runs")
+        assert run.eval("test")["metrics"]["test/accuracy"] == 1
+
+    def test_the_training_table_is_checked(self, table: Path, tmp_path: Path) -> None:
+        frame = pd.read_csv(table)
+        frame.loc[3, "size"] = np.inf
+        frame.to_csv(table, index=False)
+        with pytest.raises(UserError, match=r"row 3: column 'size' is 'inf', not a finite number"):
+            _ = TableParts(str(table), Schema(label="kind", id="name")).source
+        skipped = TableParts(str(table), Schema(label="kind", id="name"), on_error="skip").source
+        assert len(skipped.ids) == 89
+        assert skipped.rejected[0][0] == "3"
+        with pytest.raises(UserError, match=r"no label column 'knd'; did you mean 'kind'"):
+            _ = TableParts(str(table), Schema(label="knd")).source
+
+    @pytest.mark.parametrize("name", ["missing.csv", "table.xlsx", "broken.parquet"])
+    def test_a_file_that_is_no_table(self, tmp_path: Path, name: str) -> None:
+        if name != "missing.csv":
+            (tmp_path / name).write_text("nonsense")
+        with pytest.raises(UserError, match="cannot read the table"):
+            read_frame(str(tmp_path / name))
+
+    def test_a_missing_feature_is_named(self) -> None:
+        with pytest.raises(UserError, match=r"no column 'sise'; it has size; did you mean 'size'"):
+            to_features(pd.DataFrame({"size": [1.0]}), Schema(features=["sise"]))

@@ -1,0 +1,335 @@
+"""Predictions in shards: the same table however often the run was killed, and by however many processes it was made."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.dataset as ds
+import pytest
+import pytorch_lightning as pl
+import torch
+
+import plcourse
+from plcourse.core.errors import UserError
+from plcourse.ddp.model import MLP
+from plcourse.evaluation.data import EvaluationData
+from plcourse.evaluation.generated import GeneratedParts
+from plcourse.evaluation.model import Classifier
+from plcourse.evaluation.shards import MANIFEST, PARTIAL, Shard, ShardFolder
+from plcourse.evaluation.streaming_loop import GridBatches, StreamingPredictLoop
+from support import Command, write_config
+
+ROWS, BATCH = 1050, 100
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+}
+
+
+def classifier(seed: int = 0) -> Classifier:
+    torch.manual_seed(seed)
+    return Classifier(MLP(in_features=16, num_classes=4, hidden=(8,), dropout=0.2), num_classes=4, mc_samples=2)
+
+
+class Stop(pl.Callback):
+    """Ends the prediction after so many batches, and counts them."""
+
+    def __init__(self, after: int = -1) -> None:
+        self.after, self.seen = after, 0
+
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        self.seen += 1
+        if self.seen == self.after:
+            raise KeyboardInterrupt
+
+
+def predict(folder: Path, model: Classifier | None = None, stop: int = -1, rows: int = ROWS, **arguments: Any) -> int:
+    """Predicts into a folder and returns how many batches it took."""
+
+    def loop(trainer: pl.Trainer) -> StreamingPredictLoop:
+        return StreamingPredictLoop(trainer, output_dir=str(folder), **{"rows_per_shard": 200, **arguments})
+
+    counter = Stop(stop)
+    trainer = plcourse.Trainer(predict_loop=loop, callbacks=[counter], **QUIET)
+    data = EvaluationData("generated", eval_batch_size=BATCH, val_size=10, test_size=10)
+    data.parts = GeneratedParts(rows, val_size=10, test_size=10, train_size=100)
+    try:
+        trainer.predict(model or classifier(), datamodule=data, return_predictions=False)
+    except (KeyboardInterrupt, SystemExit):
+        assert stop > 0
+    return counter.seen
+
+
+def read(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder)
+
+
+def test_one_ordered_table_with_every_row_once(tmp_path: Path) -> None:
+    assert predict(tmp_path / "out") == 11
+    table = read(tmp_path / "out")
+    assert table.id.tolist() == list(range(ROWS))
+    assert set(table) == {"id", "label", "probability", "total", "aleatoric", "epistemic", "label_name"}
+    assert (table.label_name == [f"class_{k}" for k in table.label]).all()
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert (manifest["given"], manifest["seen"], manifest["quarantined"]) == (ROWS, ROWS, 0)
+    assert [shard["rows"] for shard in manifest["shards"]] == [200] * 5 + [50]
+    assert ds.dataset(tmp_path / "out").count_rows() == ROWS
+    assert not (tmp_path / "out" / PARTIAL).exists()
+
+
+@pytest.mark.parametrize("stops", [[1], [3, 4], [2, 2, 2, 2], [10]])
+def test_only_what_is_missing_is_computed_and_the_table_is_the_same(tmp_path: Path, stops: list[int]) -> None:
+    predict(tmp_path / "whole")
+    for stop in stops:
+        predict(tmp_path / "out", stop=stop)
+        assert not (tmp_path / "out" / MANIFEST).exists()
+    committed = ShardFolder(tmp_path / "out", "", "parquet")._committed()
+    kept = sum(shard.batches for shard in committed)
+    assert predict(tmp_path / "out") == 11 - kept
+    pd.testing.assert_frame_equal(read(tmp_path / "out"), read(tmp_path / "whole"))
+
+
+def test_a_complete_prediction_is_not_computed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(tmp_path / "out")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert predict(tmp_path / "out") == 0
+    assert "nothing was missing" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+    next((tmp_path / "out").glob("*.parquet")).unlink()
+    assert predict(tmp_path / "out") == 11
+
+
+def test_an_earlier_dataset_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    predict(tmp_path / "out")
+    first = read(tmp_path / "out")
+    predict(tmp_path / "out", classifier(seed=1), stop=5)
+    pd.testing.assert_frame_equal(read(tmp_path / "out"), first)
+    assert predict(tmp_path / "out", classifier(seed=2)) == 11  # not a mixture of the two
+    predict(tmp_path / "other", classifier(seed=2))
+    pd.testing.assert_frame_equal(read(tmp_path / "out"), read(tmp_path / "other"))
+    assert not read(tmp_path / "out").total.equals(first.total)
+
+
+def test_other_columns_or_batches_are_another_prediction(tmp_path: Path) -> None:
+    predict(tmp_path / "out", stop=5)
+    assert predict(tmp_path / "out", columns=["id", "label_name"]) == 11
+    assert list(read(tmp_path / "out")) == ["id", "label_name"]
+    assert predict(tmp_path / "out", rows=ROWS + BATCH) == 12
+
+
+def test_every_format_holds_the_same_rows(tmp_path: Path) -> None:
+    tables = {}
+    for name in ("parquet", "csv", "jsonl"):
+        predict(tmp_path / name, format=name)
+        files = sorted((tmp_path / name).glob(f"*.{name}"))
+        assert len(files) == 6
+        reader = {"parquet": pd.read_parquet, "csv": pd.read_csv, "jsonl": lambda f: pd.read_json(f, lines=True)}[name]
+        tables[name] = pd.concat([reader(file) for file in files], ignore_index=True)
+    assert tables["jsonl"].probability.tolist() == [pytest.approx(p) for p in tables["parquet"].probability]
+    for column in ("id", "label", "total"):
+        assert tables["csv"][column].to_numpy() == pytest.approx(tables["parquet"][column].to_numpy())
+    assert tables["csv"].probability_3.tolist() == pytest.approx([p[3] for p in tables["parquet"].probability])
+    assert list(tables["csv"].label_name) == list(tables["parquet"].label_name)
+
+
+def test_a_wrong_column_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no column 'probabilty'.*did you mean 'probability'"):
+        predict(tmp_path / "out", columns=["id", "probabilty"])
+
+
+@pytest.mark.parametrize("wrong", [{"rows_per_shard": 0}, {"format": "xml"}])
+def test_wrong_arguments_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))!r}: give"):
+        predict(tmp_path / "out", **wrong)
+
+
+def test_two_predictions_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    first = ShardFolder(tmp_path, "a", "parquet")
+    first.open()
+    with pytest.raises(UserError, match="another process is writing predictions"):
+        ShardFolder(tmp_path, "a", "parquet").open()
+    first.close()
+    assert ShardFolder(tmp_path, "a", "parquet").open() == ([], False)
+
+
+class TestShardsAfterAKill:
+    """Each state that a kill can leave, made by hand."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> ShardFolder:
+        folder = ShardFolder(tmp_path / "out", "key", "csv")
+        folder.open()
+        folder.begin([])
+        for first in (0, 10):
+            folder.path(first).write_text("x\n1\n")
+            folder.commit(folder.path(first), Shard(f"part-{first:012d}.csv", first // 10, 1, 10, 4))
+        folder.close()
+        return folder
+
+    def committed(self, folder: ShardFolder) -> list[int]:
+        shards, finished = folder.open()
+        folder.close()
+        assert not finished
+        return [shard.first for shard in shards]
+
+    def test_nothing_torn(self, folder: ShardFolder) -> None:
+        assert self.committed(folder) == [0, 1]
+
+    def test_a_torn_journal_line(self, folder: ShardFolder) -> None:
+        journal = folder.partial / "journal-00000.jsonl"
+        journal.write_text(journal.read_text()[:-20])
+        assert self.committed(folder) == [0]
+
+    def test_a_shard_without_its_line(self, folder: ShardFolder) -> None:
+        (folder.partial / "part-000000000020.csv").write_text("x\n1\n")
+        shards, _ = folder.open()
+        folder.begin(shards)
+        assert not (folder.partial / "part-000000000020.csv").exists()
+        assert len(shards) == 2
+
+    def test_a_shard_that_is_shorter_than_its_line_says(self, folder: ShardFolder) -> None:
+        (folder.partial / "part-000000000010.csv").write_text("x")
+        assert self.committed(folder) == [0]
+
+    def test_a_journal_is_whole_again_after_the_next_start(self, folder: ShardFolder) -> None:
+        journal = folder.partial / "journal-00000.jsonl"
+        journal.write_text(journal.read_text() + '{"file": "par')
+        shards, _ = folder.open()
+        folder.begin(shards)
+        folder.path(20).write_text("x\n1\n")
+        folder.commit(folder.path(20), Shard("part-000000000020.csv", 2, 1, 10, 4))
+        folder.close()
+        assert self.committed(folder) == [0, 1, 2]
+
+    @pytest.mark.parametrize("moved", [0, 1, 2])
+    def test_a_kill_while_publishing(self, folder: ShardFolder, moved: int) -> None:
+        shards, _ = folder.open()
+        manifest = {"key": "key", "complete": True, "shards": [vars(shard) for shard in shards]}
+        (folder.partial / MANIFEST).write_text(json.dumps(manifest))
+        (folder.folder / "part-00000.parquet").write_text("of the plain writer")
+        for shard in shards[:moved]:
+            (folder.partial / shard.file).replace(folder.folder / shard.file)
+        folder.close()
+        found, finished = folder.open()
+        assert finished
+        assert found == shards
+        assert sorted(p.name for p in folder.folder.iterdir()) == [MANIFEST, *(shard.file for shard in shards)]
+
+
+class TestGrid:
+    @pytest.mark.parametrize("n", [1, 99, 100, 101, 1050])
+    @pytest.mark.parametrize("world_size", [1, 2, 3])
+    def test_ranks_share_the_batches_of_one_process(self, n: int, world_size: int) -> None:
+        import numpy as np
+
+        batches = -(-n // BATCH)
+        parts = np.array_split(np.arange(batches), world_size)
+        ranks = [list(GridBatches(n, BATCH, part, world_size).batches(0)) for part in parts]
+        alone = list(GridBatches(n, BATCH, np.arange(batches)).batches(0))
+        assert [b.tolist() for rank in ranks for b in rank] == [b.tolist() for b in alone]
+        assert np.concatenate(alone).tolist() == list(range(n))
+
+
+def config(**loop: Any) -> dict[str, Any]:
+    return {
+        "seed_everything": 1,
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_epochs": 1,
+            "predict_loop": {"class_path": "StreamingPredictLoop", "init_args": {"rows_per_shard": 300, **loop}},
+        },
+        "model": {
+            "class_path": "Classifier",
+            "init_args": {
+                "network": {"class_path": "MLP", "init_args": {"in_features": 16, "num_classes": 4, "dropout": 0.1}},
+                "num_classes": 4,
+                "mc_samples": 2,
+            },
+        },
+        "data": {
+            "class_path": "EvaluationData",
+            "init_args": {
+                "source": "generated",
+                "rows": 60_000,
+                "val_size": 100,
+                "test_size": 100,
+                "batch_size": 1000,
+                "eval_batch_size": 100,
+            },
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its predictions, made without a kill by one process."""
+    folder = tmp_path_factory.mktemp("fitted")
+    job = write_config(folder / "job.yaml", config())
+    return plcourse.run("fit", job, runs_root=folder / "runs", then=["predict"]).path
+
+
+def killed(plcourse: Command, run: Path, folder: Path, batch: int, delay: float, *more: Any) -> None:
+    where = f"--trainer.predict_loop.init_args.output_dir={folder}"
+    kill = f"--trainer.callbacks+={{class_path: faulty.KillPrediction, init_args: {{batch: {batch}, delay: {delay}}}}}"
+    plcourse("predict", "--run", run, where, kill, "--trust", "faulty", *more, status=-9)
+
+
+def test_killed_and_started_again(plcourse: Command, tmp_path: Path, fitted: Path) -> None:
+    where = f"--trainer.predict_loop.init_args.output_dir={tmp_path / 'out'}"
+    killed(plcourse, fitted, tmp_path / "out", 100, 0.0)
+    assert not list((tmp_path / "out").glob("*.parquet"))
+    printed = plcourse("predict", "--run", fitted, where).stdout
+    assert "rows are there already" in printed
+    pd.testing.assert_frame_equal(read(tmp_path / "out"), read(fitted / "predictions"))
+
+
+def test_two_processes_write_the_table_of_one(plcourse: Command, tmp_path: Path, fitted: Path) -> None:
+    where = f"--trainer.predict_loop.init_args.output_dir={tmp_path / 'two'}"
+    killed(plcourse, fitted, tmp_path / "two", 30, 0.05, "--trainer.devices=2")
+    plcourse("predict", "--run", fitted, where, "--trainer.devices=2")
+    pd.testing.assert_frame_equal(read(tmp_path / "two"), read(fitted / "predictions"))
+
+
+def test_two_nodes_of_torchrun_write_the_table_of_one(tmp_path: Path, fitted: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "predict"]
+    command = [*launcher, "--local_addr", "127.0.0.1", "-m", "plcourse", "predict"]
+    command += ["-c", str(fitted / "config.yaml"), "--ckpt_path", str(fitted / "checkpoints" / "best.ckpt")]
+    command += ["--trainer.num_nodes=2", f"--trainer.predict_loop.init_args.output_dir={tmp_path / 'nodes'}"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(2)
+    ]
+    printed = [node.communicate(timeout=200)[0].decode() for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], printed
+    manifest = json.loads((tmp_path / "nodes" / MANIFEST).read_text())
+    assert len(manifest["shards"]) >= 2
+    pd.testing.assert_frame_equal(read(tmp_path / "nodes"), read(fitted / "predictions"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_again_and_again(plcourse: Command, tmp_path: Path, fitted: Path, processes: int) -> None:
+    """10 of the 20 kills each: at random batches and moments, on top of what the kills before have left."""
+    chooser = random.Random(processes)
+    where = f"--trainer.predict_loop.init_args.output_dir={tmp_path / 'out'}"
+    devices = f"--trainer.devices={processes}"
+    for _ in range(10):
+        killed(plcourse, fitted, tmp_path / "out", chooser.randrange(20), chooser.uniform(0, 0.02), devices)
+    plcourse("predict", "--run", fitted, where, devices)
+    pd.testing.assert_frame_equal(read(tmp_path / "out"), read(fitted / "predictions"))

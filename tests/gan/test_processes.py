@@ -1,0 +1,83 @@
+"""Two processes take the very steps of one, and a killed run ends like one that was never killed."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gan_configs import MODELS, images_config, points_config
+from plcourse import Run
+from support import TWO_PROCESSES, Command, assert_same_end, failing, write_config
+
+
+def losses_and_weights(run: Run) -> tuple[dict[tuple[int, str], float], dict[str, torch.Tensor]]:
+    rows = {(row["step"], row["metric"]): row["value"] for row in run.metrics}
+    return rows, torch.load(run.checkpoint("last"), weights_only=True)["state_dict"]
+
+
+def assert_one_equals_two(plcourse: Command, tmp_path: Path, runs: Path, config: dict[str, Any], share: int) -> None:
+    """Double precision, an uneven last batch: every number logged and every weight agrees."""
+    config["trainer"] |= {"precision": "64-true", "max_epochs": 1}
+    plcourse("fit", "-c", write_config(tmp_path / "one.yaml", config), "--then", "test")
+    config["trainer"] |= {"devices": 2, "strategy": TWO_PROCESSES["trainer__strategy"]}
+    config["data"]["init_args"]["batch_size"] = share
+    plcourse("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "test")
+    one, two = Run.load(runs / "own/one/latest"), Run.load(runs / "own/two/latest")
+    (rows, weights), (rows_2, weights_2) = losses_and_weights(one), losses_and_weights(two)
+    assert rows.keys() == rows_2.keys()
+    assert len({step for step, _ in rows}) > 8
+    for key, value in rows.items():
+        assert rows_2[key] == pytest.approx(value, rel=1e-7, abs=1e-9), key
+    for name, weight in weights.items():
+        assert torch.allclose(weights_2[name], weight, rtol=0, atol=1e-9, equal_nan=True), name
+    first, second = one.eval("test"), two.eval("test")
+    assert second["coverage"] == first["coverage"]
+    assert second["coverage"]["twice"] == 0
+    assert second["processes"] == 2
+    for name, value in first["metrics"].items():
+        assert second["metrics"][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("model", ["GAN", "R3GAN", pytest.param("WGANGP", marks=pytest.mark.slow)])
+def test_two_processes_are_one_on_points(model: str, plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    # 395 points in batches of 40: nine whole ones, and 35, which two processes cannot share evenly
+    config = points_config(model, data__init_args__n_train=395, model__init_args__micro_batches=2)
+    assert_one_equals_two(plcourse, tmp_path, runs, config, share=20)
+
+
+def test_two_processes_are_one_on_images(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    config = images_config("R3GAN", data__init_args__batch_size=108)  # the last batch of 1,259 digits is uneven
+    assert_one_equals_two(plcourse, tmp_path, runs, config, share=54)
+
+
+def kill_and_resume(
+    plcourse: Command, tmp_path: Path, runs: Path, name: str, step: int, config: dict[str, Any]
+) -> None:
+    if not (runs / "own" / f"reference_{name}").exists():
+        plcourse("fit", "-c", write_config(tmp_path / f"reference_{name}.yaml", config))
+    marker = tmp_path / f"killed_{name}_{step}"
+    path = tmp_path / f"{name}_{step}.yaml"
+    before = [*config["trainer"]["callbacks"]]
+    write_config(path, failing(config, step=step, how="kill_job", once=str(marker)))
+    config["trainer"]["callbacks"] = before
+    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+    assert marker.exists()
+    latest = runs / "own" / f"{name}_{step}" / "latest"
+    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    assert_same_end(latest, runs / "own" / f"reference_{name}" / "latest")
+
+
+def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    kill_and_resume(plcourse, tmp_path, runs, "points", 17, points_config("WGANGP"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_killed_at_random_steps(model: str, plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    """6 of the suite's random kills: two for each model, one of them with two processes."""
+    chooser = random.Random(model)
+    kill_and_resume(plcourse, tmp_path, runs, "images", chooser.randrange(1, 55), images_config(model))
+    two = points_config(model, **{**TWO_PROCESSES, "data__init_args__batch_size": 20})
+    kill_and_resume(plcourse, tmp_path, runs, "points", chooser.randrange(1, 30), two)
