@@ -59,6 +59,9 @@ def test_every_verb_runs_on_one_batch(name: str, runs: Path) -> None:
         ran.append(verb)
         if verb == "predict":
             assert list((run / "predictions").glob("*.parquet"))
+        elif verb == "export":
+            rows = json.loads((run / "export" / "verification.json").read_text())["rows"]
+            assert rows["onnx"]["status"] == "verified"
         else:
             part = {"validate": "val", "test": "test"}[verb]
             assert json.loads((run / "eval" / f"{part}.json").read_text())["metrics"]

@@ -32,7 +32,7 @@ def run(
     """Runs one verb, as ``plcourse VERB -c CONFIG`` does.
 
     Args:
-        verb: fit, validate, test or predict.
+        verb: fit, validate, test, predict or export.
         config: a packaged name, a file, or the config itself.
         overrides: dotted keys and their values, such as ``{"trainer.max_epochs": 3}``.
         then: verbs to run after a fit.

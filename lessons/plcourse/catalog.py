@@ -58,8 +58,9 @@ VERBS = {
     "validate": Verb("run", "score a checkpoint on the validation part", "plcourse.cli:run_verb"),
     "test": Verb("run", "score a checkpoint on the test part", "plcourse.cli:run_verb"),
     "predict": Verb("run", "write a checkpoint's predictions", "plcourse.cli:run_verb"),
+    "export": Verb("run", "write a checkpoint in other formats, each verified", "plcourse.cli:run_verb"),
     "sweep": Verb("run", "run arms, seeds and a grid, and resume them", "plcourse.sweeping:sweep"),
-    "benchmark": Verb("run", "measure a config: `benchmark scaling`", "plcourse.benchmarking:benchmark"),
+    "benchmark": Verb("run", "measure a config or a run: scaling, latency", "plcourse.benchmarking:benchmark"),
     "ls": Verb("look", "list lessons and configs, or `ls runs`", "plcourse.core.look:ls"),
     "cat": Verb("look", "print a config, --resolved in full", "plcourse.core.look:cat"),
     "cp": Verb("look", "copy a config to edit it", "plcourse.core.look:cp"),
@@ -70,6 +71,7 @@ VERBS = {
 
 BENCHMARKS = {
     "scaling": Verb("run", "samples/s, communication and memory of 1, 2, 4, ... ranks", "plcourse.scaling:scaling"),
+    "latency": Verb("run", "the fastest verified export of a run, per batch size", "plcourse.cli:latency"),
 }
 
 CLASSES = {
@@ -89,8 +91,11 @@ CLASSES = {
     "DiagnosticTestLoop": "plcourse.evaluation.diagnostic_loop.DiagnosticTestLoop",
     "Ensemble": "plcourse.evaluation.uncertainty.Ensemble",
     "EvaluationData": "plcourse.evaluation.data.EvaluationData",
+    "ExportData": "plcourse.export.data.ExportData",
+    "ExportedModel": "plcourse.export.exported.ExportedModel",
     "FeatureNetwork": "plcourse.gan.features.FeatureNetwork",
     "FoldData": "plcourse.kfold.fold_data.FoldData",
+    "FoldableNet": "plcourse.export.model.FoldableNet",
     "GAN": "plcourse.gan.nonsaturating.GAN",
     "GaussianGrid": "plcourse.gan.gaussians.GaussianGrid",
     "GaussianQuality": "plcourse.gan.gaussians.GaussianQuality",
@@ -116,6 +121,7 @@ CLASSES = {
     "ReferenceLoss": "plcourse.curriculum.scorers.ReferenceLoss",
     "ResNet": "plcourse.ddp.model.ResNet",
     "RiskCoverage": "plcourse.evaluation.diagnostics.risk_coverage.RiskCoverage",
+    "RowLSTM": "plcourse.export.model.RowLSTM",
     "RunCheckpoint": "plcourse.core.checkpoint.RunCheckpoint",
     "SamplePictures": "plcourse.gan.writer.SamplePictures",
     "ScoreColumn": "plcourse.curriculum.scorers.ScoreColumn",
@@ -132,6 +138,9 @@ CLASSES = {
     "WarmupCosine": "plcourse.core.schedules.WarmupCosine",
     "WorstSlices": "plcourse.evaluation.diagnostics.slices.WorstSlices",
 }
+
+# Models that come with trained weights of their own: to evaluate them takes no checkpoint.
+TRAINED = ("plcourse.export.exported.ExportedModel",)
 
 
 def configs_dir() -> Path:

@@ -81,18 +81,18 @@ class CourseCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=CourseParser,
             auto_configure_optimizers=False,
-            args=[request.verb, *_aliases(request.arguments)],
+            args=[request.parsed_as, *_aliases(request.arguments)],
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]  (static there)
         """The one verb of this request, and the arguments of its Trainer method that are decided elsewhere."""
         skip = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
-        return {self.request.verb: skip | {"weights_only", "verbose", "return_predictions"}}
+        return {self.request.parsed_as: skip | {"weights_only", "verbose", "return_predictions"}}
 
     def setup_parser(self, add_subcommands: bool, main_kwargs: Any, subparser_kwargs: Any) -> None:
         """Builds the parser, and tells the explainer of errors which flags there are."""
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        actions = self._parser(self.request.verb)._actions
+        actions = self._parser(self.request.parsed_as)._actions
         CourseParser.explainer.flags = [action.dest for action in actions if action.dest != "help"]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -144,11 +144,11 @@ class CourseCLI(LightningCLI):
 
     def resolved(self) -> tuple[str, int]:
         """The complete config as YAML, and how many processes it takes."""
-        config = self.config[self.request.verb]
+        config = self.config[self.request.parsed_as]
         complete = config.clone()
         for key in ("ckpt_path", "config"):  # where it started from is no part of what it is
             complete.pop(key, None)
-        text = self._parser(self.request.verb).dump(complete, skip_unset=False, skip_validation=True)
+        text = self._parser(self.request.parsed_as).dump(complete, skip_unset=False, skip_validation=True)
         return text, _processes(config.trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -162,9 +162,11 @@ class CourseCLI(LightningCLI):
         self.run_folder = session.run
         with session.recording():
             if processes > 1:
-                launch.supervise(processes, lambda rank: self._work(subcommand), timeout=_timeout(config.trainer))
+                launch.supervise(
+                    processes, lambda rank: self._work(self.request.verb), timeout=_timeout(config.trainer)
+                )
             else:
-                self._work(subcommand)
+                self._work(self.request.verb)
         if subcommand == "fit" and is_first_process():
             _say_what_next(session.run)
 
@@ -175,6 +177,9 @@ class CourseCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise UserError(first_line(_root(error))) from error
+        if verb in ("export", "latency"):
+            self._export(verb)
+            return
         if verb != "fit":
             self._evaluate(verb, self.request.checkpoint)
             return
@@ -183,10 +188,18 @@ class CourseCLI(LightningCLI):
             size = sum(parameter.numel() for parameter in self.model.parameters())
             say(f"{type(self.model).__name__}, {size:,} parameters, {self.trainer.world_size} process(es)")
         self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
-        for following in self.request.then:
+        for following in [verb for verb in self.request.then if verb != "export"]:
             keeper = self.trainer.run_checkpoint
             best = Path(keeper.best_model_path) if keeper is not None and keeper.best_model_path else None
             self._evaluate(following, best)
+
+    def _export(self, verb: str) -> None:
+        from plcourse.export.verb import export, latency  # only here, since it is a lesson's
+
+        run = self.run_folder
+        assert run is not None
+        work = export if verb == "export" else latency
+        work(run, self.trainer, self.model, self.datamodule, self.request.checkpoint, self.request.export)
 
     def _evaluate(self, verb: str, checkpoint: Path | None) -> None:
         run, trainer = self.run_folder, self.trainer
@@ -262,7 +275,7 @@ def run_verb(verb: str, arguments: list[str]) -> Run | None:
     """Carries out ``plcourse VERB ARGUMENTS``.
 
     Args:
-        verb: fit, validate, test or predict.
+        verb: fit, validate, test, predict or export.
         arguments: everything after the verb.
 
     Returns:
@@ -274,7 +287,17 @@ def run_verb(verb: str, arguments: list[str]) -> Run | None:
     request = read_request(verb, ["--help" if word == "--help_all" else word for word in arguments])
     safety.install(request.trusted)
     _quieten()
-    return CourseCLI(request).run_folder
+    run = CourseCLI(request).run_folder
+    if "export" in request.then and run is not None and is_first_process():
+        # after the job, since it takes one process however many there were
+        root = [f"--runs_root={request.root}", *(f"--trust={module}" for module in request.trusted)]
+        run_verb("export", [f"--run={run.path}", *root, *request.export.flags()])
+    return run
+
+
+def latency(arguments: list[str]) -> None:
+    """Carries out ``plcourse benchmark latency ARGUMENTS``."""
+    run_verb("latency", arguments)
 
 
 def _aliases(arguments: list[str]) -> list[str]:

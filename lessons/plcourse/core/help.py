@@ -68,7 +68,7 @@ _EVALUATIONS = ("validate", "test", "predict")
 _FLAGS = {
     "fit": (
         _CONFIG,
-        ("--then VERBS", "go on with test, predict or validate in the same command; a comma list"),
+        ("--then VERBS", "go on with test, predict, validate or export in the same command; a comma list"),
         ("--run RUN", "with --ckpt_path last: continue this run in its own folder"),
         (
             "--ckpt_path last|best|PATH",
@@ -90,6 +90,22 @@ _FLAGS = {
     "validate": _EVALUATION_FLAGS,
     "test": _EVALUATION_FLAGS,
     "predict": (*_EVALUATION_FLAGS, _STRICT),
+    "export": (
+        _RUN,
+        ("--format FORMATS", "a comma list of onnx, onnx_int8, onnx_int8_dynamic, torchscript, torch_export; or all"),
+        ("--preprocess", "resize and normalise inside: the file takes uint8 pixels of any size"),
+        ("--probabilities", "softmax inside: the file gives probabilities"),
+        ("--max_drop X", "the test metric may be worse by so much, default 0.005"),
+        ("--batch_sizes 1,3,64", "batch sizes to verify and to time"),
+        ("--opset N", "the version of ONNX's operators, 18 to 23, default 20"),
+        _CONFIG,
+        _CKPT,
+        _UNTRAINED,
+        ("--trainer.limit_test_batches N", "verify on the first N batches only"),
+        _DATA,
+        _ROOT,
+        _TRUST,
+    ),
     "sweep": (
         ("-c, --config NAME_OR_PATH", "a sweep: sweeps/NAME, or a YAML file with the settings below as keys"),
         ("--arms CONFIG ...", "the configs to run: packaged names or YAML files"),
@@ -113,6 +129,15 @@ _FLAGS = {
         ("--warmup N", "steps of each job before the first round, default 20"),
         ("--json FILE|-", "write the numbers there too; - prints them in place of the table"),
         ("--KEY VALUE", "any setting of fit; all jobs train on batch_size times devices samples a step"),
+        _ROOT,
+        _TRUST,
+    ),
+    "benchmark latency": (
+        _RUN,
+        ("--batch_sizes 1,3,64", "batch sizes to time"),
+        ("--rounds N", "rounds in which all formats take turns, default 15"),
+        _CKPT,
+        _DATA,
         _ROOT,
         _TRUST,
     ),
@@ -151,9 +176,11 @@ _USAGE = {
     "validate": "plcourse validate (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
     "test": "plcourse test (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
     "predict": "plcourse predict (--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]",
+    "export": "plcourse export --run RUN [--format FORMATS] [flags]",
     "sweep": "plcourse sweep (-c SWEEP | --arms CONFIG... | --resume [SWEEP]) [flags]",
-    "benchmark": "plcourse benchmark NAME -c NAME_OR_PATH [flags]",
+    "benchmark": "plcourse benchmark NAME (-c NAME_OR_PATH | --run RUN) [flags]",
     "benchmark scaling": "plcourse benchmark scaling -c NAME_OR_PATH [flags]",
+    "benchmark latency": "plcourse benchmark latency --run RUN [flags]",
     "ls": "plcourse ls [LESSON | sweeps | runs] [--json]",
     "cat": "plcourse cat NAME_OR_PATH [--resolved]",
     "cp": "plcourse cp NAME DEST [--force]",
@@ -198,7 +225,7 @@ def verb_help(verb: str, words: Sequence[str] = ()) -> str:
     if name == "benchmark":
         lines += ["", "The flags of each: `plcourse benchmark NAME -h`."]
     elif catalog.VERBS[verb].group == "run":
-        full = verb if verb in _EVALUATIONS else "fit"
+        full = {"export": "test"}.get(verb, verb if verb in _EVALUATIONS else "fit")
         lines += [
             "",
             f"All flags: `plcourse {full} --help_all`.",

@@ -14,11 +14,17 @@ from plcourse import catalog
 from plcourse.core import safety
 from plcourse.core.configs import ConfigSource, expand_class_names, find_config, parse_config
 from plcourse.core.errors import UserError, nearest
+from plcourse.core.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, ExportRequest
 from plcourse.core.runs import Run, runs_root
 
 EVALUATIONS = ("validate", "test", "predict")
-SWITCHES = ("--allow_untrained", "--strict")
-OWN_FLAGS = ("--run", "--runs_root", "--then", "--trust", *SWITCHES, "--ckpt_path", "--config", "-c")
+FOLLOWING = (*EVALUATIONS, "export")  # what --then takes
+SWITCHES = ("--allow_untrained", "--strict", *EXPORT_SWITCHES)
+OWN_FLAGS = ("--run", "--runs_root", "--then", "--trust", *SWITCHES, "--ckpt_path", "--config", "-c", *EXPORT_FLAGS)
+# An export is scored like a test, by one process on the CPU, in single precision and by the plain loop, whatever the
+# training was: those are the conditions of the files that it writes.
+_EXPORTS = ("export", "latency")
+_EXPORT_TRAINER = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
 
 
 @dataclass
@@ -26,7 +32,7 @@ class Request:
     """One invocation of a running verb.
 
     Attributes:
-        verb: fit, validate, test or predict.
+        verb: fit, validate, test, predict, export or latency.
         arguments: what LightningCLI is to parse: configs as inline text, every other flag as it was typed.
         sources: the configs in the order they are merged.
         run: the run that ``--run`` names, or the one that ``--ckpt_path best|last`` refers to; None for a new one.
@@ -36,6 +42,7 @@ class Request:
         trusted: modules let in by ``--trust`` and ``PLCOURSE_TRUST``.
         root: the root of all runs.
         allow_untrained: whether fresh weights may be evaluated.
+        export: the settings of an export, for the verb export and for one after a fit.
         strict: whether a prediction with inputs that could not be read is a failure.
     """
 
@@ -50,6 +57,12 @@ class Request:
     root: Path = field(default_factory=runs_root)
     allow_untrained: bool = False
     strict: bool = False
+    export: ExportRequest = field(default_factory=ExportRequest)
+
+    @property
+    def parsed_as(self) -> str:
+        """The verb of the Trainer whose flags and config this request has."""
+        return "test" if self.verb in _EXPORTS else self.verb
 
     @property
     def name(self) -> str:
@@ -70,6 +83,7 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     request.allow_untrained = "--allow_untrained" in flags
     request.strict = _strict(verb, flags)
     request.then = _then(verb, flags)
+    request.export = _export(request, flags)
     if run := _single(flags, "--run"):
         request.run = Run.load(run, request.root)
         _add_config(request, str(request.run.config_path), own=request.run)
@@ -79,6 +93,9 @@ def read_request(verb: str, arguments: list[str]) -> Request:
         else:
             request.arguments.append(value)
     request.arguments = _full_class_names(request.arguments)
+    if verb in _EXPORTS:
+        fixed = {**_EXPORT_TRAINER, "test_loop": None}
+        request.arguments += as_flags({f"trainer.{key}": value for key, value in fixed.items()})
     looks_only = any(
         flag.startswith(("--print_config", "--help_all", "--help")) or ".help" in flag for flag in request.arguments
     )
@@ -135,6 +152,11 @@ _EXAMPLES = {
     "--ckpt_path": "best",
     "--config": "ddp/two_processes",
     "-c": "ddp/two_processes",
+    "--format": "onnx,onnx_int8",
+    "--batch_sizes": "1,3,64",
+    "--max_drop": "0.005",
+    "--opset": "20",
+    "--rounds": "15",
 }
 
 
@@ -154,9 +176,16 @@ def _then(verb: str, flags: dict[str, list[str]]) -> list[str]:
     if verbs and verb != "fit":
         raise UserError(f"--then follows a fit: plcourse fit ... --then {','.join(verbs)}")
     for name in verbs:
-        if name not in EVALUATIONS:
-            raise UserError(f"--then takes {', '.join(EVALUATIONS)}, not '{name}'{nearest(name, EVALUATIONS)}")
+        if name not in FOLLOWING:
+            raise UserError(f"--then takes {', '.join(FOLLOWING)}, not '{name}'{nearest(name, FOLLOWING)}")
     return verbs
+
+
+def _export(request: Request, flags: dict[str, list[str]]) -> ExportRequest:
+    given = [name for name in EXPORT_FLAGS if name in flags]
+    if given and request.verb not in _EXPORTS and "export" not in request.then:
+        raise UserError(f"{given[0]} goes with export: plcourse export --run RUN, or fit ... --then export")
+    return ExportRequest.read(flags)
 
 
 def _strict(verb: str, flags: dict[str, list[str]]) -> bool:
@@ -179,6 +208,8 @@ def _choose_checkpoint(request: Request, wanted: str | None) -> None:
     if request.verb == "fit":
         _choose_start(request, wanted)
         return
+    if wanted is None and _model_class(request) in catalog.TRAINED:
+        return
     if request.run is not None:
         request.checkpoint = request.run.checkpoint(wanted or "best")
     elif wanted in ("best", "last"):
@@ -192,6 +223,15 @@ def _choose_checkpoint(request: Request, wanted: str | None) -> None:
             f"{request.verb} needs trained weights: add --run RUN (see `plcourse ls runs`), --ckpt_path best, or "
             "--allow_untrained to score fresh ones on purpose"
         )
+
+
+def _model_class(request: Request) -> str | None:
+    """The class path of the model, as the last config that names one has it."""
+    for source in reversed(request.sources):
+        model = expand_class_names(parse_config(source), source).get("model")
+        if isinstance(model, dict) and "class_path" in model:
+            return model["class_path"]
+    return None
 
 
 def _choose_start(request: Request, wanted: str | None) -> None:

@@ -207,6 +207,24 @@ class Run:
         there = f"it has {', '.join(known)}" if known else f"it has none (status: {self.status})"
         raise UserError(f"run {self.name} has no checkpoint {name!r}; {there}")
 
+    def view(self, path: Path) -> "Run":
+        """A folder with this run's config and checkpoints, and room of its own for what evaluations write.
+
+        Args:
+            path: the folder, which must not exist; its parents are made.
+
+        Raises:
+            UserError: the run has no config or cannot be read.
+        """
+        record = self.record
+        if not self.config_path.is_file():
+            raise UserError(f"run {self.name} has no config.yaml; it ended before it began (status: {self.status})")
+        path.mkdir(parents=True)
+        (path / "checkpoints").symlink_to((self.path / "checkpoints").resolve(), target_is_directory=True)
+        (path / "config.yaml").symlink_to(self.config_path.resolve())
+        write_json(path / "run.json", {**record, "view_of": str(self.path.resolve())})
+        return Run(path)
+
     def update(self, **fields: Any) -> None:
         """Changes fields of `run.json`; readers see the old file or the new one, nothing between.
 

@@ -1,0 +1,125 @@
+"""What a LightningModule says about itself so that it can be exported: its inputs, their free dimensions, its outputs.
+
+A module that maps the ``image`` of a batch to class scores [B, K] need not say anything; see `signature_of`. Any other
+module implements `Exportable`: two methods, and the verb ``export`` writes it in every format and verifies it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from plcourse.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A dimension whose size is free in the exported file.
+
+    Args:
+        name: what it is called there, such as ``batch`` or ``length``.
+        min: the smallest size, 1 or more.
+        max: the largest size, such as the context of a transformer; None for no limit.
+    """
+
+    name: str
+    min: int = 1
+    max: int | None = None
+
+
+BATCH = Dimension("batch")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One tensor that ``forward`` takes.
+
+    Args:
+        name: its name in the exported file.
+        free: its free dimensions by their position; position 0 is the batch.
+    """
+
+    name: str
+    free: Mapping[int, Dimension] = field(default_factory=lambda: {0: BATCH})
+
+
+@dataclass(frozen=True)
+class Output:
+    """One tensor that ``forward`` returns; position 0 is the batch.
+
+    Args:
+        name: its name in the exported file.
+        classes: the position of the dimension whose largest value is the decision; None where nothing is decided.
+    """
+
+    name: str
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What ``forward`` takes and returns.
+
+    Args:
+        inputs: its arguments, in order.
+        outputs: the tensor, or the tensors of the tuple or dict, that it returns, in order.
+        metric: the test metric that export must not worsen, such as ``test/accuracy``; None where there is none.
+        mode: whether a larger (``max``) or a smaller (``min``) value of it is better.
+    """
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    metric: str | None = None
+    mode: str = "max"
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A LightningModule that can be exported."""
+
+    def export_signature(self) -> Signature:
+        """Inputs, outputs and the test metric."""
+        ...
+
+    def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        """The arguments of ``forward`` for a batch of the data module; the same batch gives the same arguments."""
+        ...
+
+
+IMAGE_CLASSIFIER = Signature((Input("image"),), (Output("logits", classes=1),), "test/accuracy")
+
+
+class ExportedByDefault:
+    """The `Exportable` of a module that maps the ``image`` of a batch to class scores [B, K]."""
+
+    def export_signature(self) -> Signature:
+        """An image in, logits out."""
+        return IMAGE_CLASSIFIER
+
+    def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        """The images, [B, C, H, W]."""
+        return (batch["image"],)
+
+
+def as_exportable(module: pl.LightningModule, batch: Any) -> Exportable:
+    """The module itself where it implements `Exportable`, else the default for classifiers of images.
+
+    Raises:
+        UserError: it does not, and the batches have no ``image``.
+    """
+    if isinstance(module, Exportable):
+        return module
+    if isinstance(batch, Mapping) and "image" in batch:
+        return ExportedByDefault()
+    raise UserError(
+        f"{type(module).__name__} does not say what it takes: give it export_signature and export_inputs "
+        "(plcourse.core.exportable), or batches with an 'image'"
+    )
+
+
+def ids_of(batch: Any, first: int, size: int) -> list[str]:
+    """The ids of a batch's samples; their numbers from ``first`` on where the batch carries none."""
+    ids = batch.get("id") if isinstance(batch, Mapping) else None
+    return [str(each) for each in ids] if ids is not None else [str(first + i) for i in range(size)]

@@ -1,0 +1,1 @@
+"""Lesson 17: exported models that prove they equal the trained one."""

@@ -1,0 +1,84 @@
+"""Labelled images for training, with what an export needs of them: calibration samples, and the state that travels."""
+
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+
+from plcourse.core.data import Augmentation, BatchLoader, ImageParts, delegated
+
+
+class ExportData(pl.LightningDataModule):
+    """Any image source; each batch has ``image`` [B, C, H, W], ``label`` [B] and ``id``.
+
+    Args:
+        source: ``digits``, ``mnist5k``, ``mnist``, ``fashion_mnist``, ``cifar10`` or ``image_folder``.
+        root: where files lie or are downloaded to; for ``image_folder`` the folder itself.
+        image_size: height and width in pixels to scale to; None keeps the source's own.
+        batch_size: samples per batch and process.
+        val_size: samples for validation (int), or their share (float below 1).
+        test_size: the same for the test part; a source with parts of its own keeps them.
+        split_seed: another seed gives another split.
+        augment: applied to training images, in this order, and never to calibration samples.
+        num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
+        on_error: ``skip`` leaves unreadable files out and lists them, ``raise`` stops at the first.
+        predict_paths: files or folders to predict; None predicts the test part.
+    """
+
+    label_names = delegated("images.label_names")
+
+    def __init__(
+        self,
+        source: str = "mnist5k",
+        root: str = "data",
+        image_size: int | None = None,
+        batch_size: int = 64,
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.2,
+        split_seed: int = 0,
+        augment: list[Augmentation] | None = None,
+        num_workers: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+        predict_paths: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.images = ImageParts(source, root, image_size, on_error, val_size, test_size, split_seed)
+        self.batch_size, self.augment = batch_size, augment
+        self.num_workers, self.predict_paths = num_workers, predict_paths
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing."""
+        self.images.prepare()
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled and augmented; each batch has a ``rank_weight``."""
+        return self.images.train_loader(self.trainer, self.batch_size, self.augment, self.num_workers)
+
+    def calibration_dataloader(self) -> BatchLoader:
+        """Shuffled training samples as they will be seen in use: an int8 range must not come from augmented ones.
+
+        In order they would not do: a source that is sorted by class shows one class first.
+        """
+        return self.images.train_loader(self.trainer, self.batch_size)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Each validation sample once."""
+        return self.images.eval_loader(self.trainer, "val", self.batch_size, self.num_workers)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Each test sample once."""
+        return self.images.eval_loader(self.trainer, "test", self.batch_size, self.num_workers)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The new files, or each test sample once."""
+        if self.predict_paths is None:
+            return self.test_dataloader()
+        return self.images.files_loader(self.trainer, self.predict_paths, self.batch_size, self.num_workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Normalisation, image shape and label names: what the exported file carries as its own preprocessing."""
+        return self.images.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what the model was trained with; other classes or shapes are a UserError."""
+        self.images.load_state_dict(state_dict)

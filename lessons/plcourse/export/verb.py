@@ -1,0 +1,220 @@
+"""What `plcourse export` and `plcourse benchmark latency` do once model, data and trainer are there."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from plcourse.core.callbacks import Coverage
+from plcourse.core.errors import RunFailed, UserError
+from plcourse.core.export_request import ExportRequest
+from plcourse.core.exportable import as_exportable
+from plcourse.core.record import shortest
+from plcourse.core.runs import Run, environment, write_json
+from plcourse.core.screen import say
+from plcourse.core.trainer import Trainer
+from plcourse.export import formats, report
+from plcourse.export import latency as racing
+from plcourse.export.artefacts import Artefacts, digest
+from plcourse.export.graph import Program
+from plcourse.export.verify import Samples, eager_row, standing_in, verify
+from plcourse.export.worker import Worker, timed
+
+CALIBRATION_BATCHES = 8
+_DEPRECATED = "TorchScript is deprecated since torch 2.11 and gets no new features: for new work take torch_export"
+
+
+class Exporter:
+    """A trained module with its data, about to be exported into its run's folder.
+
+    Args:
+        run: the run.
+        trainer: scores the module and whatever stands in for it.
+        module: the module.
+        datamodule: its data.
+        checkpoint: its weights, None for the ones it has.
+        request: what was asked for.
+
+    Raises:
+        UserError: the checkpoint belongs to another model, or the module cannot be exported as asked.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        trainer: Trainer,
+        module: pl.LightningModule,
+        datamodule: pl.LightningDataModule,
+        checkpoint: Path | None,
+        request: ExportRequest,
+    ) -> None:
+        self.run, self.trainer, self.module, self.datamodule = run, trainer, module, datamodule
+        self.request = request
+        self.coverage = Coverage()
+        self.artefacts = Artefacts(run)
+        self.trained = self.score(checkpoint)
+        batch = next(iter(datamodule.test_dataloader()))
+        self.program = Program(
+            module, as_exportable(module, batch), datamodule.state_dict(), request.preprocess, request.probabilities
+        )
+        self.samples = Samples.of(self.program, datamodule.test_dataloader())
+        self.source = {
+            "run": run.name,
+            "checkpoint": checkpoint.name if checkpoint else None,
+            "sha256": digest(checkpoint) if checkpoint else None,
+        }
+
+    @property
+    def metric(self) -> tuple[str, str] | None:
+        """Name and mode of the metric that export must not worsen."""
+        signature = self.program.signature
+        if signature.metric is None:
+            return None
+        if signature.metric not in self.trained:
+            known = ", ".join(self.trained)
+            raise UserError(f"the test logs no '{signature.metric}' to verify the export by, it logs {known}")
+        return signature.metric, signature.mode
+
+    def score(self, checkpoint: Path | None = None) -> dict[str, float]:
+        """The test metrics of the module, or of what stands in for its ``forward``."""
+        self.trainer.callbacks.append(self.coverage)
+        try:
+            found = self.trainer.test(
+                self.module, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True
+            )
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            raise UserError(f"{checkpoint} was written by another model than {type(self.module).__name__}") from error
+        finally:
+            self.trainer.callbacks.remove(self.coverage)
+        return {name: shortest(value) for result in found for name, value in result.items()}
+
+    def write(self, format_: str) -> None:
+        """Writes one format and lists it in the manifest."""
+        _, inputs, _ = self.samples.batch(0, 2)
+        example = tuple(map(torch.from_numpy, inputs))
+        self.program.graph.eval()
+        try:
+            path = self.artefacts.temporary(format_)
+            card = formats.write(
+                format_, self.program, example, path, self.source, self.request.opset, self._calibration()
+            )
+            self.artefacts.add(format_, card)
+        finally:
+            self.artefacts.discard(format_)
+
+    def verify(self, format_: str, threads: int) -> dict[str, Any]:
+        """Verifies one format that was written, and records the outcome."""
+        path, card = self.artefacts.check(format_)
+        with Worker(self.run, format_, threads) as worker:
+
+            def score(runner: Any) -> dict[str, float]:
+                with standing_in(self.module, card, runner):
+                    return self.score()
+
+            row = verify(
+                worker, card, path, self.samples, self._smaller(), self.trained, score, self.metric, self.request
+            )
+        self.artefacts.mark(format_, row["status"] == "verified")
+        return {**row, "coverage": self.coverage.report, "threads": threads, "source": self.source}
+
+    def _smaller(self) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+        _, inputs, _ = self.samples.batch(0, min(8, len(self.samples.ids)))
+        smaller = formats.narrowed(tuple(map(torch.from_numpy, inputs)), self.program)
+        if smaller is None:
+            return None
+        arrays = [each.numpy() for each in smaller]
+        return arrays, self.program.eager(arrays)
+
+    def _calibration(self) -> formats.Calibration:
+        """Inputs of training samples: unaugmented ones where the data module offers them, else training batches."""
+        loader = getattr(self.datamodule, "calibration_dataloader", self.datamodule.train_dataloader)()
+        for batch in islice(iter(loader), CALIBRATION_BATCHES):
+            yield [each.numpy() for each in self.program.inputs(batch)]
+
+
+def export(
+    run: Run,
+    trainer: Trainer,
+    module: pl.LightningModule,
+    datamodule: pl.LightningDataModule,
+    checkpoint: Path | None,
+    request: ExportRequest,
+) -> None:
+    """Writes and verifies every format that was asked for, prints the table and writes ``verification.json``.
+
+    Raises:
+        UserError: see `Exporter`.
+        RunFailed: a format could not be written or failed a check; the others are there.
+    """
+    exporter = Exporter(run, trainer, module, datamodule, checkpoint, request)
+    artefacts = exporter.artefacts
+    threads = torch.get_num_threads()
+    eager = eager_row(exporter.program, exporter.samples, exporter.trained, request.batch_sizes)
+    if exporter.metric:
+        eager["score"] = f"{exporter.trained[exporter.metric[0]]:.4f}"
+    rows: list[dict[str, Any]] = []
+    if any(name.startswith("torchscript") for name in request.formats):
+        say(_DEPRECATED)
+    for name in request.formats:
+        say(f"export: {name} ...")
+        try:
+            exporter.write(name)
+            rows.append(exporter.verify(name, threads))
+        except UserError as error:
+            rows.append({"format": name, "status": "not exported", "failed": [str(error)]})
+    artefacts.certify([eager, *rows])
+    scored = f", {exporter.metric[0]} on {seen(exporter.coverage.report)}" if exporter.metric else ""
+    say(f"{len(exporter.samples.ids)} test samples compared{scored}; {threads} thread(s), a process per runtime")
+    say("\n".join(report.table([eager, *rows], request.batch_sizes)))
+    failed = [row for row in rows if row["status"] != "verified"]
+    if failed:
+        first = failed[0]
+        raise RunFailed(f"{first['format']} is {first['status']}: {first['failed'][0]}")
+    say(f"verified: {artefacts.folder}")
+
+
+def seen(coverage: dict[str, int] | None) -> str:
+    """How much of the test part a metric saw."""
+    return "the test part" if coverage is None else f"{coverage['seen']} of {coverage['expected']}"
+
+
+def latency(
+    run: Run,
+    trainer: Trainer,
+    module: pl.LightningModule,
+    datamodule: pl.LightningDataModule,
+    checkpoint: Path | None,
+    request: ExportRequest,
+) -> None:
+    """Times every verified format against the trained model, recommends one, and writes ``latency.json``.
+
+    Raises:
+        UserError: nothing was exported and verified from this checkpoint.
+    """
+    artefacts = Artefacts(run)
+    cards, left_out = racing.candidates(artefacts, digest(checkpoint) if checkpoint else None)
+    card = next(iter(cards.values()))
+    request = replace(request, preprocess=card.preprocess, probabilities=card.probabilities)
+    exporter = Exporter(run, trainer, module, datamodule, checkpoint, request)
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        clocks: dict[str, racing.Clock] = {racing.EAGER: partial(timed, exporter.program.eager)}
+        for name in cards:
+            clocks[name] = stack.enter_context(Worker(run, name, threads)).time
+        inputs = {size: exporter.samples.batch(0, size)[1] for size in request.batch_sizes}
+        results = racing.race(clocks, inputs, request.rounds)
+    hardware = environment()["hardware"]
+    write_json(
+        artefacts.folder / "latency.json",
+        {"threads": threads, "rounds": request.rounds, "batches": results, "left_out": left_out, "hardware": hardware},
+    )
+    say(f"{request.rounds} interleaved rounds, {threads} thread(s), a process per runtime")
+    say("\n".join(racing.lines(results, left_out)))

@@ -1,0 +1,145 @@
+"""One process per runtime: opens one exported file, runs it and times it, for a parent that holds the data.
+
+Runtimes in one process disturb each other: onnxruntime's threads spin after a call, and a torch operator beside them
+has been seen to take 20 times as long. So each exported file gets a process of its own, which loads no other runtime.
+Messages are pickles over the process's own pipes; the process ends when they close, however its parent ended.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from plcourse.core.errors import RunFailed, UserError, first_line
+from plcourse.core.runs import Run
+from plcourse.export.runners import Runner, open_exported
+
+WARM_UP = 5  # calls before the first that counts
+LEAST_CALLS = 20
+
+
+class Worker:
+    """A process that has one exported file open.
+
+    Args:
+        run: the run.
+        format_: one of `plcourse.core.export_request.FORMATS`.
+        threads: threads that compute one call.
+
+    Attributes:
+        load_seconds: how long the runtime took to open the file, its own import left out.
+
+    Raises:
+        UserError: the file cannot be opened; see `open_exported`.
+    """
+
+    def __init__(self, run: Run, format_: str, threads: int) -> None:
+        self.format = format_
+        command = [sys.executable, "-P", "-m", "plcourse.export.worker"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=-1
+        )
+        try:
+            self.load_seconds: float = self._ask("open", str(run.path), format_, threads)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Runs the file on one batch of inputs."""
+        return self._ask("run", list(inputs))
+
+    def time(self, inputs: Sequence[np.ndarray], seconds: float) -> list[float]:
+        """Seconds of each call on these inputs; see `timed`."""
+        return self._ask("time", list(inputs), seconds)
+
+    def close(self) -> None:
+        """Ends the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.terminate()
+        self._process.wait()
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            pickle.dump((what, arguments), self._process.stdin, pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+            outcome, value = pickle.load(self._process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            status = self._process.wait()
+            cause = signal.Signals(-status).name if status < 0 else f"status {status}"
+            raise RunFailed(f"{self.format}: its process ended with {cause}") from error
+        if outcome == "error":
+            raise UserError(value)
+        return value
+
+
+def timed(runner: Runner, inputs: Sequence[np.ndarray], seconds: float) -> list[float]:
+    """Seconds of each call after a warm-up, for at least ``seconds`` in all and `LEAST_CALLS` calls."""
+    for _ in range(WARM_UP):
+        runner(inputs)
+    calls: list[float] = []
+    while sum(calls) < seconds or len(calls) < LEAST_CALLS:
+        start = time.perf_counter()
+        runner(inputs)
+        calls.append(time.perf_counter() - start)
+    return calls
+
+
+def main() -> None:
+    """Answers the parent until it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a runtime prints must not get among the answers
+    runner: Runner | None = None
+    while True:
+        try:
+            what, arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            if what == "open":
+                path, format_, threads = arguments
+                _import_runtime(format_)
+                start = time.perf_counter()
+                runner, _ = open_exported(Run(path), format_, threads)
+                value: Any = time.perf_counter() - start
+            else:
+                assert runner is not None
+                value = runner(*arguments) if what == "run" else timed(runner, *arguments)
+            answer = ("done", value)
+        except UserError as error:
+            answer = ("error", str(error))
+        except Exception as error:  # whatever a runtime raises belongs to the parent
+            answer = ("error", f"{type(error).__name__}: {first_line(error)}")
+        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def _import_runtime(format_: str) -> None:
+    """Imports what opening a file needs, so that the load time is the file's own."""
+    if format_.startswith("onnx"):
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    else:
+        import torch  # noqa: F401
+
+
+if __name__ == "__main__":
+    main()

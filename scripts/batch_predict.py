@@ -1,0 +1,77 @@
+"""Predicts many images with one or several runs, in parallel processes, and writes one manifest.
+
+    python scripts/batch_predict.py photos more/one.png --runs export/classifier --jobs 2 --output predicted
+
+The files are dealt out in parts; each part of each run is predicted by a process of its own. ``manifest.json`` lists
+every part with its Parquet file, rows and status. Called again, it goes on where it was stopped; exit status 1 says
+that a part failed.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from plcourse import Run
+from plcourse.core.batch import Cell, carry_out
+from plcourse.core.data.folder import EXTENSIONS
+from plcourse.core.runs import write_json
+
+
+def predict(view: Run, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Predicts the files of one part."""
+    files = view.predict(overrides)
+    return {"files": [str(file) for file in files], "rows": sum(pq.read_metadata(file).num_rows for file in files)}
+
+
+def image_files(inputs: list[Path]) -> list[Path]:
+    """The images that files and folders mean, in order, each once."""
+    found: dict[Path, None] = {}
+    for path in inputs:
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        images = [each for each in inside if each.suffix.lower() in EXTENSIONS or not path.is_dir()]
+        found.update(dict.fromkeys(each.resolve() for each in images if not each.is_dir()))
+    return list(found)
+
+
+def plan(files: list[Path], runs: list[str], part_size: int, settings: dict[str, Any], output: Path) -> list[Cell]:
+    """One cell per run and part."""
+    cells = []
+    for number, run in enumerate(runs):
+        for part, start in enumerate(range(0, len(files), part_size)):
+            chosen = [str(file) for file in files[start : start + part_size]]
+            overrides = {**settings, "data.init_args.predict_paths": chosen}
+            folder = output / f"{number:02d}" / f"part-{part:05d}"
+            cells.append(Cell(folder, run, {"run": run, "part": part, "inputs": len(chosen)}, overrides))
+    return cells
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Predicts, writes the manifest, and exits with 1 where a part failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("inputs", nargs="+", type=Path, help="images, and folders of images")
+    parser.add_argument("--runs", nargs="+", required=True, help="folders or names of runs")
+    parser.add_argument("--output", type=Path, default=Path("predicted"), help="folder of the manifest and the parts")
+    parser.add_argument("--jobs", type=int, default=1, help="parts at a time")
+    parser.add_argument("--part_size", type=int, default=1000, help="images of a part")
+    parser.add_argument("--skip_unreadable", action="store_true", help="leave unreadable images out")
+    options = parser.parse_args(arguments)
+    if missing := next((path for path in options.inputs if not path.exists()), None):
+        parser.error(f"there is no {missing}")
+    files = image_files(options.inputs)
+    if not files:
+        parser.error(f"there is no image in {', '.join(map(str, options.inputs))}")
+    settings = {"data.init_args.on_error": "skip"} if options.skip_unreadable else {}
+    cells = plan(files, options.runs, max(1, options.part_size), settings, options.output)
+    complete = carry_out(cells, predict, max(1, options.jobs))
+    parts = [{**cell.labels, **cell.result} for cell in cells]
+    rows = sum(part.get("rows", 0) for part in parts)
+    write_json(options.output / "manifest.json", {"inputs": len(files), "rows": rows, "parts": parts})
+    print(f"{rows} rows of {len(files)} images x {len(options.runs)} run(s): {options.output / 'manifest.json'}")
+    sys.exit(0 if complete else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The two batch scripts: as a person calls them, with a failure among the work, and a second time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from plcourse import Run
+from support import Command, digits_config, write_config
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def run(plcourse: Command, runs: Path, tmp_path: Path) -> Run:
+    config = digits_config(trainer__max_epochs=1, trainer__limit_train_batches=5)
+    plcourse("fit", "-c", write_config(tmp_path / "small.yaml", config), "--then", "test")
+    return Run.load("own/small")
+
+
+def script(name: str, *arguments: object, cwd: Path, status: int = 0) -> str:
+    command = [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=240)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_evaluations_end_in_one_table_whatever_fails(run: Run, tmp_path: Path) -> None:
+    before = sorted(path for path in run.path.rglob("*"))
+    arguments = ["own/small", "--data", "plain", "--data", "broken", "source=digitz", "--data", "few", "test_size=40"]
+    printed = script("batch_evaluate.py", *arguments, cwd=tmp_path, status=1)
+    assert "[3/3] own/small, few: finished" in printed
+    table = pd.read_csv(tmp_path / "evaluations" / "table.csv").set_index("data")
+    assert table.loc["plain", "test/accuracy"] == run.eval("test")["metrics"]["test/accuracy"]
+    assert list(table["status"]) == ["finished", "failed", "finished"]
+    assert "did you mean 'digits'" in table.loc["broken", "error"]
+    assert table.loc["few", "samples"] == 40
+    assert len(pd.read_parquet(tmp_path / "evaluations" / "table.parquet")) == 3
+    assert (tmp_path / "evaluations" / "table.md").read_text().count("\n") == 5
+    assert sorted(path for path in run.path.rglob("*")) == before  # the run itself is as it was
+    printed = script("batch_evaluate.py", *arguments[:3], "--data", "few", "test_size=50", cwd=tmp_path)
+    assert "1 of 2 were done before" in printed
+    assert "[1/1] own/small, few: finished" in printed
+
+
+def test_predictions_of_many_files_have_one_manifest(run: Run, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "deeper").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    names = [photos / f"{i}.png" for i in range(4)] + [photos / "deeper" / "5.png"]
+    for name in names:
+        Image.fromarray(draw.integers(0, 256, (8, 8), np.uint8)).save(name)
+    (photos / "3.png").write_bytes(b"no image")
+    arguments = ["photos", "--runs", "own/small", "--part_size", 2, "--jobs", 2]
+    script("batch_predict.py", *arguments, cwd=tmp_path, status=1)
+    manifest = json.loads((tmp_path / "predicted" / "manifest.json").read_text())
+    assert [part["status"] for part in manifest["parts"]] == ["finished", "failed", "finished"]
+    assert "3.png" in manifest["parts"][1]["error"]
+    assert (manifest["inputs"], manifest["rows"]) == (5, 3)
+    printed = script("batch_predict.py", *arguments, "--skip_unreadable", cwd=tmp_path)
+    manifest = json.loads((tmp_path / "predicted" / "manifest.json").read_text())
+    assert manifest["rows"] == 4, printed
+    parts = [pd.read_parquet(tmp_path / file) for part in manifest["parts"] for file in part["files"]]
+    assert sorted(pd.concat(parts)["id"]) == sorted(str(name) for name in names if name.name != "3.png")
+    assert (
+        script("batch_predict.py", *arguments, "--skip_unreadable", cwd=tmp_path).count("3 of 3 were done before") == 1
+    )
+
+
+@pytest.mark.parametrize("name", ["batch_evaluate.py", "batch_predict.py"])
+def test_they_have_a_help(name: str, tmp_path: Path) -> None:
+    assert "--output" in script(name, "--help", cwd=tmp_path)
