@@ -49,7 +49,7 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
         *(f"{network}.init_args.in_features=64", f"{network}.init_args.hidden=[128]"),
         f"--model.init_args.ensemble=['{folds.path}/folds/*']",
     )
-    assert "intervals" in folds.eval("test")  # written where the checkpoint lies, by the diagnosing loop
+    assert "calibration" in folds.eval("test")  # written where the checkpoint lies, by the diagnosing loop
     for name, value in by_lesson_14.items():
         assert folds.eval("test")["metrics"][name] == pytest.approx(value, rel=1e-5), name
 
