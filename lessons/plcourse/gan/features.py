@@ -139,7 +139,7 @@ def _check(network: FeatureNetwork, images: ImageParts) -> None:
 def _trained(arguments: tuple[Any, ...], images: ImageParts, device: torch.device | str) -> dict[str, Tensor]:
     with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(0)
-        network = FeatureNetwork(*arguments).to(device)
+        network = FeatureNetwork(*arguments).to(device, torch.float32)  # also where the run is in double precision
         train, test = part_of(images, "train"), part_of(images, "test")
         steps = EPOCHS * -(-len(train) // BATCH)
         optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)

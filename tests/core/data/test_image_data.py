@@ -254,7 +254,7 @@ def test_it_is_splittable():
 class RankOne:
     """Of a Trainer what `Process.of` reads."""
 
-    global_rank, world_size, overfit_batches = 1, 3, 0.0
+    global_rank, world_size, overfit_batches, accumulate_grad_batches = 1, 3, 0.0, 1
 
     class strategy:  # noqa: N801 stands for an attribute
         root_device = torch.device("cuda", 0)
