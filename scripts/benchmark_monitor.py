@@ -1,7 +1,9 @@
 """What ThroughputMonitor costs: the same fit with and without it, interleaved.
 
 The main job's network and batches, in two gloo processes or one. Each round is a fit of its own in fresh processes; its
-training seconds, as the run records them, are compared in pairs, with the order changing from round to round.
+training seconds, as the run records them, are compared in pairs, with the order changing from round to round. Where the
+machine's noise is larger than the cost, the second figure says more: the share of a fit's training time that rank 0
+spends inside the monitor, waiting for the other rank in its reductions included.
 
     python scripts/benchmark_monitor.py
 """
@@ -12,17 +14,59 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
 
 from plcourse.core.runs import Run
+from plcourse.ddp.monitor import ThroughputMonitor
 
 WITH = "--trainer.callbacks+=ThroughputMonitor"
+
+
+INSIDE = "monitor_seconds.txt"
+
+
+class TimedMonitor(ThroughputMonitor):
+    """A monitor that adds up the time spent in its own hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inside = 0.0
+        for name in [name for name in vars(ThroughputMonitor) if name.startswith("on_")]:
+            setattr(self, name, self._timed(getattr(self, name)))
+
+    def _timed(self, hook: Callable[..., None]) -> Callable[..., None]:
+        def timed(*arguments: Any, **keywords: Any) -> None:
+            start = time.perf_counter()
+            hook(*arguments, **keywords)
+            self._inside += time.perf_counter() - start
+
+        return timed
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the time down, beside the run's record."""
+        if trainer.is_global_zero:
+            (Path(trainer.default_root_dir) / INSIDE).write_text(str(self._inside))
+
+
+def share(config: str, epochs: int, root: str) -> float:
+    """The share of the training time that rank 0 spends inside the monitor."""
+    total = seconds(
+        config, epochs, root, "--trainer.callbacks+=benchmark_monitor.TimedMonitor", "--trust=benchmark_monitor"
+    )
+    return float((Run.load(config, root).path / INSIDE).read_text()) / total
 
 
 def seconds(config: str, epochs: int, root: str, *flags: str) -> float:
     """Training seconds of one fit without validation."""
     limits = [f"--trainer.max_epochs={epochs}", "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0"]
     command = [sys.executable, "-m", "plcourse", "fit", "-c", config, "--runs_root", root, *limits, *flags]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
     return Run.load(config, root).record["training_seconds"]
 
 
@@ -30,7 +74,7 @@ def main() -> None:
     """Runs the pairs and prints the median ratio."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", default="ddp/two_processes", help="the config to fit")
-    parser.add_argument("--rounds", type=int, default=9, help="pairs")
+    parser.add_argument("--rounds", type=int, default=9, help="pairs, 1 or more")
     parser.add_argument("--epochs", type=int, default=4, help="epochs per fit")
     options = parser.parse_args()
     ratios = []
@@ -41,8 +85,10 @@ def main() -> None:
                 found[flags] = seconds(options.config, options.epochs, root, *flags)
             ratios.append(found[(WITH,)] / found[()])
             print(f"without {found[()]:.2f} s, with {found[(WITH,)]:.2f} s: {ratios[-1]:.3f}", flush=True)
+        inside = [share(options.config, options.epochs, root) for _ in range(3)]
     print(f"{options.config}, {options.epochs} epochs, {options.rounds} pairs, 1 thread a process")
     print(f"with / without: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    print(f"inside the monitor: {statistics.median(inside):.2%} of the time ({min(inside):.2%} to {max(inside):.2%})")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
     assert len(train) == len(scores) > 1_000
     assert scores.tolist() == pytest.approx(table[train].tolist())
 
-    # lesson 16: an ensemble of the folds, diagnosed; its scores are those of lesson 14's own ensemble
+    # lesson 16: an ensemble of the folds, diagnosed; its scores are those of lesson 14's own ensemble, but that there
+    # each fold sees the test part as it normalises images itself, and here all see it as the best fold does
     by_lesson_14, network = folds.eval("test")["metrics"], "--model.init_args.network"
     plcourse(
         *("test", "-c", "evaluation/ensemble", "--ckpt_path", folds.checkpoint("best"), *DIGITS, f"{network}=MLP"),
@@ -51,7 +52,7 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
     )
     assert "calibration" in folds.eval("test")  # written where the checkpoint lies, by the diagnosing loop
     for name, value in by_lesson_14.items():
-        assert folds.eval("test")["metrics"][name] == pytest.approx(value, rel=1e-5), name
+        assert folds.eval("test")["metrics"][name] == pytest.approx(value, rel=0.01), name
 
     # compare: the folds are pairs, tested with the correction for their shared training sets
     wider = ("--model.init_args.network.init_args.hidden=[16]", "--trainer.fit_loop.init_args.n_splits=3")

@@ -19,7 +19,7 @@ def fit(plcourse: Command, tmp_path: Path, runs: Path) -> Any:
     def run(name: str, *callbacks: dict[str, Any], **changes: Any) -> dict[str, list[float]]:
         config = digits_config(trainer__log_every_n_steps=WINDOW, **changes)
         config["trainer"]["callbacks"] += [
-            {"class_path": "ThroughputMonitor", "init_args": {"communication_every_n_steps": 5}},
+            {"class_path": "ThroughputMonitor", "init_args": {"communication_every_n_steps": 3}},
             *callbacks,
         ]
         plcourse("fit", "-c", write_config(tmp_path / f"{name}.yaml", config), "--trust", "faulty")
@@ -43,9 +43,8 @@ def shares(found: dict[str, list[float]]) -> Iterator[float]:
 def test_two_processes_report_for_both(fit: Any) -> None:
     found = fit("two", trainer__max_epochs=2, **TWO_PROCESSES)
     windows = 2 * 20 // WINDOW  # 1,258 samples in batches of 64: 20 steps an epoch
-    for name in ("samples_per_second", "data_wait", "peak_memory_mib"):
+    for name in ("samples_per_second", "data_wait", "peak_memory_mib", "communication_wait"):
         assert len(found[f"train/{name}"]) == windows
-    assert len(found["train/communication_wait"]) == windows - 1  # DDP's times of a window are complete in the next
     assert all(0 <= share <= 1 for share in shares(found))
     assert all(
         wait <= whole

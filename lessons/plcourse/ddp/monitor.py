@@ -45,10 +45,12 @@ class ThroughputMonitor(Callback):
     was resumed in its middle has none of these.
 
     Args:
-        communication_every_n_steps: steps between two at which the communication is looked at, 1 or more.
+        communication_every_n_steps: steps between two at which the communication is looked at, 1 or more. In a step
+            that logs, the ranks meet before the backward pass and wait for each other there, so this should share no
+            factor with ``log_every_n_steps``; 7 shares none with 5, 10 or 50.
     """
 
-    def __init__(self, communication_every_n_steps: int = 10) -> None:
+    def __init__(self, communication_every_n_steps: int = 7) -> None:
         if communication_every_n_steps < 1:
             raise ValueError(f"communication_every_n_steps is {communication_every_n_steps}; it must be 1 or more")
         self.communication_every_n_steps = communication_every_n_steps
@@ -88,7 +90,7 @@ class ThroughputMonitor(Callback):
         self._samples += len(ids) if ids is not None else _size(batch)
         if not takes_step(trainer):
             return
-        # DDP timed step 10, 20, ..., whose times are complete a step later
+        # DDP timed every so many steps, counted from 1; the times of one are complete a step later
         if self._timer is not None and self._steps % self.communication_every_n_steps == 0:
             self._timer.look()
         self._steps += 1
