@@ -244,6 +244,7 @@ class TestCp:
 
 FLAGS = {
     "fit": ("--config", "--run ", "--ckpt_path", "--print_config", "--runs_root", "--trust", "--help_all"),
+    "export": ("--run", "--format", "--preprocess", "--probabilities", "--max_drop", "--ckpt_path", "--allow_untrained"),
     "sweep": ("--config", "--arms", "--seeds", "--grid", "--n_jobs", "--resume", "--runs_root"),
 }
 
@@ -276,7 +277,7 @@ class TestMain:
     def test_an_unknown_verb(self, refused):
         assert "did you mean 'fit'?" in refused("fitt", "-c", "x")
         assert "did you mean 'test'?" in refused("TEST")
-        assert "fit, validate, test, predict, sweep, benchmark, ls, cat, cp, compare" in refused("train")
+        assert "fit, validate, test, predict, export, sweep, benchmark, ls, cat, cp, compare" in refused("train")
         assert "did you mean '--version'?" in refused("--verson")
 
     def test_a_flag_before_the_verb(self, refused):
