@@ -244,7 +244,15 @@ class TestCp:
 
 FLAGS = {
     "fit": ("--config", "--run ", "--ckpt_path", "--print_config", "--runs_root", "--trust", "--help_all"),
-    "export": ("--run", "--format", "--preprocess", "--probabilities", "--max_drop", "--ckpt_path", "--allow_untrained"),
+    "export": (
+        "--run",
+        "--format",
+        "--preprocess",
+        "--probabilities",
+        "--max_drop",
+        "--ckpt_path",
+        "--allow_untrained",
+    ),
     "sweep": ("--config", "--arms", "--seeds", "--grid", "--n_jobs", "--resume", "--runs_root"),
 }
 
