@@ -1,6 +1,5 @@
 """The curriculum's fit loop: equal steps for all, plain training when everything is admitted, and an exact resume."""
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from kills import Forker, kill_and_resume
 from plcourse import Run, Trainer
 from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.errors import UserError
@@ -253,10 +253,18 @@ SELF_PACED = {
 }
 
 
-def kill_and_resume(plcourse: Command, folder: Path, runs: Path, name: str, step: int, changes: dict[str, Any]) -> None:
-    reference = runs / "own" / f"reference_{name}" / "latest"
-    if not reference.exists():
-        plcourse("fit", "-c", write_config(folder / f"reference_{name}.yaml", curriculum_config(**changes)))
+def assert_same_curriculum(run: Path, reference: Path) -> None:
+    """What every run must have in common, and scores, order and pace."""
+    assert_same_end(run, reference)
+    states = [
+        torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["loops"]["fit_loop"]["state_dict"]
+        for path in (run, reference)
+    ]
+    assert_equal(states[0]["curriculum"], states[1]["curriculum"], "curriculum")
+
+
+def kill_at_step(plcourse: Command, folder: Path, runs: Path, name: str, step: int, changes: dict[str, Any]) -> None:
+    plcourse("fit", "-c", write_config(folder / f"reference_{name}.yaml", curriculum_config(**changes)))
     once = folder / f"killed_{name}_{step}"
     config = failing(curriculum_config(**changes), step=step, how="kill_job", once=str(once))
     path = write_config(folder / f"{name}_{step}.yaml", config)
@@ -264,22 +272,15 @@ def kill_and_resume(plcourse: Command, folder: Path, runs: Path, name: str, step
     assert once.exists()
     latest = runs / "own" / f"{name}_{step}" / "latest"
     plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
-    assert_same_end(latest, reference)
-    states = [
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["loops"]["fit_loop"]["state_dict"][
-            "curriculum"
-        ]
-        for run in (latest, reference)
-    ]
-    assert_equal(*states, "curriculum")
+    assert_same_curriculum(latest, runs / "own" / f"reference_{name}" / "latest")
 
 
 def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_and_resume(plcourse, tmp_path, runs, "paced", STEPS_PER_EPOCH + 11, {})
+    kill_at_step(plcourse, tmp_path, runs, "paced", STEPS_PER_EPOCH + 11, {})
 
 
 def test_an_adaptive_pace_goes_on_where_it_was(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_and_resume(plcourse, tmp_path, runs, "adaptive", 2 * STEPS_PER_EPOCH + 11, ADAPTIVE)
+    kill_at_step(plcourse, tmp_path, runs, "adaptive", 2 * STEPS_PER_EPOCH + 11, ADAPTIVE)
     rows = Run.load(runs / "own" / "reference_adaptive" / "latest").metrics
     shares = [row["value"] for row in rows if row["metric"] == "train/share"]
     assert shares[0] < 0.3 < shares[-1]
@@ -287,17 +288,14 @@ def test_an_adaptive_pace_goes_on_where_it_was(plcourse: Command, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "changes"),
-    [("p1", {}), ("p2", TWO_PROCESSES), ("adaptive2", {**ADAPTIVE, **TWO_PROCESSES}), ("self_paced", SELF_PACED)],
+    "changes",
+    [{}, TWO_PROCESSES, {**ADAPTIVE, **TWO_PROCESSES}, SELF_PACED],
+    ids=["paced", "paced, two processes", "adaptive, two processes", "self-paced"],
 )
-def test_killed_at_random_steps(
-    plcourse: Command, tmp_path: Path, runs: Path, name: str, changes: dict[str, Any]
-) -> None:
-    """6 kills in all, at random steps of the first 3 epochs and a half."""
-    chooser = random.Random(name)
-    kills = 2 if name in ("p1", "p2") else 1
-    for step in chooser.sample(range(1, int(3.5 * STEPS_PER_EPOCH)), kills):
-        kill_and_resume(plcourse, tmp_path, runs, name, step, changes)
+def test_killed_at_random_moments(tmp_path: Path, runs: Path, changes: dict[str, Any]) -> None:
+    """20 kills in all."""
+    with Forker(tmp_path, "plcourse.curriculum.loop", "plcourse.curriculum.scorers") as fork:
+        kill_and_resume(fork, tmp_path, runs, curriculum_config(**changes), 5, assert_same_curriculum)
 
 
 def test_two_processes_train_and_select_like_one(plcourse: Command, tmp_path: Path, runs: Path) -> None:

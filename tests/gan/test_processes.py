@@ -1,15 +1,17 @@
 """Two processes take the very steps of one, and a killed run ends like one that was never killed."""
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from gan_configs import MODELS, images_config, points_config
+from gan_configs import images_config, points_config
+from kills import Forker, kill_and_resume
 from plcourse import Run
 from support import TWO_PROCESSES, Command, assert_same_end, failing, write_config
+
+TWO = {**TWO_PROCESSES, "data__init_args__batch_size": 20}
 
 
 def losses_and_weights(run: Run) -> tuple[dict[tuple[int, str], float], dict[str, torch.Tensor]]:
@@ -52,32 +54,31 @@ def test_two_processes_are_one_on_images(plcourse: Command, tmp_path: Path, runs
     assert_one_equals_two(plcourse, tmp_path, runs, config, share=54)
 
 
-def kill_and_resume(
-    plcourse: Command, tmp_path: Path, runs: Path, name: str, step: int, config: dict[str, Any]
-) -> None:
-    if not (runs / "own" / f"reference_{name}").exists():
-        plcourse("fit", "-c", write_config(tmp_path / f"reference_{name}.yaml", config))
-    marker = tmp_path / f"killed_{name}_{step}"
-    path = tmp_path / f"{name}_{step}.yaml"
-    before = [*config["trainer"]["callbacks"]]
-    write_config(path, failing(config, step=step, how="kill_job", once=str(marker)))
-    config["trainer"]["callbacks"] = before
+def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    config = points_config("WGANGP")
+    plcourse("fit", "-c", write_config(tmp_path / "reference.yaml", config))
+    marker = tmp_path / "killed"
+    path = write_config(tmp_path / "kill.yaml", failing(config, step=17, how="kill_job", once=str(marker)))
     plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
     assert marker.exists()
-    latest = runs / "own" / f"{name}_{step}" / "latest"
+    latest = runs / "own" / "kill" / "latest"
     plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
-    assert_same_end(latest, runs / "own" / f"reference_{name}" / "latest")
-
-
-def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_and_resume(plcourse, tmp_path, runs, "points", 17, points_config("WGANGP"))
+    assert_same_end(latest, runs / "own" / "reference" / "latest")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-def test_killed_at_random_steps(model: str, plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    """6 of the suite's random kills: two for each model, one of them with two processes."""
-    chooser = random.Random(model)
-    kill_and_resume(plcourse, tmp_path, runs, "images", chooser.randrange(1, 55), images_config(model))
-    two = points_config(model, **{**TWO_PROCESSES, "data__init_args__batch_size": 20})
-    kill_and_resume(plcourse, tmp_path, runs, "points", chooser.randrange(1, 30), two)
+@pytest.mark.parametrize(
+    ("kills", "config"),
+    [
+        (4, images_config("GAN")),
+        (4, images_config("R3GAN")),
+        (4, points_config("WGANGP")),
+        (4, points_config("WGANGP", **TWO)),
+        (4, points_config("R3GAN", **TWO)),
+    ],
+    ids=["GAN", "R3GAN", "WGANGP", "WGANGP, two processes", "R3GAN, two processes"],
+)
+def test_killed_at_random_moments(kills: int, config: dict[str, Any], tmp_path: Path, runs: Path) -> None:
+    """20 kills in all."""
+    with Forker(tmp_path, "plcourse.gan.data", "plcourse.gan.gaussians", "plcourse.gan.features") as fork:
+        kill_and_resume(fork, tmp_path, runs, config, kills, assert_same_end)

@@ -1,12 +1,6 @@
 """A cross-validation that is killed and resumed ends exactly like one that was never killed."""
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +10,8 @@ import torch
 
 import plcourse
 from kfold.conftest import kfold_config
-from support import TESTS, TWO_PROCESSES, Command, assert_equal, assert_same_end, write_config
+from kills import Forker, kill_and_resume
+from support import TWO_PROCESSES, Command, assert_equal, assert_same_end, write_config
 
 STEPS_PER_EPOCH = 15  # 958 training digits in batches of 64
 
@@ -58,30 +53,18 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.set_num_threads(threads)
 
 
-def reference_run(plcourse: Command, tmp_path: Path, runs: Path, changes: dict[str, Any]) -> Path:
-    plcourse("fit", "-c", write_config(tmp_path / "reference.yaml", saving_often(**changes)))
-    return runs / "own" / "reference" / "latest"
-
-
-def kill_and_resume(
-    plcourse: Command, tmp_path: Path, runs: Path, reference: Path, fold: int, step: int, changes: dict[str, Any]
-) -> None:
-    marker = tmp_path / f"killed_{fold}_{step}"
-    config = failing(saving_often(**changes), fold=fold, step=step, how="kill_job", once=str(marker))
-    path = write_config(tmp_path / f"kill_{fold}_{step}.yaml", config)
-    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+def test_killed_in_a_later_fold_and_resumed(plcourse: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
+    marker = tmp_path / "killed"
+    config = failing(saving_often(), fold=2, step=STEPS_PER_EPOCH + 4, how="kill_job", once=str(marker))
+    plcourse("fit", "-c", write_config(tmp_path / "kill.yaml", config), "--trust", "faulty", status=-9)
     assert marker.exists()
-    latest = runs / "own" / path.stem / "latest"
+    latest = runs / "own" / "kill" / "latest"
     finished = [p for p in sorted(latest.glob("folds/*/run.json")) if json.loads(p.read_text())["status"] == "finished"]
     written = [path.stat().st_mtime_ns for path in finished]
-    assert len(finished) == fold
+    assert len(finished) == 2
     plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
     assert [path.stat().st_mtime_ns for path in finished] == written, "a finished fold was run again"
-    assert_same_cross_validation(latest, reference)
-
-
-def test_killed_in_a_later_fold_and_resumed(plcourse: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
-    kill_and_resume(plcourse, tmp_path, runs, uninterrupted, 2, STEPS_PER_EPOCH + 4, {})
+    assert_same_cross_validation(latest, uninterrupted)
 
 
 def test_asked_to_stop_in_a_fold_it_resumes(plcourse: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
@@ -96,33 +79,12 @@ def test_asked_to_stop_in_a_fold_it_resumes(plcourse: Command, tmp_path: Path, r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, TWO_PROCESSES], ids=["one", "two"])
-def test_killed_at_random_steps(plcourse: Command, tmp_path: Path, runs: Path, changes: dict[str, Any]) -> None:
-    reference = reference_run(plcourse, tmp_path, runs, changes)
-    chooser = random.Random(len(changes))
-    for _ in range(3):
-        fold, step = chooser.randrange(3), chooser.randrange(1, 2 * STEPS_PER_EPOCH)
-        kill_and_resume(plcourse, tmp_path, runs, reference, fold, step, changes)
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_with_two_jobs(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    """Wherever it happens to be: between folds, while scoring, while writing; the workers go down with it."""
-    reference = reference_run(plcourse, tmp_path, runs, {"trainer__fit_loop__init_args__n_jobs": 2})
-    path = write_config(tmp_path / "jobs.yaml", saving_often(trainer__fit_loop__init_args__n_jobs=2))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
-    chooser = random.Random("jobs")
-    kills = 0
-    while kills < 3:
-        command = [sys.executable, "-m", "plcourse", "fit", "-c", str(path)]
-        with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            process.stdout.readline()  # the line that names the run
-            time.sleep(chooser.uniform(0.2, 4))
-            process.send_signal(signal.SIGKILL)
-        if process.returncode != -signal.SIGKILL:
-            continue  # it was faster
-        kills += 1
-        latest = runs / "own" / "jobs" / "latest"
-        plcourse("fit", "--run", latest, "--ckpt_path", "last")
-        assert_same_cross_validation(latest.resolve(), reference)
+@pytest.mark.parametrize(
+    ("kills", "changes"),
+    [(8, {}), (6, {"trainer__fit_loop__init_args__n_jobs": 2}), (6, TWO_PROCESSES)],
+    ids=["one job", "two jobs", "two processes"],
+)
+def test_killed_at_random_moments(tmp_path: Path, runs: Path, kills: int, changes: dict[str, Any]) -> None:
+    """20 kills in all, wherever a run happens to be: between folds, while scoring, while writing."""
+    with Forker(tmp_path, "plcourse.kfold.loop", "plcourse.ddp.data") as fork:
+        kill_and_resume(fork, tmp_path, runs, saving_often(**changes), kills, assert_same_cross_validation)
