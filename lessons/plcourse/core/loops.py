@@ -31,26 +31,31 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
-from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.loop import _Loop
+from pytorch_lightning.loops.optimization.automatic import Closure, ClosureResult, _AutomaticOptimization
 from pytorch_lightning.loops.optimization.manual import _ManualOptimization
 from pytorch_lightning.loops.prediction_loop import _PredictionLoop
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.loops.utilities import _no_grad_context
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from plcourse.core.boundary import Boundary
 from plcourse.core.distributed import broadcast_buffers, total
 from plcourse.core.errors import UserError
 from plcourse.core.random_state import RandomState
+from plcourse.core.shortcut import Shortcut, enter, steps_directly
 
 CHECKED_VERSIONS = "2.6.0 to 2.6.6"
 
@@ -97,6 +102,44 @@ class OneIteration(_ManualOptimization):
         self.trainer.profiler.stop("optimizer_step")  # pyright: ignore[reportAttributeAccessIssue]  (set late)
 
 
+class OneStep(_AutomaticOptimization):
+    """One step of a module that leaves optimization to the Trainer: forward, backward, and the optimizer's step.
+
+    Attributes:
+        is_direct: whether no hook comes in between, so that the three follow each other without detours.
+    """
+
+    is_direct = False
+
+    def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
+        """Trains on one batch."""
+        if not self.is_direct or self.trainer.accumulate_grad_batches != 1:
+            return super().run(optimizer, batch_idx, kwargs)
+        closure = Closure(partial(self._forward, kwargs), Tensor.backward, partial(self._forget, optimizer))
+        step = self.optim_progress.optimizer.step
+        step.increment_ready()
+        optimizer.step(closure)  # pyright: ignore  (a closure may return a tensor)
+        step.increment_completed()
+        result = closure.consume_result()
+        return {} if result.loss is None else result.asdict()
+
+    def _forward(self, kwargs: OrderedDict[str, Any]) -> ClosureResult:
+        module = self.trainer.lightning_module
+        enter(module, "training_step")
+        output = module.training_step(*kwargs.values())
+        enter(module, None)
+        if isinstance(output, Tensor):
+            return ClosureResult(output)  # Lightning's own way there divides by the number of accumulated batches, 1
+        return ClosureResult.from_training_step_output(output)
+
+    def _forget(self, optimizer: Optimizer) -> None:
+        progress = self.optim_progress.optimizer.zero_grad
+        progress.increment_ready()
+        progress.increment_started()
+        optimizer.zero_grad()
+        progress.increment_completed()
+
+
 class EpochLoop(_TrainingEpochLoop):
     """One training epoch: a boundary, then a batch, until the data are through.
 
@@ -111,7 +154,16 @@ class EpochLoop(_TrainingEpochLoop):
 
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
+        self.automatic_optimization = OneStep(trainer)
         self.manual_optimization = OneIteration(trainer)
+        self._shortcut: Shortcut | None = None
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        """Starts the epoch, and looks up which hooks its steps have to call."""
+        super().on_run_start(data_fetcher)
+        takes_iterator = isinstance(data_fetcher, _DataLoaderIterDataFetcher)
+        self._shortcut = None if takes_iterator else Shortcut.of(self.trainer, "train")
+        self.automatic_optimization.is_direct = self._shortcut is not None and steps_directly(self.trainer)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Passes the boundary before the next batch, then trains on that batch."""
@@ -122,7 +174,36 @@ class EpochLoop(_TrainingEpochLoop):
         elif self.batch_progress.current.ready and not self.restarting and not self._should_accumulate():
             # gradients that are still being accumulated are in no checkpoint
             _boundary(self.trainer).between_batches()
-        super().advance(data_fetcher)
+        if self._shortcut is None or self.restarting:
+            super().advance(data_fetcher)
+        else:
+            self._advance_by(self._shortcut, data_fetcher)
+
+    def _advance_by(self, shortcut: Shortcut, data_fetcher: _DataFetcher) -> None:
+        """What Lightning's `advance` does, less the hooks that are empty."""
+        trainer, progress = self.trainer, self.batch_progress
+        batch, _, _ = next(data_fetcher)
+        batch_idx = self.batch_idx + 1
+        progress.is_last_batch = data_fetcher.done
+        batch = shortcut.to_device(trainer, batch)
+        progress.increment_ready()
+        connector = trainer._logger_connector
+        connector.on_batch_start(batch)
+        shortcut.start(batch, batch_idx)
+        progress.increment_started()
+        kwargs = self._build_kwargs(OrderedDict(), batch, batch_idx)
+        if trainer.lightning_module.automatic_optimization:
+            output = self.automatic_optimization.run(trainer.optimizers[0], batch_idx, kwargs)
+        else:
+            output = self.manual_optimization.run(kwargs)
+        progress.increment_processed()
+        self.update_lr_schedulers("step", update_plateau_schedulers=False)
+        if self._num_ready_batches_reached():
+            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        shortcut.end(output, batch, batch_idx)
+        connector.on_batch_end()
+        progress.increment_completed()
+        connector.update_train_step_metrics()
 
     def _on_before_fetch(self) -> None:
         super()._on_before_fetch()
@@ -275,12 +356,47 @@ class _Evaluation(_AllRanks, _EvaluationLoop):
 
     findings: Mapping[str, Any] = MappingProxyType({})
     lines: Sequence[str] = ()
+    _shortcut: Shortcut | None = None
 
     def on_run_start(self) -> None:
         """Gives all ranks the buffers of rank 0 and lets the ranks run unequal numbers of batches."""
         broadcast_buffers(self.trainer)
         self._free_running(True)
         super().on_run_start()
+        several = self.num_dataloaders > 1 or isinstance(self._data_fetcher, _DataLoaderIterDataFetcher)
+        self._shortcut = (
+            None if several else Shortcut.of(self.trainer, "test" if self.trainer.testing else "validation")
+        )
+
+    def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
+        if self._shortcut is None:
+            super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
+        else:
+            self._step_by(self._shortcut, batch, batch_idx)
+
+    def _step_by(self, shortcut: Shortcut, batch: Any, batch_idx: int) -> None:
+        """What Lightning's step does for one loader, less the hooks that are empty."""
+        trainer, progress = self.trainer, self.batch_progress
+        batch = shortcut.to_device(trainer, batch)
+        kwargs = self._build_kwargs(batch, batch_idx, None)
+        progress.increment_ready()
+        connector = trainer._logger_connector
+        connector.on_batch_start(batch, None)
+        shortcut.start(*kwargs.values())
+        progress.increment_started()
+        step = f"{shortcut.stage}_step"
+        step_args = self._build_step_args_from_hook_kwargs(kwargs, step)
+        enter(shortcut.module, step)
+        output = getattr(shortcut.module, step)(*step_args)
+        enter(shortcut.module, None)
+        progress.increment_processed()
+        shortcut.end(output, *kwargs.values())
+        connector.on_batch_end()
+        progress.increment_completed()
+        if not trainer.sanity_checking:
+            self._has_run = True
+            connector.update_eval_step_metrics(self._seen_batches_per_dataloader[0])
+            self._seen_batches_per_dataloader[0] += 1
 
     def on_run_end(self) -> list[Any]:
         """Ends the evaluation; DistributedDataParallel keeps the ranks in step again."""
