@@ -33,6 +33,8 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
     plcourse(
         *("fit", "-c", "curriculum/easy_first", *DIGITS, "--model.init_args.network.init_args.in_features=64"),
         *(f"{scorer}=CrossValidatedLoss", f"{scorer}.init_args.run={folds.name}", "--trainer.max_epochs=1"),
+        *("--runs_root", runs),  # below which the scorer finds it, too
+        PLCOURSE_RUNS=str(tmp_path / "elsewhere"),
     )
     table = pd.read_parquet(folds.path / "predictions" / "out_of_fold.parquet").set_index("id")["loss"]
     checkpoint = torch.load(Run.load("curriculum/easy_first", runs).checkpoint("last"), weights_only=True)

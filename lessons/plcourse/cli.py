@@ -32,7 +32,7 @@ from plcourse.core.explain import Explainer
 from plcourse.core.loops import PredictLoop
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.request import Request, read_request
-from plcourse.core.runs import Run
+from plcourse.core.runs import Run, runs_below
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
@@ -287,7 +287,8 @@ def run_verb(verb: str, arguments: list[str]) -> Run | None:
     request = read_request(verb, ["--help" if word == "--help_all" else word for word in arguments])
     safety.install(request.trusted)
     _quieten()
-    run = CourseCLI(request).run_folder
+    with runs_below(request.root):
+        run = CourseCLI(request).run_folder
     if "export" in request.then and run is not None and is_first_process():
         # after the job, since it takes one process however many there were
         root = [f"--runs_root={request.root}", *(f"--trust={module}" for module in request.trusted)]

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from plcourse.core.errors import Interrupted, UserError
-from plcourse.core.runs import Run
+from plcourse.core.runs import Run, runs_below
 from plcourse.core.sweep import LOG, Screen, Sweep, arms_and_points, failures, summary
 from plcourse.core.sweep_plan import LATEST, Command, Plan, read_command
 from plcourse.core.workers import Crew, Pool, Signals, one_line, send_output_to
@@ -35,7 +35,7 @@ def sweep(verb: str, arguments: list[str]) -> None:
             record.close(stopped=False)
             _say_how_it_ended(record, Screen(record))
             return
-    with Signals() as signals:
+    with Signals() as signals, runs_below(command.root):
         # The threads that it began with, so that a resumed cell rounds alike.
         crew = Crew.prepare(command.n_jobs, record.record.get("threads") if record else None, signals)
         if record is None:

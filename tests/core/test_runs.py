@@ -13,7 +13,7 @@ import pytest
 
 from plcourse.core import runs
 from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.runs import Run, environment, list_runs, runs_root
+from plcourse.core.runs import Run, environment, list_runs, runs_below, runs_root
 
 NAME = "ddp/two_processes"
 
@@ -269,6 +269,8 @@ class TestLoad:
         assert Run.load(NAME).name == run.name
         assert runs_root() == root / "deep"
         assert runs_root("flag") == Path("flag")
+        with runs_below(root):
+            assert runs_root() == root
         monkeypatch.setenv("PLCOURSE_RUNS", "")
         assert runs_root() == Path("runs")
 

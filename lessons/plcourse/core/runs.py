@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from datetime import datetime
 from importlib import import_module
 from itertools import count
@@ -279,9 +280,22 @@ class Run:
         return import_module("plcourse.api").evaluate(self, verb, overrides)
 
 
+_below: ContextVar[Path | None] = ContextVar("the root of the command that runs", default=None)
+
+
+@contextlib.contextmanager
+def runs_below(root: Path) -> Iterator[None]:
+    """While a command runs, whoever names a run (a scorer, an exported model) means one below the command's root."""
+    token = _below.set(root)
+    try:
+        yield
+    finally:
+        _below.reset(token)
+
+
 def runs_root(flag: str | Path | None = None) -> Path:
-    """The folder that holds all runs: the flag, else `PLCOURSE_RUNS`, else `runs` in the current folder."""
-    return Path(flag or os.environ.get("PLCOURSE_RUNS") or "runs").expanduser()
+    """The folder that holds all runs: the flag, that of the command that runs, `PLCOURSE_RUNS`, or else `runs`."""
+    return Path(flag or _below.get() or os.environ.get("PLCOURSE_RUNS") or "runs").expanduser()
 
 
 def list_runs(root: str | Path) -> list[Run]:

@@ -192,8 +192,8 @@ class ReferenceLoss(Scorer):
     A reference that was trained on these very samples finds those easy that it has learnt by heart.
 
     Args:
-        checkpoint: a run, of which the best checkpoint is taken, by its folder or its name below `PLCOURSE_RUNS` (else
-            ``runs``); or the path of a checkpoint.
+        checkpoint: a run, of which the best checkpoint is taken, by its folder or its name below the root of
+            the runs; or the path of a checkpoint.
     """
 
     def __init__(self, checkpoint: str) -> None:
@@ -227,7 +227,7 @@ class CrossValidatedLoss(Scorer):
     """The mean out-of-fold loss: that of models which were trained without the sample, over all repeats.
 
     Args:
-        run: a cross-validation's run, by its folder or its name below `PLCOURSE_RUNS` (else ``runs``), whose
+        run: a cross-validation's run, by its folder or its name below the root of the runs, whose
             ``predictions/out_of_fold.parquet`` has columns ``id`` and ``loss`` (nats); or such a Parquet file.
     """
 
