@@ -8,6 +8,7 @@ of each fold's model on the samples that it never saw. And an ensemble is scored
 Shapes: B samples of a batch, K classes.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,16 +40,16 @@ class BatchOutputs:
     outputs: list[Tensor] = field(default_factory=list)
 
 
-class _ForwardWatcher(Callback):
+class _ForwardWatcher(Callback, ABC):
     """Stands in front of a model's ``forward`` for one evaluation, and knows the batch that it is called for."""
 
+    @abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """In place of the model's own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_batch(self, batch: Any) -> None:
         """Called before each batch."""
-        raise NotImplementedError
 
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.own_forward = pl_module.forward
