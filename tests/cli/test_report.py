@@ -62,9 +62,9 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_score_comes_with_its_interval_and_the_commands_to_repeat_it(written: Path) -> None:
     text = written.read_text()
-    assert "95% interval 0.8506 to 0.9343" in text  # Wilson's of 180 in 200
+    assert "95 % interval 0.8506 to 0.9343" in text  # Wilson's of 180 in 200
     assert "200 of 200 samples seen, 0 twice" in text
-    assert "plcourse test --run evaluation/classifier/" in text
+    assert "plcourse test --run runs/evaluation/classifier/" in text
     assert "Lesson 16: Evaluation and prediction" in text
     assert text.count("data:image/png") == 4  # three of nine samples, and one more
     assert "samples 0004 (file 5 of 9)" in text

@@ -91,7 +91,9 @@ def forest(tests: Sequence[dict[str, Any]], label: str) -> str:
     for at, test in enumerate(drawn):
         y = top + row * at + 30
         kind = (at + 1) % _COLOURS
-        parts.append(f'<text class="strong" x="{left}" y="{y - 14}">{text(test["arm"])}: {text(test["verdict"])}</text>')
+        parts.append(
+            f'<text class="strong" x="{left}" y="{y - 14}">{text(test["arm"])}: {text(test["verdict"])}</text>'
+        )
         if test["low"] is not None:
             low, high = axis.place(test["low"]), axis.place(test["high"])
             parts.append(f'<line class="s{kind}" stroke-width="3" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>')
@@ -126,9 +128,12 @@ class _Axis:
             tens = [10.0**power for power in range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1)]
             tens = tens[:: max(1, math.ceil(len(tens) / most))]
             return [(tick, f"{tick:g}") for tick in tens]
-        step = _round_step((self.high - self.low) / most)
-        first = math.ceil(self.low / step - 1e-9)
-        count = math.floor((self.high - first * step) / step + 1e-9) + 1
+        for finer in (1, 2):  # an axis with one tick has no scale
+            step = _round_step((self.high - self.low) / (most * finer))
+            first = math.ceil(self.low / step - 1e-9)
+            count = math.floor((self.high - first * step) / step + 1e-9) + 1
+            if count > 1:
+                break
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         large = max(abs(self.low), abs(self.high)) >= 1e5 or (digits > 5)
         ticks = [(first + at) * step for at in range(count)]
@@ -147,9 +152,7 @@ def _frame(across: _Axis, up: _Axis) -> list[str]:
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{shown}</text>')
     for tick, shown in across.ticks(5):
-        parts.append(
-            f'<text x="{across.place(tick)}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{shown}</text>'
-        )
+        parts.append(f'<text x="{across.place(tick)}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{shown}</text>')
     return parts
 
 

@@ -101,7 +101,7 @@ def _headline(evaluations: dict[str, Any], record: dict[str, Any], summary: dict
         name = next((name for name in metrics if name.endswith("/accuracy")), next(iter(metrics), None))
         if name is not None:
             interval = _interval(test, name)
-            note = f"{interval[2]:.0%} interval {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+            note = f"{100 * interval[2]:g} % interval {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
             tiles.append(page.tile(name, page.number(metrics[name]), note))
     best = record.get("best")
     if isinstance(best, dict) and isinstance(best.get("value"), int | float):
@@ -287,11 +287,14 @@ def _environment(record: dict[str, Any]) -> str:
 
 
 def _repeat(run: Run, record: dict[str, Any]) -> str:
-    folder = shlex.quote(run.name)
+    folder = shlex.quote(str(run.path))
     lines = []
     if isinstance(record.get("command"), str):
         lines += ["# as it was typed", record["command"], ""]
-    lines += ["# from the run's own folder, every default written out", f"plcourse fit -c {folder}/config.yaml"]
+    lines += [
+        "# from the run's own folder, every default written out",
+        f"plcourse fit -c {shlex.quote(str(run.config_path))}",
+    ]
     lines += ["", "# score and predict with its best checkpoint", f"plcourse test --run {folder}"]
     return page.code("\n".join([*lines, f"plcourse predict --run {folder}"]))
 
