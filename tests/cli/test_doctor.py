@@ -139,6 +139,14 @@ class TestConfig:
         assert absent.what == "no sample of class fox to train on"
         assert (skewed.state, skewed.what) == ("note", "2 classes, from 3 samples (dog) to 50 (cat)")
 
+    def test_what_this_machine_or_model_cannot_do(self, asked):
+        status, out, _ = asked("-c", "ddp/mlp", "--trainer.accelerator", "tpu")
+        assert status == 1
+        assert "FIX   it cannot be built here" in out
+        status, out, _ = asked("-c", "ddp/two_nodes")
+        assert status == 0
+        assert "batches of 32 on 2 process(es)" in out
+
     def test_mistakes(self, asked):
         assert asked("-c", "ddp/one_proces")[0] == 2
         Path("b.yaml").write_text(yaml.safe_dump({"trainer": {"max_epoch": 3}}))

@@ -3,6 +3,8 @@
 import json
 import re
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,14 @@ def test_in_a_real_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             assert browser.value("document.activeElement.getBoundingClientRect().top") >= 0
             assert browser.value("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert len(backgrounds) == 2
+
+
+def test_a_run_is_reported_without_anything_heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = a_run(tmp_path / "runs")
+    code = (
+        f"import sys; from plcourse.__main__ import main; main(['report', {run.name!r}]);"
+        "sys.exit(' '.join({'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule
 
 from plcourse.cli import CourseCLI, quieten
 from plcourse.core import safety
@@ -65,7 +65,14 @@ def examine_config(argv: list[str]) -> Iterator[Finding]:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         Examiner.folder = Path(folder)
-        cli = Examiner(request)
+        try:
+            cli = Examiner(request)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a constructor of anybody's raises
+            remedy = "`plcourse doctor` says what this machine has; `plcourse fit --model.help NAME` what a class takes"
+            yield Finding(FIX, f"it cannot be built here: {first_line(error)}", remedy)
+            return
         yield Finding(OK, "every key is known and has a valid value")
         looks = (_no_effect, _data, _trial)
         yield from examined([_as(look, cli) for look in looks])
@@ -110,7 +117,7 @@ def _data(cli: Examiner) -> Iterator[Finding]:
     loader = data.train_dataloader()
     size = cli.settings.get("data", {}).get("init_args", {}).get("batch_size")
     devices = cli.settings.trainer.get("devices")
-    ranks = int(devices) if str(devices).isdecimal() else 1
+    ranks = (int(devices) if str(devices).isdecimal() else 1) * int(cli.settings.trainer.get("num_nodes") or 1)
     sampler = getattr(loader, "sampler", None)
     n = getattr(data, "sizes", {}).get("n_train") or getattr(sampler, "n", None)
     if not size or not n:
@@ -203,6 +210,9 @@ class _Memory(Callback):
 def _trial(cli: Examiner) -> Iterator[Finding]:
     """Two batches of each kind, trained and validated."""
     memory, trainer, model = _Memory(), cli.trainer, cli.model
+    if type(model).training_step is LightningModule.training_step:
+        yield Finding(NOTE, f"{type(model).__name__} does not train; `plcourse test` is the verb for it")
+        return
     trainer.callbacks.append(memory)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

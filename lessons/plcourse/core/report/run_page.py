@@ -256,7 +256,7 @@ def _exports(file: Path) -> str:
         batches = row.get("batches") or {}
         speed = [batches[size].get("p50_ms") for size in batches]
         deviation = [each.get("max_deviation") for each in batches.values() if each.get("max_deviation") is not None]
-        score = row.get("score") or (row.get("metric") or {}).get("exported")
+        score = float(row["score"]) if row.get("score") else (row.get("metric") or {}).get("exported")
         row_of = [name, str(row.get("status", "-")), row.get("bytes"), max(deviation, default=None), score, *speed]
         rows.append((list(batches), row_of))
     if not rows:
