@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 import plcourse
-from plcourse.cli import _quieten
+from plcourse.cli import quieten
 from plcourse.core.loops import FitLoop
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.runs import Run
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="epochs per round")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    _quieten()
+    quieten()
     torch.set_num_threads(1)
     data = CurriculumData("mnist5k", batch_size=BATCH, val_size=500, test_size=1000)
     data.setup("fit")

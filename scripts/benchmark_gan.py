@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import plcourse
-from plcourse.cli import _quieten
+from plcourse.cli import quieten
 from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.runs import Run
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="epochs per round, of 55 iterations")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    _quieten()
+    quieten()
     torch.set_num_threads(1)
     data = RealImages("mnist5k", batch_size=BATCH, val_size=500, test_size=1000)
     data.setup("fit")

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 import plcourse
-from plcourse.cli import _quieten
+from plcourse.cli import quieten
 from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.runs import Run, read_record
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--only", help="a part of a network's name")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    _quieten()
+    quieten()
     torch.set_num_threads(1)
     work = f"{options.folds} folds x {options.epochs} epochs on the digits"
     print(f"{work}, {options.rounds} rounds, one thread per process", flush=True)

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import plcourse
-from plcourse.cli import _quieten
+from plcourse.cli import quieten
 from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.runs import Run
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="epochs per round")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    _quieten()
+    quieten()
     torch.set_num_threads(1)
     data = ImageData("digits", batch_size=BATCH)
     data.prepare_data()

@@ -25,7 +25,7 @@ import pytorch_lightning as pl
 import torch
 
 import plcourse
-from plcourse.cli import _quieten
+from plcourse.cli import quieten
 from plcourse.core.writer import PredictionWriter
 from plcourse.ddp.model import MLP
 from plcourse.evaluation.data import EvaluationData
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    _quieten()
+    quieten()
     if options.peak:
         with tempfile.TemporaryDirectory() as folder:
             streaming(options.peak, Path(folder))

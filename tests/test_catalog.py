@@ -71,7 +71,9 @@ def test_every_packaged_file_belongs_to_a_lesson_or_is_a_sweep():
     assert not [name for name in stray if not name.startswith("sweeps/")]
 
 
-@pytest.mark.parametrize("command", [["-h"], ["ls"], ["ls", "runs"], ["--version"], ["fit", "-h"], ["fitt"], []])
+@pytest.mark.parametrize(
+    "command", [["-h"], ["ls"], ["ls", "runs"], ["learn"], ["--version"], ["doctor", "-h"], ["fit", "-h"], ["fitt"], []]
+)
 def test_starting_imports_nothing_heavy(command, tmp_path):
     code = (
         "import sys; from plcourse.__main__ import main\n"

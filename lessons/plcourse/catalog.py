@@ -31,7 +31,8 @@ class Verb:
     """One verb of the command line.
 
     Args:
-        group: `run` for verbs that train or evaluate, `look` for those that never import torch.
+        group: `run` for verbs that train or evaluate, `look` for those that never train; of
+            these only `doctor` imports torch, which it examines.
         summary: what it does, one line of the root help.
         target: `module:function`, imported only when the verb is used. A `run` function takes the verb and
             the arguments after it, a `look` function the arguments alone.
@@ -67,6 +68,9 @@ VERBS = {
     "compare": Verb(
         "look", "compare arms over their runs, with the right test", "plcourse.core.comparison.verb:compare"
     ),
+    "report": Verb("look", "write a run or a comparison as one HTML page", "plcourse.core.report.verb:report"),
+    "learn": Verb("look", "the learning path, a lesson's guide, its exercises", "plcourse.learning:learn"),
+    "doctor": Verb("look", "examine the installation, a config, the network", "plcourse.doctor.verb:doctor"),
 }
 
 BENCHMARKS = {

@@ -286,7 +286,7 @@ def run_verb(verb: str, arguments: list[str]) -> Run | None:
     """
     request = read_request(verb, ["--help" if word == "--help_all" else word for word in arguments])
     safety.install(request.trusted)
-    _quieten()
+    quieten()
     with runs_below(request.root):
         run = CourseCLI(request).run_folder
     if "export" in request.then and run is not None and is_first_process():
@@ -355,7 +355,8 @@ def _timeout(trainer: Any) -> float:
     return arguments.get("timeout", default_pg_timeout).total_seconds()
 
 
-def _quieten() -> None:
+def quieten() -> None:
+    """Leaves out what Lightning says that the suite says better, or that is no one's concern."""
     for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # a profile is asked for

@@ -237,5 +237,5 @@ def _run_job(task: dict[str, Any]) -> None:
 
     request = read_request("fit", task["arguments"])
     safety.install(request.trusted)
-    cli._quieten()
+    cli.quieten()
     Measured(request)

@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support, roc_auc_s
 
 import plcourse
 from plcourse.core.errors import UserError
+from plcourse.core.intervals import wilson
 from plcourse.evaluation.diagnostics import ConfidentErrors, Intervals, PerClass, RiskCoverage, WorstSlices
 from plcourse.evaluation.diagnostics.calibration import (
     Calibration,
@@ -25,7 +26,6 @@ from plcourse.evaluation.diagnostics.confusion import confusion_matrix
 from plcourse.evaluation.diagnostics.intervals import macro_f1
 from plcourse.evaluation.diagnostics.per_class import auroc
 from plcourse.evaluation.diagnostics.risk_coverage import risk_coverage
-from plcourse.evaluation.diagnostics.slices import wilson
 from plcourse.evaluation.scores import Scores
 from support import TWO_PROCESSES, Command, digits_config, write_config
 

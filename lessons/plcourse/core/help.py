@@ -167,7 +167,36 @@ _FLAGS = {
         ("--force", "compare unlike runs, leave unfinished ones out; the output says so"),
         ("--json FILE|-", "write everything as JSON; - prints it in place of the table"),
         ("--plot FILE.png", "draw the scores and the intervals of the differences"),
-        ("--runs_root DIR", "where the runs are; PLCOURSE_RUNS does the same, default runs"),
+        _ROOT,
+    ),
+    "report": (
+        ("RUN_OR_SWEEP ...", "one run gives its page; a sweep, or several runs, a comparison"),
+        ("--output FILE.html", "where it goes; default report.html in the folder of the run or sweep"),
+        ("--metric NAME", "the score to compare by; the sweep's own without it"),
+        ("--mode max|min", "which way is better"),
+        ("--baseline ARM", "what the others are compared with"),
+        ("--grid_by KEY", "one comparison per value of a config key"),
+        ("--force", "compare unlike runs; the page says so"),
+        _ROOT,
+    ),
+    "learn": (
+        ("LESSON", "a lesson by number or name: its guide; without one, the learning path"),
+        ("--exercise DEST", "write the lesson's exercises into a folder, or one into a file that ends with .py"),
+        ("--name EXERCISE", "with --exercise or --hint: this exercise alone"),
+        ("--check DEST", "say what is still wrong in a file or a folder; exit status 1 until all is right"),
+        ("--hint", "a hint for each exercise; with --check, for what is still wrong"),
+        _ROOT,
+    ),
+    "doctor": (
+        ("-c, --config NAME_OR_PATH", "examine a config and its data before a long run; flags of fit may follow"),
+        ("--network HOST:PORT", "start it on each node at once: does everybody find everybody?"),
+        ("--nodes N", "with --network: how many nodes, default 2"),
+        ("--node_rank K", "with --network: which of them this is, from 0, the one that HOST names"),
+        ("--backend gloo|nccl", "with --network: default nccl where there is a GPU, else gloo"),
+        ("--interface NAME", "with --network: the network interface to go through, such as eth0"),
+        ("--timeout SECONDS", "with --network: how long to wait for the others, default 60"),
+        _ROOT,
+        _TRUST,
     ),
 }
 
@@ -185,6 +214,9 @@ _USAGE = {
     "cat": "plcourse cat NAME_OR_PATH [--resolved]",
     "cp": "plcourse cp NAME DEST [--force]",
     "compare": "plcourse compare RUN_OR_SWEEP... --metric NAME [flags]",
+    "report": "plcourse report RUN_OR_SWEEP... [--output FILE.html] [flags]",
+    "learn": "plcourse learn [LESSON] [--exercise DEST | --check DEST] [--hint]",
+    "doctor": "plcourse doctor [-c NAME_OR_PATH | --network HOST:PORT] [flags]",
 }
 
 

@@ -74,9 +74,9 @@ def ls(argv: list[str]) -> None:
             f"plcourse ls: no lesson {args.what!r}; there are {', '.join(keys)}, and `{SWEEPS}` and `runs`{hint}"
         )
     if args.json:
-        _say(json.dumps(shelves, indent=2))
+        say(json.dumps(shelves, indent=2))
         return
-    _say("\n\n".join(map(_shelf_text, shelves)))
+    say("\n\n".join(map(_shelf_text, shelves)))
 
 
 def cat(argv: list[str]) -> None:
@@ -114,7 +114,7 @@ def cp(argv: list[str]) -> None:
         raise UserError(f"'{dest}' exists; --force overwrites it") from error
     except OSError as error:
         raise UserError(f"cannot write '{dest}': {error.strerror}") from error
-    _say(f"copied {source.name} to {dest}\nnext: plcourse {_first_verb(source)} -c {shlex.quote(str(dest))}")
+    say(f"copied {source.name} to {dest}\nnext: plcourse {_first_verb(source)} -c {shlex.quote(str(dest))}")
 
 
 def _find(name: str) -> ConfigSource:
@@ -153,13 +153,13 @@ def _ls_runs(flag: str | None, as_json: bool) -> None:
     rows = [_run_row(run) for run in list_runs(root)] + [_sweep_row(folder, root) for folder in list_sweeps(root)]
     rows.sort(key=lambda row: age_key(Path(row["path"])), reverse=True)
     if as_json:
-        _say(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     if not rows:
-        _say(f"No runs in '{root}' yet; `plcourse fit -c NAME` makes one.")
+        say(f"No runs in '{root}' yet; `plcourse fit -c NAME` makes one.")
         return
-    cells = [(row["name"], row["status"], _result(row), _when(row), _duration(row["seconds"])) for row in rows]
-    _say("\n".join(aligned([("run", "status", "best", "when", "took"), *cells])))
+    cells = [(row["name"], row["status"], _result(row), _when(row), duration(row["seconds"])) for row in rows]
+    say("\n".join(aligned([("run", "status", "best", "when", "took"), *cells])))
 
 
 def _run_row(run: Run) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _moment(text: Any) -> datetime | None:
         return None
 
 
-def _duration(seconds: Any) -> str:
+def duration(seconds: Any) -> str:
     """Seconds as a person says them: `48 s`, `3 min 20 s`, `2 h 05 min`."""
     if not isinstance(seconds, int | float):
         return "-"
@@ -295,5 +295,6 @@ def _width() -> int:
         return 110
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Prints a text and the end of its line."""
     sys.stdout.write(f"{text}\n")

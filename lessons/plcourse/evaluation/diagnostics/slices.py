@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
 from plcourse.core.errors import UserError
+from plcourse.core.intervals import wilson
 from plcourse.evaluation.scores import Diagnostic, Scores
 from plcourse.evaluation.tables import read_frame
 
@@ -67,14 +67,6 @@ class WorstSlices(Diagnostic):
         if known.isna().all(axis=None):
             raise UserError(f"{path}: no id is one of the samples'; theirs look like {ids[0]!r}")
         return {str(column): known[column].to_numpy() for column in known}
-
-
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a share that holds also near 0 and 1, for n of 1 or more (Wilson 1927)."""
-    z = float(ndtri((1 + confidence) / 2))
-    centre = (successes + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * (successes * (n - successes) / n + z * z / 4) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _cut(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""`plcourse report`: a run or a comparison as one HTML file that needs nothing else."""

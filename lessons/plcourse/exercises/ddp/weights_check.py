@@ -1,0 +1,29 @@
+"""The relations of `weights`."""
+
+from typing import Any
+
+import torch
+
+
+def check_gradient(answer: Any) -> None:
+    """The mean over the processes of the weighted gradients is the gradient of the mean over all samples."""
+    for sizes in ([33, 32], [5, 5], [7, 2, 1], [4]):
+        data = torch.randn(sum(sizes), 3, dtype=torch.float64)
+        wanted = _gradient(data, 1.0)
+        parts = [_gradient(part, answer.weight(len(part), len(data), len(sizes))) for part in torch.split(data, sizes)]
+        off = float((sum(parts) / len(sizes) - wanted).abs().max())
+        assert off < 1e-12, f"shares of {sizes}: the gradient is off by {off:.2g}"
+
+
+def check_equal_shares(answer: Any) -> None:
+    """Where all processes have equally many samples, nothing is weighted."""
+    for world_size in (1, 2, 8):
+        found = answer.weight(16, 16 * world_size, world_size)
+        assert found == 1, f"{world_size} processes with 16 samples each: a weight of {found}"
+
+
+def _gradient(data: torch.Tensor, weight: float) -> torch.Tensor:
+    parameter = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    ((data @ parameter).square().mean() * weight).backward()
+    assert parameter.grad is not None
+    return parameter.grad

@@ -1,0 +1,35 @@
+"""The relations of `batch`."""
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def check_any_batch(answer: Any) -> None:
+    """For 1, 2, 7 and 64 samples the file gives what the model gives."""
+    import onnxruntime
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
+        answer.export(model, torch.randn(4, 6), path)
+        assert path.is_file(), "there is no file"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for size in (4, 1, 2, 7, 64):
+            sample = torch.randn(size, 6)
+            with torch.no_grad():
+                wanted = model.eval()(sample).numpy()
+            try:
+                found = np.asarray(session.run(["output"], {"input": sample.numpy()})[0])
+            except Exception as error:
+                raise AssertionError(f"{size} samples: the runtime refuses them ({type(error).__name__})") from error
+            assert found.shape == wanted.shape, f"{size} samples: shape {found.shape}, not {wanted.shape}"
+            assert np.abs(found - wanted).max() < 1e-4, f"{size} samples: off by {np.abs(found - wanted).max():.2g}"

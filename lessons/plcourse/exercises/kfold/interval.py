@@ -1,0 +1,25 @@
+"""How sure is the mean over folds?
+
+`scores` are those of folds, perhaps of several repeats. This interval is that of independent draws, which they are
+not, and it gets narrower without end as repeats are added. Make it the corrected one of Nadeau and Bengio (2003).
+"""
+
+from collections.abc import Sequence
+from math import sqrt
+from statistics import fmean, stdev
+
+from scipy.stats import t
+
+
+def interval(scores: Sequence[float], n_train: int, n_test: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Both ends of the interval of the mean.
+
+    Args:
+        scores: one per fold and repeat, 2 or more.
+        n_train: samples that each was trained on.
+        n_test: samples that each was scored on.
+        confidence: coverage, between 0 and 1.
+    """
+    n = len(scores)
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * stdev(scores) * sqrt(1 / n)
+    return fmean(scores) - half, fmean(scores) + half
