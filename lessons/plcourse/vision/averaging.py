@@ -60,7 +60,8 @@ class Averaging(WeightAveraging):
             raise ValueError(f"start={start}: it is a share of the training, 0 to 1")
         if refresh_batches is not None and refresh_batches < 1:
             raise ValueError(f"refresh_batches={refresh_batches}: give 1 or more, or leave it out for all")
-        self.start, self.refresh, self.refresh_batches, self.weights = start, refresh, refresh_batches, weights
+        self.start, self.refresh, self.refresh_batches = start, refresh, refresh_batches
+        self.weights: Weights = weights
         self._swapped = False
         self._fresh = False  # whether the average's statistics are its own
         self._first_step = 0
