@@ -9,7 +9,6 @@ Shape suffixes: B samples, C channels, H height, W width, K classes, M classes o
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
