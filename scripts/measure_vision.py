@@ -1,6 +1,6 @@
 """What vision/plain reaches on digits on photographs: accuracy and IoU on the test part, and the training seconds.
 
-The test part's backgrounds come from regions of the photographs that training never saw. Every seed is a fit of its own,
+The backgrounds of the test part come from regions of the photographs that training never saw. Each seed is a fit,
 followed by a test of its last checkpoint; nothing is chosen by a score.
 
     python scripts/measure_vision.py --seeds 0 1 2
@@ -38,7 +38,9 @@ def main() -> None:
 
 
 def shown(row: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.1f}" if name == "seconds" else f"{name} {value:.4f}" for name, value in row.items())
+    return ", ".join(
+        f"{name} {value:.1f}" if name == "seconds" else f"{name} {value:.4f}" for name, value in row.items()
+    )
 
 
 if __name__ == "__main__":
