@@ -133,6 +133,16 @@ class TestScores:
         # two outlines of 16 pixels, one row further: the two sides share 3 + 1 pixels each
         assert exact.compute().item() == pytest.approx(8 / 16)
 
+    def test_a_class_that_is_not_there_has_no_metric_and_is_in_no_mean(self) -> None:
+        scores = VisionScores("val", [], ["bg", "x", "rare"])
+        mask = torch.zeros(1, 4, 4, dtype=torch.long)
+        mask[0, 1:3, 1:3] = 1
+        scores.update(torch.zeros(1), None, functional.one_hot(mask, 3).permute(0, 3, 1, 2).float(), {"mask": mask})
+        values = scores.compute()
+        assert values["val/mean_iou"] == values["val/foreground_iou"] == values["val/boundary_f1"] == 1
+        assert "val/iou_rare" not in values
+        assert not any(value.isnan() for value in values.values())
+
     def test_no_boundary_at_all_has_no_score(self) -> None:
         metric = BoundaryF1(2)
         metric.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 4, 4, dtype=torch.long))

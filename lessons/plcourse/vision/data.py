@@ -1,6 +1,8 @@
 """Images with a class and a mask each, in dict batches: ``image``, ``mask``, ``label``, ``size``, ``id``."""
 
-from typing import Any
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
 
 import pytorch_lightning as pl
 
@@ -9,7 +11,7 @@ from plcourse.vision.augment import Albumentations
 
 
 class VisionData(pl.LightningDataModule):
-    """Any source of masks, ready for training, evaluation and prediction.
+    """Any source of masks, ready for training, evaluation and prediction; satisfies `Splittable`.
 
     Args:
         source: ``digits_on_photos``, ``oxford_pets`` or ``mask_folder``.
@@ -27,6 +29,9 @@ class VisionData(pl.LightningDataModule):
         predict_paths: files or folders to predict; None predicts the test part.
     """
 
+    ids = delegated("parts.images.ids")
+    labels = delegated("parts.images.labels")
+    groups = delegated("parts.images.groups")
     label_names = delegated("parts.images.label_names")
     num_classes = delegated("parts.images.num_classes")
     mask_names = delegated("parts.mask_names")
@@ -101,3 +106,9 @@ class VisionData(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what the checkpoint was trained with; other classes or shapes are a UserError."""
         self.parts.load_state_dict(state_dict)
+
+    def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
+        """The same data with other training and validation parts, normalised anew."""
+        anew = copy.copy(self)
+        anew.parts = self.parts.with_split(train_ids, val_ids)
+        return anew

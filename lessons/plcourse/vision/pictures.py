@@ -143,8 +143,12 @@ class MaskWriter(Callback):
     """
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Removes the masks of an earlier prediction, before any rank writes."""
-        if trainer.is_global_zero:
+        """Removes the masks of an earlier prediction, before any rank writes.
+
+        Not where the loop goes on with one that was killed: what it will not compute again must stay.
+        """
+        goes_on = getattr(trainer.predict_loop, "writes_predictions", False)
+        if trainer.is_global_zero and not goes_on:
             shutil.rmtree(_folder(trainer), ignore_errors=True)
         if is_distributed():
             trainer.strategy.barrier()

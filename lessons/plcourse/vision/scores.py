@@ -107,7 +107,7 @@ class VisionScores(nn.Module):
             metric.update(mask_BMHW.argmax(dim=1), batch["mask"])  # pyright: ignore[reportCallIssue]  (the same)
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric by its name."""
+        """Every metric by its name; those of classes that are neither there nor predicted are left out."""
         found: dict[str, Tensor] = {"loss": self.loss.compute()}
         for name, metric in self.of_class.items():
             value = metric.compute()  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)
@@ -119,7 +119,7 @@ class VisionScores(nn.Module):
             confusion_MM = self.of_mask["confusion"].compute().double()  # pyright: ignore[reportCallIssue]
             found |= overlaps(confusion_MM, self.mask_names)
             found["boundary_f1"] = self.of_mask["boundary_f1"].compute()  # pyright: ignore[reportCallIssue]
-        return {f"{self.stage}/{name}": value for name, value in found.items()}
+        return {f"{self.stage}/{name}": value for name, value in found.items() if name == "loss" or not value.isnan()}
 
     def log_and_reset(self, module: pl.LightningModule) -> None:
         """Logs all and starts anew; a collective, to be called on every rank, also on one without samples."""
@@ -128,7 +128,7 @@ class VisionScores(nn.Module):
             metric.reset()  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)
         shown = {f"{self.stage}/{name}" for name in ("loss", "accuracy", "foreground_iou")}
         # sync_dist averages values that are equal on all ranks already; without it Lightning warns
-        for name, value in values.items():
+        for name, value in values.items():  # the same names on every rank, since the values are
             module.log(name, value.float(), prog_bar=self.stage == "val" and name in shown, sync_dist=True)
 
 

@@ -206,3 +206,16 @@ def test_a_checkpoint_of_other_masks_is_refused(folder: Callable[..., Path]) -> 
     parts.open()
     with pytest.raises(UserError, match=r"trained on masks of \['sky', 'sea'\], but mask_folder has"):
         parts.load_state_dict({**parts.state_dict(), "mask_names": ["sky", "sea"]})
+
+
+def test_another_split_keeps_the_test_part_and_fits_the_normalisation_anew() -> None:
+    parts = MaskParts("digits_on_photos", image_size=8, val_size=100, test_size=4700)
+    parts.open()
+    ids = parts.images.ids
+    anew = parts.with_split(ids[:50], ids[50:60])
+    (batch,) = anew.eval_loader(None, "val", 20)
+    assert batch["id"] == ids[50:60]
+    assert anew.images.parts["test"].tolist() == parts.images.parts["test"].tolist()
+    assert anew.images.normalisation != parts.images.normalisation
+    with pytest.raises(ValueError, match="is not for training or validation"):
+        parts.with_split([parts.source.ids[parts.images.parts["test"][0]]], [])

@@ -1,7 +1,8 @@
 """Images with masks, split, normalised and made into batches: what `ImageParts` is for images alone."""
 
+import copy
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -179,6 +180,13 @@ class MaskParts:
         report_rejected(files)
         data = MaskSet(files, np.arange(len(files.ids)), self.images.normalisation)
         return eval_loader(data, batch_size, Process.of(trainer), num_workers)
+
+    def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
+        """The same source and test part with other training and validation parts; see `ImageParts.with_split`."""
+        anew = copy.copy(self)
+        anew.images = self.images.with_split(train_ids, val_ids)
+        anew._restored = None
+        return anew
 
     def _check_masks(self) -> None:
         if self._restored is None or "source" not in self.images.__dict__:
