@@ -272,7 +272,7 @@ def _inputs(trainer: pl.Trainer, pl_module: pl.LightningModule, batches: int | N
         if number == batches:
             return
         inputs = batch[0] if isinstance(batch, list | tuple) else _only_input(pl_module, batch)
-        yield inputs.to(pl_module.device)
+        yield trainer.precision_plugin.convert_input(inputs).to(pl_module.device)
 
 
 def _only_input(pl_module: pl.LightningModule, batch: Any) -> Tensor:

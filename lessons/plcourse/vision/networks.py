@@ -99,8 +99,7 @@ class Decoder(nn.Module):
     """From the coarsest features back to the finest; each step adds what came up to what the encoder had there.
 
     Added, as in a feature pyramid (Lin et al. 2017, figure 3; arXiv 1612.03144), rather than put side by side as in the
-    U-Net: the 3x3 convolution then has half the channels to read, and a training step of the whole network takes two
-    thirds of the time on a CPU.
+    U-Net: the 3x3 convolution, which is most of the work, then has half the channels to read.
 
     Args:
         widths: channels of the encoder's features, finest first.
