@@ -245,7 +245,7 @@ class CourseCLI(LightningCLI):
         if loop.writes_predictions:
             trainer.predict(self.model, return_predictions=False, **arguments)
         else:
-            writer = PredictionWriter(run.path / "predictions", getattr(self.datamodule, "label_names", None))
+            writer = PredictionWriter(run.path / "predictions")
             trainer.callbacks.append(writer)
             trainer.predict(self.model, return_predictions=False, **arguments)
             trainer.callbacks.remove(writer)
