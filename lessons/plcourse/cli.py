@@ -21,6 +21,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.distributed.constants import default_pg_timeout
 
 from plcourse.core import launch, safety
@@ -185,8 +186,10 @@ class CourseCLI(LightningCLI):
             return
         checkpoint = self.request.checkpoint
         if self.trainer.is_global_zero:
-            size = sum(parameter.numel() for parameter in self.model.parameters())
-            say(f"{type(self.model).__name__}, {size:,} parameters, {self.trainer.world_size} process(es)")
+            size = ""  # a model that builds layers when the data are known has no size yet
+            if not is_overridden("configure_model", self.model):
+                size = f"{sum(parameter.numel() for parameter in self.model.parameters()):,} parameters, "
+            say(f"{type(self.model).__name__}, {size}{self.trainer.world_size} process(es)")
         self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
         for following in [verb for verb in self.request.then if verb != "export"]:
             keeper = self.trainer.run_checkpoint
@@ -242,7 +245,7 @@ class CourseCLI(LightningCLI):
         if loop.writes_predictions:
             trainer.predict(self.model, return_predictions=False, **arguments)
         else:
-            writer = PredictionWriter(run.path / "predictions", getattr(self.datamodule, "label_names", None))
+            writer = PredictionWriter(run.path / "predictions")
             trainer.callbacks.append(writer)
             trainer.predict(self.model, return_predictions=False, **arguments)
             trainer.callbacks.remove(writer)

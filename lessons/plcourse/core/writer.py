@@ -18,7 +18,8 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         folder: where the files go.
-        label_names: names of the classes, in the order of their numbers.
+        label_names: names of the classes, in the order of their numbers; None asks the data module, when the first rows
+            come: only then has a checkpoint told it of its classes, where the training data are no longer there.
     """
 
     def __init__(self, folder: str | Path, label_names: list[str] | None = None) -> None:
@@ -38,7 +39,8 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Appends the rows of one batch."""
-        table = to_table(prediction, self.label_names)
+        names = self.label_names or getattr(getattr(trainer, "datamodule", None), "label_names", None)
+        table = to_table(prediction, names)
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._temporary(trainer), table.schema)

@@ -10,6 +10,8 @@ from plcourse.core.data.images import (
     train_loader,
 )
 from plcourse.core.data.loader import Batch, BatchLoader
+from plcourse.core.data.mask_parts import JointAugmentation, MaskParts, MaskSet
+from plcourse.core.data.masks import IGNORE, MASK_SOURCES, MaskSource, open_masks
 from plcourse.core.data.parts import ImageParts, delegated
 from plcourse.core.data.protocols import BatchSampler, Fetcher, Source, Splittable
 from plcourse.core.data.randoms import keys_of, normals, permutation, run_seed, uniforms
@@ -19,6 +21,8 @@ from plcourse.core.data.splits import duplicate_groups, overlap, split
 from plcourse.core.data.transforms import Augmentation, RandomAffine, RandomCrop, RandomFlip, augment_batch
 
 __all__ = [
+    "IGNORE",
+    "MASK_SOURCES",
     "SOURCES",
     "ArraySource",
     "Augmentation",
@@ -30,6 +34,10 @@ __all__ = [
     "FolderSource",
     "ImageParts",
     "ImageSet",
+    "JointAugmentation",
+    "MaskParts",
+    "MaskSet",
+    "MaskSource",
     "Normalisation",
     "OnError",
     "Process",
@@ -47,6 +55,7 @@ __all__ = [
     "keys_of",
     "normals",
     "open_files",
+    "open_masks",
     "open_source",
     "overlap",
     "permutation",

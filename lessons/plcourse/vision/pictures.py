@@ -1,0 +1,192 @@
+"""What is looked at: overlays of the best and the worst test samples, and the predicted masks as files."""
+
+import heapq
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from plcourse.core.data.masks import IGNORE
+from plcourse.core.distributed import gather_objects, is_distributed
+from plcourse.vision.model import Columns
+
+# of a mask's classes, repeated where there are more; class 0 stays as the picture is
+COLOURS = np.array(
+    [(0, 0, 0), (230, 75, 53), (0, 160, 135), (60, 84, 136), (243, 155, 127), (132, 145, 180), (145, 209, 194)],
+    np.uint8,
+)
+
+
+class Overlays(Callback):
+    """Draws the test samples that went best and worst: ``plots/test-best.png``, ``plots/test-worst.png``.
+
+    Each row shows the image, its true mask and the predicted one, and says which class was right and which predicted.
+    Samples are ranked by the IoU of everything that is not class 0; without a segmenter by the probability of the right
+    class.
+
+    Args:
+        samples: rows in each picture, 1 or more.
+    """
+
+    def __init__(self, samples: int = 8) -> None:
+        if samples < 1:
+            raise ValueError(f"samples={samples}: give 1 or more")
+        self.samples = samples
+        self._kept: dict[str, list[Any]] = {}
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts anew."""
+        self._kept = {"best": [], "worst": []}
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the samples of this batch that are among the best or the worst so far."""
+        rank_B = ranks(outputs, batch)
+        for i, rank in enumerate(rank_B.tolist()):
+            for name, sign in (("best", 1), ("worst", -1)):
+                heap, entry = self._kept[name], (sign * rank, batch["id"][i])
+                if len(heap) < self.samples or entry > heap[0][:2]:
+                    keep = heapq.heappush if len(heap) < self.samples else heapq.heappushpop
+                    keep(heap, (*entry, _sample(outputs, batch, i)))
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws, on the first rank, the best and worst of all ranks."""
+        found = gather_objects(self._kept)
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        if not trainer.is_global_zero or not any(kept["best"] for kept in found):
+            return
+        folder = Path(trainer.default_root_dir) / "plots"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, sign in (("best", 1), ("worst", -1)):
+            rows = sorted((entry for kept in found for entry in kept[name]), key=lambda e: e[:2], reverse=True)
+            draw([(sign * rank, each, sample) for rank, each, sample in rows[: self.samples]], data, folder, name)
+        self._kept = {}
+
+
+def ranks(outputs: dict[str, Tensor], batch: dict[str, Any]) -> Tensor:
+    """How well each sample went, 0 to 1 [B]."""
+    if "mask" not in outputs:
+        return outputs["probability"].gather(1, batch["label"][:, None])[:, 0]
+    known_BHW = batch["mask"] != IGNORE
+    own_BHW, true_BHW = outputs["mask"] * known_BHW, batch["mask"] * known_BHW
+    either_B = ((own_BHW > 0) | (true_BHW > 0)).sum(dim=(1, 2))
+    both_B = ((own_BHW == true_BHW) & (true_BHW > 0)).sum(dim=(1, 2))
+    return torch.where(either_B > 0, both_B / either_B.clamp_min(1), 1.0)
+
+
+def _sample(outputs: dict[str, Tensor], batch: dict[str, Any], i: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"image": batch["image"][i].cpu().float().numpy()}
+    if "probability" in outputs:
+        found |= {"label": int(batch["label"][i]), "predicted": int(outputs["probability"][i].argmax())}
+    if "mask" in outputs:
+        found["masks"] = [each[i].cpu().numpy().astype(np.uint8) for each in (batch["mask"], outputs["mask"])]
+    return found
+
+
+def overlaid(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
+    """The image with its mask's colours half over it; unknown pixels turn white."""
+    colour_HWC = COLOURS[1 + (mask_HW.astype(int) - 1) % (len(COLOURS) - 1)].astype(float)
+    colour_HWC[mask_HW == IGNORE] = 255
+    return np.where((mask_HW == 0)[:, :, None], image_HWC, (image_HWC + colour_HWC) / 2).round().astype(np.uint8)
+
+
+def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path, name: str) -> None:
+    """Writes ``plots/test-<name>.png``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 3 if "masks" in rows[0][2] else 1
+    across = 2 if len(rows) > 1 else 1
+    down = -(-len(rows) // across)
+    figure = Figure(figsize=(across * columns * 1.35, down * 1.62), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(down, across * columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    mean, std = (np.array(each)[:, None, None] for each in (data.normalisation.mean, data.normalisation.std))
+    names = data.label_names
+    for at, (rank, _, sample) in enumerate(rows):
+        row, first = at // across, at % across * columns
+        image_HWC = ((sample["image"] * std + mean) * 255).round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        pictures = [image_HWC, *(overlaid(image_HWC, mask) for mask in sample.get("masks", ()))]
+        for axes, picture in zip(grid[row, first : first + columns], pictures, strict=True):
+            axes.imshow(picture, interpolation="nearest")
+        if "label" in sample:
+            wrong = sample["label"] != sample["predicted"]
+            said = f"{names[sample['label']]}, said {names[sample['predicted']]}"
+            grid[row, first].set_title(said, fontsize=7, color="#c8553d" if wrong else "black")
+        if columns > 1:
+            grid[row, first + 1].set_title("truth", fontsize=7)
+        grid[row, first + columns - 1].set_title(f"{'IoU' if columns > 1 else ''} {rank:.3f}", fontsize=7, loc="right")
+    temporary = folder / f".test-{name}.tmp"
+    figure.savefig(temporary, dpi=150, format="png")
+    temporary.replace(folder / f"test-{name}.png")
+
+
+class MaskWriter(Callback):
+    """Writes what `predict` finds as ``masks/<id>.png``, in each input's own size, and its path into the table.
+
+    The values of a pixel are the classes; a palette gives them colours where the file is looked at.
+    """
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Removes the masks of an earlier prediction, before any rank writes.
+
+        Not where the loop goes on with one that was killed: what it will not compute again must stay.
+        """
+        goes_on = getattr(trainer.predict_loop, "writes_predictions", False)
+        if trainer.is_global_zero and not goes_on:
+            shutil.rmtree(_folder(trainer), ignore_errors=True)
+        if is_distributed():
+            trainer.strategy.barrier()
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes the masks of a batch; a classifier alone has none."""
+        if not isinstance(outputs, Columns) or not outputs.masks:
+            return
+        files = [mask_file(each) for each in outputs["id"]]
+        outputs["mask_file"] = files
+        for file, mask_HW in zip(files, outputs.masks, strict=True):
+            path = _folder(trainer).parent / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_mask(mask_HW.cpu().numpy(), path)
+
+
+def mask_file(name: str) -> str:
+    """Where the mask of a sample goes, below the run's folder: an id may be any path, and stays inside."""
+    pieces = [piece for piece in PurePosixPath(name.replace("\\", "/")).parts if piece not in ("/", "..", ".")]
+    path = "/".join(piece.replace(":", "_") for piece in pieces) or "mask"
+    return f"masks/{path}" if path.endswith(".png") else f"masks/{path}.png"
+
+
+def save_mask(mask_HW: np.ndarray, path: Path) -> None:
+    """Writes a mask as a PNG with a palette; `mask_folder` reads it back as it was."""
+    height, width = mask_HW.shape
+    image = Image.frombytes("P", (width, height), mask_HW.astype(np.uint8).tobytes())
+    image.putpalette(bytes(COLOURS[[0, *(1 + i % (len(COLOURS) - 1) for i in range(255))]].reshape(-1)))
+    image.save(path)
+
+
+def _folder(trainer: pl.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "masks"

@@ -1,0 +1,158 @@
+"""The metrics of both tasks, exact over all samples and processes: states are counts, which add up.
+
+Shape suffixes: B samples, K classes, M classes of a pixel, H height, W width.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+
+from plcourse.core.data.masks import IGNORE
+from plcourse.core.metrics import SampleMean
+
+PER_CLASS = 50  # classes up to which each gets a metric of its own
+
+
+class BoundaryF1(Metric):
+    """How well the outlines agree: the boundary F1 (Csurka et al. 2013, section 2.3).
+
+    A boundary pixel is right if the other mask has one of the same class at most ``tolerance`` pixels away, in either
+    direction. Precision and recall are of all boundary pixels of all samples; the result is the mean F1 of the classes
+    but class 0 that have a boundary at all. The rim of the picture is no boundary.
+
+    Args:
+        mask_classes: classes of a pixel, 2 or more.
+        tolerance: pixels, 0 or more.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, mask_classes: int, tolerance: int = 1) -> None:
+        super().__init__()
+        self.mask_classes, self.tolerance = mask_classes, tolerance
+        # per class: boundary pixels predicted, of these right, boundary pixels there, of these found
+        self.add_state("counts", torch.zeros(mask_classes - 1, 4, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predicted_BHW: Tensor, mask_BHW: Tensor) -> None:
+        """Adds some samples; pixels whose true class is unknown have no boundary."""
+        known_BHW = mask_BHW != IGNORE
+        for i in range(self.mask_classes - 1):
+            own_BHW = _boundary((predicted_BHW == i + 1) & known_BHW) & known_BHW
+            true_BHW = _boundary(mask_BHW == i + 1) & known_BHW
+            right, found = own_BHW & _wider(true_BHW, self.tolerance), true_BHW & _wider(own_BHW, self.tolerance)
+            self.counts[i] += torch.stack([each.sum() for each in (own_BHW, right, true_BHW, found)])
+
+    def compute(self) -> Tensor:
+        """The mean over the classes; nan where there is no boundary."""
+        own, right, true, found = self.counts.double().unbind(dim=1)
+        precision, recall = right / own.clamp_min(1), found / true.clamp_min(1)
+        f1 = 2 * precision * recall / (precision + recall).clamp_min(1e-12)
+        there = own + true > 0
+        return f1[there].mean()
+
+
+def _boundary(inside_BHW: Tensor) -> Tensor:
+    """The pixels of a region that have one of their eight neighbours outside of it."""
+    outside_B1HW = (~inside_BHW).float()[:, None]
+    return inside_BHW & (functional.max_pool2d(outside_B1HW, 3, 1, 1)[:, 0] > 0)
+
+
+def _wider(pixels_BHW: Tensor, by: int) -> Tensor:
+    return functional.max_pool2d(pixels_BHW.float()[:, None], 2 * by + 1, 1, by)[:, 0] > 0
+
+
+class VisionScores(nn.Module):
+    """All metrics of one stage.
+
+    Args:
+        stage: the first part of the names, such as ``val``.
+        label_names: one per class; empty where there is no classifier.
+        mask_names: one per class of a pixel; empty where there is no segmenter.
+        per_class: whether to log each class of the classifier too.
+    """
+
+    def __init__(
+        self, stage: str, label_names: Sequence[str], mask_names: Sequence[str], per_class: bool = False
+    ) -> None:
+        super().__init__()
+        self.stage, self.label_names, self.mask_names = stage, _plain(label_names), _plain(mask_names)
+        self.loss = SampleMean()
+        self.of_class, self.of_mask = nn.ModuleDict(), nn.ModuleDict()
+        if label_names:
+            classes = len(label_names)
+            self.of_class["accuracy"] = MulticlassAccuracy(classes, average="micro")
+            self.of_class["f1"] = MulticlassF1Score(classes)
+            if per_class and classes <= PER_CLASS:
+                self.of_class["accuracy_"] = MulticlassAccuracy(classes, average="none")
+        if mask_names:
+            self.of_mask["confusion"] = MulticlassConfusionMatrix(len(mask_names), ignore_index=IGNORE)
+            self.of_mask["boundary_f1"] = BoundaryF1(len(mask_names))
+
+    def update(self, loss_B: Tensor, class_BK: Tensor | None, mask_BMHW: Tensor | None, batch: dict[str, Any]) -> None:
+        """Adds some samples: their losses, and the scores of the heads that there are."""
+        self.loss.update(loss_B)
+        for metric in self.of_class.values():
+            assert class_BK is not None
+            metric.update(class_BK, batch["label"])  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)
+        for metric in self.of_mask.values():
+            assert mask_BMHW is not None
+            metric.update(mask_BMHW.argmax(dim=1), batch["mask"])  # pyright: ignore[reportCallIssue]  (the same)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every metric by its name; those of classes that are neither there nor predicted are left out."""
+        found: dict[str, Tensor] = {"loss": self.loss.compute()}
+        for name, metric in self.of_class.items():
+            value = metric.compute()  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)
+            if name == "accuracy_":
+                found |= {f"accuracy_{label}": value[i] for i, label in enumerate(self.label_names)}
+            else:
+                found[name] = value
+        if self.of_mask:
+            confusion_MM = self.of_mask["confusion"].compute().double()  # pyright: ignore[reportCallIssue]
+            found |= overlaps(confusion_MM, self.mask_names)
+            found["boundary_f1"] = self.of_mask["boundary_f1"].compute()  # pyright: ignore[reportCallIssue]
+        return {f"{self.stage}/{name}": value for name, value in found.items() if name == "loss" or not value.isnan()}
+
+    def log_and_reset(self, module: pl.LightningModule) -> None:
+        """Logs all and starts anew; a collective, to be called on every rank, also on one without samples."""
+        values = self.compute()
+        for metric in (self.loss, *self.of_class.values(), *self.of_mask.values()):
+            metric.reset()  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)
+        shown = {f"{self.stage}/{name}" for name in ("loss", "accuracy", "foreground_iou")}
+        # sync_dist averages values that are equal on all ranks already; without it Lightning warns
+        for name, value in values.items():  # the same names on every rank, since the values are
+            module.log(name, value.float(), prog_bar=self.stage == "val" and name in shown, sync_dist=True)
+
+
+def overlaps(confusion_MM: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """IoU and Dice from the pixels' confusion matrix (rows the truth), over all samples together.
+
+    A class that is neither there nor predicted is left out of the means; nan where that leaves none.
+    """
+    both_M = confusion_MM.diagonal()
+    sum_M = confusion_MM.sum(dim=0) + confusion_MM.sum(dim=1)
+    there_M = sum_M > 0
+    iou_M, dice_M = both_M / (sum_M - both_M), 2 * both_M / sum_M
+    found = {
+        "mean_iou": iou_M[there_M].mean(),
+        "foreground_iou": iou_M[1:][there_M[1:]].mean(),
+        "dice": dice_M[1:][there_M[1:]].mean(),
+    }
+    if len(names) <= PER_CLASS:
+        found |= {f"iou_{name}": iou_M[i] for i, name in enumerate(names)}
+        found |= {f"dice_{name}": dice_M[i] for i, name in enumerate(names)}
+    return found
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    """Names that can be part of a metric's; numbers where two would be the same."""
+    plain = [re.sub(r"[^\w.-]+", "_", name) for name in names]
+    return plain if len(set(plain)) == len(plain) else [str(i) for i in range(len(plain))]

@@ -1,0 +1,90 @@
+"""What averaging costs: the same fit without it, with SWA and with EMA, interleaved, and one pass for the batch norms.
+
+No validation runs, so that the averages pay for their one pass over the training data at the end. The pass is timed on
+its own, added to the plain fit, and the medians of the ratios are printed: what is left is the averaging.
+
+    python scripts/benchmark_averaging.py
+"""
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.optim.swa_utils import update_bn
+
+from plcourse import Trainer
+from plcourse.vision.averaging import EMA, SWA
+from plcourse.vision.data import VisionData
+from plcourse.vision.model import ClassifierSegmenter
+
+ARMS = ("plain", "swa", "ema")
+
+
+def seconds(arm: str, epochs: int, batches: int) -> tuple[float, float]:
+    """Seconds of a fit, and of one pass for batch norms over as many batches as an epoch has."""
+    pl.seed_everything(0, verbose=False)
+    data = VisionData(batch_size=64, val_size=250, test_size=1000)
+    module = ClassifierSegmenter(optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), lr_scheduler=None)
+    averaging: dict[str, list[Any]] = {"plain": [], "swa": [SWA(start=0.0)], "ema": [EMA(start=0.0)]}
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        limit_train_batches=batches,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Clock(), *averaging[arm]],
+    )
+    trainer.fit(module, data)
+    clock: Any = trainer.callbacks[0]
+    loader: Any = data.train_dataloader()
+    started = time.perf_counter()
+    update_bn((batch["image"] for batch in loader), module)  # all batches, as the averages' own pass
+    return clock.seconds, time.perf_counter() - started
+
+
+class Clock(pl.Callback):
+    """Times from the first step to the end of the training, which the last pass is a part of."""
+
+    seconds = 0.0
+    _started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts."""
+        self._started = time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops."""
+        self.seconds = time.perf_counter() - self._started
+
+
+def main() -> None:
+    """Runs the rounds and prints the median ratios."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=20, help="training batches per epoch")
+    options = parser.parse_args()
+    ratios: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
+    seconds("ema", 1, 2)  # warms up
+    for turn in range(options.rounds):
+        order = ARMS if turn % 2 else ARMS[::-1]
+        found = {arm: seconds(arm, options.epochs, options.batches) for arm in order}
+        passes = statistics.median(each[1] for each in found.values())
+        for arm, seen in ratios.items():
+            seen.append(found[arm][0] / (found["plain"][0] + passes))
+        print(
+            f"plain {found['plain'][0]:.2f} s, a pass {passes:.2f} s, {ratios['swa'][-1]:.3f}, {ratios['ema'][-1]:.3f}"
+        )
+    for arm, seen in ratios.items():
+        print(f"{arm} / (plain + one pass): {statistics.median(seen):.3f} ({min(seen):.3f} to {max(seen):.3f})")
+    print(f"{options.rounds} rounds, {torch.get_num_threads()} thread(s), default network of the lesson, SGD")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Small configs of lesson 18, which train in seconds."""
+
+from typing import Any
+
+
+def vision_config(**changes: Any) -> dict[str, Any]:
+    """A config that trains in seconds on a few digits on photographs.
+
+    Args:
+        **changes: dotted keys with ``__`` for the dots.
+    """
+    config: dict[str, Any] = {
+        "seed_everything": 3,
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_epochs": 4,
+            "log_every_n_steps": 1,
+            "callbacks": [{"class_path": "RunCheckpoint", "init_args": {"every_n_train_steps": 3}}],
+        },
+        "model": {
+            "class_path": "ClassifierSegmenter",
+            "init_args": {
+                "encoder": {"class_path": "ConvEncoder", "init_args": {"widths": [8, 16]}},
+                "dropout": 0.2,
+                "lr_scheduler": {"class_path": "WarmupHoldDecay"},
+            },
+        },
+        "data": {
+            "class_path": "VisionData",
+            "init_args": {
+                "image_size": 16,
+                "batch_size": 40,
+                "val_size": 60,
+                "test_size": 4540,
+                "augment": {
+                    "class_path": "Albumentations",
+                    "init_args": {"transforms": [{"Affine": {"rotate": [-10, 10]}}, {"InvertImg": None}]},
+                },
+            },
+        },
+    }
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        place: Any = config
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return config
+
+
+def averaged(name: str, **arguments: Any) -> dict[str, Any]:
+    """The callbacks of `vision_config` with an average."""
+    callback = {"class_path": name, "init_args": {"start": 0.3, **arguments}}
+    return {"trainer__callbacks": [*vision_config()["trainer"]["callbacks"], callback]}
