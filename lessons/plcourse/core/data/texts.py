@@ -220,8 +220,8 @@ def _wrong(rows: pd.DataFrame) -> dict[int, str]:
     for column in ("text", "label"):
         for row in np.flatnonzero(rows[column].isna()).tolist():
             wrong.setdefault(row, f"the {column} is missing")
-    lengths = rows["text"].astype(str).str.len().to_numpy()
-    blank = rows["text"].astype(str).str.strip().eq("").to_numpy()
+    texts = rows["text"].fillna("").astype(str)
+    lengths, blank = texts.str.len().to_numpy(np.int64), texts.str.strip().eq("").to_numpy()
     for row in np.flatnonzero(blank).tolist():
         wrong.setdefault(row, "the text is empty")
     for row in np.flatnonzero(lengths > LONGEST).tolist():
