@@ -1,5 +1,6 @@
 """Small collectives that every rank calls alike, and that cost nothing in a single process."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,18 @@ def gather_objects(value: Any) -> list[Any]:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value, group=cpu_group())
     return values
+
+
+def gather_states(value: Any) -> list[Any]:
+    """The value of every rank, tensors among it, in the order of the ranks; a collective.
+
+    As bytes: torch 2.15 cannot unpickle tensors in all_gather_object.
+    """
+    if not is_distributed():
+        return [value]
+    own = io.BytesIO()
+    torch.save(value, own)
+    return [torch.load(io.BytesIO(state), weights_only=True) for state in gather_objects(own.getvalue())]
 
 
 def from_rank_0(value: Any) -> Any:

@@ -1,13 +1,12 @@
 """The random states of a process, as plain types that a safe load of a checkpoint accepts."""
 
-import io
 import random
 from typing import Any
 
 import numpy as np
 import torch
 
-from plcourse.core.distributed import gather_objects, is_distributed
+from plcourse.core.distributed import gather_states
 from plcourse.core.errors import UserError
 
 
@@ -20,12 +19,7 @@ class RandomState:
     @staticmethod
     def of_all_ranks() -> list[dict[str, Any]]:
         """The states now, one entry per rank; a collective."""
-        if not is_distributed():
-            return [capture()]
-        # As bytes: torch 2.15 cannot unpickle tensors in all_gather_object.
-        own = io.BytesIO()
-        torch.save(capture(), own)
-        return [torch.load(io.BytesIO(state), weights_only=True) for state in gather_objects(own.getvalue())]
+        return gather_states(capture())
 
     def prepare(self, states: list[dict[str, Any]], rank: int, world_size: int) -> None:
         """Keeps this rank's state until `restore`.

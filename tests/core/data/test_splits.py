@@ -176,6 +176,6 @@ def test_impossible_sizes_are_named(digits, sizes, error, message):
 
 def test_a_class_too_small_for_the_parts_is_named(make_source):
     source = make_source([*range(20), 99, 99, 98], [0] * 20 + [1] * 3)
-    with pytest.raises(UserError, match="class 'class1' has 2 distinct images, too few for 3 parts"):
+    with pytest.raises(UserError, match="class 'class1' has 2 distinct samples, too few for 3 parts"):
         split(source, 2, 2)
     assert _sizes(split(source, 0, 2))["test"] == 2

@@ -13,7 +13,7 @@ from plcourse.core.data.loader import Batch, BatchLoader
 from plcourse.core.data.mask_parts import JointAugmentation, MaskParts, MaskSet
 from plcourse.core.data.masks import IGNORE, MASK_SOURCES, MaskSource, open_masks
 from plcourse.core.data.parts import ImageParts, delegated
-from plcourse.core.data.protocols import BatchSampler, Fetcher, Source, Splittable
+from plcourse.core.data.protocols import BatchSampler, Fetcher, Labelled, Source, Splittable
 from plcourse.core.data.randoms import keys_of, normals, permutation, run_seed, uniforms
 from plcourse.core.data.samplers import EvalSampler, TrainSampler
 from plcourse.core.data.sources import SOURCES, ArraySource, OnError, open_source, prepare
@@ -35,6 +35,7 @@ __all__ = [
     "ImageParts",
     "ImageSet",
     "JointAugmentation",
+    "Labelled",
     "MaskParts",
     "MaskSet",
     "MaskSource",

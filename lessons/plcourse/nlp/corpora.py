@@ -1,0 +1,122 @@
+"""Lesson 19: what a language model reads: the reviews of a split in a row, or one long text cut in three."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from plcourse.core.data.texts import read_text
+from plcourse.core.errors import UserError
+from plcourse.nlp.parts import TextParts
+from plcourse.nlp.streams import Stream
+from plcourse.nlp.tokenizers import END, Kind, TextTokenizer, check_known, fit_tokenizer, load_tokenizer
+
+PARTS = ("train", "val", "test")
+
+
+class OneText:
+    """One text, cut into training, validation and test part in this order; with the methods of `TextParts`.
+
+    Args:
+        path: a UTF-8 file.
+        val_size: characters (int) or share (float below 1) of the validation part.
+        test_size: the same for the test part, which is the end of the text.
+        tokenizer: ``characters``, ``words`` or ``bpe``.
+        vocab_size: the largest number of tokens.
+    """
+
+    label_names: list[str] | None = None
+
+    def __init__(
+        self, path: str, val_size: int | float, test_size: int | float, tokenizer: Kind, vocab_size: int
+    ) -> None:
+        self.path, self.sizes = path, (val_size, test_size)
+        self.kind: Kind = tokenizer
+        self.vocab_size = vocab_size
+        self._restored: dict[str, Any] | None = None
+
+    def open(self) -> None:
+        """Reads and cuts the text now, so that errors come early."""
+        _ = self._cut
+
+    @cached_property
+    def _cut(self) -> dict[str, str]:
+        text = read_text(self.path)
+        n = len(text)
+        val, test = (round(size * n) if isinstance(size, float) else size for size in self.sizes)
+        if min(val, test) < 0 or val + test >= n:
+            raise UserError(
+                f"'{self.path}' has {n} characters; val_size={val} and test_size={test} leave none to train on"
+            )
+        return {"train": text[: n - val - test], "val": text[n - val - test : n - test], "test": text[n - test :]}
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The checkpoint's, or one fitted to the training part."""
+        if self._restored is not None:
+            return load_tokenizer(self._restored["tokenizer"])
+        return fit_tokenizer(self.kind, self.texts("train"), self.vocab_size)
+
+    def texts(self, part: str) -> list[str]:
+        """The one text of a part.
+
+        Raises:
+            UserError: the part is empty.
+        """
+        if not self._cut[part]:
+            raise UserError(f"the {part} part of '{self.path}' is empty; give --data.init_args.{part}_size")
+        return [self._cut[part]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What new texts need, in plain types."""
+        return {"tokenizer": self.tokenizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what a checkpoint was trained with."""
+        self._restored = state
+        self.__dict__.pop("tokenizer", None)
+
+
+def stream_of(parts: TextParts | OneText, part: str) -> Stream:
+    """The tokens of one part, one behind the other."""
+    return Stream(parts.texts(part), parts.tokenizer)
+
+
+class Prompts:
+    """What a text is to begin with: batches of one prompt, repeated; ``text`` int64 [S, T], ``prompt``, ``id``.
+
+    Args:
+        prompts: the beginnings; an empty one lets the model begin.
+        samples: continuations of each, S.
+        tokenizer: the model's.
+
+    Raises:
+        UserError: a character that the training text does not have.
+    """
+
+    def __init__(self, prompts: Sequence[str], samples: int, tokenizer: TextTokenizer) -> None:
+        for i, prompt in enumerate(prompts):
+            check_known(tokenizer, prompt, f"prompt {i + 1}")
+        self._prompts, self._samples = list(prompts), samples
+        self._tokens = [np.concatenate([[END], each]).astype(np.int64) for each in tokenizer.encode(self._prompts)]
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The prompt at `indices` (int64 [1])."""
+        (index,) = indices.tolist()
+        tokens_ST = torch.from_numpy(self._tokens[index]).expand(self._samples, -1)
+        return {
+            "text": tokens_ST,
+            "prompt": [self._prompts[index]] * self._samples,
+            "id": [f"prompt/{index:04d}/{sample:03d}" for sample in range(self._samples)],
+        }
+
+
+def read_prompts(prompts: Sequence[str] | None, path: str | None) -> list[str]:
+    """The prompts given, and those of a file, one a line; a single empty one where there is none."""
+    lines = [line for line in read_text(path).splitlines() if line] if path is not None else []
+    return [*(prompts or ()), *lines] or [""]

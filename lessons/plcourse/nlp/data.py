@@ -1,0 +1,226 @@
+"""Lesson 19: the same reviews as labelled texts and as text to be continued; and files of one's own."""
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import pytorch_lightning as pl
+
+from plcourse.core.data import BatchLoader, OnError, Process, TrainSampler, delegated, run_seed
+from plcourse.core.data.texts import read_text
+from plcourse.core.errors import UserError
+from plcourse.core.screen import say
+from plcourse.nlp.corpora import OneText, Prompts, read_prompts, stream_of
+from plcourse.nlp.parts import TextParts, ordered_loader
+from plcourse.nlp.streams import EvalWindows, TrackSampler, TrainWindows
+from plcourse.nlp.tokenizers import Kind
+
+
+class TextData(pl.LightningDataModule):
+    """Dict batches of ``text`` int64 [B, T], padded with 0, ``length``, ``label`` int64 [B], ``id``; `Splittable`.
+
+    Args:
+        source: ``reviews``, ``imdb``, ``rotten_tomatoes`` or ``text_table``.
+        path: the file or the folder of a ``text_table``.
+        text_column: its column of texts.
+        label_column: its column of classes.
+        on_error: ``skip`` leaves rows that cannot be used out and lists them, ``raise`` stops at the first.
+        val_size: texts for validation (int), or their share (float below 1).
+        test_size: the same for the test part; a folder with parts of its own keeps them.
+        split_seed: another seed gives another split.
+        train_size: so many training texts only; None for all.
+        tokenizer: ``characters``, ``words`` or ``bpe``, fitted to the training part.
+        vocab_size: the largest number of tokens.
+        max_length: tokens of a text that are used, from its beginning; None for all.
+        batch_size: texts per batch and process.
+        eval_batch_size: the same for validation, test and prediction; None for `batch_size`.
+        num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
+        predict_path: a text file with a text a line, to predict; None predicts the test part.
+    """
+
+    ids = delegated("parts.ids")
+    labels = delegated("parts.labels")
+    groups = delegated("parts.groups")
+    sizes = delegated("parts.n_parts")
+    label_names = delegated("parts.label_names")
+    tokenizer = delegated("parts.tokenizer")
+
+    def __init__(
+        self,
+        source: str = "reviews",
+        path: str | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        on_error: OnError = "raise",
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.1,
+        split_seed: int = 0,
+        train_size: int | None = None,
+        tokenizer: Kind = "words",
+        vocab_size: int = 20_000,
+        max_length: int | None = 400,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        predict_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        table = (source, path, text_column, label_column, on_error)
+        self.parts = TextParts(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, max_length)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.num_workers, self.predict_path = num_workers, predict_path
+
+    def setup(self, stage: str) -> None:
+        """Opens and splits the texts; the prediction of a new file needs only the checkpoint."""
+        if not (stage == "predict" and self.predict_path):
+            self.parts.open()
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled batches of similar length; each has a ``rank_weight``."""
+        return self.parts.train_loader(self.trainer, self.batch_size, self.num_workers)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Each validation text once."""
+        return self.parts.eval_loader(self.trainer, "val", self.eval_batch_size, self.num_workers)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Each test text once."""
+        return self.parts.eval_loader(self.trainer, "test", self.eval_batch_size, self.num_workers)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The lines of the new file, or each test text once."""
+        if self.predict_path is None:
+            return self.test_dataloader()
+        lines = [line for line in read_text(self.predict_path).splitlines() if line.strip()]
+        data = self.parts.new_tokens(lines, [f"line/{i:05d}" for i in range(len(lines))])
+        return ordered_loader(data, self.trainer, self.eval_batch_size, self.num_workers)
+
+    def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
+        """See `Splittable`; the tokenizer is fitted to the new training part."""
+        anew = copy.copy(self)
+        anew.parts = self.parts.with_split(train_ids, val_ids)
+        return anew
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tokenizer and label names, which go into the checkpoint."""
+        return self.parts.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what the model was trained with; other classes are a UserError."""
+        self.parts.load_state_dict(state_dict)
+
+
+class LanguageData(pl.LightningDataModule):
+    """Windows of a long row of tokens: ``text`` and ``target`` int64 [B, L], the target one token ahead.
+
+    Args:
+        source: ``text_file``, or the reviews and tables of `TextData`, whose texts follow each other.
+        path: the UTF-8 file of a ``text_file``, or a ``text_table``.
+        text_column: the column of texts of a ``text_table``.
+        label_column: its column of classes, which the split keeps in proportion.
+        val_size: for validation: texts, of a ``text_file`` characters (int), or their share (float below 1).
+        test_size: the same for the test part; of a ``text_file`` its end.
+        split_seed: another seed gives another split of texts.
+        train_size: so many training texts only; None for all.
+        tokenizer: ``characters``, ``words`` or ``bpe``, fitted to the training part.
+        vocab_size: the largest number of tokens.
+        block_size: tokens of a window, L.
+        eval_context: tokens that evaluation reads before each window without scoring them.
+        order: ``shuffled`` windows, or ``tracks`` whose windows follow each other, for a state that is carried on.
+        batch_size: windows per batch and process; as many tracks.
+        eval_batch_size: windows per batch of validation and test; None for `batch_size`.
+        prompts: what `predict` continues; None lets the model begin.
+        prompts_path: a UTF-8 file of further prompts, one a line.
+        samples: continuations of each prompt.
+    """
+
+    label_names = delegated("parts.label_names")
+    tokenizer = delegated("parts.tokenizer")
+
+    def __init__(
+        self,
+        source: str = "reviews",
+        path: str | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.1,
+        split_seed: int = 0,
+        train_size: int | None = None,
+        tokenizer: Kind = "characters",
+        vocab_size: int = 128,
+        block_size: int = 128,
+        eval_context: int = 0,
+        order: Literal["shuffled", "tracks"] = "shuffled",
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        prompts: list[str] | None = None,
+        prompts_path: str | None = None,
+        samples: int = 1,
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        if min(block_size, samples) < 1 or eval_context < 0:
+            raise ValueError(f"block_size={block_size}, samples={samples}, eval_context={eval_context}: give 1 or more")
+        self.parts: TextParts | OneText
+        if source == "text_file":
+            if path is None:
+                raise UserError("text_file needs a file: give --data.init_args.path")
+            self.parts = OneText(path, val_size, test_size, tokenizer, vocab_size)
+        else:
+            table = (source, path, text_column, label_column, "raise")
+            self.parts = TextParts(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, None)
+        self.block_size, self.eval_context, self.order = block_size, eval_context, order
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.prompts, self.prompts_path, self.samples = prompts, prompts_path, samples
+
+    def setup(self, stage: str) -> None:
+        """Reads and splits the text; a prediction needs only the checkpoint."""
+        if stage != "predict":
+            self.parts.open()
+
+    def train_dataloader(self) -> BatchLoader:
+        """Windows of the training part, in the order that was asked for."""
+        windows = TrainWindows(stream_of(self.parts, "train"), self.block_size, run_seed())
+        process = Process.of(self.trainer)
+        arguments = (len(windows), self.batch_size, run_seed(), process.rank, process.world_size)
+        if self.order == "tracks":
+            return BatchLoader(windows, TrackSampler(*arguments), 0, process.pin_memory)
+        again = not process.overfit
+        return BatchLoader(windows, TrainSampler(*arguments, True, again, process.accumulate), 0, process.pin_memory)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Each validation token once."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        """Each test token once."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, part: str) -> BatchLoader:
+        windows = EvalWindows(stream_of(self.parts, part), self.block_size, self.eval_context, part)
+        return ordered_loader(windows, self.trainer, self.eval_batch_size)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """One prompt a batch."""
+        prompts = Prompts(read_prompts(self.prompts, self.prompts_path), self.samples, self.parts.tokenizer)
+        return ordered_loader(prompts, self.trainer, 1)
+
+    @cached_property
+    def training_text(self) -> str | None:
+        """What was trained on, in one piece, to find copies of it; None where it cannot be read any more."""
+        try:
+            return "\n".join(self.parts.texts("train"))
+        except UserError as error:
+            say(f"copies of the training text are not looked for: {error}")
+            return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tokenizer, which goes into the checkpoint."""
+        return self.parts.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what the model was trained with."""
+        self.parts.load_state_dict(state_dict)

@@ -1,0 +1,189 @@
+"""Lesson 19: sampling from a language model, and how much of what it says it has only learned by heart.
+
+The draw for the next token is a function of the run's seed, the sample's id and the position, so that a sample can be
+made again alone. Temperature, top-k (Fan et al. 2018) and top-p (Holtzman et al. 2020, arXiv 1904.09751) reshape the
+distribution first.
+
+Shapes: B rows, T tokens of the prompt, V vocabulary.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plcourse.core.data import keys_of, uniforms
+from plcourse.nlp.tokenizers import END, PAD, UNKNOWN, TextTokenizer
+
+SCORES = ("distinct_1", "distinct_2", "distinct_3", "repetition", "copied")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    Args:
+        max_new_tokens: tokens of a continuation, 1 or more.
+        temperature: divides the scores, 0 or more; 0 takes the likeliest token.
+        top_k: the so many likeliest tokens stay, 1 or more; None for all.
+        top_p: the fewest tokens with this probability stay, above 0 to 1; None for all.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens}: give 1 or more")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature}: give 0 or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k}: give 1 or more, or null for all")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: give above 0 to 1, or null for all")
+
+
+def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+    """The distribution that the next token is drawn from, float64 [B, V]; padding and unknown have none."""
+    logits_BV = logits_BV.double().index_fill(1, torch.tensor([PAD, UNKNOWN], device=logits_BV.device), -math.inf)
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits_BV).scatter_(1, logits_BV.argmax(dim=1, keepdim=True), 1.0)
+    ranked_BV, order_BV = (logits_BV / sampling.temperature).sort(dim=1, descending=True, stable=True)
+    kept_BV = ranked_BV.softmax(dim=1)
+    if sampling.top_p is not None:  # a token stays while those before it have less than top_p
+        before_BV = kept_BV.cumsum(dim=1) - kept_BV
+        kept_BV = kept_BV.masked_fill(before_BV >= sampling.top_p, 0.0)
+    if sampling.top_k is not None:
+        kept_BV[:, sampling.top_k :] = 0.0
+    return torch.zeros_like(kept_BV).scatter_(1, order_BV, kept_BV / kept_BV.sum(dim=1, keepdim=True))
+
+
+def draw(probability_BV: Tensor, uniform_B: np.ndarray) -> Tensor:
+    """One token per row by inversion of the distribution function, int64 [B]."""
+    threshold_B1 = torch.from_numpy(uniform_B)[:, None].to(probability_BV.device)
+    cumulative_BV = probability_BV.cumsum(dim=1)
+    # scaled by the sum, which rounding keeps from being 1; the first token beyond the threshold has a probability
+    beyond_BV = cumulative_BV > threshold_B1 * cumulative_BV[:, -1:]
+    return beyond_BV.int().argmax(dim=1)
+
+
+@torch.inference_mode()
+def continuations(
+    network: nn.Module,
+    prompt_BT: Tensor,
+    ids: Sequence[str],
+    seed: int,
+    sampling: Sampling,
+    size: int,
+    show: TextTokenizer | None = None,
+) -> Tensor:
+    """Continues prompts until each has ended or the number of tokens is reached.
+
+    Args:
+        network: maps tokens and a state to scores and a state; ``context`` limits what it sees, None for no limit.
+        prompt_BT: int64 [B, T], the same number of tokens in every row.
+        ids: B names, which the draws belong to.
+        seed: the run's seed.
+        sampling: how to draw.
+        size: tokens that the tokenizer knows; the network may have scores for more.
+        show: writes the first row to the terminal as it grows, prompt included; None writes nothing.
+
+    Returns:
+        int64 [B, new tokens]; behind an end there are only ends.
+    """
+    context: Any = network.context
+    keys, made_BT = keys_of(ids), prompt_BT
+    ended_B = torch.zeros(len(prompt_BT), dtype=torch.bool, device=prompt_BT.device)
+    printer = Printer(show)
+    printer.write(prompt_BT[0, 1:].tolist())
+    state, unread_BT = None, prompt_BT if context is None else prompt_BT[:, -context:]
+    read = 0
+    for step in range(sampling.max_new_tokens):
+        if context is not None and read + unread_BT.shape[1] > context:
+            # keys and values are full: start again from the later half of what was made
+            state, unread_BT, read = None, made_BT[:, -(context // 2) :], 0
+        logits_BTV, state = network(unread_BT, state)
+        read += unread_BT.shape[1]
+        next_B = draw(probabilities(logits_BTV[:, -1, :size], sampling), uniforms(seed, step, keys, 1)[:, 0])
+        next_B = torch.where(ended_B, END, next_B)
+        ended_B |= next_B == END
+        unread_BT = next_B[:, None]
+        made_BT = torch.cat([made_BT, unread_BT], dim=1)
+        printer.write(unread_BT[0].tolist())
+        if ended_B.all():
+            break
+    printer.close()
+    return made_BT[:, prompt_BT.shape[1] :]
+
+
+class Printer:
+    """Writes a text to the terminal as its tokens come.
+
+    Args:
+        tokenizer: turns tokens into text; None writes nothing.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer | None) -> None:
+        self._tokenizer, self._tokens, self._written = tokenizer, [], 0
+
+    def write(self, tokens: Sequence[int]) -> None:
+        """Appends tokens; a character that is not yet whole waits for its last byte."""
+        if self._tokenizer is None or not tokens:
+            return
+        self._tokens += tokens
+        text = self._tokenizer.decode(self._tokens)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            # a trained model must not be able to move the cursor
+            fresh = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text[self._written :])
+            sys.stdout.write(fresh)
+            sys.stdout.flush()
+            self._written = len(text)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self._tokenizer is not None:
+            sys.stdout.write("\n\n")
+            sys.stdout.flush()
+
+
+def describe(text: str, prompt: str, training_text: str | None) -> dict[str, Any]:
+    """How varied a continuation is, and how much of it stands in the training text.
+
+    Args:
+        text: the continuation.
+        prompt: what it continues.
+        training_text: the training part; None where it is not at hand.
+
+    Returns:
+        ``distinct_1`` to ``distinct_3``, distinct runs of so many words as a share of all (Li et al. 2016, arXiv
+        1510.03055); ``repetition``, the share of words that end a run of four words which came before; ``copied``,
+        the characters of the longest span that stands in the training text too, None where that is not at hand.
+    """
+    words = text.split()
+    scores: dict[str, Any] = {}
+    for n in (1, 2, 3):
+        runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        scores[f"distinct_{n}"] = len(set(runs)) / len(runs) if runs else 0.0
+    fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+    scores["repetition"] = 1 - len(set(fours)) / len(fours) if fours else 0.0
+    copied = len(longest_copy(text, training_text)) if training_text is not None else None
+    return {**scores, "copied": copied, "characters": len(text), "prompt_characters": len(prompt)}
+
+
+def longest_copy(text: str, training_text: str) -> str:
+    """The longest span of `text` that stands in `training_text`, exactly; the first of several."""
+    best, start = 0, 0
+    for i in range(len(text)):
+        while i + best < len(text) and text[i : i + best + 1] in training_text:
+            best, start = best + 1, i
+    return text[start : start + best]

@@ -1,0 +1,65 @@
+"""Lesson 19: a language model with a memory, the LSTM (Hochreiter and Schmidhuber 1997; with forget gates, Gers 2000).
+
+The state of one window is where the next begins, so that what happened long ago can matter although gradients
+reach back one window only.
+
+Shapes: B rows, T tokens, V vocabulary, E embedding, H hidden, N layers.
+"""
+
+import torch
+from torch import Tensor, nn
+
+State = tuple[Tensor, Tensor]
+
+
+class LSTMLanguageModel(nn.Module):
+    """Embedding, LSTM, and scores of the next token from each state.
+
+    Args:
+        vocab_size: V, at least the tokenizer's size.
+        embedding: E.
+        hidden: H.
+        layers: N.
+        dropout: of embeddings, between layers, and of the states that are scored; 0 to below 1.
+    """
+
+    context = None  # no limit: the state remembers what it can
+
+    def __init__(
+        self, vocab_size: int = 128, embedding: int = 64, hidden: int = 256, layers: int = 1, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.features_size = vocab_size, hidden
+        self.embedding = nn.Embedding(vocab_size, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, vocab_size)
+        for name, parameter in self.lstm.named_parameters():
+            if name.startswith("bias_ih"):  # the forget gates start open (Jozefowicz et al. 2015)
+                nn.init.ones_(parameter.data[hidden : 2 * hidden])
+
+    def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Scores of the next token [B, T, V], and the state behind the last token, two of [N, B, H]."""
+        features_BTH, state = self.features(tokens_BT, state)
+        return self.head(self.dropout(features_BTH)), state
+
+    def features(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The hidden state at each token [B, T, H], and the state behind the last."""
+        embedded_BTE = self.dropout(self.embedding(tokens_BT))
+        return self.lstm(embedded_BTE, state)
+
+    def detached(self, state: State) -> State:
+        """The state without its past: where gradients stop."""
+        hidden_NBH, cell_NBH = state
+        return hidden_NBH.detach(), cell_NBH.detach()
+
+
+def to_cpu(state: State) -> list[Tensor]:
+    """A state as a list of tensors that a safe load of a checkpoint accepts."""
+    return [part.detach().cpu().clone() for part in state]
+
+
+def from_cpu(state: list[Tensor], device: torch.device) -> State:
+    """The state that `to_cpu` kept."""
+    hidden_NBH, cell_NBH = (part.to(device) for part in state)
+    return hidden_NBH, cell_NBH

@@ -1,0 +1,286 @@
+"""Lesson 19: labelled texts with their split and tokenizer, and batches of texts of similar length.
+
+Shapes: N texts of a part, B texts of a batch, T tokens of the longest of them.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+
+from plcourse.core.data import (
+    BatchLoader,
+    EvalSampler,
+    OnError,
+    Process,
+    TrainSampler,
+    duplicate_groups,
+    overlap,
+    permutation,
+    run_seed,
+    split,
+)
+from plcourse.core.data.texts import TextSource, open_texts
+from plcourse.core.errors import UserError
+from plcourse.core.screen import say
+from plcourse.nlp.tokenizers import PAD, UNKNOWN, Kind, TextTokenizer, fit_tokenizer, load_tokenizer
+
+_BUCKET = 50  # batches whose texts are sorted by length together
+
+
+class TokenSet:
+    """Tokenised texts as batches: ``text`` int64 [B, T], padded; ``length`` int64 [B], ``label`` int64 [B], ``id``.
+
+    Args:
+        tokens: N arrays of tokens, cut to the length that is wanted; an empty one becomes a single unknown token.
+        labels: int64 [N], -1 where unknown.
+        ids: N names.
+    """
+
+    def __init__(self, tokens: Sequence[np.ndarray], labels: np.ndarray, ids: Sequence[str]) -> None:
+        self.tokens = [each if len(each) else np.array([UNKNOWN], np.int32) for each in tokens]
+        self.labels, self.ids = torch.from_numpy(labels), list(ids)
+        self.lengths = np.array([len(each) for each in self.tokens], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The batch of the texts at `indices` (int64 [B]); the epoch changes nothing."""
+        length_B = self.lengths[indices]
+        text_BT = np.full((len(indices), length_B.max()), PAD, np.int64)
+        for row, index in enumerate(indices.tolist()):
+            text_BT[row, : length_B[row]] = self.tokens[index]
+        return {
+            "text": torch.from_numpy(text_BT),
+            "length": torch.from_numpy(length_B),
+            "label": self.labels[torch.from_numpy(indices)],
+            "id": [self.ids[i] for i in indices.tolist()],
+        }
+
+
+class BucketSampler:
+    """Shuffled batches of texts of similar length, so that little is padding; all ranks plan the same ones.
+
+    An epoch is one permutation; of every 50 batches the texts are sorted by length and the batches then shuffled. Only
+    the last batch of an epoch, which may be smaller, keeps its place.
+
+    Args:
+        base: cuts an order into batches and batches into the ranks' slices.
+        lengths: int64 [N], tokens of each text.
+    """
+
+    def __init__(self, base: TrainSampler, lengths: np.ndarray) -> None:
+        self._base, self._lengths = base, lengths
+        self.n, self.seed, self.global_batch_size = base.n, base.seed, base.global_batch_size
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+    def rank_weight(self, batch_index: int) -> float:
+        """See `TrainSampler.rank_weight`."""
+        return self._base.rank_weight(batch_index)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+        """This process's batches of `epoch` from number `start` on, each int64 [B]."""
+        epoch = epoch if self._base.reshuffle else 0
+        return self._base.cut(self._order(epoch), start)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        order, size = permutation(self.seed, epoch, self.n), self.global_batch_size
+        whole = (len(self) - 1) * size  # the last batch may be smaller or larger
+        buckets = [order[at : min(at + _BUCKET * size, whole)] for at in range(0, whole, _BUCKET * size)]
+        arranged = [bucket[np.argsort(self._lengths[bucket], kind="stable")] for bucket in buckets]
+        batches = np.concatenate(arranged).reshape(-1, size) if arranged else np.empty((0, size), np.int64)
+        shuffled = batches[permutation(self.seed, -1 - epoch, len(batches))]
+        return np.concatenate([shuffled.ravel(), order[whole:]])
+
+
+class TextParts:
+    """Training, validation and test part of labelled texts, and the tokenizer fitted to the first.
+
+    Args:
+        source: one of `plcourse.core.data.texts.LABELLED`.
+        path: the file or folder of a ``text_table``.
+        text_column: its column of texts.
+        label_column: its column of classes.
+        on_error: ``skip`` leaves rows that cannot be used out and lists them.
+        val_size: texts (int) or share (float) for validation.
+        test_size: the same for the test part.
+        split_seed: another seed gives another split.
+        train_size: so many training texts only, the classes in proportion; a smaller number takes a part of what a
+            larger one takes. None takes all.
+        tokenizer: ``characters``, ``words`` or ``bpe``.
+        vocab_size: the largest number of tokens.
+        max_length: tokens of a text that are used, from its beginning; None for all.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        path: str | None,
+        text_column: str,
+        label_column: str,
+        on_error: OnError,
+        val_size: int | float,
+        test_size: int | float,
+        split_seed: int,
+        train_size: int | None,
+        tokenizer: Kind,
+        vocab_size: int,
+        max_length: int | None,
+    ) -> None:
+        if train_size is not None and train_size < 1:
+            raise ValueError(f"train_size={train_size}: give 1 or more, or null for all")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length={max_length}: give 1 or more tokens, or null for all")
+        self._opened = (source, path, text_column, label_column, on_error)
+        self.sizes, self.split_seed, self.train_size = (val_size, test_size), split_seed, train_size
+        self.kind: Kind = tokenizer
+        self.vocab_size, self.max_length = vocab_size, max_length
+        self._restored: dict[str, Any] | None = None
+
+    def open(self) -> None:
+        """Reads and splits the texts now, so that errors come early."""
+        _ = self.parts
+
+    @cached_property
+    def source(self) -> TextSource:
+        """All texts."""
+        source = open_texts(*self._opened)
+        if source.rejected:
+            first, reason = source.rejected[0]
+            say(f"{source.name}: {len(source.rejected)} rows left out; the first is {first}: {reason}")
+        if self._restored is not None and self._restored["label_names"] != source.label_names:
+            there = self._restored["label_names"]
+            raise UserError(
+                f"the checkpoint was trained on classes {there}, but {source.name} has {source.label_names}"
+            )
+        return source
+
+    @cached_property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Sorted int64 text numbers by ``train``, ``val``, ``test``; near-duplicates are on one side."""
+        parts = split(self.source, *self.sizes, self.split_seed)
+        if self.train_size is not None:
+            parts["train"] = _first(parts["train"], self.source.labels, self.train_size, self.split_seed)
+        return parts
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The checkpoint's, or one fitted to the training part."""
+        if self._restored is not None:
+            return load_tokenizer(self._restored["tokenizer"])
+        return fit_tokenizer(self.kind, self.texts("train"), self.vocab_size)
+
+    @property
+    def label_names(self) -> list[str]:
+        """One name per class."""
+        return self.source.label_names if self._restored is None else self._restored["label_names"]
+
+    def texts(self, part: str) -> list[str]:
+        """The texts of a part."""
+        return [self.source.texts[i] for i in self.parts[part].tolist()]
+
+    def tokens(self, part: str) -> TokenSet:
+        """The tokenised texts of a part."""
+        indices = self.parts[part]
+        ids = [self.source.ids[i] for i in indices.tolist()]
+        return TokenSet(self._encoded(self.texts(part)), self.source.labels[indices], ids)
+
+    def new_tokens(self, texts: Sequence[str], ids: Sequence[str]) -> TokenSet:
+        """Texts without labels, tokenised as the model was trained."""
+        return TokenSet(self._encoded(texts), np.full(len(texts), -1, np.int64), ids)
+
+    def _encoded(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [tokens[: self.max_length] for tokens in self.tokenizer.encode(texts)]
+
+    def train_loader(self, trainer: Trainer | None, batch_size: int, num_workers: int = 0) -> BatchLoader:
+        """Shuffled batches of similar length; each has a ``rank_weight``."""
+        data, process = self.tokens("train"), Process.of(trainer)
+        arguments = (len(data), batch_size, run_seed(), process.rank, process.world_size, False)
+        base = TrainSampler(*arguments, reshuffle=not process.overfit, accumulate=process.accumulate)
+        return BatchLoader(data, BucketSampler(base, data.lengths), num_workers, process.pin_memory)
+
+    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
+        """Each text of `part` once, in order."""
+        return ordered_loader(self.tokens(part), trainer, batch_size, num_workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What new texts need, in plain types."""
+        return {"tokenizer": self.tokenizer.state_dict(), "label_names": list(self.label_names)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what a checkpoint was trained with."""
+        self._restored = state
+        self.__dict__.pop("tokenizer", None)
+
+    @property
+    def _pool(self) -> np.ndarray:
+        return np.sort(np.concatenate([self.parts["train"], self.parts["val"]]))
+
+    @property
+    def ids(self) -> list[str]:
+        """The texts for training or validation, see `Splittable`."""
+        return [self.source.ids[i] for i in self._pool.tolist()]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64, the class of each of `ids`."""
+        return self.source.labels[self._pool]
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """int64, equal for near-duplicates among `ids`; None where there are none."""
+        return duplicate_groups(self.source.hashes[self._pool])
+
+    @property
+    def n_parts(self) -> dict[str, int]:
+        """Texts of each part: ``n_train``, ``n_val`` and ``n_test``."""
+        return {f"n_{name}": len(indices) for name, indices in self.parts.items()}
+
+    def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
+        """The same texts and test part with other training and validation parts, and a tokenizer of their own.
+
+        Raises:
+            ValueError: an id that is unknown or in the test part, or near-duplicates on both sides.
+        """
+        index_of = dict(zip(self.ids, self._pool.tolist(), strict=True))
+        unknown = [name for name in (*train_ids, *val_ids) if name not in index_of]
+        if unknown:
+            raise ValueError(f"id {unknown[0]!r} is not for training or validation: take ids from `ids`")
+        parts = {
+            part: np.sort(np.array([index_of[name] for name in names], np.int64))
+            for part, names in (("train", train_ids), ("val", val_ids))
+        }
+        leaks = overlap(parts, self.source)
+        if leaks:
+            raise ValueError(f"text {leaks[0][2]!r} is in train and val: keep the texts of a group together")
+        anew = copy.copy(self)
+        anew.parts = {**parts, "test": self.parts["test"]}
+        anew._restored = None
+        anew.__dict__.pop("tokenizer", None)
+        return anew
+
+
+def ordered_loader(data: Any, trainer: Trainer | None, batch_size: int, num_workers: int = 0) -> BatchLoader:
+    """Each item of `data` once, in order, on one process."""
+    process = Process.of(trainer)
+    sampler = EvalSampler(len(data), batch_size, process.rank, process.world_size)
+    return BatchLoader(data, sampler, num_workers, process.pin_memory)
+
+
+def _first(indices: np.ndarray, labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """`n` of the indices, the classes in proportion; those of a smaller `n` are among them."""
+    if n > len(indices):
+        raise UserError(f"train_size={n}: the training part has {len(indices)} texts")
+    shuffled = indices[permutation(seed, 0, len(indices))]
+    place = np.empty(len(shuffled))
+    for label in np.unique(labels[shuffled]):
+        (of_class,) = np.nonzero(labels[shuffled] == label)
+        place[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+    return np.sort(shuffled[np.argsort(place, kind="stable")[:n]])

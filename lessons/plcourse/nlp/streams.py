@@ -1,0 +1,160 @@
+"""Lesson 19: one long row of tokens, cut into windows in three ways.
+
+Shuffled windows suit a network without memory. *Tracks* suit one with: the row is cut into as many tracks as the batch
+has rows, and each step takes the next window of every track, so that the state after one step is where the next begins
+(truncated back-propagation through time, Williams and Peng 1990). Evaluation scores every token once, after a context
+of tokens that are read but not scored, so that its sum does not depend on batches or processes.
+
+Shapes: B rows of a batch, L tokens of a window, C tokens of context.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from plcourse.core.data import uniforms
+from plcourse.core.errors import UserError
+from plcourse.nlp.tokenizers import END, PAD, TextTokenizer
+
+NOT_SCORED = -100  # the target that torch's cross-entropy passes over
+_PHASE_KEY = np.zeros(1, np.uint64)
+
+
+class Stream:
+    """The tokens of some texts, one behind the other, an end before each and after the last.
+
+    A single text has no end after it: its every character is scored, and nothing else.
+
+    Args:
+        texts: one text or more.
+        tokenizer: turns them into numbers.
+
+    Attributes:
+        tokens: int32 [N].
+        characters: int32 [N], how many characters of the texts each token stands for; 0 for an end.
+    """
+
+    def __init__(self, texts: Sequence[str], tokenizer: TextTokenizer) -> None:
+        end, none = np.array([END], np.int32), np.zeros(1, np.int32)
+        tokens, characters = [end], [none]
+        for text, encoded in zip(texts, tokenizer.encode(texts), strict=True):
+            tokens += [encoded, end]
+            characters += [tokenizer.lengths(text), none]
+        if len(texts) == 1:
+            tokens, characters = tokens[:-1], characters[:-1]
+        self.tokens, self.characters = np.concatenate(tokens), np.concatenate(characters)
+        assert len(self.tokens) == len(self.characters)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class TrainWindows:
+    """Windows of L tokens that lie side by side: ``text`` and ``target`` int64 [B, L], each target the next token.
+
+    In every epoch they begin at another of the first L tokens, so that no token stays at the edge of a window.
+
+    Args:
+        stream: the training part.
+        length: tokens of a window, L.
+        seed: the run's seed.
+
+    Raises:
+        UserError: the stream is shorter than two windows.
+    """
+
+    def __init__(self, stream: Stream, length: int, seed: int) -> None:
+        self._tokens, self.length, self._seed = torch.from_numpy(stream.tokens.astype(np.int64)), length, seed
+        if len(self) < 1:
+            raise UserError(
+                f"the training text has {len(stream)} tokens, fewer than two windows of {length}; give a longer text "
+                "or a smaller --data.init_args.block_size"
+            )
+
+    def __len__(self) -> int:
+        return (len(self._tokens) - self.length) // self.length
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The windows at `indices` (int64 [B])."""
+        phase = int(uniforms(self._seed, epoch, _PHASE_KEY, 1)[0, 0] * self.length)
+        start_B1 = torch.from_numpy(indices)[:, None] * self.length + phase
+        place_BL = start_B1 + torch.arange(self.length)
+        return {"text": self._tokens[place_BL], "target": self._tokens[place_BL + 1]}
+
+
+class TrackSampler:
+    """Step t takes window t of every track; each process has its own tracks, `batch_size` of them.
+
+    Args:
+        n: windows of the stream.
+        batch_size: tracks per process.
+        seed: the run's seed, kept for the check on resuming; nothing is drawn.
+        rank: this process.
+        world_size: processes in all.
+
+    Raises:
+        UserError: fewer windows than tracks.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.seed, self.global_batch_size = seed, batch_size * world_size
+        self._steps = n // self.global_batch_size
+        if self._steps < 1:
+            raise UserError(
+                f"{n} windows are too few for {self.global_batch_size} tracks; give a longer text, a smaller "
+                "batch_size or a smaller block_size"
+            )
+        self.n = self._steps * self.global_batch_size
+        self._first = (np.arange(batch_size, dtype=np.int64) + rank * batch_size) * self._steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def rank_weight(self, batch_index: int) -> float:
+        """1: every process has equally many tracks."""
+        return 1.0
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+        """The windows of each step from number `start` on, int64 [B]."""
+        for step in range(start, self._steps):
+            yield self._first + step
+
+
+class EvalWindows:
+    """Every token but the first scored once: ``text``, ``target`` int64 [B, C + L], ``characters`` int64 [B], ``id``.
+
+    Targets that are context or padding are `NOT_SCORED`.
+
+    Args:
+        stream: the part to score.
+        length: tokens scored per window, L.
+        context: tokens read before them, C; the first windows have fewer.
+        name: the part's name, for the ids.
+    """
+
+    def __init__(self, stream: Stream, length: int, context: int, name: str) -> None:
+        self._stream, self._length, self._context, self._name = stream, length, context, name
+
+    def __len__(self) -> int:
+        return -(-(len(self._stream) - 1) // self._length)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The windows at `indices` (int64 [B]); the epoch changes nothing."""
+        tokens, width = self._stream.tokens, self._context + self._length
+        text_BT = np.full((len(indices), width), PAD, np.int64)
+        target_BT = np.full((len(indices), width), NOT_SCORED, np.int64)
+        characters_B = np.zeros(len(indices), np.int64)
+        for row, index in enumerate(indices.tolist()):
+            first = index * self._length
+            start, stop = max(0, first - self._context), min(first + self._length, len(tokens) - 1)
+            text_BT[row, : stop - start] = tokens[start:stop]
+            target_BT[row, first - start : stop - start] = tokens[first + 1 : stop + 1]
+            characters_B[row] = self._stream.characters[first + 1 : stop + 1].sum()
+        return {
+            "text": torch.from_numpy(text_BT),
+            "target": torch.from_numpy(target_BT),
+            "characters": torch.from_numpy(characters_B),
+            "id": [f"{self._name}/{index:06d}" for index in indices.tolist()],
+        }

@@ -1,0 +1,213 @@
+"""Lesson 19: from text to numbers and back, by characters, by words, or by pairs of bytes.
+
+Every tokenizer is fitted to the training part alone and travels with the model: in the checkpoint as plain types, in
+the run folder as `tokenizer.json`. The first three numbers are the same in each: padding, unknown, and the end of a
+text, which is also what stands before its first token.
+
+Words and byte pairs (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1) are those of the tokenizers library.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from plcourse.core.errors import UserError
+
+Kind = Literal["characters", "words", "bpe"]
+PAD, UNKNOWN, END = 0, 1, 2
+SPECIALS = ("<pad>", "<unk>", "<end>")
+
+
+class TextTokenizer(Protocol):
+    """What the data modules and models ask of a tokenizer."""
+
+    @property
+    def size(self) -> int:
+        """Numbers in use, the three special ones included."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The tokens of each text, int32 [T]; without an end."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens; special ones are left out."""
+        ...
+
+    def lengths(self, text: str) -> np.ndarray:
+        """The characters of `text` that each of its tokens stands for, int32 [T]; their sum is the text's length."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, in plain types; `load_tokenizer` takes it."""
+        ...
+
+
+class CharacterTokenizer:
+    """One number per character (Unicode code point).
+
+    Args:
+        symbols: the known characters, the first of them gets the number 3.
+    """
+
+    def __init__(self, symbols: str) -> None:
+        self.symbols = symbols
+        points = _points(symbols)
+        self._order = np.argsort(points)
+        self._sorted = points[self._order]
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], vocab_size: int) -> "CharacterTokenizer":
+        """The most frequent characters, in the order of their code points."""
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(text)
+        frequent = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))[: vocab_size - len(SPECIALS)]
+        return cls("".join(sorted(frequent)))
+
+    @property
+    def size(self) -> int:
+        """See `TextTokenizer`."""
+        return len(self.symbols) + len(SPECIALS)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """See `TextTokenizer`."""
+        return [self._numbers(_points(text)) for text in texts]
+
+    def _numbers(self, points: np.ndarray) -> np.ndarray:
+        place = np.minimum(np.searchsorted(self._sorted, points), len(self._sorted) - 1)
+        known = self._sorted[place] == points
+        return np.where(known, self._order[place] + len(SPECIALS), UNKNOWN).astype(np.int32)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """See `TextTokenizer`; an unknown character comes back as the replacement character."""
+        first = len(SPECIALS)
+        return "".join(
+            self.symbols[token - first] if token >= first else "\N{REPLACEMENT CHARACTER}"
+            for token in map(int, tokens)
+            if token >= UNKNOWN and token != END
+        )
+
+    def lengths(self, text: str) -> np.ndarray:
+        """See `TextTokenizer`."""
+        return np.ones(len(text), np.int32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `TextTokenizer`."""
+        return {"kind": "characters", "symbols": self.symbols}
+
+
+class SubwordTokenizer:
+    """Words or byte pairs, by the tokenizers library.
+
+    Args:
+        kind: ``words`` (lower case, at most `vocab_size` most frequent) or ``bpe`` (every text comes back as it was).
+        inner: the library's tokenizer.
+    """
+
+    def __init__(self, kind: Kind, inner: Tokenizer) -> None:
+        self.kind, self._inner = kind, inner
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], vocab_size: int, kind: Kind) -> "SubwordTokenizer":
+        """Counts words, or joins the most frequent pairs until there are `vocab_size` numbers."""
+        special: Any = list(SPECIALS)
+        if kind == "words":
+            inner = Tokenizer(models.WordLevel(unk_token=SPECIALS[UNKNOWN]))
+            inner.normalizer = normalizers.Sequence(
+                [normalizers.Replace(Regex("<[^>]{1,20}>"), " "), normalizers.Lowercase()]
+            )
+            inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+(?:'\w+)?|[^\w\s]"), "removed", invert=True)
+            trainer: Any = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=special, min_frequency=2)
+        else:
+            inner = Tokenizer(models.BPE(unk_token=None))
+            inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            inner.decoder = decoders.ByteLevel()
+            trainer = trainers.BpeTrainer(
+                vocab_size=vocab_size,
+                special_tokens=special,
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                show_progress=False,
+            )
+        trainer.show_progress = False
+        inner.train_from_iterator(texts, trainer, length=len(texts))
+        return cls(kind, inner)
+
+    @property
+    def size(self) -> int:
+        """See `TextTokenizer`."""
+        return self._inner.get_vocab_size()
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """See `TextTokenizer`."""
+        encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(each.ids, np.int32) for each in encodings]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """See `TextTokenizer`."""
+        kept = [int(token) for token in tokens if int(token) not in (PAD, END)]
+        return self._inner.decode(kept, skip_special_tokens=False)
+
+    def lengths(self, text: str) -> np.ndarray:
+        """See `TextTokenizer`; what lies between two words counts with the word behind it."""
+        ends = np.array([end for _, end in self._inner.encode(text, add_special_tokens=False).offsets], np.int32)
+        if len(ends):
+            ends = np.maximum.accumulate(ends)
+            ends[-1] = len(text)
+        return np.diff(ends, prepend=0).astype(np.int32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `TextTokenizer`."""
+        return {"kind": self.kind, "json": self._inner.to_str()}
+
+
+def fit_tokenizer(kind: Kind, texts: Sequence[str], vocab_size: int) -> TextTokenizer:
+    """Fits a tokenizer to training texts.
+
+    Args:
+        kind: ``characters``, ``words`` or ``bpe``.
+        texts: the training part.
+        vocab_size: the largest number of tokens, special ones included.
+
+    Raises:
+        ValueError: an unknown kind, or a size that leaves no room.
+    """
+    least = {"characters": len(SPECIALS) + 1, "words": len(SPECIALS) + 1, "bpe": len(SPECIALS) + 256}
+    if kind not in least:
+        raise ValueError(f"tokenizer={kind!r}: give {', '.join(least)}")
+    if vocab_size < least[kind]:
+        raise ValueError(f"vocab_size={vocab_size}: {kind} need {least[kind]} or more")
+    if kind == "characters":
+        return CharacterTokenizer.fit(texts, vocab_size)
+    return SubwordTokenizer.fit(texts, vocab_size, kind)
+
+
+def load_tokenizer(state: dict[str, Any]) -> TextTokenizer:
+    """The tokenizer that a state was taken of."""
+    if state["kind"] == "characters":
+        return CharacterTokenizer(state["symbols"])
+    return SubwordTokenizer(state["kind"], Tokenizer.from_str(state["json"]))
+
+
+def check_known(tokenizer: TextTokenizer, text: str, what: str) -> None:
+    """Refuses a text with a character that the training part did not have.
+
+    Raises:
+        UserError: the character, and where it stands.
+    """
+    if not isinstance(tokenizer, CharacterTokenizer):
+        return
+    unknown = np.flatnonzero(tokenizer.encode([text])[0] == UNKNOWN)
+    if len(unknown):
+        symbol = text[unknown[0]]
+        raise UserError(
+            f"{what}: character {unknown[0] + 1} is {symbol!r} (U+{ord(symbol):04X}), which the training text does not "
+            "have; leave it out, or train on a text that has it"
+        )
+
+
+def _points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4").astype(np.int64)

@@ -1,0 +1,78 @@
+"""Tokenizers: there and back, fitted to the training part alone, and the same after a checkpoint."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nlp.corpus import COMMON, WORDS
+from plcourse.core.errors import UserError
+from plcourse.nlp.tokenizers import (
+    SPECIALS,
+    UNKNOWN,
+    CharacterTokenizer,
+    Kind,
+    check_known,
+    fit_tokenizer,
+    load_tokenizer,
+)
+
+TEXTS = [" ".join(COMMON), " ".join(WORDS["good"]), " ".join(WORDS["bad"])] * 3
+KINDS: list[Kind] = ["characters", "words", "bpe"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_comes_back(kind: Kind) -> None:
+    tokenizer = fit_tokenizer(kind, TEXTS, 300)
+    (tokens,) = tokenizer.encode([TEXTS[0]])
+    assert tokens.min() >= len(SPECIALS)
+    assert tokens.max() < tokenizer.size <= 300
+    assert tokenizer.decode(tokens.tolist()) == TEXTS[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_byte_pairs_bring_any_text_back_and_lengths_add_up(text: str) -> None:
+    tokenizer = fit_tokenizer("bpe", TEXTS, 300)
+    (tokens,) = tokenizer.encode([text])
+    assert tokenizer.decode(tokens.tolist()) == text
+    assert len(tokenizer.lengths(text)) == len(tokens)
+    assert tokenizer.lengths(text).sum() == len(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lengths_of_the_tokens_add_up_to_the_text(kind: Kind) -> None:
+    tokenizer = fit_tokenizer(kind, TEXTS, 300)
+    for text in (TEXTS[0], "The film; it WAS bright.  "):
+        assert tokenizer.lengths(text).sum() == len(text)
+        assert len(tokenizer.lengths(text)) == len(tokenizer.encode([text])[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_state_is_plain_and_enough(kind: Kind) -> None:
+    tokenizer = fit_tokenizer(kind, TEXTS, 300)
+    state = tokenizer.state_dict()
+    assert all(isinstance(value, str) for value in state.values())
+    again = load_tokenizer(state)
+    unseen = "the brightest zebra"
+    assert again.size == tokenizer.size
+    assert again.encode([unseen])[0].tolist() == tokenizer.encode([unseen])[0].tolist()
+
+
+def test_the_most_frequent_characters_are_kept_and_the_others_unknown() -> None:
+    tokenizer = CharacterTokenizer.fit(["aaab", "bbcc", "d"], len(SPECIALS) + 3)
+    assert tokenizer.symbols == "abc"
+    assert tokenizer.encode(["adb"])[0].tolist() == [3, UNKNOWN, 4]
+    assert tokenizer.decode([3, UNKNOWN, 4, 2, 0]) == "a\N{REPLACEMENT CHARACTER}b"
+
+
+def test_an_unseen_character_of_a_prompt_is_named() -> None:
+    tokenizer = fit_tokenizer("characters", TEXTS, 300)
+    check_known(tokenizer, "the film", "prompt 1")
+    with pytest.raises(UserError, match=r"prompt 1: character 5 is 'é' \(U\+00E9\)"):
+        check_known(tokenizer, "the é", "prompt 1")
+
+
+@pytest.mark.parametrize(("kind", "size"), [("characters", 3), ("words", 3), ("bpe", 258)])
+def test_a_vocabulary_without_room_is_refused(kind: Kind, size: int) -> None:
+    with pytest.raises(ValueError, match=f"vocab_size={size}: {kind} need {size + 1} or more"):
+        fit_tokenizer(kind, TEXTS, size)
