@@ -173,4 +173,9 @@ class TestWheel:
         assert (record["status"], record["verb"]) == ("finished", "fit")
         assert 0 <= json.loads((run / "eval" / "test.json").read_text())["metrics"]["test/accuracy"] <= 1
         assert len(list((run / "predictions").glob("*.parquet"))) == 1
+        command("plcourse", "report", "kfold/traced")
+        assert "<style>" in (run / "report.html").read_text(encoding="utf-8")
+        assert command("plcourse", "learn", "14").startswith("# Lesson 14")
+        command("plcourse", "learn", "14", "--exercise", "mine.py", "--name", "scaler")
+        (empty / "mine.py").unlink()
         assert sorted(path.name for path in empty.iterdir()) == ["mine.yaml", "runs"]

@@ -17,8 +17,6 @@ SEED = 0
 
 def main(exercise: str, file: str, result: str) -> None:
     """Writes a list of `{"says", "problem"}` into the file `result`; `problem` is None for what holds."""
-    import torch
-
     lesson, _, name = exercise.partition("/")
     checks = import_module(f"plcourse.exercises.{lesson}.{name}_check")
     found: list[dict[str, str | None]] = []
@@ -27,7 +25,8 @@ def main(exercise: str, file: str, result: str) -> None:
         found.append({"says": "The file can be imported.", "problem": problem})
     else:
         for check in [each for name, each in vars(checks).items() if name.startswith("check_")]:
-            torch.manual_seed(SEED)
+            if torch := sys.modules.get("torch"):  # half of the exercises do without, and answer the sooner
+                torch.manual_seed(SEED)
             found.append(
                 {"says": (inspect.getdoc(check) or check.__name__).split("\n\n")[0], "problem": _run(check, answer)}
             )

@@ -1,0 +1,37 @@
+"""The relations of `flip`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _drawn(answer: Any, times: int = 60) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    """An image whose channels all show its mask, and what became of both, many times."""
+    mask = torch.arange(30).reshape(5, 6)
+    image = mask.float().expand(3, 5, 6).clone()
+    generator = torch.Generator().manual_seed(0)
+    return image, mask, [answer.flipped(image.clone(), mask.clone(), generator) for _ in range(times)]
+
+
+def check_together(answer: Any) -> None:
+    """Whatever happens to a pixel happens to its class."""
+    _, _, drawn = _drawn(answer)
+    apart = sum(not torch.equal(image[0], mask.float()) for image, mask in drawn)
+    assert apart == 0, f"in {apart} of {len(drawn)} cases image and mask do not fit"
+
+
+def check_mirrored(answer: Any) -> None:
+    """It is left to right, and in about half of the cases."""
+    image, _, drawn = _drawn(answer)
+    mirrored = sum(torch.equal(each, image.flip(-1)) for each, _ in drawn)
+    kept = sum(torch.equal(each, image) for each, _ in drawn)
+    assert mirrored + kept == len(drawn), f"{len(drawn) - mirrored - kept} images are neither as they were nor mirrored"
+    assert 15 <= mirrored <= 45, f"{mirrored} of {len(drawn)} images are mirrored"
+
+
+def check_classes(answer: Any) -> None:
+    """Masks keep their type and shape."""
+    _, mask, drawn = _drawn(answer, 4)
+    for _, each in drawn:
+        assert (each.dtype, each.shape) == (mask.dtype, mask.shape), f"a mask of {each.dtype}, {tuple(each.shape)}"
