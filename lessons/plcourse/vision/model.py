@@ -94,6 +94,7 @@ class ClassifierSegmenter(pl.LightningModule):
             {task: weight for task, weight in weights.items() if weight}, weighting == "uncertainty"
         )
         self._step_losses: dict[str, Tensor] = {}
+        self._random_state = torch.get_rng_state()
 
     @property
     def classifies(self) -> bool:
@@ -117,6 +118,8 @@ class ClassifierSegmenter(pl.LightningModule):
 
     def build(self, label_names: Sequence[str], mask_names: Sequence[str]) -> None:
         """Builds the heads and the metrics, for as many classes as there are names."""
+        # drawn as if they had been built with the encoder: in between, DDP seeds its processes anew
+        torch.set_rng_state(self._random_state)
         self.network = TwoHeads(self.encoder, len(label_names), len(mask_names), self.dropout, self.recompute)
         self.val_scores = VisionScores("val", label_names, mask_names)
         self.test_scores = VisionScores("test", label_names, mask_names, per_class=True)

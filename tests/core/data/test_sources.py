@@ -88,7 +88,7 @@ def test_mnist5k_is_mlxtends(mnist5k):
 @pytest.mark.parametrize("name", ["digits", "mnist5k"])
 def test_packaged_sources_survive_a_package_that_moves_its_file(name, monkeypatch, request):
     quick = request.getfixturevalue(name)
-    monkeypatch.setattr(sources, "_package_file", lambda package, relative: None)
+    monkeypatch.setattr(sources, "package_file", lambda package, relative: None)
     slow = open_source(name)
     assert torch.equal(quick.images, slow.images)
     np.testing.assert_array_equal(quick.labels, slow.labels)
