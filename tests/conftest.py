@@ -26,7 +26,8 @@ def plcourse(runs: Path, tmp_path: Path) -> Command:
 
     def command(*arguments: Any, status: int = 0, timeout: float = 240, **environment: str) -> Any:
         # One thread each: the models are tiny, and tests that run side by side would wait for each other's threads.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS), **environment}
+        path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment}
         done = subprocess.run(
             [sys.executable, "-m", "plcourse", *map(str, arguments)],
             capture_output=True,

@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from scipy import stats
+from torch.nn.functional import cross_entropy
 
 import plcourse
 from kfold.conftest import kfold_config
@@ -101,6 +102,25 @@ class TestOutOfFold:
         assert set(Counter(zip(rows["id"], rows["repeat"], strict=True)).values()) == {1}
         assert len(rows) == 2 * len(ImageData("digits").ids)
         assert rows.groupby("fold")["repeat"].first().tolist() == [0, 0, 1, 1]
+
+
+def test_averaged_folds_are_scored_by_their_averages(runs: Path) -> None:
+    averaging = {"class_path": "pytorch_lightning.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
+    run = plcourse.run("fit", kfold_config([averaging]))
+    rows = pq.read_table(run.path / "predictions" / "out_of_fold.parquet").to_pandas()
+    rows = rows[rows["fold"] == 1]
+    pool, held_out = ImageData("digits"), set(rows["id"])
+    data = pool.with_split([name for name in pool.ids if name not in held_out], list(rows["id"]))
+    checkpoint = torch.load(run.path / "folds/1/checkpoints/best.ckpt", weights_only=True)
+    model = ImageClassifier(MLP(hidden=(32,), dropout=0.2)).eval()
+    loss = {}
+    for weights in ("state_dict", "current_model_state"):
+        model.load_state_dict(checkpoint[weights])
+        with torch.no_grad():
+            found = [cross_entropy(model(b["image"]), b["label"], reduction="none") for b in data.val_dataloader()]
+        loss[weights] = float(torch.cat(found).mean())
+    assert rows["loss"].mean() == pytest.approx(loss["state_dict"], rel=1e-5)
+    assert rows["loss"].mean() != pytest.approx(loss["current_model_state"], rel=1e-2)
 
 
 class TestValidate:
