@@ -113,8 +113,8 @@ class LanguageModel(pl.LightningModule):
         """Tokens int64 [B, T] in, scores of the next token behind each [B, T, V] out."""
         return self.network(tokens_BT)[0]
 
-    def setup(self, stage: str) -> None:
-        """Checks that network and tokenizer fit.
+    def on_fit_start(self) -> None:
+        """Checks that network and tokenizer fit; not in `setup`, which comes before a checkpoint's tokenizer is there.
 
         Raises:
             UserError: the network has fewer scores than there are tokens, or a window that is longer than its context.
