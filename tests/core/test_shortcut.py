@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import plcourse
 from plcourse.core.checkpoint import RunCheckpoint
+from plcourse.core.loops import TestLoop
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.runs import Run
 from plcourse.core.shortcut import Shortcut
@@ -159,6 +160,33 @@ def test_a_hook_of_the_module_is_called(tmp_path: Path, name: str) -> None:
     calls: set[str] = set()
     trained(tmp_path, made(counting(ImageClassifier, (name,), calls)), [])
     assert calls == {name}
+
+
+def test_callbacks_that_come_late_are_called(tmp_path: Path) -> None:
+    """A loop may add them when it starts, and a callback in mid-epoch."""
+
+    class Late(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            calls.append(trainer.global_step)
+
+        def on_test_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            calls.append(-1)
+
+    class Adding(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            if trainer.global_step == 5:
+                trainer.callbacks.append(Late())
+
+    class AddingTestLoop(TestLoop):
+        def on_run_start(self) -> None:
+            super().on_run_start()
+            self.trainer.callbacks.append(Late())
+
+    calls: list[int] = []
+    trained(tmp_path, made(ImageClassifier), [Adding()], test_loop=AddingTestLoop)
+    steps = [step for step in calls if step > 0]
+    assert steps in (list(range(5, 41)), list(range(6, 41)))  # in that very step or from the next one on
+    assert calls.count(-1) == 2 * 6  # two callbacks, 359 samples in batches of 64
 
 
 def test_a_hook_of_the_data_module_is_called(tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ def _boundary(trainer: pl.Trainer) -> Boundary:
     return boundary
 
 
+def _number_of_callbacks(trainer: pl.Trainer) -> int:
+    """Derived loops and callbacks may add some at any time."""
+    return len(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+
+
 def _set_restarting(loop: _Loop, value: bool) -> None:
     # Past the property of the fit loop, which has an opinion of its own.
     setter = _Loop.restarting.fset
@@ -157,13 +162,18 @@ class EpochLoop(_TrainingEpochLoop):
         self.automatic_optimization = OneStep(trainer)
         self.manual_optimization = OneIteration(trainer)
         self._shortcut: Shortcut | None = None
+        self._callbacks_seen = -1
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        """Starts the epoch, and looks up which hooks its steps have to call."""
+        """Starts the epoch, before whose first step it is looked up which hooks there are."""
         super().on_run_start(data_fetcher)
+        self._callbacks_seen = -1
+
+    def _look(self, data_fetcher: _DataFetcher) -> None:
         takes_iterator = isinstance(data_fetcher, _DataLoaderIterDataFetcher)
         self._shortcut = None if takes_iterator else Shortcut.of(self.trainer, "train")
         self.automatic_optimization.is_direct = self._shortcut is not None and steps_directly(self.trainer)
+        self._callbacks_seen = _number_of_callbacks(self.trainer)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Passes the boundary before the next batch, then trains on that batch."""
@@ -174,6 +184,8 @@ class EpochLoop(_TrainingEpochLoop):
         elif self.batch_progress.current.ready and not self.restarting and not self._should_accumulate():
             # gradients that are still being accumulated are in no checkpoint
             _boundary(self.trainer).between_batches()
+        if self._callbacks_seen != _number_of_callbacks(self.trainer):
+            self._look(data_fetcher)
         if self._shortcut is None or self.restarting:
             super().advance(data_fetcher)
         else:
@@ -357,18 +369,24 @@ class _Evaluation(_AllRanks, _EvaluationLoop):
     findings: Mapping[str, Any] = MappingProxyType({})
     lines: Sequence[str] = ()
     _shortcut: Shortcut | None = None
+    _callbacks_seen = -1  # when it was looked up which hooks there are; -1 before
 
     def on_run_start(self) -> None:
         """Gives all ranks the buffers of rank 0 and lets the ranks run unequal numbers of batches."""
         broadcast_buffers(self.trainer)
         self._free_running(True)
         super().on_run_start()
+        self._callbacks_seen = -1
+
+    def _look(self) -> None:
         several = self.num_dataloaders > 1 or isinstance(self._data_fetcher, _DataLoaderIterDataFetcher)
-        self._shortcut = (
-            None if several else Shortcut.of(self.trainer, "test" if self.trainer.testing else "validation")
-        )
+        stage = "test" if self.trainer.testing else "validation"
+        self._shortcut = None if several else Shortcut.of(self.trainer, stage)
+        self._callbacks_seen = _number_of_callbacks(self.trainer)
 
     def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, dataloader_iter: Any) -> None:
+        if self._callbacks_seen != _number_of_callbacks(self.trainer):
+            self._look()
         if self._shortcut is None:
             super()._evaluation_step(batch, batch_idx, dataloader_idx, dataloader_iter)
         else:
