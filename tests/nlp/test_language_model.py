@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from kills import Forker, kill_and_resume
 from nlp.corpus import language_config, long_text, table
 from plcourse.core.runs import Run
 from plcourse.nlp.data import LanguageData
@@ -187,3 +188,15 @@ def test_one_line_says_what_does_not_fit(
     done = plcourse("fit", "-c", write_config(tmp_path / "wrong.yaml", config), status=2)
     (line,) = done.stderr.strip().splitlines()
     assert message in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_killed_at_random_moments(name: str, processes: int, tmp_path: Path, runs: Path) -> None:
+    """20 kills in all."""
+    config = language_config(long_text(tmp_path / "text.txt", 300), name)
+    if processes == 2:
+        config["trainer"] |= {"devices": 2, "strategy": TWO_PROCESSES["trainer__strategy"]}
+    with Forker(tmp_path, "plcourse.nlp.data") as fork:
+        kill_and_resume(fork, tmp_path, runs, config, 5, assert_same_end)
