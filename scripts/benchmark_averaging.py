@@ -7,8 +7,10 @@ its own, added to the plain fit, and the medians of the ratios are printed: what
 """
 
 import argparse
+import logging
 import statistics
 import time
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
@@ -70,6 +72,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batches", type=int, default=20, help="training batches per epoch")
     options = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")  # what Lightning says of short fits and of torch is of no interest here
     ratios: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
     seconds("ema", 1, 2)  # warms up
     for turn in range(options.rounds):
