@@ -1,8 +1,10 @@
 """Writes the golden curves: the first losses of every config, in full precision, which the tests compare with.
 
-Run it after a change that is meant to change the numbers, and say in the commit why they changed.
+Run it after a change that is meant to change the numbers, and say in the commit why they changed. A curve has a record
+for each kind of processor it was taken on: the last bits depend on that, and so does the order of a curriculum whose
+scores differ in the last bits. `--add` takes the record of another kind and leaves those that are there.
 
-    python scripts/regolden.py [NAME ...]
+    python scripts/regolden.py [--add] [NAME ...]
 """
 
 import argparse
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,6 +53,12 @@ def first_losses(name: str) -> list[float]:
     return [row["value"] for row in rows if row["metric"].startswith("train/") and "loss" in row["metric"]]
 
 
+def records(name: str) -> list[dict[str, Any]]:
+    """The records of a config's curve: ``machine`` and ``losses`` of each; none where it has no curve yet."""
+    path = GOLDEN / f"{name}.json"
+    return json.loads(path.read_text())["records"] if path.is_file() else []
+
+
 def configs_with_curves() -> list[str]:
     """The packaged configs that train and need nothing that is not here."""
     headers = {name: parse_header(find_config(name)) for name in catalog.config_names()}
@@ -60,11 +69,14 @@ def main() -> None:
     """Rewrites the curves named, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="configs; all when none is named")
-    for name in parser.parse_args().names or configs_with_curves():
+    parser.add_argument("--add", action="store_true", help="keep the records of other kinds of processors")
+    arguments = parser.parse_args()
+    for name in arguments.names or configs_with_curves():
         path = GOLDEN / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         losses = first_losses(name)
-        path.write_text(json.dumps({"machine": machine(), "losses": losses}, indent=1) + "\n")
+        kept = [record for record in records(name) if record["machine"] != machine()] if arguments.add else []
+        path.write_text(json.dumps({"records": [*kept, {"machine": machine(), "losses": losses}]}, indent=1) + "\n")
         print(f"{name}: {losses[0]:.6f} ... {losses[-1]:.6f}")
 
 

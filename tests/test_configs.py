@@ -83,13 +83,13 @@ def test_the_resolved_file_is_the_same_config(name: str, runs: Path, capsys: pyt
 
 @pytest.mark.parametrize("name", regolden.configs_with_curves())
 def test_the_first_losses_are_golden(name: str) -> None:
-    golden = json.loads((regolden.GOLDEN / f"{name}.json").read_text())
-    losses = regolden.first_losses(name)
+    golden, losses = regolden.records(name), regolden.first_losses(name)
     assert len(losses) >= 2
-    if golden["machine"] == regolden.machine():
-        assert losses == golden["losses"]
+    of_this_kind = [record["losses"] for record in golden if record["machine"] == regolden.machine()]
+    if of_this_kind:
+        assert [losses] == of_this_kind
     else:  # another processor rounds differently
-        assert losses == pytest.approx(golden["losses"], rel=1e-3)
+        assert any(losses == pytest.approx(record["losses"], rel=1e-3) for record in golden)
 
 
 def test_no_golden_curve_is_left_over() -> None:
