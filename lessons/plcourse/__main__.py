@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 from plcourse import __version__, catalog
-from plcourse.core.errors import RUN_FAILED, Interrupted, UserError, nearest
+from plcourse.core.errors import RUN_FAILED, Interrupted, UserError, nearest, printable
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             message = f"error: cannot write the output: {error.strerror}"
         _debug()
     if message and sys.stderr is not None:
-        sys.stderr.write(f"plcourse: {' '.join(message.split())}\n")
+        sys.stderr.write(f"plcourse: {printable(' '.join(message.split()))}\n")
     if status:
         sys.exit(status)
 

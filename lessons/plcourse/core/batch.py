@@ -51,7 +51,7 @@ class Cell:
         try:
             done = json.loads((self.folder / "done.json").read_bytes())
             return done["result"] if done["key"] == self.key() else None
-        except (OSError, ValueError, KeyError, UserError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
             return None
 
 

@@ -120,7 +120,7 @@ def verify(path: Path) -> bool:
     if not checksum.is_file():
         return True
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() in checksum.read_text().split()
+        return hashlib.file_digest(file, "sha256").hexdigest() in checksum.read_text(errors="replace").split()
 
 
 def link(source: Path, target: Path) -> None:

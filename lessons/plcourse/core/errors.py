@@ -48,6 +48,15 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+def printable(text: str) -> str:
+    """The text with every control character but line feed and tab written as an escape.
+
+    Names come from files and folders of others; raw, an escape sequence in one could move the cursor, set the title
+    of the window or hide what a line says.
+    """
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from plcourse import catalog
 from plcourse.core.configs import ConfigHeader, ConfigSource, find_config, parse_header, resolved_path
-from plcourse.core.errors import UserError, nearest
+from plcourse.core.errors import UserError, nearest, printable
 from plcourse.core.runs import SWEEPS, Run, age_key, list_runs, list_sweeps, read_record, runs_root, status_of
 
 
@@ -297,4 +297,4 @@ def _width() -> int:
 
 def say(text: str) -> None:
     """Prints a text and the end of its line."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{printable(text)}\n")

@@ -151,9 +151,13 @@ class Run:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read '{file}': {error}") from error
         whole = text[: text.rfind("\n") + 1]
-        rows = []
-        for row in csv.DictReader(whole.splitlines()):
+        rows: list[dict[str, Any]] = []
+        reader = csv.DictReader(whole.splitlines())
+        while True:
+            row = None
             try:
+                if (row := next(reader, None)) is None:
+                    return rows
                 rows.append(
                     {
                         "step": int(row["step"]),
@@ -162,10 +166,10 @@ class Run:
                         "value": float(row["value"]),
                     }
                 )
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, csv.Error) as error:
                 line = len(rows) + 2
-                raise UserError(f"{file}:{line}: not a row of step, epoch, metric, value: {row}") from error
-        return rows
+                what = str(error) if row is None else str(row)[:200]
+                raise UserError(f"{file}:{line}: not a row of step, epoch, metric, value: {what}") from error
 
     @property
     def predictions(self) -> list[Path]:
@@ -185,9 +189,12 @@ class Run:
             there = f"it has {', '.join(known)}" if known else f"`plcourse test --run {self.name}` makes one"
             raise UserError(f"run {self.name} has no evaluation {split!r}; {there}{nearest(split, known)}")
         try:
-            return json.loads(file.read_bytes())
-        except ValueError as error:
+            evaluation = json.loads(file.read_bytes())
+        except (ValueError, RecursionError) as error:
             raise UserError(f"'{file}' is not valid JSON: {error}") from error
+        if not isinstance(evaluation, dict):
+            raise UserError(f"'{file}' is not an evaluation: it holds a {type(evaluation).__name__}, not an object")
+        return evaluation
 
     def checkpoint(self, which: str | Path = "best") -> Path:
         """The file of a checkpoint.
@@ -331,7 +338,7 @@ def read_record(file: Path) -> dict[str, Any]:
         record = json.loads(file.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read '{file}': {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{file}' is not valid JSON: {error}") from error
     if not isinstance(record, dict):
         raise UserError(f"'{file}' is not a record: it holds a {type(record).__name__}, not an object")

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plcourse.core.errors import RunFailed, UserError
+from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.runs import replace_file, write_json
 from plcourse.evaluation.formats import Format
 
@@ -193,8 +193,9 @@ class ShardFolder:
     def _committed(self) -> list[Shard]:
         found: dict[str, Shard] = {}
         for journal in sorted(self.partial.glob("journal-*.jsonl")):
-            for line in journal.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, TypeError):  # the line that a kill cut short
+            for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+                # the line that a kill cut short, or one that a failing disk changed
+                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
                     shard = _shard(json.loads(line))
                     if _is_whole(self.partial, shard):
                         found[shard.file] = shard
@@ -215,12 +216,29 @@ class ShardFolder:
 
 def _read(manifest: Path) -> dict[str, Any]:
     try:
-        return json.loads(manifest.read_bytes())
+        content = json.loads(manifest.read_bytes())
     except FileNotFoundError:
         return {}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'{manifest}' is damaged: {first_line(error)}; remove it to predict again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"'{manifest}' is damaged: it holds no object; remove it to predict again")
+    try:
+        foreign = [shard.file for shard in map(_shard, content.get("shards", [])) if not _is_own(shard)]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"'{manifest}' is damaged: {first_line(error)}; remove it to predict again") from error
+    if foreign:  # files that it lists are removed and moved
+        raise UserError(f"'{manifest}' lists {foreign[0]!r}, no file of its own folder; remove it to predict again")
+    return content
+
+
+def _is_own(shard: Shard) -> bool:
+    return isinstance(shard.file, str) and shard.file not in ("", "..") and Path(shard.file).name == shard.file
 
 
 def _is_whole(folder: Path, shard: Shard) -> bool:
+    if not _is_own(shard):
+        return False
     file = folder / shard.file
     return file.is_file() and file.stat().st_size == shard.bytes
 

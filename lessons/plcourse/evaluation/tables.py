@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from pytorch_lightning import Trainer
 
@@ -60,7 +61,12 @@ def read_frame(path: str) -> pd.DataFrame:
         if file.suffix.lower() == ".parquet":
             return pd.read_parquet(file)
         return pd.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",")
-    except (ValueError, OSError) as error:  # what pandas and Arrow raise for a damaged file
+    except (
+        ValueError,
+        OSError,
+        pa.ArrowException,
+        OverflowError,
+    ) as error:  # what pandas and Arrow raise for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"cannot read the table '{path}': {reason}") from error
 

@@ -48,7 +48,7 @@ class Artefacts:
             return {}
         try:
             return json.loads(self.manifest_path.read_bytes())["artefacts"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"'{self.manifest_path}' is damaged: {first_line(error)}; export again") from error
 
     def path(self, format_: str) -> Path:
@@ -92,7 +92,12 @@ class Artefacts:
     def certificate(self) -> dict[str, dict[str, Any]]:
         """The rows of ``verification.json`` by format, empty before the first."""
         path = self.folder / "verification.json"
-        return json.loads(path.read_bytes())["rows"] if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        try:
+            return json.loads(path.read_bytes())["rows"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"'{path}' is damaged: {first_line(error)}; export again") from error
 
     def certify(self, rows: list[dict[str, Any]]) -> None:
         """Writes rows into ``verification.json``; those of formats that were verified before and stay are kept."""

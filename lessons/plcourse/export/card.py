@@ -82,7 +82,7 @@ class Card:
         """
         try:
             return cls.of(json.loads(text))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{label} carries no card of this suite: export it with `plcourse export`") from error
 
 

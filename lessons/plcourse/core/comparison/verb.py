@@ -86,6 +86,6 @@ def _check_file(flag: str, name: str, suffix: str) -> Path:
 def _is_report(file: Path) -> bool:
     try:
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and "comparisons" in content
