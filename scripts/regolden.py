@@ -29,8 +29,18 @@ STEPS = 8
 
 def machine() -> dict[str, str]:
     """What the last bits of a floating-point result depend on."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {"torch": torch.__version__.partition("+")[0], "cpu": capability, "architecture": platform.machine()}
+    capability = torch.backends.cpu.get_cpu_capability()  # libraries choose their kernels by the model too
+    cpu = " ".join([capability, *_cpu_model()])
+    return {"torch": torch.__version__.partition("+")[0], "cpu": cpu, "architecture": platform.machine()}
+
+
+def _cpu_model() -> list[str]:
+    """Maker, family and model of the processor, as Linux tells them; nothing elsewhere."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return []
+    fields = dict(map(str.strip, line.split(":", 1)) for line in info.read_text().splitlines() if ":" in line)
+    return [fields[name] for name in ("vendor_id", "cpu family", "model") if name in fields]
 
 
 def first_losses(name: str) -> list[float]:

@@ -22,6 +22,8 @@ ONE_BATCH = [
 HEADERS = {name: parse_header(find_config(name)) for name in catalog.config_names()}
 FREE = [name for name, header in HEADERS.items() if not header.needs]
 EXCUSED = {name: header.needs for name, header in HEADERS.items() if header.needs}
+# which samples are in the first batches follows from scores whose solver stops when it is near enough
+ORDERED_BY_A_SOLVER = {"curriculum/adaptive", "curriculum/easy_first", "curriculum/hard_first"}
 
 
 def devices(name: str) -> int:
@@ -89,7 +91,8 @@ def test_the_first_losses_are_golden(name: str) -> None:
     if of_this_kind:
         assert [losses] == of_this_kind
     else:  # another processor rounds differently
-        assert any(losses == pytest.approx(record["losses"], rel=1e-3) for record in golden)
+        tolerance = 0.05 if name in ORDERED_BY_A_SOLVER else 1e-3
+        assert any(losses == pytest.approx(record["losses"], rel=tolerance) for record in golden)
 
 
 def test_no_golden_curve_is_left_over() -> None:
