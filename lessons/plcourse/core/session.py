@@ -122,5 +122,5 @@ def _as_request(error: BaseException) -> BaseException:
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    own = frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
+    own = frame is not None and Path(frame.tb_frame.f_code.co_filename).resolve().is_relative_to(PACKAGE)
     return UserError(first_line(error)) if isinstance(error, ValueError) and own else error
