@@ -108,9 +108,9 @@ class Block(nn.Module):
         query_BNTD, key_BNSD = self._rotated(query_BNTD, start), self._rotated(key_BNSD, start)
         if past is not None:
             key_BNSD, value_BNSD = torch.cat([past[0], key_BNSD], 2), torch.cat([past[1], value_BNSD], 2)
-        mixed_BNTD = functional.scaled_dot_product_attention(
-            query_BNTD, key_BNSD, value_BNSD, is_causal=past is None, attn_mask=None
-        )
+            if n_tokens > 1:
+                raise ValueError(f"{n_tokens} tokens after a past: give one at a time")
+        mixed_BNTD = functional.scaled_dot_product_attention(query_BNTD, key_BNSD, value_BNSD, is_causal=past is None)
         return self.from_heads(mixed_BNTD.transpose(1, 2).reshape(n_rows, n_tokens, width)), (key_BNSD, value_BNSD)
 
     def _rotated(self, x_BNTD: Tensor, start: int) -> Tensor:
