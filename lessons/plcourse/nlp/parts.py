@@ -19,10 +19,10 @@ from plcourse.core.data import (
     Process,
     TrainSampler,
     duplicate_groups,
-    overlap,
     permutation,
     run_seed,
     split,
+    training_parts,
 )
 from plcourse.core.data.texts import TextSource, open_texts
 from plcourse.core.errors import UserError
@@ -249,17 +249,7 @@ class TextParts:
         Raises:
             ValueError: an id that is unknown or in the test part, or near-duplicates on both sides.
         """
-        index_of = dict(zip(self.ids, self._pool.tolist(), strict=True))
-        unknown = [name for name in (*train_ids, *val_ids) if name not in index_of]
-        if unknown:
-            raise ValueError(f"id {unknown[0]!r} is not for training or validation: take ids from `ids`")
-        parts = {
-            part: np.sort(np.array([index_of[name] for name in names], np.int64))
-            for part, names in (("train", train_ids), ("val", val_ids))
-        }
-        leaks = overlap(parts, self.source)
-        if leaks:
-            raise ValueError(f"text {leaks[0][2]!r} is in train and val: keep the texts of a group together")
+        parts = training_parts(self.source, self._pool, train_ids, val_ids)
         anew = copy.copy(self)
         anew.parts = {**parts, "test": self.parts["test"]}
         anew._restored = None

@@ -17,7 +17,7 @@ from plcourse.core.data.protocols import BatchSampler, Fetcher, Labelled, Source
 from plcourse.core.data.randoms import keys_of, normals, permutation, run_seed, uniforms
 from plcourse.core.data.samplers import EvalSampler, TrainSampler
 from plcourse.core.data.sources import SOURCES, ArraySource, OnError, open_source, prepare
-from plcourse.core.data.splits import duplicate_groups, overlap, split
+from plcourse.core.data.splits import duplicate_groups, overlap, split, training_parts
 from plcourse.core.data.transforms import Augmentation, RandomAffine, RandomCrop, RandomFlip, augment_batch
 
 __all__ = [
@@ -64,5 +64,6 @@ __all__ = [
     "run_seed",
     "split",
     "train_loader",
+    "training_parts",
     "uniforms",
 ]

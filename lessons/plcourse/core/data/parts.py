@@ -22,7 +22,7 @@ from plcourse.core.data.loader import BatchLoader
 from plcourse.core.data.protocols import Source
 from plcourse.core.data.randoms import run_seed
 from plcourse.core.data.sources import OnError, open_source, prepare
-from plcourse.core.data.splits import duplicate_groups, overlap, split
+from plcourse.core.data.splits import duplicate_groups, split, training_parts
 from plcourse.core.data.transforms import Augmentation
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
@@ -204,17 +204,7 @@ class ImageParts:
         Raises:
             ValueError: an id that is unknown or in the test part, or a sample in both lists.
         """
-        index_of = dict(zip(self.ids, self._pool.tolist(), strict=True))
-        unknown = [name for name in (*train_ids, *val_ids) if name not in index_of]
-        if unknown:
-            raise ValueError(f"id {unknown[0]!r} is not for training or validation: take ids from `ids`")
-        parts = {
-            part: np.sort(np.array([index_of[name] for name in names], np.int64))
-            for part, names in (("train", train_ids), ("val", val_ids))
-        }
-        leaks = overlap(parts, self.source)
-        if leaks:
-            raise ValueError(f"sample {leaks[0][2]!r} is in train and val: keep the samples of a group together")
+        parts = training_parts(self.source, self._pool, train_ids, val_ids)
         anew = copy.copy(self)
         anew.parts = {**parts, "test": self.parts["test"]}
         anew._restored = None

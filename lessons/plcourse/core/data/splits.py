@@ -5,6 +5,7 @@ a hash of (seed, content), the first of them are for the test, the next for vali
 Adding samples therefore moves only those at the two borders.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -84,6 +85,37 @@ def overlap(parts: dict[str, np.ndarray], source: Labelled) -> list[tuple[str, s
         shared = np.isin(source.hashes[parts[a]], source.hashes[parts[b]]) | np.isin(codes[parts[a]], codes[parts[b]])
         leaks += [(a, b, str(name)) for name in ids[parts[a][shared]]]
     return leaks
+
+
+def training_parts(
+    source: Labelled, pool: np.ndarray, train_ids: Sequence[str], val_ids: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Training and validation part by ids, see `Splittable.with_split`.
+
+    Args:
+        source: where the samples are.
+        pool: int64, the samples that may be in one of the two parts.
+        train_ids: ids of the training part.
+        val_ids: ids of the validation part.
+
+    Returns:
+        ``train`` and ``val``: sorted int64 index arrays.
+
+    Raises:
+        ValueError: an id that is not of the pool, or a sample in both lists.
+    """
+    index_of = {source.ids[i]: i for i in pool.tolist()}
+    unknown = [name for name in (*train_ids, *val_ids) if name not in index_of]
+    if unknown:
+        raise ValueError(f"id {unknown[0]!r} is not for training or validation: take ids from `ids`")
+    parts = {
+        part: np.sort(np.array([index_of[name] for name in names], np.int64))
+        for part, names in (("train", train_ids), ("val", val_ids))
+    }
+    leaks = overlap(parts, source)
+    if leaks:
+        raise ValueError(f"sample {leaks[0][2]!r} is in train and val: keep the samples of a group together")
+    return parts
 
 
 def duplicate_groups(hashes: np.ndarray) -> np.ndarray | None:
