@@ -39,7 +39,10 @@ def _cpu_model() -> list[str]:
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return []
-    fields = dict(map(str.strip, line.split(":", 1)) for line in info.read_text().splitlines() if ":" in line)
+    fields: dict[str, str] = {}
+    for line in info.read_text().splitlines():
+        name, _, value = line.partition(":")
+        fields[name.strip()] = value.strip()
     return [fields[name] for name in ("vendor_id", "cpu family", "model") if name in fields]
 
 
