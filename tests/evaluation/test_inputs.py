@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 import plcourse
+from plcourse.core.data.frames import read_frame
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.runs import Run
 from plcourse.evaluation.inputs import TableInputs, find_images
-from plcourse.evaluation.tables import Schema, TableParts, read_frame, to_features
+from plcourse.evaluation.tables import Schema, TableParts, to_features
 from support import digits_config
 
 

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import torch
 
 from plcourse.core.data.folder import EXTENSIONS, UnreadableImage, images_below, read_image
+from plcourse.core.data.frames import SUFFIXES, read_frame
 from plcourse.core.data.images import Normalisation
 from plcourse.core.errors import UserError
-from plcourse.evaluation.tables import SUFFIXES, Schema, read_frame, to_features
+from plcourse.evaluation.tables import Schema, to_features
 
 
 def find_images(paths: Sequence[str]) -> list[str]:

@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 from pytorch_lightning import Trainer
 
 from plcourse.core.data import BatchLoader, EvalSampler, OnError, Process, TrainSampler, run_seed, split
+from plcourse.core.data.frames import read_frame
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.screen import say
 
 PACKAGED = ("breast_cancer", "wine")
-SUFFIXES = (".parquet", ".csv", ".tsv")
 
 
 @dataclass
@@ -45,30 +44,6 @@ class Schema:
     id: str | None = None
     text: str | None = None
     buckets: int = 1024
-
-
-def read_frame(path: str) -> pd.DataFrame:
-    """A table from Parquet, CSV or TSV, by its file name.
-
-    Raises:
-        UserError: no such file, another format, or a file that is not what its name says.
-    """
-    file = Path(path)
-    if not file.is_file() or file.suffix.lower() not in SUFFIXES:
-        what = f"it ends with '{file.suffix}'" if file.is_file() else "it is not there"
-        raise UserError(f"cannot read the table '{path}': {what}; give a file that ends with {', '.join(SUFFIXES)}")
-    try:
-        if file.suffix.lower() == ".parquet":
-            return pd.read_parquet(file)
-        return pd.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",")
-    except (
-        ValueError,
-        OSError,
-        pa.ArrowException,
-        OverflowError,
-    ) as error:  # what pandas and Arrow raise for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read the table '{path}': {reason}") from error
 
 
 def packaged_frame(name: str) -> pd.DataFrame:

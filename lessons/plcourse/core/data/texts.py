@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from plcourse.core.data.frames import read_frame
 from plcourse.core.data.near_duplicates import content_hashes
 from plcourse.core.data.sources import OnError
 from plcourse.core.errors import UserError, nearest
@@ -113,35 +114,6 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def read_frame(path: str | Path) -> pd.DataFrame:
-    """A table from CSV, TSV, JSONL or Parquet, by its file name.
-
-    Raises:
-        UserError: no such file, another format, an empty table, or a file that is not what its name says.
-    """
-    file = Path(path)
-    suffix = file.suffix.lower()
-    if not file.is_file() or suffix not in SUFFIXES:
-        what = f"it ends with '{file.suffix}'" if file.is_file() else "it is not there"
-        raise UserError(f"cannot read the table '{path}': {what}; give a file that ends with {', '.join(SUFFIXES)}")
-    try:
-        if suffix == ".parquet":
-            frame = pd.read_parquet(file)
-        elif suffix == ".jsonl":
-            frame = pd.read_json(file, lines=True)
-        else:
-            frame = pd.read_csv(file, sep="\t" if suffix == ".tsv" else ",")
-    except UnicodeDecodeError:
-        read_text(file)  # says where
-        raise
-    except (ValueError, OSError) as error:  # what pandas and Arrow raise for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read the table '{path}': {reason}") from error
-    if frame.empty:
-        raise UserError(f"the table '{path}' has no rows")
-    return frame
-
-
 def _reviews(source: str) -> TextSource:
     from pyarrow import csv
 
@@ -165,7 +137,7 @@ def _table(path: str, text_column: str, label_column: str, on_error: OnError) ->
     files = _files(path)
     frames = []
     for part, file in files.items():
-        frame = read_frame(file)
+        frame = _read(file)
         for option, column in (("text_column", text_column), ("label_column", label_column)):
             if column not in frame:
                 raise UserError(
@@ -195,6 +167,18 @@ def _table(path: str, text_column: str, label_column: str, on_error: OnError) ->
         parts = {part: np.flatnonzero(rows["part"] == part).astype(np.int64) for part in files}
     ids, texts = rows["id"].tolist(), rows["text"].astype(str).tolist()
     return TextSource(Path(path).name, ids, texts, labels, label_names, parts, rejected)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        frame = read_frame(file, SUFFIXES)
+    except UserError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            read_text(file)  # says where
+        raise
+    if frame.empty:
+        raise UserError(f"the table '{file}' has no rows")
+    return frame
 
 
 def _files(path: str) -> dict[str, Path]:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from plcourse.core.data.frames import read_frame
 from plcourse.core.errors import UserError
 from plcourse.core.intervals import wilson
 from plcourse.evaluation.scores import Diagnostic, Scores
-from plcourse.evaluation.tables import read_frame
 
 _VALUES = 10  # different numbers up to which each is a slice; more are cut into quarters
 
