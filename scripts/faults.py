@@ -1,0 +1,279 @@
+"""The fault campaign: injects every fault of tests/faults/README.md and says what held.
+
+    python scripts/faults.py                      # all rows, the slow tests too
+    python scripts/faults.py --rows 3 17          # these rows
+    python scripts/faults.py --mutations 100000   # mutated files through every reader
+
+A row counts a fault as injected for each test case that ran and as held for each that passed. A mutated file must be
+read, or refused by the reader's own error; anything else escaped, and is printed with the seed that makes it again.
+"""
+
+import argparse
+import random
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "tests" / "faults" / "README.md"
+
+
+class Row(NamedTuple):
+    """One row of the table: its number, the fault, what must hold, and the tests that inject it."""
+
+    number: int
+    fault: str
+    holds: str
+    tests: tuple[str, ...]
+
+
+def table_rows() -> list[Row]:
+    """The rows of the table in tests/faults/README.md."""
+    rows = []
+    for line in TABLE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[0].isdecimal():
+            rows.append(Row(int(cells[0]), cells[1], cells[2], tuple(re.findall(r"`([^`]+)`", cells[3]))))
+    return rows
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """A damaged copy: bits flipped, cut short, a piece repeated, removed, overwritten, or turned hostile."""
+    data = bytearray(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
+        at = rng.randrange(len(data) + 1)
+        until = min(len(data), at + rng.choice((1, 2, 8, 64)))
+        kind = rng.randrange(6)
+        if kind == 0 and at < len(data):
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1 and rng.random() < 0.3:
+            del data[at:]
+        elif kind == 2:
+            data[at:at] = data[at:until] * rng.choice((1, 2, 50))
+        elif kind == 3:
+            del data[at:until]
+        elif kind == 4:
+            data[at:until] = rng.randbytes(until - at)
+        else:
+            data[at:until] = rng.choice(_HOSTILE)
+    return bytes(data)
+
+
+_HOSTILE = (
+    *(b"\x00", b"\xff\xfe", b"\xff" * 8, b"-1", b"1e999", b"NaN", b"null", b"[]", b"{}", b'"', b"'", b"\n", b","),
+    *(
+        b"9" * 5000,
+        b"[" * 3000,
+        b'{"a":' * 3000,
+        b"../../x",
+        b"\x1b]0;x\x07",
+        b"&a [*a, *a]",
+        b"!!python/name:os.system",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of file: an intact one, what reads it, and the errors by which a reader names a bad file."""
+
+    name: str
+    content: bytes
+    read: Callable[[Path], object]
+    named: tuple[type[Exception], ...]
+
+
+def targets(folder: Path) -> list[Target]:
+    """Every kind of file that the suite reads from others, with its own reader.
+
+    Args:
+        folder: where the intact files are made.
+    """
+    import io
+
+    import numpy as np
+    import onnx
+    import pandas as pd
+    import torch
+    from PIL import Image
+
+    from plcourse.core import checkpoint
+    from plcourse.core.configs import ConfigSource, parse_config
+    from plcourse.core.data.folder import UnreadableImage, read_image
+    from plcourse.core.data.frames import read_frame
+    from plcourse.core.errors import UserError
+    from plcourse.core.runs import Run, read_record
+    from plcourse.evaluation.shards import Shard, ShardFolder
+    from plcourse.export.artefacts import checked_onnx
+
+    def image(kind: str) -> bytes:
+        stream = io.BytesIO()
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
+        Image.fromarray(pixels).save(stream, kind)
+        return stream.getvalue()
+
+    frame = pd.DataFrame({"id": ["a", "b", "c"] * 5, "x": np.arange(15.0), "label": [0, 1, 2] * 5})
+    weights = io.BytesIO()
+    torch.save({"state_dict": {"w": torch.ones(3)}, "epoch": 1}, weights)
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    port = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 3]) for name in "xy"]
+    graph = onnx.helper.make_model(onnx.helper.make_graph([node], "g", port[:1], port[1:]))
+    config = (ROOT / "configs" / "ddp" / "two_processes.yaml").read_text(encoding="utf-8")
+
+    def parse(path: Path) -> object:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:  # which find_config turns into one line
+            raise UserError("not UTF-8") from error
+        return parse_config(ConfigSource("x.yaml", "x.yaml", text, packaged=False))
+
+    def beside(name: str) -> Callable[[Path], Path]:
+        def place(path: Path) -> Path:
+            (file := folder / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(path.read_bytes())
+            return file
+
+        return place
+
+    metrics, evaluation = beside("metrics.csv"), beside("eval/test.json")
+    manifest, journal = (
+        beside("predictions/_partial/_manifest.json"),
+        beside("predictions/_partial/journal-00000.jsonl"),
+    )
+
+    def open_shards(place: Callable[[Path], Path]) -> Callable[[Path], object]:
+        def read(path: Path) -> object:
+            place(path)
+            shards = ShardFolder(folder / "run" / "predictions", "key", "parquet")
+            try:
+                return shards.open()
+            finally:
+                shards.close()
+
+        return read
+
+    from plcourse.evaluation.shards import _line
+
+    line = _line(Shard(**_shard_fields(Shard)))
+    user = (UserError,)
+    return [
+        *(
+            Target(kind, image(kind), lambda path: read_image(path, (3, 12, 12)), (UnreadableImage,))
+            for kind in ("png", "jpeg", "bmp", "gif", "tiff", "webp")
+        ),
+        Target("csv", frame.to_csv(index=False).encode(), read_frame, user),
+        Target("parquet", frame.to_parquet(), read_frame, user),
+        Target("yaml", config.encode(), parse, user),
+        Target("json", b'{"schema": 1, "status": "running", "best": {"value": 0.5}}', read_record, user),
+        Target(
+            "metrics",
+            b"step,epoch,metric,value\n" + b"1,0,train/loss,0.5\n" * 9,
+            lambda path: Run(metrics(path).parent).metrics,
+            user,
+        ),
+        Target("eval", b'{"metrics": {"a": 1}}', lambda path: Run(evaluation(path).parents[1]).eval("test"), user),
+        Target("manifest", b'{"schema": 1, "key": "key", "complete": false}', open_shards(manifest), user),
+        Target("journal", line.encode() * 3, open_shards(journal), user),
+        Target("checkpoint", weights.getvalue(), checkpoint.load, user),
+        Target("onnx", graph.SerializeToString(), checked_onnx, user),
+    ]
+
+
+def _shard_fields(shard: type) -> dict[str, object]:
+    plain = {"int": 1, "str": "part-0.parquet"}
+    return {
+        name: [] if name == "quarantined" else plain.get(getattr(kind, "__name__", str(kind)), 1)
+        for name, kind in shard.__annotations__.items()
+    }
+
+
+_SUFFIX = {"metrics": "csv", "eval": "json", "manifest": "json", "journal": "jsonl", "checkpoint": "ckpt"}
+
+
+def mutate_all(count: int, seed: int, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Reads mutated files, ``count`` in all, of every kind in turn.
+
+    Args:
+        count: files.
+        seed: of the mutations; file i of a seed is always the same.
+        folder: an empty folder to work in.
+
+    Returns:
+        How many files of each kind were ``read`` or ``named``, or ``escaped``; and a line for each that escaped.
+    """
+    kinds = targets(folder)
+    outcomes: Counter[tuple[str, str]] = Counter()
+    escaped = []
+    for number in range(count):
+        target = kinds[number % len(kinds)]
+        path = folder / f"mutated.{_SUFFIX.get(target.name, target.name)}"
+        path.write_bytes(mutated(target.content, random.Random(f"{seed}/{number}")))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow and pandas warn of what they go on to read
+                target.read(path)
+            outcome = "read"
+        except target.named as error:
+            outcome = "named" if str(error).strip() and "\n" not in str(error).strip() else "escaped"
+            if outcome == "escaped":
+                escaped.append(f"{target.name} {seed}/{number}: not one line: {str(error)!r:.200}")
+        except Exception as error:
+            outcome = "escaped"
+            escaped.append(f"{target.name} {seed}/{number}: {type(error).__name__}: {error!s:.200}")
+        outcomes[target.name, outcome] += 1
+    return outcomes, escaped
+
+
+def run_row(row: Row) -> tuple[int, int, float]:
+    """Runs the tests of a row, slow ones too: cases that ran, cases that passed, seconds."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", f"--junit-xml={report}", *row.tests]
+        subprocess.run(command, cwd=ROOT, capture_output=True)
+        cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
+    ran = [case for case in cases if case.find("skipped") is None]
+    held = [case for case in ran if case.find("failure") is None and case.find("error") is None]
+    return len(ran), len(held), time.monotonic() - begun
+
+
+def main() -> int:
+    """Runs the campaign; the status is 1 where a fault was not injected or did not hold."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=int, nargs="+", help="numbers of rows; all without it")
+    parser.add_argument("--mutations", type=int, help="read this many mutated files instead")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.mutations is not None:
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            outcomes, escaped = mutate_all(args.mutations, args.seed, Path(folder))
+        print("kind        read   named  escaped")
+        for kind in dict.fromkeys(name for name, _ in outcomes):
+            print(f"{kind:10}" + "".join(f"{outcomes[kind, what]:7}" for what in ("read", "named", "escaped")))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{args.mutations} files in {time.monotonic() - begun:.0f} s, {peak:.0f} MiB at most")
+        print("\n".join(escaped[:20]))
+        return int(bool(escaped))
+    failed = False
+    print("row  injected  held  seconds  fault")
+    for row in table_rows():
+        if args.rows is None or row.number in args.rows:
+            injected, held, seconds = run_row(row)
+            failed |= held < max(1, injected)
+            print(f"{row.number:3}  {injected:8}  {held:4}  {seconds:7.1f}  {row.fault}", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
