@@ -73,6 +73,22 @@ def test_the_score_comes_with_its_interval_and_the_commands_to_repeat_it(written
     assert "broken.png, too large or no picture" in text
 
 
+def test_scores_over_folds_have_the_corrected_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = a_run(tmp_path / "runs", "kfold/classifier")
+    report = {"metrics": {"val/accuracy": 0.9}, "coverage": {"expected": 200, "seen": 200, "twice": 0}}
+    (run.path / "eval/val.json").write_text(json.dumps(report))
+    found = {"mean": 0.9, "sd": 0.1, "low": 0.71, "high": 0.97, "naive_low": 0.8, "naive_high": 0.95}
+    summary = {"metrics": {"val/accuracy": found}, "folds": [{"fold": 0, "val/accuracy": 0.9}]}
+    (run.path / "summary.json").write_text(json.dumps(summary))
+    (run.path / "plots/folds.png").write_bytes(png(90, 30))
+    main(["report", run.name])
+    text = (run.path / "report.html").read_text()
+    scores = text[text.index("Part val") : text.index("</table>", text.index("Part val"))]
+    assert re.findall(r"0\.\d+", scores) == ["0.9", "0.71", "0.97"]  # not Wilson's 0.8506 to 0.9343
+    assert text.count('<figure class="wide">') == 1
+
+
 def test_nothing_from_outside_becomes_markup(written: Path) -> None:
     text = written.read_text()
     assert "alert(1)" in text

@@ -44,7 +44,7 @@ def run_page(run: Run) -> str:
     evaluations = _evaluations(run)
     summary = _json(run.path / "summary.json")
     sections = [
-        page.section("scores", "Scores", _scores(evaluations)),
+        page.section("scores", "Scores", _scores(evaluations, summary)),
         page.section("folds", "Folds", _folds(summary)),
         page.section("curves", "Curves", _curves(run, record)),
         page.section("pictures", "Pictures", _pictures(run.path / "plots")),
@@ -137,11 +137,15 @@ def _evaluations(run: Run) -> dict[str, Any]:
     }
 
 
-def _scores(evaluations: dict[str, Any]) -> str:
+def _scores(evaluations: dict[str, Any], summary: dict[str, Any]) -> str:
+    over_folds = summary.get("metrics") or {}
     parts = []
     for stage, report in evaluations.items():
         rows = []
         for name, value in report["metrics"].items():
+            if name in over_folds:  # samples of one fold share a model, so that Wilson's interval would be too narrow
+                rows.append([name, value, over_folds[name].get("low"), over_folds[name].get("high")])
+                continue
             interval = _interval(report, name)
             rows.append([name, value, *(interval[:2] if interval else (None, None))])
         coverage = report.get("coverage") or {}
