@@ -5,8 +5,9 @@
     python scripts/measure.py --table           # writes the tables of README.md and the guides anew
 
 A table stands wherever a page has the two lines `<!-- measured: LESSON -->` (or `all`) and `<!-- end of measured -->`.
-Every config has a row. A score is the mean over all seeds. Minutes and memory are taken from runs *alone* only: those
-beside which all other processes took less than a tenth of the machine, which each record says (`others`, `load`).
+Every config has a row. A score is the mean over all seeds. Minutes and memory are taken from runs *alone*: those beside
+which all other processes took less than a tenth of the machine, which each record says (`others`, `load`). Where there
+is none yet, the shortest time beside other work is shown as what it is, a bound: "at most".
 
 The record of a config that has changed since is dropped; `scripts/measured/pending.txt` lists what has none.
 """
@@ -165,9 +166,12 @@ def _row(name: str, runs: list[dict[str, Any]]) -> str:
     values = [run["value"] for run in runs]
     spread = f" ({stdev(values):.2g}), {len(values)} seeds" if len(values) > 1 else ", 1 seed"
     alone = [run for run in runs if run["alone"]]
-    minutes = f"{fmean(run['seconds'] for run in alone) / 60:.1f}" if alone else "not alone yet"
-    peak = f"{max(run['peak_mib'] for run in alone):,}" if alone else ""
-    return f"| `{name}` | {runs[0]['metric']} {fmean(values):.4g}{spread} | {minutes} | {peak} |"
+    if alone:
+        minutes = f"{fmean(run['seconds'] for run in alone) / 60:.1f}"
+    else:
+        minutes = f"at most {min(run['seconds'] for run in runs) / 60:.1f}"
+    peak = max(run["peak_mib"] for run in alone or runs)
+    return f"| `{name}` | {runs[0]['metric']} {fmean(values):.4g}{spread} | {minutes} | {peak:,} |"
 
 
 def pages() -> list[Path]:

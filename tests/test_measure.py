@@ -66,7 +66,7 @@ def test_no_record_is_of_another_config() -> None:
 def test_rows_say_score_spread_minutes_and_memory() -> None:
     rows = {row.split("`")[1]: row for row in measure.table("all", FOUND).splitlines()[2:]}
     assert rows["ddp/mlp"] == "| `ddp/mlp` | test/accuracy 0.96 (0.01), 3 seeds | 1.5 | 701 |"  # of the two alone
-    assert rows["gan/r3gan"] == "| `gan/r3gan` | test/frechet 3.21, 1 seed | not alone yet |  |"
+    assert rows["gan/r3gan"] == "| `gan/r3gan` | test/frechet 3.21, 1 seed | at most 10.0 | 700 |"
     assert rows["ddp/gpus"] == "| `ddp/gpus` | needs gpu | | |"
     assert rows["gan/wgan_gp"] == "| `gan/wgan_gp` | not measured yet | | |"
     assert list(rows) == catalog.config_names()
