@@ -104,12 +104,12 @@ def test_a_table_of_tips_takes_ratios_within_a_round(tmp_path: Path, monkeypatch
 def test_every_command_of_a_page_is_accepted(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All that start from a config and need no file of the reader's: parsed, every class and key checked."""
+    """All that start from a config or its run and need no config of the reader's: every class and key is checked."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PLCOURSE_RUNS", str(tmp_path / "runs"))
     refused = []
     for command in commands(page.read_text(encoding="utf-8")):
-        words = shlex.split(command)[1:]
+        words = shlex.split(re.sub(r"--run (\w+/\w+)/latest", r"-c \1", command))[1:]
         if words[0] not in ("fit", "test", "predict", "validate") or "-c" not in words or "$" in command:
             continue
         if "--trust" in words or words[words.index("-c") + 1].endswith(".yaml"):
