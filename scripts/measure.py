@@ -15,6 +15,7 @@ The record of a config that has changed since is dropped; `scripts/measured/pend
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import resource
@@ -59,7 +60,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     """Runs one config with one seed, as a user does; gives its record.
 
     Returns:
-        seed, metric and value, all `scores`, seconds of the run and of its training, `peak_mib` of its largest process,
+        seed, metric and value, all `scores`, `seconds` of the command and of its training, `peak_mib` of its largest process,
         `others` (cores that other processes kept busy meanwhile, in the mean), `load` (of the minute before), `alone`,
         versions, hardware and command.
     """
@@ -83,12 +84,13 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     wall, busy, own = (end - start for start, end in zip(started, ended, strict=True))
     others = max(0.0, round((busy - own) / wall, 2))
     return {
-        **{key: record[key] for key in ("seed", "seconds", "training_seconds", "versions")},
+        **{key: record[key] for key in ("seed", "training_seconds", "versions")},
         "hardware": {key: value for key, value in record["hardware"].items() if key != "hostname"},
         "command": shlex.join(["plcourse", *command]),
         "metric": metric,
         "value": value,
         "scores": scores,
+        "seconds": round(wall, 1),
         "peak_mib": round(found["peak_kib"] / 1024),
         "load": load,
         "others": others,
@@ -169,7 +171,7 @@ def _row(name: str, runs: list[dict[str, Any]]) -> str:
     if alone:
         minutes = f"{fmean(run['seconds'] for run in alone) / 60:.1f}"
     else:
-        minutes = f"at most {min(run['seconds'] for run in runs) / 60:.1f}"
+        minutes = f"at most {math.ceil(min(run['seconds'] for run in runs) / 6) / 10:.1f}"
     peak = max(run["peak_mib"] for run in alone or runs)
     return f"| `{name}` | {runs[0]['metric']} {fmean(values):.4g}{spread} | {minutes} | {peak:,} |"
 
