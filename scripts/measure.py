@@ -60,7 +60,8 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     """Runs one config with one seed, as a user does; gives its record.
 
     Returns:
-        seed, metric and value, all `scores`, `seconds` of the command and of its training, `peak_mib` of its largest process,
+        seed, metric and value, all `scores`, `seconds` of the command and of its training, `peak_mib` of its largest
+        process,
         `others` (cores that other processes kept busy meanwhile, in the mean), `load` (of the minute before), `alone`,
         versions, hardware and command.
     """
