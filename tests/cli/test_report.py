@@ -204,6 +204,7 @@ def test_in_a_real_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """On a phone and a desktop, light and dark: nothing asked for, nothing complained about, nothing cut off."""
     monkeypatch.chdir(tmp_path)
     arms = [a_run(tmp_path / "runs", arm, seed, 0.8 + 0.02 * seed) for arm in ("ddp/a", "gan/b") for seed in range(3)]
+    (arms[0].path / "plots/folds.png").write_bytes(png(900, 300))
     main(["report", arms[0].name])
     main(["report", *(run.name for run in arms), "--metric", "test/accuracy", "--output", "both.html"])
     with Browser() as browser:
@@ -219,6 +220,7 @@ def test_in_a_real_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                     backgrounds.add((scheme, browser.value("getComputedStyle(document.body).backgroundColor")))
             assert browser.value("[...document.images].every(each => each.naturalWidth > 0 && each.alt)")
             assert browser.value("[...document.querySelectorAll('table')].every(each => each.caption)")
+            assert browser.value("[...document.querySelectorAll('.scroll, pre')].every(each => each.tabIndex === 0)")
             browser.press("Tab")
             assert browser.value("document.activeElement.className") == "skip"
             assert browser.value("document.activeElement.getBoundingClientRect().top") >= 0
