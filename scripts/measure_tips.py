@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from plcourse.core.runs import Run
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "scripts" / "measured" / "tips"
 _BLOCK = re.compile(r"(<!-- tips: (\w+) -->\n)(.*?)(<!-- end of tips -->)", re.DOTALL)
+_ALONE = 0.1  # share of the machine that others may take before the table says so
 _CHECKS = ("--trainer.fast_dev_run true", "--trainer.limit_train_batches 10 --trainer.max_epochs 1")
 
 
@@ -122,6 +124,7 @@ def measure(lesson: str, rounds: int) -> dict[str, Any]:
     """All changes of a lesson, in turns; gives the record."""
     bench = BENCHES[lesson]
     found: dict[str, list[dict[str, float]]] = {flags: [] for flags in ("", *bench.changes, *bench.checks)}
+    started, busy, own = time.monotonic(), _busy_seconds(), _seconds_of_children()
     for at in range(rounds):
         for flags, results in found.items():
             check = flags in bench.checks
@@ -130,10 +133,26 @@ def measure(lesson: str, rounds: int) -> dict[str, Any]:
             limits = "" if check else bench.limits
             results.append(once(f"{bench.command} {limits} {flags}", whole=check or bench.whole))
             print(f"# {lesson}, round {at + 1}: {flags or 'as it is'}: {results[-1]}", flush=True)
-    rounded = {
-        flags: [{key: round(value, 3) for key, value in each.items()} for each in found[flags]] for flags in found
+    others = (_busy_seconds() - busy - _seconds_of_children() + own) / (time.monotonic() - started)
+    return {
+        "command": bench.command,
+        "limits": bench.limits,
+        "cores": os.cpu_count(),
+        "others": max(0.0, round(others, 2)),
+        "found": found,
     }
-    return {"command": bench.command, "limits": bench.limits, "load": round(os.getloadavg()[0], 2), "found": rounded}
+
+
+def _busy_seconds() -> float:
+    """Seconds that the cores of this machine were busy since it started, for whomever; Linux only."""
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def _seconds_of_children() -> float:
+    """Seconds that the processes started here were busy, once they have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def table(lesson: str) -> str:
@@ -154,6 +173,10 @@ def table(lesson: str) -> str:
     lines += [f"| `{flags}` | the whole command: {found[flags][0]['seconds']:.1f} s | |" for flags in bench.checks]
     said = "whole commands" if bench.whole else "training"
     lines += ["", f"Time of {said} with `{bench.limits}`; median of {len(base)} rounds (lowest to highest)."]
+    if record["others"] > _ALONE * record["cores"]:
+        lines += [
+            f"Other work kept {record['others']:.1f} of the {record['cores']} cores busy meanwhile: times are rough."
+        ]
     return "\n".join(lines) + "\n"
 
 
