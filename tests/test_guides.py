@@ -118,7 +118,6 @@ def test_every_command_of_a_page_is_accepted(
             continue
         if "--trust" in words or words[words.index("-c") + 1].endswith(".yaml"):
             continue
-        words = words[: words.index("--then")] + words[words.index("--then") + 2 :] if "--then" in words else words
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 main([*words, "--print_config"])
