@@ -1,21 +1,34 @@
-"""Writes the plan of the lessons into `lessons/README.md`, from the one table that `plcourse learn` reads too.
+"""Writes what `lessons/README.md` says of every lesson and config, from where `learn` and `ls` read it too.
 
 python scripts/learning_path.py
 """
 
+import re
 from pathlib import Path
 
+from plcourse import catalog
+from plcourse.core.configs import find_config, parse_header
 from plcourse.core.syllabus import as_markdown
 
 README = Path(__file__).resolve().parents[1] / "lessons" / "README.md"
-BEGIN, END = "<!-- plan: written by scripts/learning_path.py -->\n", "<!-- end of plan -->"
+
+
+def needs_as_markdown() -> str:
+    """The configs that need something which is not installed, by what they need."""
+    found: dict[str, list[str]] = {}
+    for name in catalog.config_names():
+        needs = " and ".join(parse_header(find_config(name)).needs)
+        if needs:
+            found.setdefault(needs, []).append(f"`{name}`")
+    return "\n".join(f"- {needs}: {', '.join(names)}" for needs, names in found.items())
 
 
 def written(text: str) -> str:
-    """The README with the plan as the table has it."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{as_markdown()}\n{END}{after}"
+    """The README with its two written parts as the tables and the headers have them."""
+    for part, content in (("plan", as_markdown()), ("needs", needs_as_markdown())):
+        block = re.compile(rf"(<!-- {part}: .*? -->\n).*?(<!-- end of {part} -->)", re.DOTALL)
+        text = block.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
+    return text
 
 
 if __name__ == "__main__":

@@ -1,21 +1,29 @@
 """What each config gives: its score over seeds, its minutes and its memory, from the records of real runs.
 
-    python scripts/measure.py [NAME ...] [--seeds 0 1 2]    # runs them, and keeps their records in scripts/measured/
-    python scripts/measure.py --table                       # writes the tables of README.md and the guides anew
+    python scripts/measure.py                   # seed 0 of every config that has no record of it
+    python scripts/measure.py ddp/mlp --seeds 0 1 2     # runs these; records are kept in scripts/measured/
+    python scripts/measure.py --table           # writes the tables of README.md and the guides anew
 
 A table stands wherever a page has the two lines `<!-- measured: LESSON -->` (or `all`) and `<!-- end of measured -->`.
-Run it on a quiet machine: minutes of a busy one are no minutes. A test holds the tables to the records, and every
-config that needs nothing to have a record or to be listed in `scripts/measured/pending.txt`.
+Every config has a row. A score is the mean over all seeds. Minutes and memory are taken from runs *alone*: those beside
+which all other processes took less than a tenth of the machine, which each record says (`others`, `load`). Where there
+is none yet, the shortest time beside other work is shown as what it is, a bound: "at most".
+
+The record of a config that has changed since is dropped; `scripts/measured/pending.txt` lists what has none.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
+import resource
+import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -28,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "scripts" / "measured"
 PENDING = RECORDS / "pending.txt"
 _BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end of measured -->)", re.DOTALL)
+_ALONE = 0.1  # share of the machine that others may take beside a run whose minutes count
 _ONE_RUN = """
 import json, resource, subprocess, sys
 status = subprocess.run([sys.executable, "-m", "plcourse", *sys.argv[2:]]).returncode
@@ -48,21 +57,58 @@ def config_hash(name: str) -> str:
 
 
 def measure(name: str, seed: int) -> dict[str, Any]:
-    """Runs one config with one seed, as a user does; gives its record."""
-    then = ["--then", "test"] if "test" in parse_header(find_config(name)).verbs else []
+    """Runs one config with one seed, as a user does; gives its record.
+
+    Returns:
+        seed, metric and value, all `scores`, `seconds` of the command and of its training, `peak_mib` of its largest
+        process,
+        `others` (cores that other processes kept busy meanwhile, in the mean), `load` (of the minute before), `alone`,
+        versions, hardware and command.
+    """
+    command = ["fit", "-c", name, "--seed_everything", str(seed)]
+    command += ["--then", "test"] if "test" in parse_header(find_config(name)).verbs else []
+    load = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        command = ["fit", "-c", name, "--seed_everything", str(seed), *then, "--runs_root", f"{folder}/runs"]
         environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-        subprocess.run([sys.executable, "-c", _ONE_RUN, str(result), *command], check=True, env=environment)
+        started = time.monotonic(), _busy_seconds(), _seconds_of_children()
+        call = [sys.executable, "-c", _ONE_RUN, str(result), *command, "--runs_root", f"{folder}/runs"]
+        subprocess.run(call, check=True, env=environment)
+        ended = time.monotonic(), _busy_seconds(), _seconds_of_children()
         found = json.loads(result.read_text())
         if found["status"]:
             raise SystemExit(f"{name} with seed {seed} ended with status {found['status']}")
         run = Run.load(name, f"{folder}/runs")
         record = run.record
-        metric, value = _score(record, run.eval("test")["metrics"] if then else {})
-    kept = {key: record[key] for key in ("seed", "seconds", "training_seconds", "versions", "hardware", "command")}
-    return {**kept, "metric": metric, "value": value, "peak_mib": round(found["peak_kib"] / 1024)}
+        scores = run.eval("test")["metrics"] if "--then" in command else {}
+    metric, value = _score(record, scores)
+    wall, busy, own = (end - start for start, end in zip(started, ended, strict=True))
+    others = max(0.0, round((busy - own) / wall, 2))
+    return {
+        **{key: record[key] for key in ("seed", "training_seconds", "versions")},
+        "hardware": {key: value for key, value in record["hardware"].items() if key != "hostname"},
+        "command": shlex.join(["plcourse", *command]),
+        "metric": metric,
+        "value": value,
+        "scores": scores,
+        "seconds": round(wall, 1),
+        "peak_mib": round(found["peak_kib"] / 1024),
+        "load": load,
+        "others": others,
+        "alone": others < _ALONE * (os.cpu_count() or 1),
+    }
+
+
+def _busy_seconds() -> float:
+    """Seconds that the cores of this machine were busy since it started, for whomever; Linux only."""
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def _seconds_of_children() -> float:
+    """Seconds that the processes started here were busy, their own children included, once they have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _score(record: dict[str, Any], tested: dict[str, float]) -> tuple[str, float]:
@@ -79,24 +125,56 @@ def records(folder: Path = RECORDS) -> dict[str, dict[str, Any]]:
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
 
 
+def keep(name: str, run: dict[str, Any], folder: Path = RECORDS) -> None:
+    """Adds a run to the record of its config, in place of an earlier one with its seed."""
+    file = folder / f"{name}.json"
+    record = json.loads(file.read_text()) if file.is_file() else {}
+    if record.get("config_hash") != config_hash(name):
+        record = {"config_hash": config_hash(name), "runs": []}
+    runs = [each for each in record["runs"] if each["seed"] != run["seed"]]
+    record["runs"] = sorted([*runs, run], key=lambda each: each["seed"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def drop_stale(folder: Path = RECORDS) -> list[str]:
+    """Removes the records of configs that are gone or have changed; names the configs that await a measurement."""
+    names = measurable()
+    for lesson in catalog.LESSONS:
+        for file in (folder / lesson.key).glob("*.json"):
+            name = f"{lesson.key}/{file.stem}"
+            if name not in names or json.loads(file.read_text())["config_hash"] != config_hash(name):
+                file.unlink()
+    return [name for name in names if not (folder / f"{name}.json").is_file()]
+
+
 def table(lesson: str, found: dict[str, dict[str, Any]]) -> str:
-    """The rows of one lesson's configs, or of all.
+    """The rows of one lesson's configs, or of all; a config without a record has a row that says so.
 
     Args:
         lesson: its key, or `all`.
         found: the records by config.
     """
     lines = ["| config | score, mean (sd) over seeds | minutes | peak memory, MiB |", "|---|---|---|---|"]
-    for name, record in found.items():
-        if lesson not in ("all", name.partition("/")[0]):
-            continue
-        runs = record["runs"]
-        values = [run["value"] for run in runs]
-        spread = f" ({stdev(values):.2g}), {len(values)} seeds" if len(values) > 1 else ", 1 seed"
-        minutes = fmean(run["seconds"] for run in runs) / 60
-        peak = max(run["peak_mib"] for run in runs)
-        lines.append(f"| `{name}` | {runs[0]['metric']} {fmean(values):.4g}{spread} | {minutes:.1f} | {peak:,} |")
+    for name in catalog.config_names(None if lesson == "all" else lesson):
+        if name in found:
+            lines.append(_row(name, found[name]["runs"]))
+        else:
+            needs = " and ".join(parse_header(find_config(name)).needs)
+            lines.append(f"| `{name}` | {f'needs {needs}' if needs else 'not measured yet'} | | |")
     return "\n".join(lines) + "\n"
+
+
+def _row(name: str, runs: list[dict[str, Any]]) -> str:
+    values = [run["value"] for run in runs]
+    spread = f" ({stdev(values):.2g}), {len(values)} seeds" if len(values) > 1 else ", 1 seed"
+    alone = [run for run in runs if run["alone"]]
+    if alone:
+        minutes = f"{fmean(run['seconds'] for run in alone) / 60:.1f}"
+    else:
+        minutes = f"at most {math.ceil(min(run['seconds'] for run in runs) / 6) / 10:.1f}"
+    peak = max(run["peak_mib"] for run in alone or runs)
+    return f"| `{name}` | {runs[0]['metric']} {fmean(values):.4g}{spread} | {minutes} | {peak:,} |"
 
 
 def pages() -> list[Path]:
@@ -109,22 +187,30 @@ def written(text: str, found: dict[str, dict[str, Any]]) -> str:
     return _BLOCK.sub(lambda block: f"{block[1]}{table(block[2], found)}{block[4]}", text)
 
 
+def missing(names: list[str], seeds: list[int], found: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
+    """Configs and seeds without a record, the shortest trainings first as far as a record of another seed tells."""
+    seconds = {name: fmean(run["seconds"] for run in record["runs"]) for name, record in found.items()}
+    have = {(name, run["seed"]) for name, record in found.items() for run in record["runs"]}
+    wanted = [(name, seed) for seed in seeds for name in names if (name, seed) not in have]
+    return sorted(wanted, key=lambda each: seconds.get(each[0], float("inf")))
+
+
 def main() -> None:
     """Measures, or writes the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", help="configs; all that need nothing when none is named")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("names", nargs="*", help="configs; without any, all that need nothing and have no record yet")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
+    waiting = drop_stale()
     if not options.table:
-        for name in options.names or measurable():
-            runs = [measure(name, seed) for seed in options.seeds]
-            file = RECORDS / f"{name}.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"config_hash": config_hash(name), "runs": runs}, indent=1) + "\n")
-            print(table("all", {name: {"runs": runs}}).splitlines()[-1], flush=True)
-        waiting = [name for name in PENDING.read_text().split() if not (RECORDS / f"{name}.json").is_file()]
-        PENDING.write_text("".join(f"{name}\n" for name in waiting))
+        pairs = [(name, seed) for name in options.names for seed in options.seeds]
+        for name, seed in pairs or missing(measurable(), options.seeds, records()):
+            run = measure(name, seed)
+            keep(name, run)
+            print(f"{_row(name, [run])} others {run['others']:.2f} cores", flush=True)
+        waiting = drop_stale()
+    PENDING.write_text("".join(f"{name}\n" for name in waiting))
     for page in pages():
         page.write_text(written(page.read_text(encoding="utf-8"), records()), encoding="utf-8")
 

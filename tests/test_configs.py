@@ -10,13 +10,16 @@ import pytest
 import yaml
 from scripts import regolden, resolve_configs
 
+import guides
 from plcourse import catalog
 from plcourse.__main__ import main
 from plcourse.core.configs import find_config, parse_config, parse_header
+from plcourse.core.runs import Run
 from support import Command
 
 ONE_BATCH = [
     "--trainer.max_epochs=1",
+    "--trainer.log_every_n_steps=1",
     *(f"--trainer.limit_{stage}_batches=1" for stage in ("train", "val", "test", "predict")),
 ]
 HEADERS = {name: parse_header(find_config(name)) for name in catalog.config_names()}
@@ -68,6 +71,10 @@ def test_every_verb_runs_on_one_batch(name: str, runs: Path) -> None:
             part = {"validate": "val", "test": "test"}[verb]
             assert json.loads((run / "eval" / f"{part}.json").read_text())["metrics"]
     assert tuple(ran) == header.verbs
+    if "fit" in ran:
+        metrics = guides.logged(Run.load(name, runs))
+        assert len(metrics) >= 3
+        assert not guides.undefined(name.partition("/")[0], metrics), "the guide's section on what is logged"
 
 
 @pytest.mark.parametrize("name", HEADERS)

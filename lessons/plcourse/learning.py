@@ -124,12 +124,13 @@ def _show(markdown: str) -> None:
         say(markdown.rstrip())
         return
     from rich.console import Console
-    from rich.markdown import Markdown
+
+    from plcourse.rendering import Guide
 
     os.environ.setdefault("LESS", "-FRX")  # colours, and no pager for what fits on the screen
     console = Console(width=min(100, Console().width))
     with console.pager(styles=True):
-        console.print(Markdown(markdown))
+        console.print(Guide(markdown))
 
 
 def _chosen(lesson: catalog.Lesson, name: str | None) -> list[Any]:

@@ -42,10 +42,11 @@ class TestPath:
             assert not plan.outcome.endswith(".")
         assert TRACKS["practitioner"] == tuple(PLANS)
 
-    def test_the_readme_shows_the_same_table(self):
+    def test_the_readme_shows_the_same_table_and_every_need(self):
         text = README.read_text(encoding="utf-8")
         assert text == written(text), "run `python scripts/learning_path.py`"
         assert PLANS[13].outcome in text
+        assert "- gpu: `ddp/gpus`" in text
 
     def test_what_is_finished_and_its_score(self, capsys):
         run = Run.create("kfold/classifier", "runs", {"verb": "fit"})
@@ -71,14 +72,16 @@ class TestPath:
         assert "plcourse fit -c kfold/classifier" in ending
         assert "plcourse learn 14 --exercise" in ending
 
-    def test_on_a_terminal_it_is_rendered(self, monkeypatch, capsys):
+    @pytest.mark.parametrize("width", [40, 80])
+    def test_on_a_terminal_it_is_rendered(self, width, monkeypatch, capsys):
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("COLUMNS", str(width))
         main(["learn", "14"])
         out = re.sub(r"\x1b\[[\d;]*m|\x1b\].*?\x1b\\\\", "", capsys.readouterr().out)
         assert "## Next" not in out
         assert "Next" in out
         assert max(map(len, out.splitlines())) <= 100
+        assert "…" not in out  # in a narrow table words go on in the next line
 
     def test_mistakes(self, capsys):
         assert "did you mean 'kfold'?" in refused(capsys, "kfolds")

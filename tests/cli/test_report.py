@@ -69,8 +69,50 @@ def test_the_score_comes_with_its_interval_and_the_commands_to_repeat_it(written
     assert "plcourse test --run runs/evaluation/classifier/" in text
     assert "Lesson 16: Evaluation and prediction" in text
     assert text.count("data:image/png") == 4  # three of nine samples, and one more
-    assert "samples 0004 (file 5 of 9)" in text
+    assert "from the same seeds, after epoch 0004 (file 5 of 9)" in text
     assert "broken.png, too large or no picture" in text
+
+
+def test_scores_over_folds_have_the_corrected_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = a_run(tmp_path / "runs", "kfold/classifier")
+    report = {"metrics": {"val/accuracy": 0.9}, "coverage": {"expected": 200, "seen": 200, "twice": 0}}
+    (run.path / "eval/val.json").write_text(json.dumps(report))
+    found = {"mean": 0.9, "sd": 0.1, "low": 0.71, "high": 0.97, "naive_low": 0.8, "naive_high": 0.95}
+    summary = {"metrics": {"val/accuracy": found}, "folds": [{"fold": 0, "val/accuracy": 0.9}]}
+    (run.path / "summary.json").write_text(json.dumps(summary))
+    (run.path / "plots/folds.png").write_bytes(png(90, 30))
+    main(["report", run.name])
+    text = (run.path / "report.html").read_text()
+    scores = text[text.index("Part val") : text.index("</table>", text.index("Part val"))]
+    assert re.findall(r"0\.\d+", scores) == ["0.9", "0.71", "0.97"]  # not Wilson's 0.8506 to 0.9343
+    assert text.count('<figure class="wide">') == 1
+
+
+def test_the_scaling_of_its_config_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = a_run(tmp_path / "runs", "ddp/two_processes")
+    middle = {"median": 1.65, "low": 1.6, "high": 1.7}
+    row = {"job": "2 ranks", "samples_per_second": middle, "speedup": middle, "efficiency": middle}
+    report = {"global_batch": 64, "pairs": 9, "rows": [{**row, "memory_bytes_per_rank": 2**29}], "sentences": ["a < b"]}
+    for name, config, status in (
+        ("20260101-000000", "ddp/two_processes", "finished"),
+        ("20260102-000000", "ddp/two_processes", "failed"),
+        ("20260103-000000", "ddp/mlp", "finished"),
+    ):
+        folder = tmp_path / "runs/benchmarks/scaling" / name
+        folder.mkdir(parents=True)
+        (folder / "scaling.json").write_text(json.dumps({**report, "config": config, "status": status}))
+        (folder / "scaling.png").write_bytes(png(90, 30))
+    main(["report", run.name])
+    text = (run.path / "report.html").read_text()
+    part = text[text.index('id="scaling"') : text.index('id="config"')]
+    assert "a &lt; b" in part
+    assert "9 interleaved rounds" in part
+    assert part.count("data:image/png") == 1
+    (tmp_path / "runs/benchmarks/scaling/20260101-000000/scaling.json").write_text("{")
+    main(["report", run.name])
+    assert 'id="scaling"' not in (run.path / "report.html").read_text()
 
 
 def test_nothing_from_outside_becomes_markup(written: Path) -> None:
@@ -162,6 +204,7 @@ def test_in_a_real_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """On a phone and a desktop, light and dark: nothing asked for, nothing complained about, nothing cut off."""
     monkeypatch.chdir(tmp_path)
     arms = [a_run(tmp_path / "runs", arm, seed, 0.8 + 0.02 * seed) for arm in ("ddp/a", "gan/b") for seed in range(3)]
+    (arms[0].path / "plots/folds.png").write_bytes(png(900, 300))
     main(["report", arms[0].name])
     main(["report", *(run.name for run in arms), "--metric", "test/accuracy", "--output", "both.html"])
     with Browser() as browser:
@@ -177,6 +220,7 @@ def test_in_a_real_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                     backgrounds.add((scheme, browser.value("getComputedStyle(document.body).backgroundColor")))
             assert browser.value("[...document.images].every(each => each.naturalWidth > 0 && each.alt)")
             assert browser.value("[...document.querySelectorAll('table')].every(each => each.caption)")
+            assert browser.value("[...document.querySelectorAll('.scroll, pre')].every(each => each.tabIndex === 0)")
             browser.press("Tab")
             assert browser.value("document.activeElement.className") == "skip"
             assert browser.value("document.activeElement.getBoundingClientRect().top") >= 0

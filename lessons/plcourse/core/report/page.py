@@ -13,6 +13,7 @@ from typing import Any
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 _POLICY = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'"
+_WIDE = 2  # a picture wider than so many times its height has a row of its own
 
 
 def text(value: Any) -> str:
@@ -90,6 +91,9 @@ def picture(path: Path, words: str) -> str:
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
     data = base64.b64encode(content).decode()
     image = f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{text(words)}">'
+    if width > _WIDE * height:  # as wide as the page, and on a phone no smaller than it can be read
+        image = f'<div class="scroll" tabindex="0" role="region" aria-label="{text(words)}">{image}</div>'
+        return f'<figure class="wide">{image}<figcaption>{text(words)}</figcaption></figure>'
     return f"<figure>{image}<figcaption>{text(words)}</figcaption></figure>"
 
 

@@ -14,9 +14,10 @@ from plcourse.core.intervals import wilson
 from plcourse.core.look import duration
 from plcourse.core.report import page
 from plcourse.core.report.charts import Line, curve
+from plcourse.core.report.scaling_part import scaling_part
 from plcourse.core.runs import Run, status_of
 
-_SHARED = ("loss", "accuracy", "f1", "grad_norm", "lr")  # metrics of these words share a chart
+_SHARED = ("loss", "accuracy", "f1", "iou", "dice", "grad_norm", "lr")  # metrics of these words share a chart
 _MOST_LINES = 7
 _LARGEST_PICTURE = 4 * 2**20
 _NUMBERED = re.compile(r"(.*?)-?(\d+)$")
@@ -25,6 +26,8 @@ _PICTURES = {
     "test-reliability": "Reliability: how often predictions of each confidence are right, before and after scaling",
     "test-risk_coverage": "Risk and coverage: errors among the samples that the model is surest of",
     "test-errors": "The most confident errors of the test part",
+    "test-best": "The test samples that went best: the image, its true mask and the predicted one, laid over it",
+    "test-worst": "The test samples that went worst: the image, its true mask and the predicted one, laid over it",
     "folds": "Each fold's score, their mean and its corrected interval",
     "pacing": "Pacing: the share of the samples that was admitted over the training",
     "difficulty": "Difficulty of the samples, as the scorer found it",
@@ -32,6 +35,8 @@ _PICTURES = {
     "terciles": "Accuracy on the easy, medium and hard third over the training",
     "interpolation": "Samples from one seed to the next",
 }
+
+_SERIES = {"samples": "Samples of the generator, always from the same seeds, after epoch"}
 
 
 def run_page(run: Run) -> str:
@@ -44,10 +49,11 @@ def run_page(run: Run) -> str:
     evaluations = _evaluations(run)
     summary = _json(run.path / "summary.json")
     sections = [
-        page.section("scores", "Scores", _scores(evaluations)),
+        page.section("scores", "Scores", _scores(evaluations, summary)),
         page.section("folds", "Folds", _folds(summary)),
         page.section("curves", "Curves", _curves(run, record)),
         page.section("pictures", "Pictures", _pictures(run.path / "plots")),
+        page.section("scaling", "Scaling", scaling_part(run.path, str(record.get("config")))),
         page.section("exports", "Exports", _exports(run.path / "export" / "verification.json")),
         page.section("config", "Config", _config(run)),
         page.section("environment", "Environment", _environment(record)),
@@ -137,11 +143,15 @@ def _evaluations(run: Run) -> dict[str, Any]:
     }
 
 
-def _scores(evaluations: dict[str, Any]) -> str:
+def _scores(evaluations: dict[str, Any], summary: dict[str, Any]) -> str:
+    over_folds = summary.get("metrics") or {}
     parts = []
     for stage, report in evaluations.items():
         rows = []
         for name, value in report["metrics"].items():
+            if name in over_folds:  # samples of one fold share a model, so that Wilson's interval would be too narrow
+                rows.append([name, value, over_folds[name].get("low"), over_folds[name].get("high")])
+                continue
             interval = _interval(report, name)
             rows.append([name, value, *(interval[:2] if interval else (None, None))])
         coverage = report.get("coverage") or {}
@@ -240,7 +250,7 @@ def _pictures(folder: Path) -> str:
     for name, paths in series.items():
         chosen = paths if len(paths) < 4 else [paths[0], paths[len(paths) // 2], paths[-1]]
         for path in chosen:
-            words = _PICTURES.get(path.stem) or f"{name.replace('_', ' ').replace('-', ' ')}"
+            words = _PICTURES.get(path.stem) or _SERIES.get(name) or name.replace("_", " ").replace("-", " ")
             if len(paths) > 1:
                 words += f" {path.stem[len(name) :].lstrip('-')} (file {paths.index(path) + 1} of {len(paths)})"
             if path.stat().st_size > _LARGEST_PICTURE or not page.is_png(path):
