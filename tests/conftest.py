@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kills import Forker
 from support import TESTS, Command
 
 
@@ -36,6 +38,25 @@ def plcourse(runs: Path, tmp_path: Path) -> Command:
             env=environment,
             cwd=tmp_path,
         )
+        assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
+    """A process that has imported what commands need, to be forked for each of them."""
+    with Forker(tmp_path_factory.mktemp("forker"), "plcourse.kfold.loop", "plcourse.ddp.data") as fork:
+        yield fork
+
+
+@pytest.fixture
+def forked(forker: Forker, runs: Path, tmp_path: Path) -> Command:
+    """Like `plcourse`, without the seconds that each process takes to import torch."""
+
+    def command(*arguments: Any, status: int = 0, timeout: float = 240) -> Any:
+        done = forker.run(tmp_path, *arguments, timeout=timeout)
         assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

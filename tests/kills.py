@@ -7,6 +7,7 @@ done nothing else, so that a start takes a fraction of a second and twenty kills
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -27,12 +28,13 @@ for module in sys.argv[1:]:
     __import__(module)
 print("ready", flush=True)
 for line in sys.stdin:
-    folder, log, argv = json.loads(line)
+    folder, out, err, environment, argv = json.loads(line)
     pid = os.fork()
     if pid == 0:
         os.chdir(folder)
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1), os.dup2(file, 2)
+        os.environ.clear(), os.environ.update(environment)
+        for number, path in ((1, out), (2, err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         sys.stdin, sys.argv, status = None, ["plcourse", *argv], 1
         try:
             main()
@@ -48,6 +50,9 @@ for line in sys.stdin:
 """
 
 
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+
 class Forker:
     """Starts commands in forked processes; one at a time.
 
@@ -57,7 +62,7 @@ class Forker:
     """
 
     def __init__(self, folder: Path, *modules: str) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+        environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
         command = [sys.executable, "-c", _FORKER, *modules]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
@@ -82,15 +87,42 @@ class Forker:
             *arguments: of the command line.
             kill_after: seconds after which it gets SIGKILL; the status is then -9, unless it was faster.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([str(self._folder), str(self.log), [*map(str, arguments)]]) + "\n")
-        self._process.stdin.flush()
-        pid = int(self._process.stdout.readline())
+        self.log.unlink(missing_ok=True)
+        pid = self._start(self._folder, self.log, self.log, arguments)
         if kill_after is not None:
             time.sleep(kill_after)
             with suppress(ProcessLookupError):  # it was faster
                 os.kill(pid, signal.SIGKILL)
+        return self._status()
+
+    def run(self, folder: Path, *arguments: Any, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        """Runs a command in a folder, as `subprocess.run` would.
+
+        Args:
+            folder: where it runs, and where its output is kept.
+            *arguments: of the command line.
+            timeout: seconds after which it is killed, and the test fails.
+        """
+        files = folder / "stdout", folder / "stderr"
+        for file in files:
+            file.write_text("")
+        pid = self._start(folder, *files, arguments)
+        if not select.select([self._process.stdout], [], [], timeout)[0]:
+            os.kill(pid, signal.SIGKILL)
+            raise TimeoutError(f"{arguments} took more than {timeout} s")
+        return subprocess.CompletedProcess(arguments, self._status(), *(file.read_text() for file in files))
+
+    def _start(self, folder: Path, out: Path, err: Path, arguments: tuple[Any, ...]) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        environment = {**os.environ, **_ENVIRONMENT}
+        command = [str(folder), str(out), str(err), environment, [*map(str, arguments)]]
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def _status(self) -> int:
+        assert self._process.stdout is not None
         return int(self._process.stdout.readline())
 
 

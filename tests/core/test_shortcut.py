@@ -36,6 +36,32 @@ class Logging(pl.Callback):
         pl_module.log("rows", float(len(args[1]["id"])), batch_size=1)
 
 
+class Looking(pl.Callback):
+    """Logs once an epoch under a name that validation uses too; each step, what a callback finds there."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if args[2] == 1:
+            pl_module.log("val/f1", 0.5)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        pl_module.log("found", dict(trainer._logger_connector._callback_metrics).get("val/f1", -1.0))
+
+
+class Scheduled(ImageClassifier):
+    """One schedule by epoch, or one that waits for a plateau."""
+
+    def __init__(self, *args: Any, plateau: bool, **kwargs: Any) -> None:
+        super().__init__(*args, lr_scheduler=None, **kwargs)
+        self.plateau = plateau
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.plateau:
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss"}}
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+
+
 class Classifier(ImageClassifier):
     """Skips a step now and then, and logs per epoch as well."""
 
@@ -87,8 +113,13 @@ def lbfgs(params: Any) -> torch.optim.Optimizer:
         (ImageClassifier, {}, [], {"accumulate_grad_batches": 3}),
         (ImageClassifier, {}, [], {"gradient_clip_val": 0.1}),
         (ImageClassifier, {"optimizer": lbfgs}, [], {}),
+        (Scheduled, {"plateau": True}, [Looking], {"val_check_interval": 7}),
+        (Scheduled, {"plateau": False}, [Looking], {"check_val_every_n_epoch": 2}),
     ],
-    ids=["plain", "logging", "averaging", "accumulating", "clipping", "closure called again"],
+    ids=[
+        *("plain", "logging", "averaging", "accumulating", "clipping", "closure called again"),
+        *("plateau", "schedule by epoch"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.training_step. returned .None.")
 def test_it_changes_nothing(

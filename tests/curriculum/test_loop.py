@@ -263,24 +263,24 @@ def assert_same_curriculum(run: Path, reference: Path) -> None:
     assert_equal(states[0]["curriculum"], states[1]["curriculum"], "curriculum")
 
 
-def kill_at_step(plcourse: Command, folder: Path, runs: Path, name: str, step: int, changes: dict[str, Any]) -> None:
-    plcourse("fit", "-c", write_config(folder / f"reference_{name}.yaml", curriculum_config(**changes)))
+def kill_at_step(forked: Command, folder: Path, runs: Path, name: str, step: int, changes: dict[str, Any]) -> None:
+    forked("fit", "-c", write_config(folder / f"reference_{name}.yaml", curriculum_config(**changes)))
     once = folder / f"killed_{name}_{step}"
     config = failing(curriculum_config(**changes), step=step, how="kill_job", once=str(once))
     path = write_config(folder / f"{name}_{step}.yaml", config)
-    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+    forked("fit", "-c", path, "--trust", "faulty", status=-9)
     assert once.exists()
     latest = runs / "own" / f"{name}_{step}" / "latest"
-    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
     assert_same_curriculum(latest, runs / "own" / f"reference_{name}" / "latest")
 
 
-def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_at_step(plcourse, tmp_path, runs, "paced", STEPS_PER_EPOCH + 11, {})
+def test_killed_in_mid_epoch_and_resumed(forked: Command, tmp_path: Path, runs: Path) -> None:
+    kill_at_step(forked, tmp_path, runs, "paced", STEPS_PER_EPOCH + 11, {})
 
 
-def test_an_adaptive_pace_goes_on_where_it_was(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_at_step(plcourse, tmp_path, runs, "adaptive", 2 * STEPS_PER_EPOCH + 11, ADAPTIVE)
+def test_an_adaptive_pace_goes_on_where_it_was(forked: Command, tmp_path: Path, runs: Path) -> None:
+    kill_at_step(forked, tmp_path, runs, "adaptive", 2 * STEPS_PER_EPOCH + 11, ADAPTIVE)
     rows = Run.load(runs / "own" / "reference_adaptive" / "latest").metrics
     shares = [row["value"] for row in rows if row["metric"] == "train/share"]
     assert shares[0] < 0.3 < shares[-1]
@@ -298,7 +298,7 @@ def test_killed_at_random_moments(tmp_path: Path, runs: Path, changes: dict[str,
         kill_and_resume(fork, tmp_path, runs, curriculum_config(**changes), 5, assert_same_curriculum)
 
 
-def test_two_processes_train_and_select_like_one(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_train_and_select_like_one(forked: Command, tmp_path: Path, runs: Path) -> None:
     """Pace and self-paced weights together, in double precision, without dropout."""
     changes: dict[str, Any] = {
         "trainer__precision": "64-true",
@@ -308,9 +308,9 @@ def test_two_processes_train_and_select_like_one(plcourse: Command, tmp_path: Pa
         "model__init_args__network": {"class_path": "MLP", "init_args": {"in_features": 64}},
         "data__init_args__label_noise": 0.2,
     }
-    plcourse("fit", "-c", write_config(tmp_path / "one.yaml", curriculum_config(**changes)))
+    forked("fit", "-c", write_config(tmp_path / "one.yaml", curriculum_config(**changes)))
     two = curriculum_config(**{**changes, **TWO_PROCESSES})
-    plcourse("fit", "-c", write_config(tmp_path / "two.yaml", two), "--then", "test")
+    forked("fit", "-c", write_config(tmp_path / "two.yaml", two), "--then", "test")
     one, other = (Run.load(runs / "own" / name / "latest") for name in ("one", "two"))
     assert other.eval("test")["coverage"]["twice"] == 0
     assert len(one.metrics) == len(other.metrics) > 100
@@ -322,7 +322,7 @@ def test_two_processes_train_and_select_like_one(plcourse: Command, tmp_path: Pa
         assert a["value"] == pytest.approx(b["value"], rel=1e-6, abs=1e-9), a
 
 
-def test_another_curriculum_is_not_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_another_curriculum_is_not_resumed(forked: Command, tmp_path: Path, runs: Path) -> None:
     """Other labels, another pace, other scores: each refused in one line, and the run stays resumable."""
     data = CurriculumData("digits")
     data.setup("fit")
@@ -332,20 +332,20 @@ def test_another_curriculum_is_not_resumed(plcourse: Command, tmp_path: Path, ru
     pq.write_table(pa.table({"id": ids, "hardness": scores}), table)
     column = {"class_path": "ScoreColumn", "init_args": {"path": str(table), "column": "hardness"}}
     changes = {"trainer__max_epochs": 1, "trainer__fit_loop__init_args__scorer": column}
-    plcourse("fit", "-c", write_config(tmp_path / "column.yaml", curriculum_config(**changes)))
+    forked("fit", "-c", write_config(tmp_path / "column.yaml", curriculum_config(**changes)))
     run = ["fit", "--run", runs / "own" / "column" / "latest", "--ckpt_path", "last", "--trainer.max_epochs", "2"]
     loop = "--trainer.fit_loop.init_args"
     for flags, message in (
         (["--data.init_args.label_noise", "0.1"], "orders other training samples or labels"),
         ([f"{loop}.pacing.init_args.ramp", "0.3"], "was trained with pacing {'class': 'PacingFunction'"),
     ):
-        assert message in plcourse(*run, *flags, status=2).stderr
+        assert message in forked(*run, *flags, status=2).stderr
     pq.write_table(pa.table({"id": ids, "hardness": np.where(scores == 7, 700.0, scores)}), table)
-    refused = plcourse(*run, status=2).stderr
+    refused = forked(*run, status=2).stderr
     assert (
         f"1 of {len(ids)} scores are not those of the checkpoint, the first is that of '{ids[7]}': 7 then, 700 now"
         in refused
     )
     assert refused.count("\n") == 1
     pq.write_table(pa.table({"id": ids, "hardness": scores}), table)
-    assert "finished" in plcourse(*run).stdout
+    assert "finished" in forked(*run).stdout

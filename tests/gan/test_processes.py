@@ -19,13 +19,13 @@ def losses_and_weights(run: Run) -> tuple[dict[tuple[int, str], float], dict[str
     return rows, torch.load(run.checkpoint("last"), weights_only=True)["state_dict"]
 
 
-def assert_one_equals_two(plcourse: Command, tmp_path: Path, runs: Path, config: dict[str, Any], share: int) -> None:
+def assert_one_equals_two(forked: Command, tmp_path: Path, runs: Path, config: dict[str, Any], share: int) -> None:
     """Double precision, an uneven last batch: every number logged and every weight agrees."""
     config["trainer"] |= {"precision": "64-true", "max_epochs": 1}
-    plcourse("fit", "-c", write_config(tmp_path / "one.yaml", config), "--then", "test")
+    forked("fit", "-c", write_config(tmp_path / "one.yaml", config), "--then", "test")
     config["trainer"] |= {"devices": 2, "strategy": TWO_PROCESSES["trainer__strategy"]}
     config["data"]["init_args"]["batch_size"] = share
-    plcourse("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "test")
+    forked("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "test")
     one, two = Run.load(runs / "own/one/latest"), Run.load(runs / "own/two/latest")
     (rows, weights), (rows_2, weights_2) = losses_and_weights(one), losses_and_weights(two)
     assert rows.keys() == rows_2.keys()
@@ -43,26 +43,26 @@ def assert_one_equals_two(plcourse: Command, tmp_path: Path, runs: Path, config:
 
 
 @pytest.mark.parametrize("model", ["GAN", "R3GAN", pytest.param("WGANGP", marks=pytest.mark.slow)])
-def test_two_processes_are_one_on_points(model: str, plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_are_one_on_points(model: str, forked: Command, tmp_path: Path, runs: Path) -> None:
     # 395 points in batches of 40: nine whole ones, and 35, which two processes cannot share evenly
     config = points_config(model, data__init_args__n_train=395, model__init_args__micro_batches=2)
-    assert_one_equals_two(plcourse, tmp_path, runs, config, share=20)
+    assert_one_equals_two(forked, tmp_path, runs, config, share=20)
 
 
-def test_two_processes_are_one_on_images(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_are_one_on_images(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = images_config("R3GAN", data__init_args__batch_size=108)  # the last batch of 1,259 digits is uneven
-    assert_one_equals_two(plcourse, tmp_path, runs, config, share=54)
+    assert_one_equals_two(forked, tmp_path, runs, config, share=54)
 
 
-def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_killed_in_mid_epoch_and_resumed(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = points_config("WGANGP")
-    plcourse("fit", "-c", write_config(tmp_path / "reference.yaml", config))
+    forked("fit", "-c", write_config(tmp_path / "reference.yaml", config))
     marker = tmp_path / "killed"
     path = write_config(tmp_path / "kill.yaml", failing(config, step=17, how="kill_job", once=str(marker)))
-    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+    forked("fit", "-c", path, "--trust", "faulty", status=-9)
     assert marker.exists()
     latest = runs / "own" / "kill" / "latest"
-    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
     assert_same_end(latest, runs / "own" / "reference" / "latest")
 
 

@@ -216,9 +216,9 @@ class TestPictures:
         ]
 
 
-def test_a_run_on_images_reports_floors_shares_and_its_features(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_a_run_on_images_reports_floors_shares_and_its_features(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = images_config("GAN", trainer__max_epochs=1)
-    plcourse("fit", "-c", write_config(tmp_path / "images.yaml", config), "--then", "test")
+    forked("fit", "-c", write_config(tmp_path / "images.yaml", config), "--then", "test")
     run = Run.load(runs / "own/images/latest")
     scores = run.eval("test")["metrics"]
     assert scores["test/samples"] == 101
@@ -228,6 +228,6 @@ def test_a_run_on_images_reports_floors_shares_and_its_features(plcourse: Comman
     assert scores["test/feature_accuracy"] > 0.9
     assert len(list((runs / "cache/features").glob("*.ckpt"))) == 1
     # the checkpoint brings its feature network along: another root, and no cache, give the same numbers
-    done = plcourse("test", "--run", run.path, "--runs_root", tmp_path / "elsewhere")
+    done = forked("test", "--run", run.path, "--runs_root", tmp_path / "elsewhere")
     assert "feature network trained" not in done.stdout
     assert json.loads((run.path / "eval/test.json").read_text())["metrics"] == scores

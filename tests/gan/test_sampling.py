@@ -94,11 +94,11 @@ def pixels(path: Path) -> np.ndarray:
 
 
 class TestPredict:
-    def test_images_table_and_strips(self, plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    def test_images_table_and_strips(self, forked: Command, tmp_path: Path, runs: Path) -> None:
         config = images_config("R3GAN", trainer__max_epochs=1, data__init_args__predict_samples=10)
         pictures = {"samples": 6, "columns": 3, "strips": 2}
         config["trainer"]["callbacks"].append({"class_path": "SamplePictures", "init_args": pictures})
-        plcourse("fit", "-c", write_config(tmp_path / "images.yaml", config), "--then", "predict")
+        forked("fit", "-c", write_config(tmp_path / "images.yaml", config), "--then", "predict")
         run = Run.load(runs / "own/images/latest")
         rows = table(run)
         assert rows["seed"] == list(range(10))
@@ -114,7 +114,7 @@ class TestPredict:
         # any one sample can be made again, by other batches, and by two processes
         flags = ["--data.init_args.predict_seeds", "[7, 123456789]", "--data.init_args.batch_size", "1"]
         two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-        plcourse("predict", "--run", run.path, *flags, *two)
+        forked("predict", "--run", run.path, *flags, *two)
         again = table(run)
         assert again["seed"] == [7, 123456789]
         assert again["label"][0] == rows["label"][7]
@@ -122,10 +122,10 @@ class TestPredict:
         assert sorted(path.stem for path in images.iterdir()) == ["00000007", "123456789"]  # the old ones are gone
         assert np.abs(pixels(images / "00000007.png") - seventh).max() <= 1
 
-    def test_points_have_their_modes(self, plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    def test_points_have_their_modes(self, forked: Command, tmp_path: Path, runs: Path) -> None:
         config = points_config("GAN", trainer__max_epochs=1, data__init_args__predict_samples=50)
         config["trainer"]["callbacks"].append({"class_path": "SamplePictures"})
-        plcourse("fit", "-c", write_config(tmp_path / "points.yaml", config), "--then", "predict")
+        forked("fit", "-c", write_config(tmp_path / "points.yaml", config), "--then", "predict")
         run = Run.load(runs / "own/points/latest")
         rows = table(run)
         assert set(rows) == {"id", "seed", "x", "y", "label"}
@@ -135,30 +135,30 @@ class TestPredict:
 
 
 class TestMistakes:
-    def test_images_of_another_size_are_one_line(self, plcourse: Command, tmp_path: Path) -> None:
+    def test_images_of_another_size_are_one_line(self, forked: Command, tmp_path: Path) -> None:
         config = images_config("GAN", data__init_args__source="digits", data__init_args__image_size=16)
-        done = plcourse("fit", "-c", write_config(tmp_path / "size.yaml", config), status=2)
+        done = forked("fit", "-c", write_config(tmp_path / "size.yaml", config), status=2)
         (line,) = [line for line in done.stderr.splitlines() if line.strip()]
         assert "the generator makes samples of shape [1, 8, 8], but the data have [1, 16, 16]" in line
 
-    def test_the_alias_for_one_optimizer_says_what_there_is(self, plcourse: Command, tmp_path: Path) -> None:
+    def test_the_alias_for_one_optimizer_says_what_there_is(self, forked: Command, tmp_path: Path) -> None:
         path = write_config(tmp_path / "alias.yaml", points_config("GAN"))
-        done = plcourse("fit", "-c", path, "--optimizer.lr", "0.1", status=2)
+        done = forked("fit", "-c", path, "--optimizer.lr", "0.1", status=2)
         (line,) = [line for line in done.stderr.splitlines() if line.strip()]
         remedy = "this one has --model.init_args.generator_optimizer and --model.init_args.discriminator_optimizer"
         assert line == f"plcourse: error: --optimizer.lr means a model with one; {remedy}"
 
-    def test_a_loss_that_is_not_finite_says_how_to_clip(self, plcourse: Command, tmp_path: Path) -> None:
+    def test_a_loss_that_is_not_finite_says_how_to_clip(self, forked: Command, tmp_path: Path) -> None:
         config = points_config("GAN")
         config["model"]["init_args"]["generator_optimizer"] = {
             "class_path": "torch.optim.SGD",
             "init_args": {"lr": 1e30},
         }
-        done = plcourse("fit", "-c", write_config(tmp_path / "nan.yaml", config), status=1)
+        done = forked("fit", "-c", write_config(tmp_path / "nan.yaml", config), status=1)
         assert "--model.init_args.gradient_clip_val 1" in done.stderr
 
 
-def test_two_processes_predict_each_seed_once(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_predict_each_seed_once(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = points_config("GAN", trainer__max_epochs=1, **{**TWO_PROCESSES, "data__init_args__predict_samples": 5})
-    plcourse("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "predict")
+    forked("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "predict")
     assert table(Run.load(runs / "own/two/latest"))["seed"] == [0, 1, 2, 3, 4]

@@ -23,13 +23,13 @@ def metrics(path: Path) -> dict[str, float]:
     return json.loads(path.read_text())["metrics"]
 
 
-def test_two_processes_are_one(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_are_one(forked: Command, tmp_path: Path, runs: Path) -> None:
     found = {}
     for name, changes in (("one", {}), ("two", TWO_PROCESSES)):
         config: dict[str, Any] = kfold_config(**EXACT, **changes)
         if changes:
             config["trainer"]["strategy"]["init_args"]["timeout"] = "0:02:00"  # nobody dies here, so waiting is no risk
-        plcourse("fit", "-c", write_config(tmp_path / f"{name}.yaml", config), "--then", "validate,test,predict")
+        forked("fit", "-c", write_config(tmp_path / f"{name}.yaml", config), "--then", "validate,test,predict")
         found[name] = runs / "own" / name / "latest"
     one, two = found["one"], found["two"]
     for k in range(3):

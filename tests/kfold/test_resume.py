@@ -53,28 +53,28 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.set_num_threads(threads)
 
 
-def test_killed_in_a_later_fold_and_resumed(plcourse: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
+def test_killed_in_a_later_fold_and_resumed(forked: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
     marker = tmp_path / "killed"
     config = failing(saving_often(), fold=2, step=STEPS_PER_EPOCH + 4, how="kill_job", once=str(marker))
-    plcourse("fit", "-c", write_config(tmp_path / "kill.yaml", config), "--trust", "faulty", status=-9)
+    forked("fit", "-c", write_config(tmp_path / "kill.yaml", config), "--trust", "faulty", status=-9)
     assert marker.exists()
     latest = runs / "own" / "kill" / "latest"
     finished = [p for p in sorted(latest.glob("folds/*/run.json")) if json.loads(p.read_text())["status"] == "finished"]
     written = [path.stat().st_mtime_ns for path in finished]
     assert len(finished) == 2
-    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
     assert [path.stat().st_mtime_ns for path in finished] == written, "a finished fold was run again"
     assert_same_cross_validation(latest, uninterrupted)
 
 
-def test_asked_to_stop_in_a_fold_it_resumes(plcourse: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
+def test_asked_to_stop_in_a_fold_it_resumes(forked: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
     config = failing(saving_often(), fold=1, step=5, how="sigint", once=str(tmp_path / "stopped"))
-    plcourse("fit", "-c", write_config(tmp_path / "stop.yaml", config), "--trust", "faulty", status=130)
+    forked("fit", "-c", write_config(tmp_path / "stop.yaml", config), "--trust", "faulty", status=130)
     latest = runs / "own" / "stop" / "latest"
     statuses = [json.loads((latest / "folds" / k / "run.json").read_text())["status"] for k in "01"]
     assert statuses == ["finished", "interrupted"]
     assert json.loads((latest / "run.json").read_text())["status"] == "interrupted"
-    plcourse("fit", "--run", latest, "--trust", "faulty")
+    forked("fit", "--run", latest, "--trust", "faulty")
     assert_same_cross_validation(latest, uninterrupted)
 
 

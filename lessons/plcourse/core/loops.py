@@ -54,8 +54,9 @@ from torch.optim import Optimizer
 from plcourse.core.boundary import Boundary
 from plcourse.core.distributed import broadcast_buffers, total
 from plcourse.core.errors import UserError
+from plcourse.core.logged import Results
 from plcourse.core.random_state import RandomState
-from plcourse.core.shortcut import Shortcut, enter, steps_directly
+from plcourse.core.shortcut import Shortcut, enter, schedules_by_step, steps_directly, validates_after_last_batch
 
 CHECKED_VERSIONS = "2.6.0 to 2.6.6"
 
@@ -161,7 +162,10 @@ class EpochLoop(_TrainingEpochLoop):
         super().__init__(trainer)
         self.automatic_optimization = OneStep(trainer)
         self.manual_optimization = OneIteration(trainer)
+        self._results = self._logged = Results(training=True)
         self._shortcut: Shortcut | None = None
+        self._schedules: tuple[Any, ...] | None = None
+        self._validates_last = False
         self._callbacks_seen = -1
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
@@ -173,6 +177,9 @@ class EpochLoop(_TrainingEpochLoop):
         takes_iterator = isinstance(data_fetcher, _DataLoaderIterDataFetcher)
         self._shortcut = None if takes_iterator else Shortcut.of(self.trainer, "train")
         self.automatic_optimization.is_direct = self._shortcut is not None and steps_directly(self.trainer)
+        self._logged.changed = True
+        self._schedules = schedules_by_step(self.trainer)
+        self._validates_last = validates_after_last_batch(self.trainer)
         self._callbacks_seen = _number_of_callbacks(self.trainer)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
@@ -209,13 +216,38 @@ class EpochLoop(_TrainingEpochLoop):
         else:
             output = self.manual_optimization.run(kwargs)
         progress.increment_processed()
-        self.update_lr_schedulers("step", update_plateau_schedulers=False)
-        if self._num_ready_batches_reached():
-            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        self._step_schedules()
         shortcut.end(output, batch, batch_idx)
-        connector.on_batch_end()
+        if self._logged.changed:
+            self._logged.changed = False
+            connector.on_batch_end()
+        else:
+            self._logged.release_batch()
         progress.increment_completed()
         connector.update_train_step_metrics()
+
+    def _step_schedules(self) -> None:
+        if self._schedules is None:
+            self.update_lr_schedulers("step", update_plateau_schedulers=False)
+            if self._num_ready_batches_reached():
+                self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        elif self._schedules and not self._should_accumulate():
+            for schedule in self._schedules:
+                self.scheduler_progress.increment_ready()
+                schedule.step()
+                self.scheduler_progress.increment_completed()
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        """Validates where it is due, then counts the step."""
+        nothing_due = self._shortcut is not None and self._schedules is not None and self._validates_last
+        stops = self.trainer.should_stop or self.trainer.received_sigterm
+        may_be_due = self.batch_progress.is_last_batch or self._skip_next_val or stops
+        if nothing_due and not may_be_due:
+            if not self._should_accumulate():
+                self._batches_that_stepped += 1
+            return
+        super().on_advance_end(data_fetcher)
+        self._logged.changed = True  # a validation may have logged under the same names
 
     def _on_before_fetch(self) -> None:
         super()._on_before_fetch()
@@ -371,6 +403,10 @@ class _Evaluation(_AllRanks, _EvaluationLoop):
     _shortcut: Shortcut | None = None
     _callbacks_seen = -1  # when it was looked up which hooks there are; -1 before
 
+    def __init__(self, trainer: pl.Trainer, trainer_fn: TrainerFn, stage: RunningStage, verbose: bool) -> None:
+        super().__init__(trainer, trainer_fn, stage, verbose)
+        self._results = self._logged = Results(training=False)
+
     def on_run_start(self) -> None:
         """Gives all ranks the buffers of rank 0 and lets the ranks run unequal numbers of batches."""
         broadcast_buffers(self.trainer)
@@ -409,11 +445,16 @@ class _Evaluation(_AllRanks, _EvaluationLoop):
         enter(shortcut.module, None)
         progress.increment_processed()
         shortcut.end(output, *kwargs.values())
-        connector.on_batch_end()
+        logged = self._logged.any_valid
+        if logged:
+            connector.on_batch_end()
+        else:
+            self._logged.release_batch()
         progress.increment_completed()
         if not trainer.sanity_checking:
             self._has_run = True
-            connector.update_eval_step_metrics(self._seen_batches_per_dataloader[0])
+            if logged:
+                connector.update_eval_step_metrics(self._seen_batches_per_dataloader[0])
             self._seen_batches_per_dataloader[0] += 1
 
     def on_run_end(self) -> list[Any]:

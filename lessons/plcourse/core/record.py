@@ -164,7 +164,7 @@ class RunRecorder(Callback):
         """Starts the clock, set-up and imports being over, and records how many samples there are."""
         self._started = time.monotonic()
         sizes = getattr(getattr(trainer, "datamodule", None), "sizes", None)
-        if sizes and trainer.is_global_zero:
+        if sizes and trainer.is_global_zero and self.run.record.get("data") != sizes:
             self.run.update(data=sizes)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -105,3 +105,23 @@ def steps_directly(trainer: pl.Trainer) -> bool:
         and not any(overrides(module, pl.LightningModule, name) for name in (*_AROUND_THE_STEP, *_OF_THE_OPTIMIZER))
         and not any(overrides(callback, Callback, name) for callback in callbacks for name in _AROUND_THE_STEP)
     )
+
+
+def schedules_by_step(trainer: pl.Trainer) -> tuple[Any, ...] | None:
+    """The schedules where all of them take a step with every step of the optimizer; None where any does not."""
+    module = trainer.lightning_module
+    if overrides(module, pl.LightningModule, "lr_scheduler_step"):
+        return None
+    configs = trainer.lr_scheduler_configs if module.automatic_optimization else []
+    plain = all(c.interval == "step" and c.frequency == 1 and not c.reduce_on_plateau for c in configs)
+    return tuple(c.scheduler for c in configs) if plain else None
+
+
+def validates_after_last_batch(trainer: pl.Trainer) -> bool:
+    """Whether validation, if there is any, is due after the last batch of an epoch and never before."""
+    return (
+        trainer.check_val_every_n_epoch is not None  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+        and trainer._val_check_time_interval is None  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+        and trainer.val_check_batch == trainer.num_training_batches
+        and trainer.num_training_batches != float("inf")
+    )

@@ -82,7 +82,7 @@ class Trainer(pl.Trainer):
     ) -> None:
         self.arguments: dict[str, Any] = {"validate_loop": validate_loop, "test_loop": test_loop, **kwargs}
         self.arguments |= {key: copy.deepcopy(kwargs[key]) for key in ("strategy", "plugins") if key in kwargs}
-        kwargs["plugins"] = _with_checkpoint_io(kwargs.get("plugins"))
+        kwargs["plugins"] = with_checkpoint_io(kwargs.get("plugins"), AtomicCheckpointIO())
         if not kwargs.get("barebones"):
             kwargs["callbacks"] = _with_defaults(kwargs.get("callbacks"), kwargs.get("enable_checkpointing"))
         super().__init__(**kwargs)
@@ -148,11 +148,10 @@ def _refuse_automatic_settings(trainer: Trainer, model: pl.LightningModule) -> N
             )
 
 
-def _with_checkpoint_io(plugins: Any) -> list[Any]:
+def with_checkpoint_io(plugins: Any, checkpoint_io: CheckpointIO) -> list[Any]:
+    """The plugins of a trainer, with ``checkpoint_io`` among them unless they have one of their own."""
     plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
-    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        plugins.append(AtomicCheckpointIO())
-    return plugins
+    return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, checkpoint_io]
 
 
 def _with_defaults(callbacks: Any, enable_checkpointing: bool | None) -> list[pl.Callback]:

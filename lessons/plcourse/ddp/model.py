@@ -170,11 +170,14 @@ class ImageClassifier(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean cross-entropy of this process's share, weighted so that the mean over all shares is exact."""
         loss = functional.cross_entropy(self(batch["image"]), batch["label"], label_smoothing=self.label_smoothing)
-        loss = loss * batch.get("rank_weight", 1.0)  # data modules of your own may not know it
-        if is_logging_step(self.trainer):
-            # Looking at the loss costs more than the step of a small network, so it is looked at now and then.
-            self._step_loss += loss.detach() / self.trainer.accumulate_grad_batches
-        if is_logging_step(self.trainer) and takes_step(self.trainer):
+        weight = batch.get("rank_weight", 1.0)  # data modules of your own may not know it
+        if weight != 1.0:
+            loss = loss * weight
+        if not is_logging_step(self.trainer):
+            return loss
+        # Looking at the loss costs more than the step of a small network, so it is looked at now and then.
+        self._step_loss += loss.detach() / self.trainer.accumulate_grad_batches
+        if takes_step(self.trainer):
             step_loss, self._step_loss = self._step_loss, 0.0
             self.log("train/loss", step_loss, prog_bar=True, sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)

@@ -11,6 +11,7 @@ The estimate is the mean over the folds (Stone 1974, JRSS B 36:111); its interva
 that the folds share (Nadeau and Bengio 2003, Machine Learning 52:239).
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
-from plcourse.core.checkpoint import BEST, LAST, link, load
+from plcourse.core.checkpoint import BEST, LAST, MIN_SECONDS, link, load
 from plcourse.core.data import run_seed
 from plcourse.core.distributed import gather_objects
 from plcourse.core.errors import Interrupted, RunFailed, UserError, nearest
@@ -78,6 +79,7 @@ class KFoldLoop(FitLoop):
         self.n_jobs, self.monitor, self.mode = n_jobs, monitor, mode
         self.combine: Combine | None = combine
         self._restored = False
+        self._saved_at = 0.0
 
     @contextmanager
     def whole_run(self, model: pl.LightningModule) -> Iterator[None]:
@@ -236,7 +238,12 @@ class KFoldLoop(FitLoop):
         if self._keeper is None:
             return
         best = self._summary.best_fold()
-        self._best_fold.checkpoint = best.best if best is not None else None
+        checkpoint = best.best if best is not None else None
+        is_new = fold is None or checkpoint != self._best_fold.checkpoint
+        if not is_new and time.monotonic() - self._saved_at < MIN_SECONDS:
+            return  # it would hold the same weights
+        self._best_fold.checkpoint = checkpoint
+        self._saved_at = time.monotonic()
         folder = Path(self._trainer.default_root_dir) / "checkpoints"
         self._trainer.save_checkpoint(folder / LAST)
         if self._trainer.is_global_zero and self._best_fold.checkpoint is not None:

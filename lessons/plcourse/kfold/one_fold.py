@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from plcourse.core import random_state
 from plcourse.core.callbacks import Coverage
-from plcourse.core.checkpoint import BEST, LAST
+from plcourse.core.checkpoint import BEST, LAST, AtomicCheckpointIO
 from plcourse.core.distributed import gather_objects
 from plcourse.core.errors import Interrupted, RunFailed, UserError, first_line
 from plcourse.core.evaluations import save_evaluation
 from plcourse.core.interrupts import undisturbed
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.runs import OUT_OF_FOLD, SCHEMA, Run, environment, replace_file, write_json
-from plcourse.core.trainer import Trainer
+from plcourse.core.trainer import Trainer, with_checkpoint_io
 from plcourse.kfold.fold_data import fold_config
 from plcourse.kfold.folds import Fold, Plan
 from plcourse.kfold.outputs import Combine, Recording, out_of_fold_rows
@@ -46,6 +46,7 @@ class CleanState:
         callbacks: the user's own, as they were built.
         arguments: of the trainer; see `plcourse.Trainer.arguments`.
         random_state: Python's, NumPy's and torch's, of this process.
+        checkpoint_io: writes the checkpoints of all folds, and so proves once that they can be read.
     """
 
     model: pl.LightningModule
@@ -53,6 +54,7 @@ class CleanState:
     callbacks: list[Callback]
     arguments: dict[str, Any]
     random_state: dict[str, Any]
+    checkpoint_io: AtomicCheckpointIO = field(default_factory=AtomicCheckpointIO)
 
     @classmethod
     def of(cls, trainer: Trainer, model: pl.LightningModule) -> "CleanState":
@@ -75,6 +77,7 @@ class CleanState:
         for key in ("strategy", "plugins"):  # a trainer makes these its own
             if key in settings:
                 settings[key] = copy.deepcopy(settings[key])
+        settings["plugins"] = with_checkpoint_io(settings.get("plugins"), self.checkpoint_io)
         settings |= {"enable_progress_bar": False, "enable_model_summary": False, **changes}
         return Trainer(**{**settings, "default_root_dir": str(folder), "logger": logger, "callbacks": callbacks})
 
@@ -120,7 +123,7 @@ class FoldRun:
         record = self.run.record if (self.path / "run.json").is_file() else {}
         if not record:
             own = {"verb": "fit", "created": now, "best": None, "fold": self.fold.number, "repeat": self.fold.repeat}
-            record = {**outer.record, **own, "data": self.fold.sizes}
+            record = {**outer.record, **own, "data": {**(outer.record.get("data") or {}), **self.fold.sizes}}
         write_json(self.path / "run.json", {**record, **outer.process, **again})
         if outer.config:
             config = fold_config(outer.config, self.fold.number, outer.cut)

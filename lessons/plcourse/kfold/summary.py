@@ -161,7 +161,8 @@ def plot(table: dict[str, Any], path: Path) -> None:
         panel.axhline(found["mean"], color="tab:blue", linewidth=1, label="mean")
         panel.plot(numbers, [row[name] for row in table["folds"]], "o", color="black", markersize=4, label="fold")
         panel.set(xlabel="fold", ylabel=name)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+        panel.yaxis.get_major_locator().set_params(nbins=5)  # most of the time goes into drawing the numbers
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=3, fontsize="small", frameon=False)
     path.parent.mkdir(exist_ok=True)
