@@ -344,10 +344,13 @@ def _listed(values: frozenset[int], mask_names: Sequence[str] | None, mask_value
 
 
 def _mask_of(folder: Path, name: str) -> Path:
-    """The mask of an image: the same name, or, since photographs are JPEG and masks are not, the same as PNG."""
+    """The mask of an image: the same name, or, since photographs are JPEG and masks are not, the same as PNG.
+
+    Predicted masks have the name with ``.png`` behind it, and are found too.
+    """
     same, png = folder / name, (folder / name).with_suffix(".png")
-    found = same if same.is_file() else png
-    if not found.is_file():
+    found = next((path for path in (same, png, folder / f"{name}.png") if path.is_file()), None)
+    if found is None:
         raise UserError(f"mask_folder: the image '{name}' has no mask: neither '{same}' nor '{png.name}' is there")
     return found
 
