@@ -32,7 +32,10 @@ class ConvEncoder(nn.Module):
 
     Attributes:
         widths: channels of the features that come out, finest first.
+        stride: pixels of the image per pixel of the finest features.
     """
+
+    stride = 1
 
     def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), channels: int = 3, groups: int = 0) -> None:
         super().__init__()
@@ -65,6 +68,7 @@ class TorchvisionEncoder(nn.Module):
 
     Attributes:
         widths: channels of the features that come out, finest first.
+        stride: pixels of the image per pixel of the finest features.
     """
 
     groups = 0
@@ -87,6 +91,7 @@ class TorchvisionEncoder(nn.Module):
             self.stages = nn.ModuleList([stem, nn.Sequential(network.maxpool, layers[0]), *layers[1:]])
         widths = [network.fc.in_features // 2**step for step in (3, 2, 1, 0)]
         self.widths = tuple(widths if small_images else [first.out_channels, *widths])
+        self.stride = 1 if small_images else 2
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Normalised images in, the features of each stage out, finest first."""
