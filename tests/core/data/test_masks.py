@@ -138,6 +138,11 @@ class TestMaskFolder:
         source = open_masks("mask_folder", str(folder(**names)), mask_names=["sky", "sea", "land"])
         assert source.read_masks(np.array([0, 1])).amax(dim=(1, 2)).tolist() == [0, 2]
 
+    def test_a_mask_may_have_png_behind_the_whole_name_as_predicted_ones_do(self, folder: Callable[..., Path]) -> None:
+        root = folder()
+        (root / "masks" / "c.png").rename(root / "masks" / "c.png.png")
+        assert open_masks("mask_folder", str(root)).read_masks(np.array([2])).unique().tolist() == [2]
+
     def test_a_palette_counts_as_numbers(self, folder: Callable[..., Path]) -> None:
         root = folder()
         image = Image.frombytes("P", (16, 16), bytes([2] * 256))
