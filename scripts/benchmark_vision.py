@@ -49,7 +49,7 @@ def fit(arguments: list[str], steps: int) -> tuple[float, float]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run([*command, *limits, *arguments], env=environment, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
+            raise SystemExit(f"{' '.join(arguments)} ended with status {done.returncode}: {done.stderr.strip()}")
         seconds, peak = json.loads(result.read_text())
         return seconds, peak
 
