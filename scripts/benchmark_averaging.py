@@ -1,9 +1,11 @@
 """What averaging costs: the same fit without it, with SWA and with EMA, interleaved, and one pass for the batch norms.
 
 No validation runs, so that the averages pay for their one pass over the training data at the end. The pass is timed on
-its own, added to the plain fit, and the medians of the ratios are printed: what is left is the averaging.
+its own, added to the plain fit, and the medians of the ratios are printed: what is left is the averaging. A pass before
+a validation, which takes 16 batches by default, is a share of that; it is printed too.
 
     python scripts/benchmark_averaging.py
+    python scripts/benchmark_averaging.py --clock cpu    # processor seconds of one thread, where other work runs
 """
 
 import argparse
@@ -11,6 +13,7 @@ import logging
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,10 +26,12 @@ from plcourse.vision.data import VisionData
 from plcourse.vision.model import ClassifierSegmenter
 
 ARMS = ("plain", "swa", "ema")
+REFRESH_BATCHES = 16  # before a validation, the default of the callbacks
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def seconds(arm: str, epochs: int, batches: int) -> tuple[float, float]:
-    """Seconds of a fit, and of one pass for batch norms over as many batches as an epoch has."""
+def seconds(arm: str, epochs: int, batches: int, clock: Callable[[], float]) -> tuple[float, float, int]:
+    """Seconds of a fit, of one pass for batch norms over the training data, and how many batches that pass has."""
     pl.seed_everything(0, verbose=False)
     data = VisionData(batch_size=64, val_size=250, test_size=1000)
     module = ClassifierSegmenter(optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), lr_scheduler=None)
@@ -40,29 +45,30 @@ def seconds(arm: str, epochs: int, batches: int) -> tuple[float, float]:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[Clock(), *averaging[arm]],
+        callbacks=[Clock(clock), *averaging[arm]],
     )
     trainer.fit(module, data)
-    clock: Any = trainer.callbacks[0]
+    timed: Any = trainer.callbacks[0]
     loader: Any = data.train_dataloader()
-    started = time.perf_counter()
+    started = clock()
     update_bn((batch["image"] for batch in loader), module)  # all batches, as the averages' own pass
-    return clock.seconds, time.perf_counter() - started
+    return timed.seconds, clock() - started, len(loader)
 
 
 class Clock(pl.Callback):
     """Times from the first step to the end of the training, which the last pass is a part of."""
 
-    seconds = 0.0
-    _started = 0.0
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.seconds = self._started = 0.0
+        self._clock = clock
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts."""
-        self._started = time.perf_counter()
+        self._started = self._clock()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops."""
-        self.seconds = time.perf_counter() - self._started
+        self.seconds = self._clock() - self._started
 
 
 def main() -> None:
@@ -71,15 +77,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batches", type=int, default=20, help="training batches per epoch")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu counts this process's seconds on one thread"
+    )
     options = parser.parse_args()
+    clock = CLOCKS[options.clock]
+    if options.clock == "cpu":
+        torch.set_num_threads(1)  # a thread that waits for another one would count
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.simplefilter("ignore")  # what Lightning says of short fits and of torch is of no interest here
     ratios: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
-    seconds("ema", 1, 2)  # warms up
+    refreshes: list[float] = []
+    seconds("ema", 1, 2, clock)  # warms up
     for turn in range(options.rounds):
         order = ARMS if turn % 2 else ARMS[::-1]
-        found = {arm: seconds(arm, options.epochs, options.batches) for arm in order}
+        found = {arm: seconds(arm, options.epochs, options.batches, clock) for arm in order}
         passes = statistics.median(each[1] for each in found.values())
+        in_pass = found["plain"][2]
+        step = found["plain"][0] / (options.epochs * options.batches)
+        refreshes.append(REFRESH_BATCHES * passes / in_pass / (step * in_pass))  # by an epoch of all batches
         for arm, seen in ratios.items():
             seen.append(found[arm][0] / (found["plain"][0] + passes))
         print(
@@ -87,7 +103,11 @@ def main() -> None:
         )
     for arm, seen in ratios.items():
         print(f"{arm} / (plain + one pass): {statistics.median(seen):.3f} ({min(seen):.3f} to {max(seen):.3f})")
-    print(f"{options.rounds} rounds, {torch.get_num_threads()} thread(s), default network of the lesson, SGD")
+    print(f"a pass before a validation: {statistics.median(refreshes):.3f} of an epoch's training")
+    print(
+        f"{options.rounds} rounds, {options.clock} seconds, {torch.get_num_threads()} thread(s), the lesson's default "
+        "network, SGD"
+    )
 
 
 if __name__ == "__main__":

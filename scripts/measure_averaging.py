@@ -42,11 +42,13 @@ def score(run: Run, weights: str) -> dict[str, float]:
 
 
 def collect(sweep: Sweep) -> tuple[Scores, dict[str, set[int]]]:
-    """The scores by arm and seed, and where each arm parted from the plain one."""
+    """The scores by arm and seed, and where each arm parted from the plain one; of the seeds that all arms finished."""
     runs = {(cell["arm"], cell["seed"]): sweep.run(cell) for cell in sweep.cells if cell["status"] == "finished"}
     scores: Scores = {}
     parted: dict[str, set[int]] = {}
     for (arm, seed), run in runs.items():
+        if not all((other, seed) in runs for other in (PLAIN, *ARMS)):
+            continue
         if arm == PLAIN:
             metrics = run.eval("test")["metrics"]
             scores.setdefault("plain", {})[seed] = {name: metrics[name] for name in METRICS}
@@ -67,6 +69,8 @@ def main() -> None:
     if not {PLAIN, *ARMS} <= set(sweep.record["arms"]):
         raise UserError(f"'{sweep.path}' does not compare {PLAIN} with {' and '.join(ARMS)}")
     scores, parted = collect(sweep)
+    if not scores:
+        raise UserError(f"'{sweep.path}' has no seed that all arms finished; go on with plcourse sweep --resume")
     for arm, steps in parted.items():
         print(f"{arm} and {PLAIN} log the same losses before step {min(steps)}, seed by seed")
     for metric in METRICS:

@@ -40,16 +40,19 @@ class TestNetwork:
         image = torch.randn(1, 3, 40, 40)
         assert [each.shape[1] for each in encoder(image)] == list(encoder.widths)
         assert network(image)[1].shape == (1, 2, 40, 40)
+        assert encoder(image)[0].shape[-1] * encoder.stride == 40
 
-    def test_recomputing_gives_the_same_gradients(self) -> None:
-        gradients = []
+    def test_recomputing_gives_the_same_gradients_and_statistics(self) -> None:
+        found = []
         for recompute in (False, True):
             torch.manual_seed(1)
-            network = TwoHeads(ConvEncoder((4, 8), groups=2), 3, 2, recompute=recompute)
-            classes, mask = network(torch.randn(2, 3, 12, 12))
-            (classes.square().sum() + mask.square().sum()).backward()
-            gradients.append([parameter.grad for parameter in network.parameters()])
-        for a, b in zip(*gradients, strict=True):
+            network = TwoHeads(ConvEncoder((4, 8)), 3, 2, dropout=0.5, recompute=recompute)
+            for _ in range(2):
+                classes, mask = network(torch.randn(4, 3, 12, 12))
+                (classes.square().sum() + mask.square().sum()).backward()
+            found.append([*(each.grad for each in network.parameters()), *network.buffers()])
+        assert len(found[0]) > 20
+        for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
     @pytest.mark.parametrize(("off", "shapes"), [("class_weight", [(2, 2, 8, 8)]), ("mask_weight", [(2, 3)])])
@@ -59,6 +62,12 @@ class TestNetwork:
         names = [name for name, _ in model.named_parameters()]
         assert any("mask_head" in name for name in names) == (off == "class_weight")
         assert len(model.export_signature().outputs) == 1
+
+    def test_the_smallest_image_of_an_export_leaves_two_pixels_at_the_coarsest(self) -> None:
+        for encoder, expected in ((ConvEncoder((4,) * 4), 9), (TorchvisionEncoder(small_images=False), 33)):
+            free = ClassifierSegmenter(encoder).export_signature().inputs[0].free
+            assert {free[2].min, free[3].min} == {expected}
+            assert encoder.eval()(torch.randn(1, 3, expected, expected))[-1].shape[2:] == (2, 2)
 
     def test_weights_that_leave_no_task_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"class_weight=0.0, mask_weight=0.0: give 0 or more, one above 0"):

@@ -24,6 +24,7 @@ class VisionData(pl.LightningDataModule):
         split_seed: another seed gives another split.
         augment: applied to training images and masks together.
         mask_names: names of the pixels' classes in a ``mask_folder``; None numbers them.
+        mask_values: the value of each class in the mask files, such as [0, 128, 64]; None for 0, 1, 2, ...
         num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
         on_error: ``skip`` leaves bad samples out and lists them, ``raise`` stops at the first.
         predict_paths: files or folders to predict; None predicts the test part.
@@ -52,13 +53,16 @@ class VisionData(pl.LightningDataModule):
         split_seed: int = 0,
         augment: Albumentations | None = None,
         mask_names: list[str] | None = None,
+        mask_values: list[int] | None = None,
         num_workers: int = 0,
         on_error: OnError = "raise",
         predict_paths: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.parts = MaskParts(source, root, image_size, on_error, val_size, test_size, split_seed, mask_names)
+        self.parts = MaskParts(
+            source, root, image_size, on_error, val_size, test_size, split_seed, mask_names, mask_values
+        )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.augment, self.num_workers, self.predict_paths = augment, num_workers, predict_paths
 

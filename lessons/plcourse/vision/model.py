@@ -223,8 +223,11 @@ class ClassifierSegmenter(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def export_signature(self) -> Signature:
-        """An image of any height and width in, the scores of the heads out."""
-        free = {0: BATCH, 2: Dimension("height", min=8), 3: Dimension("width", min=8)}
+        """An image of any size that leaves two pixels at the coarsest resolution in, the scores of the heads out."""
+        encoder: Any = self.encoder
+        # torch.export takes a dimension of one pixel for a constant
+        smallest = getattr(encoder, "stride", 1) * 2 ** (len(encoder.widths) - 1) + 1
+        free = {0: BATCH, 2: Dimension("height", min=smallest), 3: Dimension("width", min=smallest)}
         outputs = [Output("class_scores", classes=1)] if self.classifies else []
         outputs += [Output("mask_scores", classes=1)] if self.segments else []
         metric = "test/accuracy" if self.classifies else "test/foreground_iou"

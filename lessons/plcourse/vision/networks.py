@@ -6,11 +6,13 @@ and takes the features of each stage along (U-Net, Ronneberger et al. 2015, figu
 Shape suffixes: B samples, C channels, H height, W width, K classes, M classes of a pixel.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
@@ -30,7 +32,10 @@ class ConvEncoder(nn.Module):
 
     Attributes:
         widths: channels of the features that come out, finest first.
+        stride: pixels of the image per pixel of the finest features.
     """
+
+    stride = 1
 
     def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), channels: int = 3, groups: int = 0) -> None:
         super().__init__()
@@ -63,6 +68,7 @@ class TorchvisionEncoder(nn.Module):
 
     Attributes:
         widths: channels of the features that come out, finest first.
+        stride: pixels of the image per pixel of the finest features.
     """
 
     groups = 0
@@ -85,6 +91,7 @@ class TorchvisionEncoder(nn.Module):
             self.stages = nn.ModuleList([stem, nn.Sequential(network.maxpool, layers[0]), *layers[1:]])
         widths = [network.fc.in_features // 2**step for step in (3, 2, 1, 0)]
         self.widths = tuple(widths if small_images else [first.out_channels, *widths])
+        self.stride = 1 if small_images else 2
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         """Normalised images in, the features of each stage out, finest first."""
@@ -130,8 +137,9 @@ class TwoHeads(nn.Module):
         num_classes: classes, 2 or more; 0 leaves the classifier's head out.
         mask_classes: classes of a pixel, 2 or more; 0 leaves decoder and head out.
         dropout: share of the coarsest features dropped before the classifier while training, 0 to 1.
-        recompute: keep only the inputs of encoder stages and decoder for the backward pass and compute the rest anew
-            (activation checkpointing, Chen et al. 2016, arXiv 1604.06174): less memory for one more forward pass.
+        recompute: keep only the inputs of each stage of the encoder (of one not of this file, as a whole) and of the
+            decoder for the backward pass, and compute the rest anew (activation checkpointing, Chen et al. 2016,
+            arXiv 1604.06174): less memory for one more forward pass, and the same result.
     """
 
     def __init__(
@@ -147,7 +155,7 @@ class TwoHeads(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Class scores [B, K] and mask scores [B, M, H, W]; None for a head that is left out."""
-        features = self._run(self.encoder, image_BCHW)
+        features = self._features(image_BCHW)
         class_BK = mask_BMHW = None
         if self.class_head is not None:
             class_BK = self.class_head(self.dropout(features[-1].mean(dim=(2, 3))))
@@ -157,7 +165,35 @@ class TwoHeads(nn.Module):
                 mask_BMHW = functional.interpolate(mask_BMHW, size=image_BCHW.shape[-2:], mode="bilinear")
         return class_BK, mask_BMHW
 
-    def _run(self, part: Callable[[Any], Any], value: Any) -> Any:
+    def _features(self, image_BCHW: Tensor) -> list[Tensor]:
+        if not self.recompute or not isinstance(self.encoder, ConvEncoder | TorchvisionEncoder):
+            return self._run(self.encoder, image_BCHW)
+        features = []
+        for stage in self.encoder.stages:
+            image_BCHW = self._run(stage, image_BCHW)
+            features.append(image_BCHW)
+        return features
+
+    def _run(self, part: nn.Module, value: Any) -> Any:
         if self.recompute and self.training:
-            return checkpoint(part, value, use_reentrant=False)
+            return checkpoint(
+                part, value, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(part))
+            )
         return part(value)
+
+
+@contextmanager
+def _statistics_kept(part: nn.Module) -> Iterator[None]:
+    """Batch norms leave their running statistics alone: the first pass over the batch has moved them already."""
+    layers = [layer for layer in part.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    counts = [(count, count.clone()) for layer in layers if (count := layer.num_batches_tracked) is not None]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for count, before in counts:
+            count.copy_(before)

@@ -131,9 +131,21 @@ def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path,
         if columns > 1:
             grid[row, first + 1].set_title("truth", fontsize=7)
         grid[row, first + columns - 1].set_title(f"{'IoU' if columns > 1 else ''} {rank:.3f}", fontsize=7, loc="right")
+    if columns > 1:
+        _legend(figure, data.mask_names)
     temporary = folder / f".test-{name}.tmp"
     figure.savefig(temporary, dpi=150, format="png")
     temporary.replace(folder / f"test-{name}.png")
+
+
+def _legend(figure: Any, mask_names: list[str]) -> None:
+    """Says which colour is which class of a pixel, below the rows; one class needs none, and colours repeat."""
+    from matplotlib.patches import Patch
+
+    shown = mask_names[1 : len(COLOURS)]
+    if len(shown) > 1:
+        patches = [Patch(color=COLOURS[1 + i] / 255, label=each) for i, each in enumerate(shown)]
+        figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=7, frameon=False)
 
 
 class MaskWriter(Callback):

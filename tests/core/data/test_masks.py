@@ -114,6 +114,35 @@ class TestMaskFolder:
         assert source.mask_names == ["0", "1", "2"]
         assert source.read_masks(np.array([0])).unique().tolist() == [IGNORE]
 
+    def test_the_values_of_the_classes_can_be_listed(self, folder: Callable[..., Path]) -> None:
+        names = {n: np.full((20, 30) if i % 2 else (16, 16), (0, 85, 170)[i % 3], np.uint8)
+                 for i, n in enumerate("abcdef")}  # fmt: skip
+        root = str(folder(**names))
+        with pytest.raises(
+            UserError, match=r"have the values 0, 85, 170, .*mask_values='\[0, 85, 170\]', or name all 171"
+        ):
+            open_masks("mask_folder", root)
+        source = open_masks("mask_folder", root, mask_values=[0, 170, 85])
+        assert source.mask_names == ["0", "170", "85"]
+        assert [each.unique().tolist() for each in source.read_masks(np.arange(3))] == [[0], [2], [1]]
+        for listed, named, told in (
+            ([0, 85], None, r"the value 170, which mask_values \[0, 85\] does not list"),
+            ([0, 85, 85], None, "give two or more different values"),
+            ([0, 85, 170], ["sky", "sea"], "mask_values has 3 classes and mask_names 2"),
+        ):
+            with pytest.raises(UserError, match=told):
+                open_masks("mask_folder", root, mask_values=listed, mask_names=named)
+
+    def test_a_class_that_no_mask_has_is_there_if_it_is_named(self, folder: Callable[..., Path]) -> None:
+        names = {n: np.full((20, 30) if i % 2 else (16, 16), 2 * (i % 2), np.uint8) for i, n in enumerate("abcdef")}
+        source = open_masks("mask_folder", str(folder(**names)), mask_names=["sky", "sea", "land"])
+        assert source.read_masks(np.array([0, 1])).amax(dim=(1, 2)).tolist() == [0, 2]
+
+    def test_a_mask_may_have_png_behind_the_whole_name_as_predicted_ones_do(self, folder: Callable[..., Path]) -> None:
+        root = folder()
+        (root / "masks" / "c.png").rename(root / "masks" / "c.png.png")
+        assert open_masks("mask_folder", str(root)).read_masks(np.array([2])).unique().tolist() == [2]
+
     def test_a_palette_counts_as_numbers(self, folder: Callable[..., Path]) -> None:
         root = folder()
         image = Image.frombytes("P", (16, 16), bytes([2] * 256))

@@ -105,6 +105,7 @@ class MaskParts:
         test_size: the same for the test part.
         split_seed: another seed gives another split.
         mask_names: names of the pixels' classes in a ``mask_folder``.
+        mask_values: the value of each class in its files.
 
     Attributes:
         images: the split, the normalisation and the protocol `Splittable`.
@@ -120,9 +121,11 @@ class MaskParts:
         test_size: int | float = 0.2,
         split_seed: int = 0,
         mask_names: Sequence[str] | None = None,
+        mask_values: Sequence[int] | None = None,
     ) -> None:
         def opener() -> MaskSource:
-            return open_masks(source, root, image_size, on_error, mask_names, (val_size, test_size), split_seed)
+            sizes = (val_size, test_size)
+            return open_masks(source, root, image_size, on_error, mask_names, mask_values, sizes, split_seed)
 
         self.images = ImageParts(source, root, image_size, on_error, val_size, test_size, split_seed, opener=opener)
         self._restored: list[str] | None = None

@@ -60,6 +60,7 @@ def open_masks(
     image_size: int | None = None,
     on_error: OnError = "raise",
     mask_names: Sequence[str] | None = None,
+    mask_values: Sequence[int] | None = None,
     sizes: tuple[int | float, int | float] = (0.1, 0.2),
     split_seed: int = 0,
 ) -> MaskSource:
@@ -72,6 +73,8 @@ def open_masks(
             else takes 64.
         on_error: ``skip`` leaves samples out whose image or mask is bad, and lists them in ``rejected``.
         mask_names: names of the pixels' classes in a ``mask_folder``; None numbers them.
+        mask_values: the value that each class of a pixel has in the files of a ``mask_folder``, in the classes' order;
+            None for 0, 1, 2, ...
         sizes: of the validation and the test part; only ``digits_on_photos`` needs them here, since its backgrounds
             come from the part's own region.
         split_seed: the same.
@@ -90,7 +93,7 @@ def open_masks(
         return digits_on_photos(image_size or 28, *sizes, split_seed)
     if name == "oxford_pets":
         return _pets(root, image_size, on_error)
-    return _mask_folder(root, image_size, on_error, mask_names)
+    return _mask_folder(root, image_size, on_error, mask_names, mask_values)
 
 
 def prepare_masks(name: str, root: str) -> None:
@@ -265,7 +268,13 @@ def _pairs(
     return source, [masks[position[each]] for each in source.ids], values, rejected
 
 
-def _mask_folder(root: str, image_size: int | None, on_error: OnError, mask_names: Sequence[str] | None) -> PairedFiles:
+def _mask_folder(
+    root: str,
+    image_size: int | None,
+    on_error: OnError,
+    mask_names: Sequence[str] | None,
+    mask_values: Sequence[int] | None,
+) -> PairedFiles:
     top = Path(root)
     for piece in ("images", "masks", "labels.csv"):
         if not (top / piece).exists():
@@ -284,21 +293,63 @@ def _mask_folder(root: str, image_size: int | None, on_error: OnError, mask_name
     masks = [_mask_of(top / "masks", each) for each in ids]
     labels = [label_of[each] for each in ids]
     source, mask_paths, values, rejected = _pairs("mask_folder", images, masks, ids, labels, image_size, on_error, None)
-    lookup = np.arange(256, dtype=np.uint8)
-    if values == {0, IGNORE}:  # how many programs write a mask of two classes
-        lookup[IGNORE], values = 1, frozenset((0, 1))
-    count = max(2, max(values - {IGNORE}, default=0) + 1)
-    names = list(mask_names or map(str, range(count)))
-    if len(names) < count:
-        raise UserError(f"mask_folder: the masks have {count} classes, 0 to {count - 1}, and mask_names {len(names)}")
+    lookup, count = _mask_classes(values, mask_names, mask_values)
+    names = list(mask_names or map(str, mask_values or range(count)))
     return PairedFiles(source, mask_paths, lookup, names, rejected)
 
 
+def _mask_classes(
+    values: frozenset[int], mask_names: Sequence[str] | None, mask_values: Sequence[int] | None
+) -> tuple[np.ndarray, int]:
+    """The class of each of 256 values that a mask may have, and how many classes there are."""
+    found = sorted(values - {IGNORE})
+    if mask_values is not None:
+        return _listed(values, mask_names, mask_values), len(mask_values)
+    lookup = np.arange(256, dtype=np.uint8)
+    if values == {0, IGNORE}:  # how many programs write a mask of two classes
+        lookup[IGNORE], found = 1, [0, 1]
+    count = max(2, max(found, default=0) + 1)
+    if mask_names is not None:
+        if len(mask_names) < count:
+            raise UserError(
+                f"mask_folder: the masks have {count} classes, 0 to {count - 1}, and mask_names {len(mask_names)}"
+            )
+        return lookup, len(mask_names)
+    if found and 2 * len(found) < count:  # a rare class may be in no mask, but most of them?
+        shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+        raise UserError(
+            f"mask_folder: the masks have the values {shown}, and counted from 0 that makes {count}; "
+            f"say which value is which class with --data.init_args.mask_values='[{shown}]', or name all {count} with "
+            "mask_names"
+        )
+    return lookup, count
+
+
+def _listed(values: frozenset[int], mask_names: Sequence[str] | None, mask_values: Sequence[int]) -> np.ndarray:
+    """The class of each value where the user lists them; what is not listed may only be `IGNORE`."""
+    listed = list(mask_values)
+    if len(listed) < 2 or len(set(listed)) < len(listed) or not all(0 <= value <= 255 for value in listed):
+        raise UserError(f"mask_folder: mask_values is {listed}; give two or more different values from 0 to 255")
+    if mask_names is not None and len(mask_names) != len(listed):
+        raise UserError(f"mask_folder: mask_values has {len(listed)} classes and mask_names {len(mask_names)}")
+    if unknown := sorted(values - {IGNORE, *listed}):
+        raise UserError(
+            f"mask_folder: the masks have the value {unknown[0]}, which mask_values {listed} does not list; 255 alone "
+            "may be left out, as a pixel of no class"
+        )
+    lookup = np.full(256, IGNORE, np.uint8)
+    lookup[listed] = np.arange(len(listed))
+    return lookup
+
+
 def _mask_of(folder: Path, name: str) -> Path:
-    """The mask of an image: the same name, or, since photographs are JPEG and masks are not, the same as PNG."""
+    """The mask of an image: the same name, or, since photographs are JPEG and masks are not, the same as PNG.
+
+    Predicted masks have the name with ``.png`` behind it, and are found too.
+    """
     same, png = folder / name, (folder / name).with_suffix(".png")
-    found = same if same.is_file() else png
-    if not found.is_file():
+    found = next((path for path in (same, png, folder / f"{name}.png") if path.is_file()), None)
+    if found is None:
         raise UserError(f"mask_folder: the image '{name}' has no mask: neither '{same}' nor '{png.name}' is there")
     return found
 
