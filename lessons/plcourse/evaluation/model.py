@@ -10,6 +10,7 @@ Shapes: M members, B samples of the batch, K classes, D features, E embedding.
 """
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ class Classifier(pl.LightningModule):
         embedding: whether `predict_step` also returns what goes into the last linear layer.
     """
 
+    # TorchScript compiles every property that is not named here, and this one reads files
+    __jit_unused_properties__ = [*pl.LightningModule.__jit_unused_properties__, "fingerprint"]
+
     def __init__(
         self,
         network: nn.Module,
@@ -69,7 +73,7 @@ class Classifier(pl.LightningModule):
         self.mc_samples, self.embedding = mc_samples, embedding
         self.tta, self.tta_views = list(tta or ()), tta_views if tta else 0
         self.ensemble = find_checkpoints(ensemble or ())
-        self._others: list[nn.Module] = []  # not registered: they are no part of this model's checkpoint
+        self._others: tuple[nn.Module, ...] = ()  # not registered: they are no part of this model's checkpoint
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
 
@@ -84,7 +88,9 @@ class Classifier(pl.LightningModule):
         An `Ensemble` answers with the logarithm of its members' mean probability.
         """
         scores = self.network(x_B)
-        return scores if scores.ndim == 2 else _log(scores.softmax(dim=-1).mean(dim=0))
+        if scores.ndim == 2:
+            return scores
+        return scores.log_softmax(dim=-1).logsumexp(dim=0) - math.log(scores.shape[0])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean cross-entropy of this process's share; of an ensemble the sum over the members.
@@ -186,7 +192,7 @@ class Classifier(pl.LightningModule):
         return int(stream(run_seed(), member, int(first[0]))[0] >> np.uint64(1))
 
     def _load_ensemble(self) -> None:
-        self._others = [member.to(self.device) for member in load_members(self.network, self.ensemble)]
+        self._others = tuple(member.to(self.device) for member in load_members(self.network, self.ensemble))
 
 
 def _inputs(batch: dict[str, Any]) -> Tensor:
