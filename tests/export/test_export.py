@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from export.modules import Generator, RecurrentClassifier, TextClassifier, Texts
+from export.modules import Generator, RecurrentClassifier, TextClassifier, Texts, TwoHeads
 from plcourse import Run, Trainer
 from plcourse.__main__ import main
 from plcourse.cli import latency
@@ -26,7 +26,7 @@ from plcourse.core.request import read_request
 from plcourse.export.artefacts import Artefacts, checked_onnx
 from plcourse.export.card import Card, Port
 from plcourse.export.data import ExportData
-from plcourse.export.graph import Pixels
+from plcourse.export.graph import Bridge, Pixels, Program
 from plcourse.export.runners import open_exported, open_onnx
 from plcourse.export.verb import export
 from plcourse.export.verify import Samples, compare, verify
@@ -271,6 +271,28 @@ class TestSeveralOutputs:
             return own
 
         return compare(runner, samples, 4, self.PORTS)
+
+    def test_preprocessing_and_softmax_go_around_all_of_them(self) -> None:
+        torch.manual_seed(0)
+        module, state = TwoHeads().eval(), {"mean": [0.2], "std": [0.3], "shape": [1, 6, 6]}
+        program = Program(module, module, state, preprocess=True, probabilities=True)
+        image = torch.from_numpy(pixels((4, 1, 6, 6)))
+        batch = {"image": (image / 255 - 0.2) / 0.3}
+        assert torch.equal(*program.inputs(batch), image)
+        for found, expected in zip(program.eager([image.numpy()]), program.reference(batch), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+            np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+        card = program.card("onnx", [image], {}, {})
+        assert [port.name for port in card.outputs] == ["class_probabilities", "mask_probabilities"]
+        back = Bridge(card).outputs(program.eager([image.numpy()]))
+        assert isinstance(back, tuple)
+        for scores, own in zip(back, module(batch["image"]), strict=True):
+            torch.testing.assert_close(scores.softmax(1), own.softmax(1))
+
+    def test_only_images_have_pixels(self) -> None:
+        module, state = TwoHeads().eval(), {"mean": [0.2], "std": [0.3], "shape": [1, 6, 6]}
+        with pytest.raises(UserError, match="--preprocess is for images: TwoHeads takes 'image'"):
+            Program(module, module, state, preprocess=True).inputs({"image": torch.zeros(4, 7)})
 
     def test_each_is_held_against_its_own_scale(self) -> None:
         def change(scores: np.ndarray, masks: np.ndarray) -> None:
