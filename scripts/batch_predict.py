@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from plcourse import Run
 from plcourse.core.batch import Cell, carry_out
-from plcourse.core.configs import parse_config
+from plcourse.core.configs import find_config, parse_config
 from plcourse.core.data.folder import EXTENSIONS
 from plcourse.core.errors import UserError
 from plcourse.core.runs import write_json
@@ -46,7 +46,7 @@ def setting_of(run: str) -> str:
     Raises:
         UserError: there is no such run, or its data module takes none.
     """
-    data = parse_config(Run.load(run).config_path).get("data") or {}
+    data = parse_config(find_config(str(Run.load(run).config_path))).get("data") or {}
     for key in INPUTS:
         if key in (data.get("init_args") or {}):
             return f"data.init_args.{key}"

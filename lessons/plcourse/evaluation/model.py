@@ -10,7 +10,6 @@ Shapes: M members, B samples of the batch, K classes, D features, E embedding.
 """
 
 import hashlib
-import math
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +84,12 @@ class Classifier(pl.LightningModule):
     def forward(self, x_B: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] or features [B, D] in, scores [B, K] out.
 
-        An `Ensemble` answers with the logarithm of its members' mean probability.
+        An `Ensemble` answers with the logarithm of its members' summed probabilities, whose softmax is their mean.
         """
         scores = self.network(x_B)
         if scores.ndim == 2:
             return scores
-        return scores.log_softmax(dim=-1).logsumexp(dim=0) - math.log(scores.shape[0])
+        return scores.log_softmax(dim=-1).logsumexp(dim=0)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean cross-entropy of this process's share; of an ensemble the sum over the members.
