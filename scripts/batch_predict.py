@@ -3,8 +3,8 @@
     python scripts/batch_predict.py photos more/one.png --runs export/classifier --jobs 2 --output predicted
 
 The files are dealt out in parts; each part of each run is predicted by a process of its own. ``manifest.json`` lists
-every part with its Parquet file, rows and status. Called again, it goes on where it was stopped; exit status 1 says
-that a part failed.
+every part with its status, Parquet files, rows and how many unreadable images were left out. Called again, it goes on
+where it was stopped; exit status 1 says that a part failed.
 """
 
 import argparse
@@ -16,8 +16,12 @@ import pyarrow.parquet as pq
 
 from plcourse import Run
 from plcourse.core.batch import Cell, carry_out
+from plcourse.core.configs import find_config, parse_config
 from plcourse.core.data.folder import EXTENSIONS
+from plcourse.core.errors import UserError
 from plcourse.core.runs import write_json
+
+INPUTS = ("predict_paths", "paths")  # what the data modules call the files to predict
 
 
 def predict(view: Run, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -36,13 +40,27 @@ def image_files(inputs: list[Path]) -> list[Path]:
     return list(found)
 
 
+def setting_of(run: str) -> str:
+    """The key of a run's data module that takes the files to predict.
+
+    Raises:
+        UserError: there is no such run, or its data module takes none.
+    """
+    data = parse_config(find_config(str(Run.load(run).config_path))).get("data") or {}
+    for key in INPUTS:
+        if key in (data.get("init_args") or {}):
+            return f"data.init_args.{key}"
+    raise UserError(f"--runs {run}: {data.get('class_path', 'its data module')} takes no files to predict")
+
+
 def plan(files: list[Path], runs: list[str], part_size: int, settings: dict[str, Any], output: Path) -> list[Cell]:
     """One cell per run and part."""
     cells = []
     for number, run in enumerate(runs):
+        key = setting_of(run)
         for part, start in enumerate(range(0, len(files), part_size)):
             chosen = [str(file) for file in files[start : start + part_size]]
-            overrides = {**settings, "data.init_args.predict_paths": chosen}
+            overrides = {**settings, key: chosen}
             folder = output / f"{number:02d}" / f"part-{part:05d}"
             cells.append(Cell(folder, run, {"run": run, "part": part, "inputs": len(chosen)}, overrides))
     return cells
@@ -64,12 +82,20 @@ def main(arguments: list[str] | None = None) -> None:
     if not files:
         parser.error(f"there is no image in {', '.join(map(str, options.inputs))}")
     settings = {"data.init_args.on_error": "skip"} if options.skip_unreadable else {}
-    cells = plan(files, options.runs, max(1, options.part_size), settings, options.output)
+    try:
+        cells = plan(files, options.runs, max(1, options.part_size), settings, options.output)
+    except UserError as error:
+        parser.error(str(error))
     complete = carry_out(cells, predict, max(1, options.jobs))
     parts = [{**cell.labels, **cell.result} for cell in cells]
-    rows = sum(part.get("rows", 0) for part in parts)
-    write_json(options.output / "manifest.json", {"inputs": len(files), "rows": rows, "parts": parts})
-    print(f"{rows} rows of {len(files)} images x {len(options.runs)} run(s): {options.output / 'manifest.json'}")
+    for part in parts:
+        if "rows" in part:
+            part["left_out"] = part["inputs"] - part["rows"]
+    totals = {key: sum(part.get(key, 0) for part in parts) for key in ("rows", "left_out")}
+    write_json(options.output / "manifest.json", {"inputs": len(files), **totals, "parts": parts})
+    told = f"{totals['rows']} rows of {len(files)} images x {len(options.runs)} run(s)"
+    told += f", {totals['left_out']} unreadable left out" if totals["left_out"] else ""
+    print(f"{told}: {options.output / 'manifest.json'}")
     sys.exit(0 if complete else 1)
 
 

@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scripts import batch_predict
 
 from plcourse import Run
+from plcourse.core.errors import UserError
 from support import Command, digits_config, write_config
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -66,12 +69,31 @@ def test_predictions_of_many_files_have_one_manifest(run: Run, tmp_path: Path) -
     assert (manifest["inputs"], manifest["rows"]) == (5, 3)
     printed = script("batch_predict.py", *arguments, "--skip_unreadable", cwd=tmp_path)
     manifest = json.loads((tmp_path / "predicted" / "manifest.json").read_text())
-    assert manifest["rows"] == 4, printed
+    assert (manifest["rows"], manifest["left_out"]) == (4, 1)
+    assert "4 rows of 5 images x 1 run(s), 1 unreadable left out" in printed
     parts = [pd.read_parquet(tmp_path / file) for part in manifest["parts"] for file in part["files"]]
     assert sorted(pd.concat(parts)["id"]) == sorted(str(name) for name in names if name.name != "3.png")
     assert (
         script("batch_predict.py", *arguments, "--skip_unreadable", cwd=tmp_path).count("3 of 3 were done before") == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [({"predict_paths": None}, "data.init_args.predict_paths"), ({"paths": None, "root": "x"}, "data.init_args.paths")],
+)
+def test_files_go_to_whatever_the_runs_data_module_calls_them(tmp_path: Path, data: dict[str, Any], key: str) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": {"class_path": "Own", "init_args": data}}))
+    (cell,) = batch_predict.plan([Path("a.png")], [str(tmp_path)], 10, {}, tmp_path / "out")
+    assert cell.overrides == {key: ["a.png"]}
+
+
+def test_a_run_that_takes_no_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": {"class_path": "GaussianGrid", "init_args": {}}}))
+    with pytest.raises(UserError, match="GaussianGrid takes no files to predict"):
+        batch_predict.setting_of(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["batch_evaluate.py", "batch_predict.py"])

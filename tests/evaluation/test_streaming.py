@@ -142,6 +142,23 @@ def test_every_format_holds_the_same_rows(tmp_path: Path) -> None:
     assert list(tables["csv"].label_name) == list(tables["parquet"].label_name)
 
 
+def test_polars_and_duckdb_read_the_shards_as_one_table(tmp_path: Path) -> None:
+    duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
+    predict(tmp_path / "out")
+    expected = read(tmp_path / "out")
+    table = polars.read_parquet(f"{tmp_path}/out/*.parquet")
+    rows = duckdb.sql(f"from '{tmp_path}/out/*.parquet'").fetchall()
+    assert table.columns == list(expected)
+    assert table["id"].to_list() == [row[0] for row in rows] == list(range(ROWS))
+    for name in ("label", "label_name", "total"):
+        place = table.columns.index(name)
+        assert table[name].to_list() == [row[place] for row in rows] == expected[name].tolist()
+    place = table.columns.index("probability")
+    first = pytest.approx(expected.probability[0])
+    assert table["probability"][0].to_list() == first
+    assert list(rows[0][place]) == first
+
+
 def test_a_wrong_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no column 'probabilty'.*did you mean 'probability'"):
         predict(tmp_path / "out", columns=["id", "probabilty"])

@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.core.module import _jit_is_scripting
 from torch import nn
 
 from plcourse.core.checkpoint import AtomicCheckpointIO
 from plcourse.core.data import RandomFlip
 from plcourse.core.errors import UserError
+from plcourse.core.exportable import standing_in
 from plcourse.ddp.model import MLP
 from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
 from plcourse.evaluation.model import Classifier
 from plcourse.evaluation.uncertainty import Ensemble, decompose, dropout_on
+from plcourse.export.formats import known_warnings_aside
 
 B, K = 6, 3
 
@@ -53,6 +56,30 @@ class TestDecomposition:
         torch.testing.assert_close(
             found["epistemic"], torch.full((B,), float(torch.tensor(K).log()), dtype=torch.float64)
         )
+
+
+class TestForward:
+    def test_an_ensemble_answers_with_its_members_mean_probability(self) -> None:
+        model = Classifier(Ensemble(mlp(), members=3), num_classes=K).eval()
+        opinions = model.opinions(batch())
+        assert opinions.shape == (3, B, K)
+        torch.testing.assert_close(model(batch()["image"]).softmax(dim=-1), opinions.mean(dim=0))
+
+    def test_it_compiles_to_torchscript(self) -> None:
+        model = Classifier(Ensemble(mlp(), members=2), num_classes=K).eval()
+        with known_warnings_aside(), _jit_is_scripting():
+            program = torch.jit.script(model)
+        torch.testing.assert_close(program(batch()["image"]), model(batch()["image"]))
+
+    @pytest.mark.parametrize("options", [{}, {"mc_samples": 4}, {"tta": [RandomFlip()], "tta_views": 2}])
+    def test_what_stands_in_for_the_network_is_asked_and_nothing_else(self, options: dict[str, Any]) -> None:
+        """Else the test of an exported file would score the trained network, and verify nothing."""
+        scores = torch.randn(B, K)
+        model = Classifier(mlp(dropout=0.5), num_classes=K, **options).eval()
+        with standing_in(model, lambda image: scores):
+            found = model.test_step(batch(), 0)
+        torch.testing.assert_close(found["probability"], scores.softmax(dim=-1))
+        assert "epistemic" not in found
 
 
 class TestDropout:

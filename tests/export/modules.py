@@ -78,6 +78,26 @@ class Generator(pl.LightningModule):
         self.log("test/brightness", self(*self.export_inputs(batch))["brightness"].mean(), batch_size=1)
 
 
+class TwoHeads(pl.LightningModule):
+    """Class scores and the scores of a mask, as of lesson 18."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(1, 4, 3, padding=1)
+        self.pixels, self.classes = nn.Conv2d(4, 2, 1), nn.Linear(4, 3)
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        features_BCHW = torch.relu(self.body(image_BCHW))
+        return self.classes(features_BCHW.mean(dim=(2, 3))), self.pixels(features_BCHW)
+
+    def export_signature(self) -> Signature:
+        outputs = (Output("class_scores", classes=1), Output("mask_scores", classes=1))
+        return Signature((Input("image"),), outputs, ("test/accuracy", "test/foreground_iou"))
+
+    def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        return (batch["image"],)
+
+
 class Batches:
     """Batches as a loader: Lightning takes a list for several loaders."""
 

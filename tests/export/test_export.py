@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,21 @@ import pytorch_lightning as pl
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from export.modules import Generator, RecurrentClassifier, TextClassifier, Texts
+from export.modules import Generator, RecurrentClassifier, TextClassifier, Texts, TwoHeads
 from plcourse import Run, Trainer
 from plcourse.__main__ import main
 from plcourse.cli import latency
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.export_request import FORMATS, ExportRequest
+from plcourse.core.exportable import is_replaced, standing_in
 from plcourse.core.request import read_request
 from plcourse.export.artefacts import Artefacts, checked_onnx
-from plcourse.export.card import Card
+from plcourse.export.card import Card, Port
 from plcourse.export.data import ExportData
-from plcourse.export.graph import Pixels
+from plcourse.export.graph import Bridge, Pixels, Program
 from plcourse.export.runners import open_exported, open_onnx
 from plcourse.export.verb import export
-from plcourse.export.verify import Samples, verify
+from plcourse.export.verify import Samples, compare, verify
 from plcourse.export.worker import Worker
 
 FLOAT = [name for name in FORMATS if "int8" not in name]
@@ -212,7 +214,7 @@ class TestFailedCheck:
 
     def test_a_metric_that_got_worse_fails(self, exported: Run) -> None:
         path, card = Artefacts(exported).check("onnx")
-        image = pixels((8, 1, 8, 8))
+        image, request = pixels((8, 1, 8, 8)), ExportRequest()
         with Worker(exported, "onnx", 1) as worker:
             samples = Samples([str(i) for i in range(8)], [image], worker([image]))
             for metric, exported_score, failed in (
@@ -222,17 +224,96 @@ class TestFailedCheck:
                 (("test/loss", "min"), 0.91, True),
                 (("test/loss", "min"), 0.3, False),
             ):
-                trained = {metric[0]: 0.9}
-                score = {metric[0]: exported_score}
+                name, mode = metric
+                trained = {name: 0.9}
+                score = {name: exported_score}
                 row = verify(
-                    worker, card, path, samples, None, trained, lambda runner, s=score: s, metric, ExportRequest()
+                    *(worker, card, path, samples, None, trained, lambda runner, s=score: s, [name], mode, request)
                 )
                 assert (row["status"] == "exported, not verified") == failed
-                assert [reason.startswith(f"{metric[0]} is worse by") for reason in row["failed"]] == [True] * failed
+                assert [reason.startswith(f"{name} is worse by") for reason in row["failed"]] == [True] * failed
+            both = {"test/accuracy": 0.9, "test/foreground_iou": 0.8}
+            worse = {**both, "test/foreground_iou": 0.7}
+            row = verify(worker, card, path, samples, None, both, lambda runner: worse, list(both), "max", request)
+            assert row["metric"]["drop"] == 0
+            assert row["failed"] == ["test/foreground_iou is worse by 0.1, allowed are 0.005 (--max_drop)"]
             samples.outputs[0] = samples.outputs[0] + 0.01
             samples.outputs[0][5] += 1
-            row = verify(worker, card, path, samples, None, {}, lambda runner: {}, None, ExportRequest())
+            row = verify(worker, card, path, samples, None, {}, lambda runner: {}, [], "max", request)
             assert "outputs deviate by 1 at 5, allowed" in row["failed"][0]
+
+    def test_a_score_that_is_still_the_modules_own_is_none(self) -> None:
+        """A test step that passes by forward would verify the trained model against itself."""
+        module = TextClassifier()
+        with standing_in(module, lambda words: torch.zeros(len(words), 2)):
+            module.test_step({"words": torch.zeros(3, 4, dtype=torch.int64), "label": torch.zeros(3).long()}, 0)
+        assert float(module.test_scores.loss.compute()) == pytest.approx(np.log(2))  # of scores that are all 0
+        with pytest.raises(UserError, match="TextClassifier does not call its forward"), standing_in(module, print):
+            module.convolution(torch.zeros(1, 8, 5))
+        assert not is_replaced(module)
+
+
+class TestSeveralOutputs:
+    """A classifier with a mask: what is small beside the other output must not hide behind it."""
+
+    PORTS = [Port("class_scores", "float32", [], 1), Port("mask_scores", "float32", [], 1)]
+
+    def found(self, change: Callable[[np.ndarray, np.ndarray], Any]) -> dict[str, Any]:
+        draw = np.random.default_rng(0)
+        scores, masks = draw.normal(size=(6, 3)) * 100, draw.normal(size=(6, 2, 4, 4))
+        samples = Samples([f"s/{i}" for i in range(6)], [np.arange(6)], [scores, masks])
+
+        def runner(inputs: Any) -> list[np.ndarray]:
+            own = [scores[inputs[0]].copy(), masks[inputs[0]].copy()]
+            for position, index in enumerate(inputs[0]):
+                if index == 4:
+                    change(own[0][position], own[1][position])
+            return own
+
+        return compare(runner, samples, 4, self.PORTS)
+
+    def test_preprocessing_and_softmax_go_around_all_of_them(self) -> None:
+        torch.manual_seed(0)
+        module, state = TwoHeads().eval(), {"mean": [0.2], "std": [0.3], "shape": [1, 6, 6]}
+        program = Program(module, module, state, preprocess=True, probabilities=True)
+        image = torch.from_numpy(pixels((4, 1, 6, 6)))
+        batch = {"image": (image / 255 - 0.2) / 0.3}
+        assert torch.equal(*program.inputs(batch), image)
+        for found, expected in zip(program.eager([image.numpy()]), program.reference(batch), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+            np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+        card = program.card("onnx", [image], {}, {})
+        assert [port.name for port in card.outputs] == ["class_probabilities", "mask_probabilities"]
+        back = Bridge(card).outputs(program.eager([image.numpy()]))
+        assert isinstance(back, tuple)
+        for scores, own in zip(back, module(batch["image"]), strict=True):
+            torch.testing.assert_close(scores.softmax(1), own.softmax(1))
+
+    def test_only_images_have_pixels(self) -> None:
+        module, state = TwoHeads().eval(), {"mean": [0.2], "std": [0.3], "shape": [1, 6, 6]}
+        with pytest.raises(UserError, match="--preprocess is for images: TwoHeads takes 'image'"):
+            Program(module, module, state, preprocess=True).inputs({"image": torch.zeros(4, 7)})
+
+    def test_each_is_held_against_its_own_scale(self) -> None:
+        def change(scores: np.ndarray, masks: np.ndarray) -> None:
+            scores += 1
+            masks[:, 0, 0] = masks[::-1, 0, 0]
+
+        found = self.found(change)
+        mask = found["outputs"]["mask_scores"]
+        assert found["max_deviation"] == mask["max_deviation"] < 5 < found["outputs"]["class_scores"]["scale"]
+        assert found["worst"] == "s/4"
+        assert found["outputs"]["class_scores"]["agreement"] == 1
+        assert found["agreement"] == mask["agreement"] == 1 - 1 / (8 * 16)  # one pixel; two samples come twice
+
+    def test_what_is_no_number_fails(self) -> None:
+        def change(scores: np.ndarray, masks: np.ndarray) -> None:
+            scores[1] = np.nan
+
+        found = self.found(change)
+        assert np.isnan(found["outputs"]["class_scores"]["max_deviation"])
+        assert found["outputs"]["class_scores"]["worst"] == "s/4"
+        assert np.isnan(found["max_deviation"])
 
 
 class TestAsAModel:
@@ -311,7 +392,7 @@ class TestOtherModules:
     def test_what_does_not_fit_is_said(self, tmp_path: Path) -> None:
         run = Run.create("export/own", tmp_path, {})
         trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-        with pytest.raises(UserError, match="one input and one output"):
+        with pytest.raises(UserError, match="a model of one input"):
             export(run, trainer, Generator(), Texts(), None, ExportRequest(preprocess=True))
         with pytest.raises(UserError, match="no mean, shape, std"):
             export(run, trainer, TextClassifier(), Texts(), None, ExportRequest(preprocess=True))

@@ -1,6 +1,8 @@
 """A sample is a function of its seed, not of batch, rank or run; and what predict and the callback write."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,8 +12,13 @@ from PIL import Image
 
 from gan_configs import images_config, points_config
 from plcourse import Run
+from plcourse.core.exportable import standing_in
+from plcourse.gan.gaussians import GaussianGrid, GaussianQuality
 from plcourse.gan.latents import Seeds, between, latents_of, mixing_shares, training_latents
 from plcourse.gan.networks import ConvDiscriminator, ConvGenerator, PointDiscriminator, PointGenerator
+from plcourse.gan.nonsaturating import GAN
+from plcourse.gan.r3gan import R3GAN
+from plcourse.gan.wgan_gp import WGANGP
 from support import TWO_PROCESSES, Command, write_config
 
 
@@ -55,6 +62,25 @@ class TestLatents:
     def test_seeds_that_make_no_sense_are_refused(self, seeds: list[int], why: str) -> None:
         with pytest.raises(ValueError, match=why):
             Seeds(seeds)
+
+
+@pytest.mark.parametrize("model", [GAN, WGANGP, R3GAN])
+def test_an_exported_generator_is_tested_on_the_latents_it_is_compared_on(model: Any) -> None:
+    module = model(PointGenerator(hidden=[8]), PointDiscriminator(hidden=[8]), GaussianQuality())
+    data, asked = GaussianGrid(side=2, n_test=12), []
+    module.quality.prepare(SimpleNamespace(datamodule=data))
+    batch = next(iter(data.test_dataloader()))
+
+    def generator(latent: torch.Tensor) -> torch.Tensor:
+        asked.append(latent)
+        return torch.zeros(len(latent), 2)
+
+    with standing_in(module, generator):
+        module.test_step(batch, 0)
+    assert torch.equal(asked[0], *module.export_inputs(batch))
+    signature = module.export_signature()
+    assert (signature.metrics, signature.mode) == (("test/mode_tv",), "min")
+    assert signature.outputs[0].classes is None
 
 
 class TestNetworks:

@@ -1,10 +1,12 @@
 """What a LightningModule says about itself so that it can be exported: its inputs, their free dimensions, its outputs.
 
-A module that maps the ``image`` of a batch to class scores [B, K] need not say anything; see `signature_of`. Any other
-module implements `Exportable`: two methods, and the verb ``export`` writes it in every format and verifies it.
+A module that maps the ``image`` or the ``features`` of a batch to class scores [B, K] need not say anything; see
+`as_exportable`. Any other module implements `Exportable`: two methods, and the verb ``export`` writes it in every
+format and verifies it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -65,14 +67,22 @@ class Signature:
     Args:
         inputs: its arguments, in order.
         outputs: the tensor, or the tensors of the tuple or dict, that it returns, in order.
-        metric: the test metric that export must not worsen, such as ``test/accuracy``; None where there is none.
-        mode: whether a larger (``max``) or a smaller (``min``) value of it is better.
+        metric: the test metric that export must not worsen, such as ``test/accuracy``; None where there is none,
+            several where there are several tasks.
+        mode: whether a larger (``max``) or a smaller (``min``) value of it, or of them, is better.
     """
 
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
-    metric: str | None = None
+    metric: str | tuple[str, ...] | None = None
     mode: str = "max"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics, none, one or several."""
+        if self.metric is None:
+            return ()
+        return (self.metric,) if isinstance(self.metric, str) else self.metric
 
 
 @runtime_checkable
@@ -88,35 +98,70 @@ class Exportable(Protocol):
         ...
 
 
-IMAGE_CLASSIFIER = Signature((Input("image"),), (Output("logits", classes=1),), "test/accuracy")
-
-
 class ExportedByDefault:
-    """The `Exportable` of a module that maps the ``image`` of a batch to class scores [B, K]."""
+    """The `Exportable` of a module that maps one field of a batch to class scores [B, K].
+
+    Args:
+        field: the field, ``image`` or ``features``.
+    """
+
+    def __init__(self, field: str) -> None:
+        self.field = field
 
     def export_signature(self) -> Signature:
-        """An image in, logits out."""
-        return IMAGE_CLASSIFIER
+        """The field in, logits out."""
+        return Signature((Input(self.field),), (Output("logits", classes=1),), "test/accuracy")
 
     def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        """The images, [B, C, H, W]."""
-        return (batch["image"],)
+        """The images [B, C, H, W], or the features [B, D]."""
+        return (batch[self.field],)
 
 
 def as_exportable(module: pl.LightningModule, batch: Any) -> Exportable:
-    """The module itself where it implements `Exportable`, else the default for classifiers of images.
+    """The module itself where it implements `Exportable`, else the default for classifiers of images or features.
 
     Raises:
-        UserError: it does not, and the batches have no ``image``.
+        UserError: it does not, and the batches have neither ``image`` nor ``features``.
     """
     if isinstance(module, Exportable):
         return module
-    if isinstance(batch, Mapping) and "image" in batch:
-        return ExportedByDefault()
+    for name in ("image", "features"):
+        if isinstance(batch, Mapping) and name in batch:
+            return ExportedByDefault(name)
     raise UserError(
         f"{type(module).__name__} does not say what it takes: give it export_signature and export_inputs "
-        "(plcourse.core.exportable), or batches with an 'image'"
+        "(plcourse.core.exportable), or batches with an 'image' or 'features'"
     )
+
+
+@contextmanager
+def standing_in(module: pl.LightningModule, forward: Callable[..., Any]) -> Iterator[None]:
+    """Lets something else answer in place of a module's ``forward``, so that its own test step scores that.
+
+    Raises:
+        UserError: nothing asked it, so that the scores are still those of the module.
+    """
+    calls = 0
+
+    def counted(*inputs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return forward(*inputs)
+
+    module.forward = counted
+    try:
+        yield
+    finally:
+        del module.forward
+    if not calls:
+        raise UserError(
+            f"the test_step of {type(module).__name__} does not call its forward, so nothing can be scored in its place"
+        )
+
+
+def is_replaced(module: pl.LightningModule) -> bool:
+    """Whether something answers in place of ``forward``: then it holds one opinion, and its parts cannot be asked."""
+    return "forward" in vars(module)
 
 
 def ids_of(batch: Any, first: int, size: int) -> list[str]:

@@ -23,6 +23,7 @@ from torch.nn import functional
 from plcourse.core.data import Augmentation, augment_batch, keys_of, run_seed
 from plcourse.core.data.randoms import stream
 from plcourse.core.errors import UserError
+from plcourse.core.exportable import is_replaced
 from plcourse.core.metrics import ClassificationScores, is_logging_step
 from plcourse.core.schedules import WarmupCosine
 from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
@@ -48,6 +49,9 @@ class Classifier(pl.LightningModule):
         embedding: whether `predict_step` also returns what goes into the last linear layer.
     """
 
+    # TorchScript compiles every property that is not named here, and this one reads files
+    __jit_unused_properties__ = [*pl.LightningModule.__jit_unused_properties__, "fingerprint"]
+
     def __init__(
         self,
         network: nn.Module,
@@ -68,7 +72,7 @@ class Classifier(pl.LightningModule):
         self.mc_samples, self.embedding = mc_samples, embedding
         self.tta, self.tta_views = list(tta or ()), tta_views if tta else 0
         self.ensemble = find_checkpoints(ensemble or ())
-        self._others: list[nn.Module] = []  # not registered: they are no part of this model's checkpoint
+        self._others: tuple[nn.Module, ...] = ()  # not registered: they are no part of this model's checkpoint
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
 
@@ -78,15 +82,21 @@ class Classifier(pl.LightningModule):
         return " ".join(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.ensemble)
 
     def forward(self, x_B: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] or features [B, D] in, scores [B, K] out; [M, B, K] from an `Ensemble`."""
-        return self.network(x_B)
+        """Normalised images [B, C, H, W] or features [B, D] in, scores [B, K] out.
+
+        An `Ensemble` answers with the logarithm of its members' summed probabilities, whose softmax is their mean.
+        """
+        scores = self.network(x_B)
+        if scores.ndim == 2:
+            return scores
+        return scores.log_softmax(dim=-1).logsumexp(dim=0)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean cross-entropy of this process's share; of an ensemble the sum over the members.
 
         The sum, since every member then gets the gradient that it would get alone.
         """
-        scores_MBK = _as_members(self(_inputs(batch)))
+        scores_MBK = _as_members(self.network(_inputs(batch)))
         losses = [functional.cross_entropy(scores_BK, batch["label"]) for scores_BK in scores_MBK]
         loss = torch.stack(losses).sum() * batch.get("rank_weight", 1.0)
         if is_logging_step(self.trainer):
@@ -96,7 +106,7 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Adds one batch to the validation scores; without dropout samples and views, which would only take time."""
-        probability_BK = _as_members(self(_inputs(batch))).softmax(dim=-1).mean(dim=0)
+        probability_BK = _as_members(self.network(_inputs(batch))).softmax(dim=-1).mean(dim=0)
         self.val_scores.update(_log(probability_BK), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
@@ -137,8 +147,13 @@ class Classifier(pl.LightningModule):
         return {**columns, **uncertainty}
 
     def opinions(self, batch: dict[str, Any]) -> Tensor:
-        """The class probabilities of every member and every dropout sample [M, B, K], averaged over the views."""
+        """The class probabilities of every member and every dropout sample [M, B, K], averaged over the views.
+
+        What answers in place of ``forward`` is one opinion: an exported file holds the average of its members.
+        """
         views = self._views(batch)
+        if is_replaced(self):
+            return _over_views(self, views)
         found: list[Tensor] = []
         for member, network in enumerate((self.network, *self._others)):
             if self.mc_samples:
@@ -176,7 +191,7 @@ class Classifier(pl.LightningModule):
         return int(stream(run_seed(), member, int(first[0]))[0] >> np.uint64(1))
 
     def _load_ensemble(self) -> None:
-        self._others = [member.to(self.device) for member in load_members(self.network, self.ensemble)]
+        self._others = tuple(member.to(self.device) for member in load_members(self.network, self.ensemble))
 
 
 def _inputs(batch: dict[str, Any]) -> Tensor:

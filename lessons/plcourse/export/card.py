@@ -39,7 +39,7 @@ class Card:
         inputs: in the order in which they are passed.
         outputs: in the order in which they come.
         structure: what the model's ``forward`` returned: ``tensor``, ``tuple`` or ``dict``.
-        probabilities: whether the first output is a softmax of the class scores.
+        probabilities: whether the outputs that decide are a softmax of the scores.
         preprocess: whether the input is uint8 pixels of any size, resized and normalised inside.
         data: what the data module knew of its training data: ``mean``, ``std``, ``shape``, ``label_names``.
         source: ``run``, ``checkpoint`` and its ``sha256``.

@@ -47,8 +47,14 @@ class ExportData(pl.LightningDataModule):
         self.num_workers, self.predict_paths = num_workers, predict_paths
 
     def prepare_data(self) -> None:
-        """Downloads what is missing."""
-        self.images.prepare()
+        """Downloads what is missing, unless new files alone are to be predicted."""
+        if not (self.predict_paths and self.trainer and self.trainer.predicting):
+            self.images.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Opens and splits the source; prediction of new files needs only what the checkpoint, or the file, knows."""
+        if not (self.predict_paths and stage == "predict"):
+            self.images.open()
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled and augmented; each batch has a ``rank_weight``."""

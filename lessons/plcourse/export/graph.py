@@ -4,6 +4,7 @@ Shape suffixes: B samples, C channels, H rows, W columns.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plcourse.core.errors import UserError
-from plcourse.core.exportable import Dimension, Exportable, Input, Signature
+from plcourse.core.exportable import Dimension, Exportable, Input
 from plcourse.export.card import Card, Port, flatten
 
 FREE_SIZE = {2: Dimension("height"), 3: Dimension("width")}
@@ -59,7 +60,7 @@ class Pixels(nn.Module):
 
 
 class WithEnds(nn.Module):
-    """A model of one input with preprocessing before it and a softmax after it, each on request.
+    """A model of one input and one output with preprocessing before it and a softmax after it, each on request.
 
     Args:
         model: the model.
@@ -76,6 +77,27 @@ class WithEnds(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What the exported file computes."""
         return self.softmax(self.model(self.pixels(x)))
+
+
+class WithSeveralEnds(nn.Module):
+    """The same for a model that returns a tuple.
+
+    Args:
+        model: the model.
+        pixels: the preprocessing, None for none.
+        softmax_dims: of each output, the dimension of the classes; None for no softmax.
+    """
+
+    def __init__(self, model: nn.Module, pixels: Pixels | None, softmax_dims: Sequence[int | None]) -> None:
+        super().__init__()
+        self.pixels = pixels if pixels is not None else nn.Identity()
+        self.model = model
+        self.ends = nn.ModuleList(nn.Identity() if dim is None else nn.Softmax(dim) for dim in softmax_dims)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the exported file computes."""
+        outputs = flatten(self.model(self.pixels(x)))
+        return tuple(end(each) for end, each in zip(self.ends, outputs, strict=True))
 
 
 class Program:
@@ -103,35 +125,42 @@ class Program:
         self.module, self.exportable, self.data = module, exportable, data
         self.preprocess, self.probabilities = preprocess, probabilities
         signature = exportable.export_signature()
-        single = len(signature.inputs) == 1 and len(signature.outputs) == 1
-        if (preprocess or probabilities) and not single:
-            raise UserError("--preprocess and --probabilities take a model of one input and one output")
-        softmax_dim = signature.outputs[0].classes if probabilities else None
-        if probabilities and softmax_dim is None:
+        if (preprocess or probabilities) and len(signature.inputs) != 1:
+            raise UserError("--preprocess and --probabilities take a model of one input")
+        self.softmax_dims = [each.classes if probabilities else None for each in signature.outputs]
+        if probabilities and not any(dim is not None for dim in self.softmax_dims):
             raise UserError(f"--probabilities: {type(module).__name__} has no classes to give probabilities of")
-        pixels = pixels_of(data, type(module).__name__) if preprocess else None
+        self.pixels = pixels_of(data, type(module).__name__) if preprocess else None
         if preprocess:
             (image,) = signature.inputs
-            signature = Signature(
-                (Input(image.name, {**image.free, **FREE_SIZE}),), signature.outputs, signature.metric, signature.mode
-            )
+            signature = replace(signature, inputs=(Input(image.name, {**image.free, **FREE_SIZE}),))
         self.signature = signature
-        self.pixels = pixels
-        self.graph: nn.Module = WithEnds(module, pixels, softmax_dim) if preprocess or probabilities else module
+        self.graph: nn.Module = module
+        if preprocess or probabilities:
+            several = len(self.softmax_dims) > 1
+            self.graph = (
+                WithSeveralEnds(module, self.pixels, self.softmax_dims)
+                if several
+                else WithEnds(module, self.pixels, self.softmax_dims[0])
+            )
         self.graph.eval()
 
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
         """What the exported file takes for a batch of the data module."""
         inputs = self.exportable.export_inputs(batch)
-        return inputs if self.pixels is None else (self.pixels.back(inputs[0]),)
+        if self.pixels is None:
+            return inputs
+        if inputs[0].ndim != 4:
+            name = self.signature.inputs[0].name
+            raise UserError(f"--preprocess is for images: {type(self.module).__name__} takes '{name}'")
+        return (self.pixels.back(inputs[0]),)
 
     def reference(self, batch: Any) -> list[np.ndarray]:
         """What the exported file should return for a batch: the module's own outputs, preprocessed by its own data."""
         with torch.inference_mode():
             outputs = flatten(self.module(*self.exportable.export_inputs(batch)))
-            if self.probabilities:
-                outputs = [outputs[0].softmax(self.signature.outputs[0].classes)]
-            return [each.numpy() for each in outputs]
+            ends = zip(outputs, self.softmax_dims, strict=True)
+            return [(each if dim is None else each.softmax(dim)).numpy() for each, dim in ends]
 
     def eager(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What the graph itself returns, run by torch as it was written."""
@@ -145,11 +174,14 @@ class Program:
         named = zip(self.signature.inputs, example, strict=True)
         inputs = [Port(each.name, _dtype(x), _shape(x, {i: d.name for i, d in each.free.items()})) for each, x in named]
         outputs = [
-            Port(each.name, _dtype(x), _shape(x, {0: "batch"}), each.classes)
-            for each, x in zip(self.signature.outputs, flatten(returned), strict=True)
+            Port(
+                each.name if dim is None else _of_probabilities(each.name),
+                _dtype(x),
+                _shape(x, {0: "batch"}),
+                each.classes,
+            )
+            for each, x, dim in zip(self.signature.outputs, flatten(returned), self.softmax_dims, strict=True)
         ]
-        if self.probabilities:
-            outputs = [Port("probabilities", outputs[0].dtype, outputs[0].shape, outputs[0].classes)]
         structure = "dict" if isinstance(returned, dict) else "tensor" if isinstance(returned, Tensor) else "tuple"
         return Card(
             format_, inputs, outputs, structure, self.probabilities, self.preprocess, self.data, source, versions
@@ -164,9 +196,8 @@ def pixels_of(data: dict[str, Any], owner: str) -> Pixels:
     """
     missing = {"mean", "std", "shape"} - data.keys()
     if missing:
-        raise UserError(
-            f"--preprocess: the data module of {owner} has no {', '.join(sorted(missing))} in its state_dict"
-        )
+        lacking = ", ".join(sorted(missing))
+        raise UserError(f"--preprocess is for images: the data module of {owner} has no {lacking} in its state_dict")
     return Pixels(data["mean"], data["std"], data["shape"])
 
 
@@ -195,12 +226,20 @@ class Bridge:
         """
         tensors = [torch.from_numpy(each) for each in arrays]
         if self.card.probabilities:
-            return tensors[0].clamp_min(torch.finfo(tensors[0].dtype).tiny).log()
+            tensors = [
+                each if port.classes is None else each.clamp_min(torch.finfo(each.dtype).tiny).log()
+                for each, port in zip(tensors, self.card.outputs, strict=True)
+            ]
         if self.card.structure == "tensor":
             return tensors[0]
         if self.card.structure == "tuple":
             return tuple(tensors)
         return dict(zip((port.name for port in self.card.outputs), tensors, strict=True))
+
+
+def _of_probabilities(name: str) -> str:
+    """``probabilities`` for ``logits``, ``mask_probabilities`` for ``mask_scores``."""
+    return f"{name.removesuffix('scores').removesuffix('logits')}probabilities"
 
 
 def _dtype(x: Tensor) -> str:

@@ -30,6 +30,10 @@ def table(rows: Sequence[dict[str, Any]], sizes: Sequence[int]) -> list[str]:
             *(f"{_latency(row['batches'].get(str(size))):>20}" for size in sizes),
         ]
         lines.append(f"  {row['format']:<{width}}{''.join(cells)}  {row['status']}")
+        lines += [
+            f"    {each['name']} {each['exported']:.4f}, drop {each['drop'] + 0.0:.4f}"
+            for each in row.get("other_metrics", [])
+        ]
         lines += [f"    {reason}" for reason in row.get("failed", [])]
     return lines
 

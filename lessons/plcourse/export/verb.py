@@ -14,7 +14,7 @@ import torch
 from plcourse.core.callbacks import Coverage
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.export_request import ExportRequest
-from plcourse.core.exportable import as_exportable
+from plcourse.core.exportable import as_exportable, standing_in
 from plcourse.core.record import shortest
 from plcourse.core.runs import Run, environment, write_json
 from plcourse.core.screen import say
@@ -22,8 +22,8 @@ from plcourse.core.trainer import Trainer
 from plcourse.export import formats, report
 from plcourse.export import latency as racing
 from plcourse.export.artefacts import Artefacts, digest
-from plcourse.export.graph import Program
-from plcourse.export.verify import Samples, eager_row, standing_in, verify
+from plcourse.export.graph import Bridge, Program
+from plcourse.export.verify import Samples, eager_row, verify
 from plcourse.export.worker import Worker, timed
 
 CALIBRATION_BATCHES = 8
@@ -71,15 +71,13 @@ class Exporter:
         }
 
     @property
-    def metric(self) -> tuple[str, str] | None:
-        """Name and mode of the metric that export must not worsen."""
-        signature = self.program.signature
-        if signature.metric is None:
-            return None
-        if signature.metric not in self.trained:
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that export must not worsen, the first of them the headline."""
+        names = self.program.signature.metrics
+        if missing := [name for name in names if name not in self.trained]:
             known = ", ".join(self.trained)
-            raise UserError(f"the test logs no '{signature.metric}' to verify the export by, it logs {known}")
-        return signature.metric, signature.mode
+            raise UserError(f"the test logs no '{missing[0]}' to verify the export by, it logs {known}")
+        return names
 
     def score(self, checkpoint: Path | None = None) -> dict[str, float]:
         """The test metrics of the module, or of what stands in for its ``forward``."""
@@ -116,11 +114,21 @@ class Exporter:
         with Worker(self.run, format_, threads) as worker:
 
             def score(runner: Any) -> dict[str, float]:
-                with standing_in(self.module, card, runner):
+                bridge = Bridge(card)
+                with standing_in(self.module, lambda *inputs: bridge.outputs(runner(bridge.inputs(inputs)))):
                     return self.score()
 
             row = verify(
-                worker, card, path, self.samples, self._smaller(), self.trained, score, self.metric, self.request
+                worker,
+                card,
+                path,
+                self.samples,
+                self._smaller(),
+                self.trained,
+                score,
+                self.metrics,
+                self.program.signature.mode,
+                self.request,
             )
         self.artefacts.mark(format_, row["status"] == "verified")
         return {**row, "coverage": self.coverage.report, "threads": threads, "source": self.source}
@@ -158,8 +166,8 @@ def export(
     artefacts = exporter.artefacts
     threads = torch.get_num_threads()
     eager = eager_row(exporter.program, exporter.samples, exporter.trained, request.batch_sizes)
-    if exporter.metric:
-        eager["score"] = f"{exporter.trained[exporter.metric[0]]:.4f}"
+    if exporter.metrics:
+        eager["score"] = f"{exporter.trained[exporter.metrics[0]]:.4f}"
     rows: list[dict[str, Any]] = []
     if any(name.startswith("torchscript") for name in request.formats):
         say(_DEPRECATED)
@@ -171,7 +179,7 @@ def export(
         except UserError as error:
             rows.append({"format": name, "status": "not exported", "failed": [str(error)]})
     artefacts.certify([eager, *rows])
-    scored = f", {exporter.metric[0]} on {seen(exporter.coverage.report)}" if exporter.metric else ""
+    scored = f", {', '.join(exporter.metrics)} on {seen(exporter.coverage.report)}" if exporter.metrics else ""
     say(f"{len(exporter.samples.ids)} test samples compared{scored}; {threads} thread(s), a process per runtime")
     say("\n".join(report.table([eager, *rows], request.batch_sizes)))
     failed = [row for row in rows if row["status"] != "verified"]

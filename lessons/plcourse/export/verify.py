@@ -5,20 +5,18 @@ on the whole test set as good? The first two are asked at several batch sizes, b
 saw; numbers are also compared with a second, independent implementation of ONNX, the reference of the standard itself.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 
 from plcourse.core.errors import UserError, first_line
 from plcourse.core.export_request import ExportRequest
 from plcourse.core.exportable import ids_of
 from plcourse.export.artefacts import checked_onnx
-from plcourse.export.card import Card
-from plcourse.export.graph import Bridge, Program
+from plcourse.export.card import Card, Port
+from plcourse.export.graph import Program
 from plcourse.export.runners import Runner
 from plcourse.export.worker import Worker, timed
 
@@ -30,11 +28,11 @@ REFERENCE_SAMPLES = 2  # the reference implementation is written to be read, not
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a format may differ by.
+    """What a format may differ by, in each of its outputs.
 
     Args:
-        deviation: of an output, as a share of the largest one.
-        agreement: the share of samples whose decision is the same, at least.
+        deviation: as a share of the output's largest value.
+        agreement: the share of decisions that are the same, at least: of samples, of a mask's pixels, of tokens.
     """
 
     deviation: float
@@ -99,7 +97,8 @@ def verify(
     smaller: tuple[list[np.ndarray], list[np.ndarray]] | None,
     trained: dict[str, float],
     score: Callable[[Runner], dict[str, float]],
-    metric: tuple[str, str] | None,
+    metrics: Sequence[str],
+    mode: str,
     request: ExportRequest,
 ) -> dict[str, Any]:
     """Compares one exported file with the trained model.
@@ -112,14 +111,14 @@ def verify(
         smaller: inputs and outputs at another size of the free dimensions beside the batch, None where there is none.
         trained: the test metrics of the trained model.
         score: computes them for a runner.
-        metric: name and mode of the one that must not get worse, None where there is none.
+        metrics: those that must not get worse, the first of them the headline.
+        mode: whether a larger (``max``) or a smaller (``min``) value of them is better.
         request: batch sizes, and by how much the metric may be worse.
 
     Returns:
         The row of ``verification.json``; ``failed`` lists every check that failed, in words.
     """
     tolerance = TOLERANCES.get(card.format, _FLOAT)
-    classes = [port.classes for port in card.outputs]
     failed: list[str] = []
     row: dict[str, Any] = {
         "format": card.format,
@@ -130,7 +129,7 @@ def verify(
     }
     for size in request.batch_sizes:
         try:
-            found = compare(worker, samples, size, classes)
+            found = compare(worker, samples, size, card.outputs)
         except UserError as error:
             failed.append(f"batch size {size}: {error}")
             continue
@@ -142,54 +141,100 @@ def verify(
     if (reference := _reference(path, card)) is not None:
         _, inputs, outputs = samples.batch(0, min(REFERENCE_SAMPLES, len(samples.ids)))
         failed += _check_again("onnx.reference", row, "onnx_reference", lambda: (reference(inputs), outputs), tolerance)
-    if metric is not None and not failed:
-        name, mode = metric
-        exported = score(worker)[name]
-        drop = (trained[name] - exported) * (1 if mode == "max" else -1)
-        row["metric"] = {"name": name, "trained": trained[name], "exported": exported, "drop": drop}
-        if not drop <= request.max_drop:  # also where it is nan
-            failed.append(f"{name} is worse by {drop:.4g}, allowed are {request.max_drop:g} (--max_drop)")
+    if metrics and not failed:
+        try:
+            row["metric"], *row["other_metrics"] = found = drops(trained, score(worker), metrics, mode)
+            failed += [
+                f"{each['name']} is worse by {each['drop']:.4g}, allowed are {request.max_drop:g} (--max_drop)"
+                for each in found
+                if not each["drop"] <= request.max_drop  # also where it is nan
+            ]
+        except UserError as error:
+            failed.append(str(error))
     row["failed"] = failed
     row["status"] = "exported, not verified" if failed else "verified"
     return row
 
 
-def compare(runner: Runner, samples: Samples, size: int, classes: Sequence[int | None]) -> dict[str, Any]:
+def drops(
+    trained: dict[str, float], exported: dict[str, float], metrics: Sequence[str], mode: str
+) -> list[dict[str, Any]]:
+    """What each metric was and is, and by how much it got worse, below 0 where it got better."""
+    sign = 1 if mode == "max" else -1
+    return [
+        {
+            "name": name,
+            "trained": trained[name],
+            "exported": exported[name],
+            "drop": sign * (trained[name] - exported[name]),
+        }
+        for name in metrics
+    ]
+
+
+class _Tally:
+    """What is known of one output so far: deviations, decisions, and the sample that is worst.
+
+    Args:
+        classes: the dimension whose largest value is the decision; None where nothing is decided.
+    """
+
+    def __init__(self, classes: int | None) -> None:
+        self.classes, self.worst = classes, ""
+        self.largest, self.scale, self.total, self.n = -1.0, 0.0, 0.0, 0
+        self.agreed, self.decided = 0, 0
+
+    def add(self, answer: np.ndarray, right: np.ndarray, ids: Sequence[str]) -> None:
+        """One batch of answers, in place of the right ones."""
+        if answer.shape != right.shape:
+            raise UserError(f"the output has shape {list(answer.shape)} in place of {list(right.shape)}")
+        deviation = np.abs(answer.astype(np.float64) - right).reshape(len(ids), -1)
+        per_sample = np.nan_to_num(deviation.max(axis=1), nan=np.inf)
+        if per_sample.max() > self.largest:
+            self.largest, self.worst = float(per_sample.max()), ids[int(per_sample.argmax())]
+        self.total, self.n = self.total + float(deviation.sum()), self.n + deviation.size
+        self.scale = max(self.scale, float(np.abs(right).max()))
+        if self.classes is not None:
+            same = answer.argmax(self.classes) == right.argmax(self.classes)
+            self.agreed, self.decided = self.agreed + int(same.sum()), self.decided + same.size
+
+    def row(self) -> dict[str, Any]:
+        """The tally as `compare` returns it."""
+        return {
+            "scale": self.scale,
+            "max_deviation": self.largest if np.isfinite(self.largest) else float("nan"),
+            "mean_deviation": self.total / self.n,
+            "agreement": self.agreed / self.decided if self.decided else None,
+            "worst": self.worst,
+        }
+
+
+def compare(runner: Runner, samples: Samples, size: int, ports: Sequence[Port]) -> dict[str, Any]:
     """Runs real samples in batches of one size.
 
     Returns:
-        ``samples``, ``scale`` (the largest output of the trained model), ``max_deviation``, ``mean_deviation``,
-        ``agreement`` (None where nothing is decided), ``worst`` (the id of the sample that deviates most).
+        ``samples``; by output in ``outputs`` the ``scale`` (the largest value of the trained model), ``max_deviation``,
+        ``mean_deviation``, ``agreement`` (None where nothing is decided), ``worst`` (the id of the sample that deviates
+        most); and beside them the same of the output that deviates most for its scale, with the least agreement of all.
 
     Raises:
         UserError: the file cannot take this size, or answers in another shape.
     """
     calls = min(MAX_CALLS, -(-len(samples.ids) // size))
-    largest, total, n, agreed, decided, scale = 0.0, 0.0, 0, 0, 0, 0.0
-    worst, finite = samples.ids[0], True
+    tallies = [_Tally(port.classes) for port in ports]
     for call in range(calls):
         indices, inputs, expected = samples.batch(call * size, size)
-        found = runner(inputs)
-        for answer, right, dimension in zip(found, expected, classes, strict=True):
-            if answer.shape != right.shape:
-                raise UserError(f"the output has shape {list(answer.shape)} in place of {list(right.shape)}")
-            deviation = np.abs(answer.astype(np.float64) - right).reshape(size, -1)
-            finite = finite and bool(np.isfinite(deviation).all())
-            per_sample = deviation.max(axis=1)
-            if per_sample.max() > largest:
-                largest, worst = float(per_sample.max()), samples.ids[indices[per_sample.argmax()]]
-            total, n = total + float(deviation.sum()), n + deviation.size
-            scale = max(scale, float(np.abs(right).max()))
-            if dimension is not None:
-                same = answer.argmax(dimension) == right.argmax(dimension)
-                agreed, decided = agreed + int(same.sum()), decided + same.size
+        ids = [samples.ids[index] for index in indices]
+        for tally, answer, right in zip(tallies, runner(inputs), expected, strict=True):
+            tally.add(answer, right, ids)
+    outputs = {port.name: tally.row() for port, tally in zip(ports, tallies, strict=True)}
+    worst = max(tallies, key=lambda tally: tally.largest / (tally.scale or 1.0)).row()
+    agreements = [row["agreement"] for row in outputs.values() if row["agreement"] is not None]
     return {
         "samples": min(calls * size, len(samples.ids)),
-        "scale": scale,
-        "max_deviation": largest if finite else float("nan"),
-        "mean_deviation": total / n,
-        "agreement": agreed / decided if decided else None,
-        "worst": worst,
+        **worst,
+        "agreement": min(agreements, default=None),
+        "outputs": outputs,
     }
 
 
@@ -208,27 +253,17 @@ def eager_row(program: Program, samples: Samples, trained: dict[str, float], siz
     return {"format": "eager", "status": "the trained model", "metrics": trained, "batches": batches}
 
 
-@contextmanager
-def standing_in(module: pl.LightningModule, card: Card, runner: Runner) -> Iterator[None]:
-    """Lets an exported file answer in place of the ``forward`` of its model, so that any test step scores it."""
-    bridge = Bridge(card)
-    module.forward = lambda *inputs: bridge.outputs(runner(bridge.inputs(inputs)))
-    try:
-        yield
-    finally:
-        del module.forward
-
-
 def _reasons(found: dict[str, Any], tolerance: Tolerance) -> list[str]:
     reasons = []
-    allowed = tolerance.deviation * found["scale"]
-    if not found["max_deviation"] <= allowed:
-        reasons.append(
-            f"outputs deviate by {found['max_deviation']:.2g} at {found['worst']}, allowed are {allowed:.2g}"
-        )
-    agreement = found["agreement"]
-    if agreement is not None and agreement < tolerance.agreement:
-        reasons.append(f"decisions agree on {agreement:.2%} of the samples, needed are {tolerance.agreement:.1%}")
+    for name, output in found["outputs"].items():
+        which = f" ({name})" if len(found["outputs"]) > 1 else ""
+        allowed = tolerance.deviation * output["scale"]
+        if not output["max_deviation"] <= allowed:
+            found_at = f"{output['max_deviation']:.2g} at {output['worst']}"
+            reasons.append(f"outputs deviate by {found_at}, allowed are {allowed:.2g}{which}")
+        agreement = output["agreement"]
+        if agreement is not None and agreement < tolerance.agreement:
+            reasons.append(f"decisions agree on {agreement:.2%}, needed are {tolerance.agreement:.1%}{which}")
     return reasons
 
 
@@ -244,12 +279,17 @@ def _check_again(
         found, expected = answers()
     except UserError as error:
         return [f"{what}: {error}"]
-    if [x.shape for x in found] != [y.shape for y in expected]:
-        return [f"{what}: the output has shape {list(found[0].shape)} in place of {list(expected[0].shape)}"]
-    deviation = max(float(np.abs(x - y).max()) for x, y in zip(found, expected, strict=True))
-    allowed = tolerance.deviation * max(float(np.abs(y).max()) for y in expected)
-    row[key] = {"max_deviation": deviation, "samples": len(expected[0])}
-    return [] if deviation <= allowed else [f"{what}: outputs deviate by {deviation:.2g}, allowed are {allowed:.2g}"]
+    pairs = list(zip(found, expected, strict=True))
+    if differing := [(x.shape, y.shape) for x, y in pairs if x.shape != y.shape]:
+        return [f"{what}: the output has shape {list(differing[0][0])} in place of {list(differing[0][1])}"]
+    deviations = [float(np.abs(x - y).max()) for x, y in pairs]
+    row[key] = {"max_deviation": max(deviations), "samples": len(expected[0])}
+    allowed = [tolerance.deviation * float(np.abs(y).max()) for y in expected]
+    return [
+        f"{what}: outputs deviate by {deviation:.2g}, allowed are {most:.2g}"
+        for deviation, most in zip(deviations, allowed, strict=True)
+        if not deviation <= most
+    ]
 
 
 def _reference(path: Any, card: Card) -> Runner | None:

@@ -62,9 +62,15 @@ class Worker:
         """Runs the file on one batch of inputs."""
         return self._ask("run", list(inputs))
 
-    def time(self, inputs: Sequence[np.ndarray], seconds: float) -> list[float]:
+    def time(
+        self,
+        inputs: Sequence[np.ndarray],
+        seconds: float,
+        least_calls: int = LEAST_CALLS,
+        warm_up: int = WARM_UP,
+    ) -> list[float]:
         """Seconds of each call on these inputs; see `timed`."""
-        return self._ask("time", list(inputs), seconds)
+        return self._ask("time", list(inputs), seconds, least_calls, warm_up)
 
     def close(self) -> None:
         """Ends the process."""
@@ -90,12 +96,18 @@ class Worker:
         return value
 
 
-def timed(runner: Runner, inputs: Sequence[np.ndarray], seconds: float) -> list[float]:
-    """Seconds of each call after a warm-up, for at least ``seconds`` in all and `LEAST_CALLS` calls."""
-    for _ in range(WARM_UP):
+def timed(
+    runner: Runner,
+    inputs: Sequence[np.ndarray],
+    seconds: float,
+    least_calls: int = LEAST_CALLS,
+    warm_up: int = WARM_UP,
+) -> list[float]:
+    """Seconds of each call after ``warm_up`` calls, for at least ``seconds`` in all and ``least_calls`` calls."""
+    for _ in range(warm_up):
         runner(inputs)
     calls: list[float] = []
-    while sum(calls) < seconds or len(calls) < LEAST_CALLS:
+    while sum(calls) < seconds or len(calls) < least_calls:
         start = time.perf_counter()
         runner(inputs)
         calls.append(time.perf_counter() - start)

@@ -143,7 +143,7 @@ class GaussianQuality(Quality):
     ``samples``.
     """
 
-    field = "point"
+    field, distance = "point", "mode_tv"
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from plcourse.core.exportable import Signature
 from plcourse.core.metrics import is_logging_step
 from plcourse.gan import sampling
 from plcourse.gan.quality import Quality
@@ -144,3 +145,11 @@ class GAN(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> sampling.Columns:
         """Samples from seeds, and a row of the table for each."""
         return sampling.predict(self, batch)
+
+    def export_signature(self) -> Signature:
+        """Latents in, samples of the averaged generator out, which must come no less close to the real ones."""
+        return sampling.signature(self)
+
+    def export_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The latents [B, latent_dim] of the samples that the test compares with the batch."""
+        return (sampling.latents_beside(self, batch),)

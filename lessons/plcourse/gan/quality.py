@@ -34,9 +34,11 @@ class Quality(nn.Module, ABC):
 
     Attributes:
         field: the field of a batch that holds the real samples.
+        distance: the score that says how far the generated samples are from the real ones; less is better.
     """
 
     field: str
+    distance: str
 
     @abstractmethod
     def prepare(self, trainer: pl.Trainer) -> None:
@@ -73,7 +75,7 @@ class ImageQuality(Quality):
         neighbours: k of precision and recall, 1 or more.
     """
 
-    field = "image"
+    field, distance = "image", "frechet"
 
     def __init__(self, features: FeatureNetwork, neighbours: int = 3) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from plcourse.core.data import keys_of
 from plcourse.core.errors import UserError
+from plcourse.core.exportable import Input, Output, Signature
 from plcourse.gan.latents import latents_of, training_latents
 from plcourse.gan.turns import PLAYERS
 
@@ -96,6 +97,16 @@ def sample(module: Any, keys: np.ndarray) -> Tensor:
     """
     latent_BZ = latents_of(keys, module.generator.latent_dim)
     return module(latent_BZ.to(module.device, module.dtype))
+
+
+def latents_beside(module: Any, batch: dict[str, Any]) -> Tensor:
+    """The latents [B, latent_dim] of the samples that are generated beside a batch of real ones, by their ids."""
+    return latents_of(keys_of(batch["id"]), module.generator.latent_dim)
+
+
+def signature(module: Any) -> Signature:
+    """Latents in, samples out; the distance from the real samples must not grow."""
+    return Signature((Input("latent"),), (Output("sample"),), f"test/{module.quality.distance}", "min")
 
 
 def score(module: Any, batch: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from plcourse.core.exportable import Input, Output, Signature
 from plcourse.core.metrics import SampleMean, is_logging_step
 from plcourse.core.schedules import WarmupCosine
 
@@ -121,6 +122,14 @@ class TableRegressor(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Values of shape [B] in the target's units, and the ids of the rows."""
         return {"id": batch["id"], "prediction": self(batch["features"])}
+
+    def export_signature(self) -> Signature:
+        """Standardised features in, values in the target's units out; nothing is decided."""
+        return Signature((Input("features"),), (Output("value"),), "test/loss", "min")
+
+    def export_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The standardised features [B, F]."""
+        return (batch["features"],)
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, as the config names them."""

@@ -230,8 +230,9 @@ class ClassifierSegmenter(pl.LightningModule):
         free = {0: BATCH, 2: Dimension("height", min=smallest), 3: Dimension("width", min=smallest)}
         outputs = [Output("class_scores", classes=1)] if self.classifies else []
         outputs += [Output("mask_scores", classes=1)] if self.segments else []
-        metric = "test/accuracy" if self.classifies else "test/foreground_iou"
-        return Signature((Input("image", free),), tuple(outputs), metric)
+        metrics = ("test/accuracy",) if self.classifies else ()
+        metrics += ("test/foreground_iou",) if self.segments else ()
+        return Signature((Input("image", free),), tuple(outputs), metrics)
 
     def export_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """The normalised images [B, C, H, W]."""
