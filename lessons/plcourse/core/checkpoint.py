@@ -178,12 +178,14 @@ def _digest(path: Path) -> str:
 
 
 def _replace_verified(temporary: Path, path: Path, digest: str) -> None:
-    # Between the two renames the checksum file must fit both the old and the new checkpoint, so it holds both.
+    # Before and after the rename the checksum file must fit what is there, so meanwhile it holds both; and it comes
+    # first, so that a disk that fills in between leaves no checkpoint without one.
     checksum = _checksum_path(path)
-    if path.is_file() and checksum.is_file():
-        _write_checksum(checksum, [_digest(path), digest])
+    old = [_digest(path)] if path.is_file() else []
+    _write_checksum(checksum, [*old, digest])
     temporary.replace(path)
-    _write_checksum(checksum, [digest])
+    if old:
+        _write_checksum(checksum, [digest])
     with suppress(OSError):  # some file systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
