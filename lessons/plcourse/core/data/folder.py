@@ -247,12 +247,15 @@ def _is_by_part(folders: list[Path]) -> bool:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every image file in a folder and its sub-folders, sorted; hidden ones are passed over."""
+    """Every image file in a folder and its sub-folders, sorted; hidden ones are passed over.
+
+    A link that leads nowhere counts, so that reading it names it.
+    """
     return sorted(
         p
         for p in folder.rglob("*")
         if p.suffix.lower() in EXTENSIONS
-        and p.is_file()
+        and (p.is_file() or (p.is_symlink() and not p.exists()))
         and not any(piece.startswith(".") for piece in p.relative_to(folder).parts)
     )
 
