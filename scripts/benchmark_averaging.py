@@ -7,10 +7,8 @@ its own, added to the plain fit, and the medians of the ratios are printed: what
 """
 
 import argparse
-import logging
 import statistics
 import time
-import warnings
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,6 +16,7 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from plcourse import Trainer
+from plcourse.cli import quieten
 from plcourse.vision.averaging import EMA, SWA
 from plcourse.vision.data import VisionData
 from plcourse.vision.model import ClassifierSegmenter
@@ -72,8 +71,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batches", type=int, default=20, help="training batches per epoch")
     options = parser.parse_args()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.simplefilter("ignore")  # what Lightning says of short fits and of torch is of no interest here
+    quieten()
     ratios: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
     seconds("ema", 1, 2)  # warms up
     for turn in range(options.rounds):

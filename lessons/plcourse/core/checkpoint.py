@@ -103,7 +103,8 @@ def _read(path: Path, file: Path | io.BytesIO, map_location: Any) -> dict[str, A
     """The checkpoint in ``file``, which errors call ``path``."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about pickles that it then refuses
+            # torch warns of pickles of another protocol and of TorchScript archives, which it then refuses
+            warnings.filterwarnings("ignore", ".*(Detected pickle protocol|TorchScript archive)", UserWarning)
             checkpoint = torch.load(file, map_location=map_location or "cpu", weights_only=True)
     except Exception as error:
         foreign = "weights_only" in str(error) or "Unsupported" in str(error)
