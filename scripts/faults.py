@@ -121,7 +121,7 @@ def targets(folder: Path) -> list[Target]:
     from plcourse.core.data.texts import open_texts
     from plcourse.core.errors import UserError
     from plcourse.core.runs import Run, read_record
-    from plcourse.evaluation.shards import Shard, ShardFolder
+    from plcourse.evaluation.shards import Shard, ShardFolder, _line
     from plcourse.export.artefacts import checked_onnx
 
     def image(kind: str) -> bytes:
@@ -174,9 +174,7 @@ def targets(folder: Path) -> list[Target]:
 
         return read
 
-    from plcourse.evaluation.shards import _line
-
-    line = _line(Shard(**_shard_fields(Shard)))
+    line = _line(Shard("part-0.parquet", first=1, batches=1, rows=1, bytes=1))
     user = (UserError,)
     return [
         *(
@@ -185,7 +183,7 @@ def targets(folder: Path) -> list[Target]:
         ),
         Target("csv", frame.to_csv(index=False).encode(), read_frame, user),
         Target("tsv", frame.to_csv(index=False, sep="\t").encode(), read_frame, user),
-        Target("jsonl", reviews.to_json(lines=True, orient="records").encode(), open_table, user),
+        Target("jsonl", str(reviews.to_json(lines=True, orient="records")).encode(), open_table, user),
         Target("parquet", frame.to_parquet(), read_frame, user),
         Target("yaml", config.encode(), parse, user),
         Target("json", b'{"schema": 1, "status": "running", "best": {"value": 0.5}}', read_record, user),
@@ -201,14 +199,6 @@ def targets(folder: Path) -> list[Target]:
         Target("checkpoint", weights.getvalue(), checkpoint.load, user),
         Target("onnx", graph.SerializeToString(), checked_onnx, user),
     ]
-
-
-def _shard_fields(shard: type) -> dict[str, object]:
-    plain = {"int": 1, "str": "part-0.parquet"}
-    return {
-        name: [] if name == "quarantined" else plain.get(getattr(kind, "__name__", str(kind)), 1)
-        for name, kind in shard.__annotations__.items()
-    }
 
 
 OUTCOMES = ("read", "warned", "named", "escaped")
@@ -377,7 +367,11 @@ def _hashes(run: Path) -> tuple[str, str, str, str]:
     rows = pd.concat(pd.read_parquet(file) for file in sorted((run / "predictions").glob("*.parquet")))
     rows = rows.sort_values("id", ignore_index=True)
     scores = json.loads((run / "eval" / "test.json").read_bytes())["metrics"]
-    texts = ((run / "metrics.csv").read_text(), json.dumps(scores, sort_keys=True), rows.to_json(double_precision=15))
+    texts = (
+        (run / "metrics.csv").read_text(),
+        json.dumps(scores, sort_keys=True),
+        str(rows.to_json(double_precision=15)),
+    )
     table, scored, predicted = (hashlib.sha256(text.encode()).hexdigest() for text in texts)
     return weights.hexdigest(), table, scored, predicted
 
