@@ -138,7 +138,8 @@ def _as_request(error: BaseException, run: Run) -> BaseException:
     torchrun, where nobody sees all ranks, a broken connection only says that another rank failed. What a full disk, a
     folder that may not be written any more or one that is gone does to a run is no error of the program.
     """
-    if isinstance(error, OSError | UserError) and not (run.path / "run.json").is_file():
+    # another process may be on a machine that never sees the folder
+    if isinstance(error, OSError | UserError) and is_first_process() and not (run.path / "run.json").is_file():
         return RunFailed(f"'{run.path}' was removed or renamed while the run wrote into it; start it again")
     if isinstance(error, OSError):
         place = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else run.path)

@@ -1,6 +1,7 @@
 """Predictions on disk: one Parquet file per process, whole or not there."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class PredictionWriter(BasePredictionWriter):
         self.rows = 0
         self._writer: pq.ParquetWriter | None = None
         self._lock: int | None = None
+        self._begun = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Keeps other predictions out of the folder, before any callback touches what is there.
@@ -60,9 +62,11 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Takes back what was half written."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(OSError):  # on a full disk the last bytes cannot be written either
+                writer.close()
+        if self._begun:  # a prediction that was refused leaves the other one's file alone
             self._temporary(trainer).unlink(missing_ok=True)
         self.teardown(trainer, pl_module, "predict")
 
@@ -81,6 +85,7 @@ class PredictionWriter(BasePredictionWriter):
         table = to_table(prediction, names)
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)  # of a rank on another machine
+            self._begun = True
             self._writer = pq.ParquetWriter(self._temporary(trainer), table.schema)
         self._writer.write_table(table)
         self.rows += table.num_rows
