@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from browser import PROGRAM, Browser
+from faulty import fill
 from plcourse.__main__ import main
 from plcourse.core.checkpoint import load
 from plcourse.core.errors import UserError
@@ -23,7 +25,7 @@ from plcourse.evaluation.members import find_checkpoints, load_members
 from support import assert_same_end, digits_config, write_config
 
 Refused = Callable[..., str]
-EPOCHS, STEPS_PER_EPOCH = 2, 20
+EPOCHS = 2
 
 
 @pytest.fixture
@@ -114,6 +116,25 @@ def test_a_disk_that_fills_under_a_fit(small_disk: Path, tmp_path: Path, fitted:
     main(["fit", "--run", str(run.path), "--ckpt_path", "last", "--trust", "faulty", f"--trainer.callbacks={without}"])
     assert run.status == "finished"
     assert_same_end(run.path, fitted.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "written"), [("test", "eval/test.json"), ("predict", "predictions/part-00000.parquet")]
+)
+def test_a_disk_that_fills_under_an_evaluation(
+    verb: str, written: str, small_disk: Path, fitted: Run, refused: Refused
+) -> None:
+    run = Run(shutil.copytree(fitted.path, small_disk / "run"))
+    main([verb, "--run", str(run.path)])
+    before = (run.path / written).read_bytes()
+    fill(small_disk)
+    line = refused(1, verb, "--run", run.path)
+    assert "cannot write" in line
+    assert str(run.path) in line
+    assert "No space left on device" in line
+    assert (run.path / written).read_bytes() == before
+    assert list(run.path.rglob(".*tmp")) == []
 
 
 @pytest.mark.slow
