@@ -9,10 +9,8 @@ a validation, which takes 16 batches by default, is a share of that; it is print
 """
 
 import argparse
-import logging
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +19,7 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from plcourse import Trainer
+from plcourse.cli import quieten
 from plcourse.vision.averaging import EMA, SWA
 from plcourse.vision.data import VisionData
 from plcourse.vision.model import ClassifierSegmenter
@@ -84,8 +83,7 @@ def main() -> None:
     clock = CLOCKS[options.clock]
     if options.clock == "cpu":
         torch.set_num_threads(1)  # a thread that waits for another one would count
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.simplefilter("ignore")  # what Lightning says of short fits and of torch is of no interest here
+    quieten()
     ratios: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
     refreshes: list[float] = []
     seconds("ema", 1, 2, clock)  # warms up

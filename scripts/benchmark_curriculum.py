@@ -11,7 +11,6 @@ import argparse
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -94,7 +93,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds, the first is not counted")
     parser.add_argument("--epochs", type=int, default=10, help="epochs per round")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
     quieten()
     torch.set_num_threads(1)
     data = CurriculumData("mnist5k", batch_size=BATCH, val_size=500, test_size=1000)

@@ -12,7 +12,6 @@ import copy
 import statistics
 import tempfile
 import time
-import warnings
 from typing import Any
 
 import pytorch_lightning as pl
@@ -134,7 +133,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, the first is not counted")
     parser.add_argument("--epochs", type=int, default=2, help="epochs per round, of 55 iterations")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
     quieten()
     torch.set_num_threads(1)
     data = RealImages("mnist5k", batch_size=BATCH, val_size=500, test_size=1000)

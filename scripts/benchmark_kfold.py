@@ -21,7 +21,6 @@ import math
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,7 +191,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--only", help="a part of a network's name")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
     quieten()
     torch.set_num_threads(1)
     work = f"{options.folds} folds x {options.epochs} epochs on the digits"

@@ -11,7 +11,6 @@ import argparse
 import statistics
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +158,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, the first is not counted")
     parser.add_argument("--epochs", type=int, default=20, help="epochs per round")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
     quieten()
     torch.set_num_threads(1)
     data = ImageData("digits", batch_size=BATCH)

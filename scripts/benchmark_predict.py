@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -129,7 +128,6 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000, 32_000_000], help="rows, with --memory")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
     quieten()
     if options.peak:
         with tempfile.TemporaryDirectory() as folder:

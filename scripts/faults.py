@@ -3,23 +3,30 @@
     python scripts/faults.py                      # all rows, the slow tests too
     python scripts/faults.py --rows 3 17          # these rows
     python scripts/faults.py --mutations 100000   # mutated files through every reader
+    python scripts/faults.py --hashes             # which runs end with equal hashes, and why others do not
 
 A row counts a fault as injected for each test case that ran and as held for each that passed. A mutated file must be
 read, or refused by the reader's own error; anything else escaped, and is printed with the seed that makes it again.
 """
 
 import argparse
+import hashlib
+import json
+import os
 import random
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -111,9 +118,10 @@ def targets(folder: Path) -> list[Target]:
     from plcourse.core.configs import ConfigSource, parse_config
     from plcourse.core.data.folder import UnreadableImage, read_image
     from plcourse.core.data.frames import read_frame
+    from plcourse.core.data.texts import open_texts
     from plcourse.core.errors import UserError
     from plcourse.core.runs import Run, read_record
-    from plcourse.evaluation.shards import Shard, ShardFolder
+    from plcourse.evaluation.shards import Shard, ShardFolder, _line
     from plcourse.export.artefacts import checked_onnx
 
     def image(kind: str) -> bytes:
@@ -123,12 +131,16 @@ def targets(folder: Path) -> list[Target]:
         return stream.getvalue()
 
     frame = pd.DataFrame({"id": ["a", "b", "c"] * 5, "x": np.arange(15.0), "label": [0, 1, 2] * 5})
+    reviews = pd.DataFrame({"text": [f"number {i}" for i in range(12)], "label": ["good", "bad"] * 6})
     weights = io.BytesIO()
     torch.save({"state_dict": {"w": torch.ones(3)}, "epoch": 1}, weights)
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     port = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 3]) for name in "xy"]
     graph = onnx.helper.make_model(onnx.helper.make_graph([node], "g", port[:1], port[1:]))
     config = (ROOT / "configs" / "ddp" / "two_processes.yaml").read_text(encoding="utf-8")
+
+    def open_table(path: Path) -> object:
+        return open_texts("text_table", str(path))
 
     def parse(path: Path) -> object:
         try:
@@ -162,9 +174,7 @@ def targets(folder: Path) -> list[Target]:
 
         return read
 
-    from plcourse.evaluation.shards import _line
-
-    line = _line(Shard(**_shard_fields(Shard)))
+    line = _line(Shard("part-0.parquet", first=1, batches=1, rows=1, bytes=1))
     user = (UserError,)
     return [
         *(
@@ -172,6 +182,8 @@ def targets(folder: Path) -> list[Target]:
             for kind in ("png", "jpeg", "bmp", "gif", "tiff", "webp")
         ),
         Target("csv", frame.to_csv(index=False).encode(), read_frame, user),
+        Target("tsv", frame.to_csv(index=False, sep="\t").encode(), read_frame, user),
+        Target("jsonl", str(reviews.to_json(lines=True, orient="records")).encode(), open_table, user),
         Target("parquet", frame.to_parquet(), read_frame, user),
         Target("yaml", config.encode(), parse, user),
         Target("json", b'{"schema": 1, "status": "running", "best": {"value": 0.5}}', read_record, user),
@@ -189,14 +201,7 @@ def targets(folder: Path) -> list[Target]:
     ]
 
 
-def _shard_fields(shard: type) -> dict[str, object]:
-    plain = {"int": 1, "str": "part-0.parquet"}
-    return {
-        name: [] if name == "quarantined" else plain.get(getattr(kind, "__name__", str(kind)), 1)
-        for name, kind in shard.__annotations__.items()
-    }
-
-
+OUTCOMES = ("read", "warned", "named", "escaped")
 _SUFFIX = {"metrics": "csv", "eval": "json", "manifest": "json", "journal": "jsonl", "checkpoint": "ckpt"}
 
 
@@ -209,7 +214,8 @@ def mutate_all(count: int, seed: int, folder: Path) -> tuple[Counter[tuple[str, 
         folder: an empty folder to work in.
 
     Returns:
-        How many files of each kind were ``read`` or ``named``, or ``escaped``; and a line for each that escaped.
+        How many files of each kind were ``read``, read with a warning of a library (``warned``) or ``named``, or
+        ``escaped``; and a line for each that escaped.
     """
     kinds = targets(folder)
     outcomes: Counter[tuple[str, str]] = Counter()
@@ -219,10 +225,10 @@ def mutate_all(count: int, seed: int, folder: Path) -> tuple[Counter[tuple[str, 
         path = folder / f"mutated.{_SUFFIX.get(target.name, target.name)}"
         path.write_bytes(mutated(target.content, random.Random(f"{seed}/{number}")))
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow and pandas warn of what they go on to read
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
                 target.read(path)
-            outcome = "read"
+            outcome = "read" if not warned else "warned"
         except target.named as error:
             outcome = "named" if str(error).strip() and "\n" not in str(error).strip() else "escaped"
             if outcome == "escaped":
@@ -232,6 +238,161 @@ def mutate_all(count: int, seed: int, folder: Path) -> tuple[Counter[tuple[str, 
             escaped.append(f"{target.name} {seed}/{number}: {type(error).__name__}: {error!s:.200}")
         outcomes[target.name, outcome] += 1
     return outcomes, escaped
+
+
+class EqualRun(NamedTuple):
+    """What a run left behind as hashes, and whether they must be those of the first run.
+
+    Attributes:
+        name: what is different about it.
+        weights: of the last checkpoint: names, types, shapes and bytes.
+        table: of ``metrics.csv``.
+        scores: of the metrics of the test.
+        rows: of the predictions, in the order of their ids.
+        same_as: the run that it must equal; empty where equality is not promised.
+        reason: why it is not.
+    """
+
+    name: str
+    weights: str
+    table: str
+    scores: str
+    rows: str
+    same_as: str = ""
+    reason: str = ""
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """The four of them."""
+        return self.weights, self.table, self.scores, self.rows
+
+
+_SHORT = (
+    *("--trainer.max_epochs=2", "--data.init_args.source=digits", "--model.init_args.network.init_args.widths=[8,16]"),
+    *("--data.init_args.val_size=181", "--data.init_args.test_size=360"),
+)
+_REDUCED = (
+    "gradients are summed per rank and then over the ranks, so sums round differently; "
+    "tests/ddp/test_equality.py holds losses, gradients and weights to 1e-10 in double precision"
+)
+_THREADS = "a product on several threads is summed in other pieces, which round differently"
+
+
+def equal_runs(folder: Path) -> list[EqualRun]:
+    """Fits, tests and predicts in ways that may or may not make a difference.
+
+    Each command runs in a process forked from this one, which has imported everything and computed nothing.
+
+    Args:
+        folder: an empty folder for the runs.
+    """
+    one, two = ("-c", "ddp/one_process"), ("-c", "ddp/two_processes")
+    workers = "--data.init_args.num_workers=2"
+    kill = "--trainer.callbacks+={class_path: faulty.FailAt, init_args: {step: 31, how: kill, once: killed.txt}}"
+
+    def ended(name: str, *arguments: str, threads: int = 1, status: int = 0, resume: bool = False) -> Path:
+        root = folder / name.replace(" ", "_")
+        common = ("--runs_root", str(root), "--trust", "faulty")
+        found = _forked(folder, ("fit", *arguments, *_SHORT, *common), threads)
+        if found != status:
+            raise RuntimeError(f"{name}: status {found}, not {status}: {(folder / 'command.log').read_text()}")
+        run = next(root.glob("ddp/*/latest")).resolve()
+        if resume and _forked(folder, ("fit", "--run", str(run), "--ckpt_path", "last", *common), threads):
+            raise RuntimeError(f"{name}: {(folder / 'command.log').read_text()}")
+        for verb in ("test", "predict"):
+            if _forked(folder, (verb, "--run", str(run), "--ckpt_path", "last", *common), threads):
+                raise RuntimeError(f"{name}, {verb}: {(folder / 'command.log').read_text()}")
+        return run
+
+    def hashed(name: str, run: Path, same_as: str = "", reason: str = "") -> EqualRun:
+        return EqualRun(name, *_hashes(run), same_as, reason)
+
+    first = "one process"
+    return [
+        hashed(first, ended(first, *one)),
+        hashed("the same again", ended("again", *one), first),
+        hashed("two loader workers", ended("workers", *one, workers), first),
+        hashed(
+            "killed in mid-epoch, resumed",
+            ended("killed", *one, kill, status=-signal.SIGKILL, resume=True),
+            first,
+        ),
+        hashed("two processes", ended("two", *two), reason=_REDUCED),
+        hashed("two processes again", ended("two again", *two), "two processes"),
+        hashed("two threads", ended("threads", *one, threads=2), reason=_THREADS),
+    ]
+
+
+def _forked(folder: Path, arguments: Sequence[str], threads: int) -> int:
+    """The exit status of a command in a forked process; its output goes to ``command.log``."""
+    import torch
+
+    from plcourse.__main__ import main as plcourse_main
+
+    import_module("plcourse.cli")  # what the commands will need, imported once
+
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.chdir(folder)
+            log = os.open("command.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            sys.path.insert(0, str(ROOT / "tests"))  # the callback that kills
+            os.environ["OMP_NUM_THREADS"] = str(threads)
+            torch.set_num_threads(threads)
+            sys.argv = ["plcourse", *arguments]
+            plcourse_main(list(arguments))
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _hashes(run: Path) -> tuple[str, str, str, str]:
+    import pandas as pd
+    import torch
+
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    weights = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+    rows = pd.concat(pd.read_parquet(file) for file in sorted((run / "predictions").glob("*.parquet")))
+    rows = rows.sort_values("id", ignore_index=True)
+    scores = json.loads((run / "eval" / "test.json").read_bytes())["metrics"]
+    texts = (
+        (run / "metrics.csv").read_text(),
+        json.dumps(scores, sort_keys=True),
+        str(rows.to_json(double_precision=15)),
+    )
+    table, scored, predicted = (hashlib.sha256(text.encode()).hexdigest() for text in texts)
+    return weights.hexdigest(), table, scored, predicted
+
+
+def broken_promises(runs: Sequence[EqualRun]) -> list[str]:
+    """The names of the runs whose hashes are not those of the run that they must equal."""
+    by_name = {run.name: run for run in runs}
+    return [run.name for run in runs if run.same_as and run.hashes != by_name[run.same_as].hashes]
+
+
+def print_hashes() -> int:
+    """Prints the table of hashes; the status is 1 where a promise is broken."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = equal_runs(Path(folder))
+    print(f"{'run':30}{'weights':10}{'table':10}{'scores':10}{'rows':10}")
+    for run in runs:
+        said = f"must equal '{run.same_as}'" if run.same_as else run.reason
+        print(f"{run.name:30}{''.join(f'{each[:8]:10}' for each in run.hashes)}{said}")
+    broken = broken_promises(runs)
+    print("\n".join(f"NOT EQUAL: {name}" for name in broken) or "every promise holds")
+    return int(bool(broken))
 
 
 def run_row(row: Row) -> tuple[int, int, float]:
@@ -253,14 +414,17 @@ def main() -> int:
     parser.add_argument("--rows", type=int, nargs="+", help="numbers of rows; all without it")
     parser.add_argument("--mutations", type=int, help="read this many mutated files instead")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hashes", action="store_true", help="compare runs that should end alike instead")
     args = parser.parse_args()
+    if args.hashes:
+        return print_hashes()
     if args.mutations is not None:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             outcomes, escaped = mutate_all(args.mutations, args.seed, Path(folder))
-        print("kind        read   named  escaped")
+        print("kind         read warned  named escaped")
         for kind in dict.fromkeys(name for name, _ in outcomes):
-            print(f"{kind:10}" + "".join(f"{outcomes[kind, what]:7}" for what in ("read", "named", "escaped")))
+            print(f"{kind:10}" + "".join(f"{outcomes[kind, what]:7}" for what in OUTCOMES))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{args.mutations} files in {time.monotonic() - begun:.0f} s, {peak:.0f} MiB at most")
         print("\n".join(escaped[:20]))

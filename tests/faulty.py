@@ -1,9 +1,12 @@
 """Callbacks that break a run for real; the tests let them in with ``--trust faulty``."""
 
 import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -226,3 +229,39 @@ class KillPrediction(pl.Callback):
         if args[2] == self.batch and trainer.global_rank == 0:
             job = os.getppid() if trainer.world_size > 1 else os.getpid()
             threading.Timer(self.delay, os.kill, (job, signal.SIGKILL)).start()
+
+
+class BreakFolder(FailAt):
+    """Takes the run's folder from under the run after a training step.
+
+    Args:
+        step: the optimizer step after which it happens.
+        how: ``fill`` leaves no byte free on its file system, ``lock`` lets nothing be made, changed or removed in it
+            (which binds root too), ``delete`` removes it with all that it holds.
+        once: as in `FailAt`.
+    """
+
+    def __init__(self, step: int, how: Literal["fill", "lock", "delete"], once: str | None = None) -> None:
+        super().__init__(step, "raise", once=once)
+        self.place = how
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if not self._now(trainer):
+            return
+        run = Path(trainer.default_root_dir)
+        match self.place:
+            case "fill":
+                fill(run.parent)
+            case "lock":
+                subprocess.run(["chattr", "-R", "+i", str(run)], check=True)
+            case "delete":
+                shutil.rmtree(run)
+
+
+def fill(folder: Path) -> None:
+    """Writes ``filler`` into a folder until its file system is full."""
+    with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(1 << 16)):
+            pass
+        while file.write(b"x"):  # unbuffered writes stop short at the last bytes
+            pass

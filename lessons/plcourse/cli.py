@@ -14,6 +14,8 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +192,8 @@ class CourseCLI(LightningCLI):
             if not is_overridden("configure_model", self.model):
                 size = f"{sum(parameter.numel() for parameter in self.model.parameters()):,} parameters, "
             say(f"{type(self.model).__name__}, {size}{self.trainer.world_size} process(es)")
-        self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        with self._told_of_another_model(checkpoint):
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
         for following in [verb for verb in self.request.then if verb != "export"]:
             keeper = self.trainer.run_checkpoint
             best = Path(keeper.best_model_path) if keeper is not None and keeper.best_model_path else None
@@ -212,19 +215,15 @@ class CourseCLI(LightningCLI):
         arguments = {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}
         try:
             if verb == "predict":
-                self._predict(run, arguments)
+                with self._told_of_another_model(checkpoint):
+                    self._predict(run, arguments)
                 return
             evaluate, loop = {
                 "test": (trainer.test, trainer.test_loop),
                 "validate": (trainer.validate, trainer.validate_loop),
             }[verb]
-            metrics = evaluate(self.model, verbose=False, **arguments)
-        except RuntimeError as error:
-            if "loading state_dict" in str(error):
-                raise UserError(
-                    f"{checkpoint} was written by another model than {type(self.model).__name__} as configured"
-                ) from error
-            raise
+            with self._told_of_another_model(checkpoint):
+                metrics = evaluate(self.model, verbose=False, **arguments)
         finally:
             trainer.callbacks.remove(self.coverage)
         if trainer.is_global_zero:
@@ -237,6 +236,18 @@ class CourseCLI(LightningCLI):
             _say_scores(stage, report["metrics"], coverage)
             for line in loop.lines:
                 say(line)
+
+    @contextmanager
+    def _told_of_another_model(self, checkpoint: Path | None) -> Iterator[None]:
+        """Turns torch's list of the weights that do not fit into one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            raise UserError(
+                f"{checkpoint} was written by another model than {type(self.model).__name__} as configured"
+            ) from error
 
     def _predict(self, run: Run, arguments: dict[str, Any]) -> None:
         trainer, loop = self.trainer, self.trainer.predict_loop

@@ -6,7 +6,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from scripts.faults import mutate_all, mutated
+from scripts.faults import mutate_all, mutated, targets
 
 from plcourse.__main__ import main
 from plcourse.core.errors import UserError, printable
@@ -30,6 +30,17 @@ def test_ten_thousand_more_within_bounded_memory(tmp_path: Path) -> None:
     assert not escaped, "\n".join(escaped)
     assert outcomes.total() == 10_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("kind", "seed"), [("onnx", "0/1061"), ("tiff", "0/8554")])
+def test_files_that_once_escaped_are_named(tmp_path: Path, kind: str, seed: str) -> None:
+    """A name that is no UTF-8, and a header that asked for a gigabyte."""
+    (target,) = (each for each in targets(tmp_path) if each.name == kind)
+    (file := tmp_path / f"file.{kind}").write_bytes(mutated(target.content, random.Random(seed)))
+    with pytest.raises(target.named) as raised:
+        target.read(file)
+    assert str(raised.value).strip()
 
 
 def test_a_mutation_is_made_again_from_its_seed() -> None:

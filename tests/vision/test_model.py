@@ -1,11 +1,14 @@
 """The network, its losses and its metrics, each against something computed by hand."""
 
 import math
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from plcourse.core.data import IGNORE
@@ -159,9 +162,32 @@ class TestScores:
 
 
 def test_a_mask_stays_inside_the_runs_folder() -> None:
-    names = ["digits/7", "/home/me/a.jpg", "../../b.png", "c:\\d\\e.tif"]
+    names = ["digits/7", "/home/me/a.jpg", "../../b.png", "c:\\d\\e.tif", "a.png", "a.jpg.png"]
+    assert [mask_file(name) for name in names] == [
+        "masks/digits/7.png",
+        "masks/%/home/me/a.jpg.png",
+        "masks/%2E%2E/%2E%2E/b.png",
+        "masks/c%3A%5Cd%5Ce.tif.png",
+        "masks/a.png",
+        "masks/a.jpg%2Epng.png",
+    ]
+
+
+@given(st.lists(st.text(st.sampled_from("a./%:\\\0é\ud800"), max_size=12).map(lambda name: f"{name}.jpg"), unique=True))
+def test_two_ids_never_share_a_mask_and_every_mask_lies_inside(names: list[str]) -> None:
+    names += [f"{name}.png" for name in names]
+    paths = [os.path.normpath(mask_file(name)) for name in names]
+    assert len(set(paths)) == len(set(names))
+    assert all(path.startswith("masks/") and path.endswith(".png") for path in paths)
+    assert not any(other.startswith(f"{path}/") for path in paths for other in paths)  # no file in the way of a folder
+    assert all(mask_file(name) == path for name, path in zip(names, paths, strict=True))  # nothing to normalise
+
+
+def test_a_mask_of_a_long_id_fits_every_file_system() -> None:
+    names = ["x" * 300 + end + ".png" for end in ("a", "b")]
     files = [mask_file(name) for name in names]
-    assert files == ["masks/digits/7.png", "masks/home/me/a.jpg.png", "masks/b.png", "masks/c_/d/e.tif.png"]
+    assert len(set(files)) == 2
+    assert all(len(piece.encode()) <= 255 for file in files for piece in file.split("/"))
 
 
 def test_the_schedule_does_not_know_its_end_before_it_falls() -> None:

@@ -103,7 +103,8 @@ def _read(path: Path, file: Path | io.BytesIO, map_location: Any) -> dict[str, A
     """The checkpoint in ``file``, which errors call ``path``."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about pickles that it then refuses
+            # torch warns of pickles of another protocol and of TorchScript archives, which it then refuses
+            warnings.filterwarnings("ignore", ".*(Detected pickle protocol|TorchScript archive)", UserWarning)
             checkpoint = torch.load(file, map_location=map_location or "cpu", weights_only=True)
     except Exception as error:
         foreign = "weights_only" in str(error) or "Unsupported" in str(error)
@@ -178,12 +179,14 @@ def _digest(path: Path) -> str:
 
 
 def _replace_verified(temporary: Path, path: Path, digest: str) -> None:
-    # Between the two renames the checksum file must fit both the old and the new checkpoint, so it holds both.
+    # Before and after the rename the checksum file must fit what is there, so meanwhile it holds both; and it comes
+    # first, so that a disk that fills in between leaves no checkpoint without one.
     checksum = _checksum_path(path)
-    if path.is_file() and checksum.is_file():
-        _write_checksum(checksum, [_digest(path), digest])
+    old = [_digest(path)] if path.is_file() else []
+    _write_checksum(checksum, [*old, digest])
     temporary.replace(path)
-    _write_checksum(checksum, [digest])
+    if old:
+        _write_checksum(checksum, [digest])
     with suppress(OSError):  # some file systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:

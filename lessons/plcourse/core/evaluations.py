@@ -1,10 +1,13 @@
 """The file that an evaluation leaves in a run: ``eval/<stage>.json``, older ones kept beside it."""
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from plcourse.core.errors import RunFailed
 from plcourse.core.record import shortest
 from plcourse.core.runs import package_version, write_json
 
@@ -45,8 +48,14 @@ def save_evaluation(
     }
     path = run / "eval" / f"{stage}.json"
     path.parent.mkdir(exist_ok=True)
-    _keep_older(path)
-    write_json(path, report)
+    older = _free_name(path)
+    try:
+        if path.is_file():
+            _second_name(path, older)
+        write_json(path, report)
+    except (OSError, RunFailed):  # a full disk, say: the older one stays what it was
+        older.unlink(missing_ok=True)
+        raise
     return report
 
 
@@ -57,10 +66,16 @@ def _relative(checkpoint: Path | None, folder: Path) -> str | None:
     return checkpoint.relative_to(folder).as_posix() if checkpoint.is_relative_to(folder) else str(checkpoint)
 
 
-def _keep_older(path: Path) -> None:
-    if not path.is_file():
-        return
+def _free_name(path: Path) -> Path:
     number = 1
     while (older := path.with_name(f"{path.stem}-{number}.json")).exists():
         number += 1
-    path.rename(older)
+    return older
+
+
+def _second_name(path: Path, older: Path) -> None:
+    """Keeps the file under another name too, so that a kill leaves the first one or the new one, never none."""
+    try:
+        os.link(path, older)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, older)

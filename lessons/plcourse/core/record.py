@@ -99,6 +99,7 @@ class TidyLogger(Logger):
         """Drops every row after the first ``size`` bytes: those newer than the checkpoint that a run resumes from."""
         self.finalize("")
         if self.path.is_file():
+            self._check_place()
             os.truncate(self.path, max(0, min(size, self.path.stat().st_size)))
 
     @contextmanager
@@ -108,8 +109,14 @@ class TidyLogger(Logger):
         except OSError as error:
             raise RunFailed(f"cannot write {self.path}: {error.strerror}") from error
 
+    def _check_place(self) -> None:
+        # a run that came from elsewhere could lead what is written here to any file
+        if self.path.is_symlink():
+            raise RunFailed(f"{self.path} is a link, and a run writes into files of its own only; remove it")
+
     def _open(self) -> Any:
         if self._file is None:
+            self._check_place()
             self._file = self.path.open("a", encoding="utf-8", newline="")
             if self._file.tell() == 0:
                 self._file.write(_HEADER)

@@ -466,6 +466,29 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def hold(folder: Path, what: str) -> int | None:
+    """Holds a folder until the handle that this returns is closed; None where nothing can be held.
+
+    Args:
+        folder: an existing folder.
+        what: what is written into it, for the message.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UserError(f"another process is writing {what} into '{folder}'") from error
+    except OSError:  # some network file systems have no locks
+        pass
+    return handle
+
+
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Replaces a file by an object as JSON; see `replace_file`."""
     replace_file(file, json.dumps(content, indent=2, default=str) + "\n")

@@ -1,7 +1,9 @@
 """The run that one command writes into: opened before the work, closed with a record of how it ended."""
 
 import contextlib
+import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,11 +59,14 @@ class Session:
             UserError: in place of a ValueError of the suite, which says what would be right.
         """
         try:
-            yield
+            with _told_once():
+                yield
         except BaseException as error:
-            known = _as_request(error)
+            known = _as_request(error, self.run)
             if self._owns_record and is_first_process():
-                with undisturbed():
+                # Where nothing can be recorded, on a full disk say, why it ended is still to be told; without its
+                # process the run counts as killed.
+                with undisturbed(), contextlib.suppress(UserError, OSError):
                     self._close_after(known)
             if known is error:
                 raise
@@ -110,12 +115,37 @@ def _shared(request: Request, record: dict[str, Any]) -> Run:
     return Run(chosen["run"], request.root)
 
 
-def _as_request(error: BaseException) -> BaseException:
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Leaves out the traceback of TensorBoard's writing thread, whose error the training thread raises again."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _as_request(error: BaseException, run: Run) -> BaseException:
     """The error in the suite's own terms.
 
     A ValueError that the suite itself raised says what would be right: it is a bad request, not a failure. Under
-    torchrun, where nobody sees all ranks, a broken connection only says that another rank failed.
+    torchrun, where nobody sees all ranks, a broken connection only says that another rank failed. What a full disk, a
+    folder that may not be written any more or one that is gone does to a run is no error of the program.
     """
+    # another process may be on a machine that never sees the folder
+    if isinstance(error, OSError | UserError) and is_first_process() and not (run.path / "run.json").is_file():
+        return RunFailed(f"'{run.path}' was removed or renamed while the run wrote into it; start it again")
+    if isinstance(error, OSError):
+        place = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else run.path)
+        denied = error.errno in (errno.EACCES, errno.EPERM) and place.absolute().is_relative_to(run.path.absolute())
+        if denied or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return RunFailed(f"cannot write '{place}': {error.strerror}")
     if torchrun.is_rank() and launch.is_secondary(error):
         rank, reason = os.environ["RANK"], first_line(error)
         return RunFailed(f"rank {rank} lost the other ranks; the one that ended first says why ({reason})")

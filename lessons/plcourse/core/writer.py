@@ -1,5 +1,7 @@
 """Predictions on disk: one Parquet file per process, whole or not there."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from plcourse.core.columns import to_table
+from plcourse.core.distributed import gather_objects
+from plcourse.core.errors import RunFailed, UserError
+from plcourse.core.runs import hold
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -27,6 +32,43 @@ class PredictionWriter(BasePredictionWriter):
         self.folder, self.label_names = Path(folder), label_names
         self.rows = 0
         self._writer: pq.ParquetWriter | None = None
+        self._lock: int | None = None
+        self._begun = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keeps other predictions out of the folder, before any callback touches what is there.
+
+        Raises:
+            UserError: another process is writing predictions there, or it cannot be made; on every rank.
+        """
+        found: Any = None
+        if trainer.is_global_zero:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock = hold(self.folder, "predictions")
+            except OSError as error:
+                found = RunFailed(f"cannot make '{self.folder}': {error.strerror}")
+            except UserError as error:
+                found = error
+        found = gather_objects(found)[0]
+        if found is not None:
+            raise found
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lets others write into the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Takes back what was half written."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(OSError):  # on a full disk the last bytes cannot be written either
+                writer.close()
+        if self._begun:  # a prediction that was refused leaves the other one's file alone
+            self._temporary(trainer).unlink(missing_ok=True)
+        self.teardown(trainer, pl_module, "predict")
 
     def write_on_batch_end(
         self,
@@ -42,7 +84,8 @@ class PredictionWriter(BasePredictionWriter):
         names = self.label_names or getattr(getattr(trainer, "datamodule", None), "label_names", None)
         table = to_table(prediction, names)
         if self._writer is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)  # of a rank on another machine
+            self._begun = True
             self._writer = pq.ParquetWriter(self._temporary(trainer), table.schema)
         self._writer.write_table(table)
         self.rows += table.num_rows

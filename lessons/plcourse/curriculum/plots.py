@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from plcourse.core.captions import caption
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -84,7 +86,9 @@ def draw_examples(path: Path, images_MCHW: np.ndarray, labels: Sequence[str], sc
     axes.imshow(sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=1)
     size = images_MCHW.shape[3]
     for (top, left), label, score in zip(corners, labels, scores_M, strict=True):
-        axes.text(left + size / 2, top - 0.04 * size, f"{label}  ({score:.3g})", fontsize=8, ha="center", va="bottom")
+        axes.text(
+            left + size / 2, top - 0.04 * size, f"{caption(label)}  ({score:.3g})", fontsize=8, ha="center", va="bottom"
+        )
     for title, (top, left) in (("easiest", corners[0]), ("hardest, worst first", corners[half])):
         axes.text(left, top - 0.27 * size, title, fontsize=11, fontweight="bold", va="bottom")
     axes.set_axis_off()

@@ -61,9 +61,10 @@ def examine_config(argv: list[str]) -> Iterator[Finding]:
     """
     request = read_request("fit", argv)
     safety.install(request.trusted)
-    quieten()
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        warnings.simplefilter("ignore", DeprecationWarning)  # as Python does: they are for the library's authors
+        quieten()
         Examiner.folder = Path(folder)
         try:
             cli = Examiner(request)
@@ -76,6 +77,8 @@ def examine_config(argv: list[str]) -> Iterator[Finding]:
         yield Finding(OK, "every key is known and has a valid value")
         looks = (_no_effect, _data, _trial)
         yield from examined([_as(look, cli) for look in looks])
+        for said in dict.fromkeys(str(warning.message).strip().partition("\n")[0] for warning in warned):
+            yield Finding(NOTE, f"a library warns: {said}")
 
 
 def _as(look: Any, cli: Examiner) -> Any:

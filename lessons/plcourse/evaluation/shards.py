@@ -24,13 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from plcourse.core.errors import RunFailed, UserError, first_line
-from plcourse.core.runs import replace_file, write_json
+from plcourse.core.runs import hold, replace_file, write_json
 from plcourse.evaluation.formats import Format
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where nothing keeps two predictions out of one folder
-    fcntl = None
 
 MANIFEST, QUARANTINE, PARTIAL = "_manifest.json", "_quarantine.csv", "_partial"
 _KEPT = "journal-kept.jsonl"  # what earlier attempts have committed
@@ -89,7 +84,7 @@ class ShardFolder:
             self.partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make '{self.partial}': {error.strerror}; output_dir names another one") from error
-        self._hold()
+        self._lock = hold(self.folder, "predictions")
         begun = _read(self.partial / MANIFEST)
         if begun.get("complete"):  # killed while it was being published
             self._swap(begun)
@@ -200,18 +195,6 @@ class ShardFolder:
                     if _is_whole(self.partial, shard):
                         found[shard.file] = shard
         return sorted(found.values(), key=lambda shard: shard.first)
-
-    def _hold(self) -> None:
-        if fcntl is None:
-            return
-        self._lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise UserError(f"another process is writing predictions into '{self.folder}'") from error
-        except OSError:
-            pass  # some network file systems have no locks
 
 
 def _read(manifest: Path) -> dict[str, Any]:

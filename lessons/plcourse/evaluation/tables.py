@@ -111,6 +111,8 @@ class TableSource:
     def __init__(self, name: str, frame: pd.DataFrame, schema: Schema, on_error: OnError) -> None:
         if schema.label not in frame:
             raise UserError(f"{name} has no label column '{schema.label}'{nearest(schema.label, frame)}")
+        if schema.id is not None:
+            _check_ids(name, frame, schema.id)
         taken = {schema.label, schema.id, schema.text}
         if schema.features is None:
             numeric = frame.select_dtypes("number").columns
@@ -152,6 +154,17 @@ class TableSource:
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The features at `indices` (int64 [B]) as float32 [B, D]."""
         return torch.from_numpy(self.features[indices])
+
+
+def _check_ids(name: str, frame: pd.DataFrame, column: str) -> None:
+    if column not in frame:
+        raise UserError(f"{name} has no id column '{column}'{nearest(column, frame)}; it has {', '.join(frame)}")
+    ids = frame[column]
+    again = np.flatnonzero(ids.isna() | ids.duplicated())
+    if len(again):
+        value = ids.iloc[again[0]]
+        what = "is missing" if pd.isna(value) else f"is '{value}' once more"
+        raise UserError(f"{name}, row {again[0]}: column '{column}' {what}; ids are distinct")
 
 
 @dataclass

@@ -164,7 +164,7 @@ def checked_onnx(path: Path) -> Any:
             raise UserError(f"{path}: its data file '{location}' is missing; it must lie beside the model")
     try:
         onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # a damaged name, which the message quotes
         raise UserError(f"{path} is truncated or not valid ONNX: {first_line(error)}") from error
     return model
 

@@ -1,8 +1,9 @@
 """What is looked at: overlays of the best and the worst test samples, and the predicted masks as files."""
 
+import hashlib
 import heapq
 import shutil
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from plcourse.core.captions import caption
+from plcourse.core.data.folder import EXTENSIONS
 from plcourse.core.data.masks import IGNORE
 from plcourse.core.distributed import gather_objects, is_distributed
 from plcourse.vision.model import Columns
@@ -126,7 +129,7 @@ def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path,
             axes.imshow(picture, interpolation="nearest")
         if "label" in sample:
             wrong = sample["label"] != sample["predicted"]
-            said = f"{names[sample['label']]}, said {names[sample['predicted']]}"
+            said = f"{caption(names[sample['label']])}, said {caption(names[sample['predicted']])}"
             grid[row, first].set_title(said, fontsize=7, color="#c8553d" if wrong else "black")
         if columns > 1:
             grid[row, first + 1].set_title("truth", fontsize=7)
@@ -186,10 +189,32 @@ class MaskWriter(Callback):
 
 
 def mask_file(name: str) -> str:
-    """Where the mask of a sample goes, below the run's folder: an id may be any path, and stays inside."""
-    pieces = [piece for piece in PurePosixPath(name.replace("\\", "/")).parts if piece not in ("/", "..", ".")]
-    path = "/".join(piece.replace(":", "_") for piece in pieces) or "mask"
-    return f"masks/{path}" if path.endswith(".png") else f"masks/{path}.png"
+    """Where the mask of a sample goes, below the run's folder: an id may be any text, and its file stays inside.
+
+    Two ids of a source have two files. What a file name cannot hold is written as ``%`` and its number, as in an
+    address; a lone ``%`` stands for what is before a slash that begins a path; a name that no file system takes ends
+    with its hash.
+    """
+    *folders, last = (_piece(piece) for piece in name.split("/"))
+    if last.endswith(".png") and not last.lower().removesuffix(".png").endswith(EXTENSIONS):
+        last = last.removesuffix(".png")  # and a.jpg.png beside a.jpg is another picture
+    last = last.replace(".png", "%2Epng")
+    return "/".join(["masks", *(folder.replace(".png", "%2Epng") for folder in folders), f"{last}.png"])
+
+
+def _piece(piece: str) -> str:
+    """One part of an id as one part of a path, distinct for distinct parts."""
+    if piece in ("", ".", ".."):
+        return piece.replace(".", "%2E") or "%"
+    safe = "".join(c if c.isprintable() and c not in '%\\:*?"<>|' else _escaped(c) for c in piece)
+    if len(safe.encode()) <= 200:
+        return safe
+    digest = hashlib.blake2b(piece.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return safe.encode()[:150].decode(errors="ignore") + f"%{digest}"
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogatepass"))
 
 
 def save_mask(mask_HW: np.ndarray, path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plcourse.core.captions import caption
 from plcourse.core.comparison.cells import as_key
 from plcourse.core.comparison.wording import grid_line, interval_name, p_equals, shown
 from plcourse.core.errors import UserError
@@ -146,7 +147,7 @@ def _draw_scores(axes: "Axes", comparison: dict[str, Any]) -> None:
         axes.scatter(values, [row] * len(values), s=34, color=colour, edgecolor="white", linewidth=0.7, zorder=3)
         if arm["mean"] is not None:
             axes.plot([arm["mean"]] * 2, [row - 0.28, row + 0.28], color=colour, linewidth=2.4, zorder=2)
-    labels = [f"{arm['arm']}  (n = {arm['n']})" for arm in comparison["arms"]]
+    labels = [f"{caption(str(arm['arm']), 60)}  (n = {arm['n']})" for arm in comparison["arms"]]
     axes.set_yticks(range(len(arms)), labels)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.margins(x=0.06)

@@ -231,9 +231,21 @@ def read_image(path: Path, shape: tuple[int, int, int], stretch: bool = False) -
     """
     try:
         with Image.open(path) as image:
+            check_size(image)
             return _pixels(image, shape, stretch)
     except DECODE_ERRORS as error:
         raise UnreadableImage(reason_of(error)) from error
+
+
+def check_size(image: Image.Image) -> None:
+    """Refuses what Pillow only warns of: a header that asks for up to a gigabyte, whatever the file holds.
+
+    Raises:
+        Image.DecompressionBombError: more pixels than ``Image.MAX_IMAGE_PIXELS``.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError(f"{image.height} x {image.width} pixels are more than {limit:,}")
 
 
 def _folders(path: Path) -> list[Path]:
@@ -247,12 +259,15 @@ def _is_by_part(folders: list[Path]) -> bool:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every image file in a folder and its sub-folders, sorted; hidden ones are passed over."""
+    """Every image file in a folder and its sub-folders, sorted; hidden ones are passed over.
+
+    A link that leads nowhere counts, so that reading it names it.
+    """
     return sorted(
         p
         for p in folder.rglob("*")
         if p.suffix.lower() in EXTENSIONS
-        and p.is_file()
+        and (p.is_file() or (p.is_symlink() and not p.exists()))
         and not any(piece.startswith(".") for piece in p.relative_to(folder).parts)
     )
 
@@ -261,6 +276,7 @@ def _inspect(path: Path, decode: bool) -> _Facts:
     try:
         content = path.read_bytes()
         with Image.open(BytesIO(content)) as image:
+            check_size(image)
             height, width = image.height, image.width
             if image.format in _EXIF_FORMATS and image.getexif().get(_ORIENTATION, 1) >= 5:
                 height, width = width, height

@@ -30,8 +30,13 @@ def read_frame(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> pd.DataF
         if suffix == ".parquet":
             return pd.read_parquet(file)
         if suffix == ".jsonl":
-            return pd.read_json(file, lines=True)
-        return pd.read_csv(file, sep="\t" if suffix == ".tsv" else ",")
+            return pd.read_json(file, lines=True, encoding="utf-8-sig")
+        frame = pd.read_csv(file, sep="\t" if suffix == ".tsv" else ",")
+    except TypeError as error:  # a line of JSON that is a list or a number
+        raise UserError(f"cannot read the table '{path}': each line must be one JSON object") from error
     # what pandas and Arrow raise for a damaged file
     except (ValueError, OSError, pa.ArrowException, OverflowError) as error:
         raise UserError(f"cannot read the table '{path}': {first_line(error)}") from error
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first fields for an index: every column is shifted
+        raise UserError(f"cannot read the table '{path}': its rows have more fields than its first line has names")
+    return frame

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from plcourse.core.data.folder import CACHE_BYTES, DECODE_ERRORS, FolderSource, images_below, reason_of
+from plcourse.core.data.folder import CACHE_BYTES, DECODE_ERRORS, FolderSource, check_size, images_below, reason_of
 from plcourse.core.data.photos import digits_on_photos
 from plcourse.core.data.protocols import Source
 from plcourse.core.data.sources import OnError
@@ -184,6 +184,7 @@ def _read_mask(path: Path, size: tuple[int, int] | None = None) -> _Mask:
     """The values of a mask file; of an image with a palette, the numbers in the palette."""
     try:
         with Image.open(path) as image:
+            check_size(image)
             if image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
                 raise ValueError(f"it has colours (mode {image.mode}), and a mask has one integer per pixel")
             shown = (image.height, image.width)

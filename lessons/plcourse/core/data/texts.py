@@ -156,12 +156,13 @@ def _table(path: str, text_column: str, label_column: str, on_error: OnError) ->
         raise UserError(f"{rows['id'][row]}: {wrong[row]}; --data.init_args.on_error=skip leaves such rows out")
     rejected = [(str(rows["id"][row]), wrong[row]) for row in sorted(wrong)]
     rows = rows.drop(index=list(wrong)).reset_index(drop=True)
-    label_names = _class_names(rows["label"])
+    classes = rows["label"].astype(str)
+    label_names = _class_names(dict(zip(classes, rows["label"], strict=True)))
     if len(label_names) < 2:
         found = f"one class, '{label_names[0]}'" if label_names else "no class"
         raise UserError(f"'{path}': column '{label_column}' holds {found}; a classifier needs two or more")
     number = {name: i for i, name in enumerate(label_names)}
-    labels = np.array([number[label] for label in rows["label"].astype(str)], np.int64)
+    labels = np.array([number[name] for name in classes], np.int64)
     parts = None
     if len(files) > 1:
         parts = {part: np.flatnonzero(rows["part"] == part).astype(np.int64) for part in files}
@@ -204,6 +205,9 @@ def _wrong(rows: pd.DataFrame) -> dict[int, str]:
     for column in ("text", "label"):
         for row in np.flatnonzero(rows[column].isna()).tolist():
             wrong.setdefault(row, f"the {column} is missing")
+        nested = rows[column].map(lambda value: isinstance(value, list | dict | np.ndarray)).to_numpy(bool)
+        for row in np.flatnonzero(nested).tolist():
+            wrong.setdefault(row, f"the {column} is a list or an object, and should be one value")
     texts = rows["text"].fillna("").astype(str)
     lengths, blank = texts.str.len().to_numpy(np.int64), texts.str.strip().eq("").to_numpy()
     for row in np.flatnonzero(blank).tolist():
@@ -213,8 +217,7 @@ def _wrong(rows: pd.DataFrame) -> dict[int, str]:
     return wrong
 
 
-def _class_names(column: Any) -> list[str]:
-    """The classes as text, numbers in the order of their value."""
-    values = column.unique().tolist()
-    numeric = all(isinstance(value, int | float | bool) for value in values)
-    return [str(value) for value in (sorted(values) if numeric else sorted(values, key=str))]
+def _class_names(values: dict[str, Any]) -> list[str]:
+    """The classes as text, by their values; numbers in the order of these."""
+    numeric = all(isinstance(value, int | float | bool) for value in values.values())
+    return sorted(values, key=lambda name: values[name]) if numeric else sorted(values)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from plcourse.core.captions import caption
 from plcourse.evaluation.diagnostics.drawing import figure, save
 from plcourse.evaluation.scores import Diagnostic, Scores
 
@@ -41,6 +42,7 @@ def _draw(matrix_KK: np.ndarray, names: list[str], path: Path) -> None:
     shares = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= _NUMBERED:
+        names = [caption(name) for name in names]
         axes.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 3 else 0)
         axes.set_yticks(range(len(names)), names)
         for (truth, guess), count in np.ndenumerate(matrix_KK):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from plcourse.core.captions import caption
 from plcourse.evaluation.diagnostics.drawing import figure, save
 from plcourse.evaluation.scores import Diagnostic, Scores
 
@@ -62,6 +63,6 @@ def _draw(scores: Scores, rows: list[int], path: Path) -> None:
         axes.set_axis_off()
     for axes, row in zip(grid.flat, rows, strict=False):
         axes.imshow(scores.pictures[row], cmap="gray", vmin=0, vmax=1)
-        truth, guess = (scores.label_names[k] for k in (scores.labels[row], scores.predicted[row]))
+        truth, guess = (caption(scores.label_names[k]) for k in (scores.labels[row], scores.predicted[row]))
         axes.set_title(f"{truth}, taken for {guess}\n{scores.confidence[row]:.3f}", fontsize=7)
     save(drawn, path)

@@ -1,7 +1,6 @@
 """The relations of `batch`."""
 
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from plcourse.export.formats import known_warnings_aside
+
 
 def check_any_batch(answer: Any) -> None:
     """For 1, 2, 7 and 64 samples the file gives what the model gives."""
     import onnxruntime
 
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, known_warnings_aside():
         path = Path(folder) / "model.onnx"
         answer.export(model, torch.randn(4, 6), path)
         assert path.is_file(), "there is no file"
