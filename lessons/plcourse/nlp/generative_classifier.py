@@ -1,0 +1,86 @@
+"""Lesson 19: a language model as classifier: which class would have written this text?
+
+A language model p(x | y) that is told the class, and Bayes' rule (Yogatama et al. 2017, arXiv 1703.01898, section 2.2):
+
+    p(y | x)  is proportional to  p(y) p(x | y),    log p(x | y) = sum over t of log p(x_t | x_1 ... x_t-1, y)
+
+Training never compares the classes: it makes each text likely under its own.
+
+    plcourse fit -c nlp/generative_classifier --then test,predict
+
+Shapes: B texts, T tokens, E embedding, H hidden, V vocabulary, K classes.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from plcourse.nlp.embedding_bag import mask_of
+from plcourse.nlp.tokenizers import END
+
+
+class ClassConditionalLSTM(nn.Module):
+    """An LSTM language model that all classes share, but for a vector and a bias of each at the output.
+
+    The shared model of the paper: the vector v_y of the class stands beside the state where the next word is scored.
+
+    Args:
+        vocab_size: V, at least the tokenizer's size.
+        num_classes: K.
+        embedding: E.
+        hidden: H.
+        class_embedding: size of v_y.
+        dropout: of embeddings and states, 0 to below 1.
+        prior: p(y), K numbers above 0; None for equally likely classes.
+
+    Raises:
+        ValueError: a prior of another length, or not above 0.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 5_000,
+        num_classes: int = 2,
+        embedding: int = 64,
+        hidden: int = 64,
+        class_embedding: int = 16,
+        dropout: float = 0.3,
+        prior: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        if prior is not None and (len(prior) != num_classes or min(prior) <= 0):
+            raise ValueError(f"prior={prior}: give {num_classes} numbers above 0")
+        self.vocab_size, self.num_classes = vocab_size, num_classes
+        self.embedding = nn.Embedding(vocab_size, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
+        self.classes = nn.Embedding(num_classes, class_embedding)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden + class_embedding, vocab_size)
+        self.class_bias = nn.Parameter(torch.zeros(num_classes, vocab_size))
+        chance_K = torch.tensor(prior or [1.0] * num_classes)
+        self.register_buffer("log_prior", (chance_K / chance_K.sum()).log())
+
+    def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
+        """log p(x, y) of each class, [B, K]; their softmax is p(y | x). Padding has no influence."""
+        states_BTH = self._states(tokens_BT)
+        scores = []
+        for label in range(self.num_classes):
+            label_B = torch.full_like(length_B, label)
+            scores.append(self._log_likelihood(states_BTH, tokens_BT, length_B, label_B))
+        return torch.stack(scores, dim=1) + self.log_prior
+
+    def loss(self, tokens_BT: Tensor, length_B: Tensor, label_B: Tensor) -> Tensor:
+        """The mean of -ln p of a token given its text's own class: nats per token, texts weighed alike."""
+        return -(self._log_likelihood(self._states(tokens_BT), tokens_BT, length_B, label_B) / length_B).mean()
+
+    def _states(self, tokens_BT: Tensor) -> Tensor:
+        """What stands before each token, [B, T, H]; the end of a text stands before the first."""
+        before_BT = functional.pad(tokens_BT, (1, 0), value=END)[:, : tokens_BT.shape[1]]
+        return self.dropout(self.lstm(self.dropout(self.embedding(before_BT)))[0])
+
+    def _log_likelihood(self, states_BTH: Tensor, tokens_BT: Tensor, length_B: Tensor, label_B: Tensor) -> Tensor:
+        """log p(x | y), [B]."""
+        class_BTC = self.classes(label_B).unsqueeze(1).expand(-1, tokens_BT.shape[1], -1)
+        logits_BTV = self.head(torch.cat([states_BTH, class_BTC], dim=-1)) + self.class_bias[label_B].unsqueeze(1)
+        log_p_BT = logits_BTV.log_softmax(dim=-1).gather(2, tokens_BT.unsqueeze(-1)).squeeze(-1)
+        return (log_p_BT * mask_of(tokens_BT, length_B)).sum(dim=1)
