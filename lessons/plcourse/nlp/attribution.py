@@ -22,6 +22,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from plcourse.core.errors import UserError
 from plcourse.core.screen import say
 from plcourse.nlp.tokenizers import UNKNOWN
 
@@ -98,7 +99,16 @@ class Attributions(pl.Callback):
         self._rows: list[str] = []
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins a new page."""
+        """Begins a new page.
+
+        Raises:
+            UserError: a network whose embeddings cannot be reached.
+        """
+        network: Any = pl_module.network
+        if self.texts and not (hasattr(network, "embed") and hasattr(network, "score")):
+            raise UserError(
+                f"Attributions: {type(network).__name__} has no embed and score to walk between; leave the callback out"
+            )
         self._rows = []
 
     def on_predict_batch_end(

@@ -90,7 +90,7 @@ class LinearBaseline(pl.Callback):
         words = TfidfVectorizer(ngram_range=(1, self.ngrams), min_df=enough, sublinear_tf=True)
         linear = LogisticRegression(C=self.regularisation, max_iter=1000)
         linear.fit(words.fit_transform(texts), labels)
-        return linear.predict(words.transform(new))
+        return np.asarray(linear.predict(words.transform(new)))
 
 
 def paired(right: np.ndarray, baseline: np.ndarray) -> dict[str, float]:

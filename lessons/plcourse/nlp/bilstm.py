@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plcourse.nlp.embedding_bag import mask_of
+from plcourse.nlp.recurrent import read_forwards
 
 
 class BiLSTM(nn.Module):
@@ -56,8 +57,8 @@ class BiLSTM(nn.Module):
         """The scores [B, K] of embedded texts."""
         embedded_BTE = self.dropout(embedded_BTE)
         turn_BT1 = _turned(embedded_BTE.shape[1], length_B).unsqueeze(-1)
-        there_BTH, _ = self.forwards(embedded_BTE)
-        back_BTH, _ = self.backwards(_take(embedded_BTE, turn_BT1))
+        there_BTH, _ = read_forwards(self.forwards, embedded_BTE)
+        back_BTH, _ = read_forwards(self.backwards, _take(embedded_BTE, turn_BT1))
         states_BTH = torch.cat([there_BTH, _take(back_BTH, turn_BT1)], dim=-1)
         weight_BT = self.attention(states_BTH).squeeze(-1)
         weight_BT = weight_BT.masked_fill(~mask_of(embedded_BTE, length_B), float("-inf")).softmax(dim=-1)

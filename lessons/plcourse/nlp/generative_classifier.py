@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plcourse.nlp.embedding_bag import mask_of
+from plcourse.nlp.recurrent import read_forwards
 from plcourse.nlp.tokenizers import END
 
 
@@ -23,6 +24,7 @@ class ClassConditionalLSTM(nn.Module):
     """An LSTM language model that all classes share, but for a vector and a bias of each at the output.
 
     The shared model of the paper: the vector v_y of the class stands beside the state where the next word is scored.
+    A linear layer of both is the sum of a layer of each, so that the large one is computed once for all classes.
 
     Args:
         vocab_size: V, at least the tokenizer's size.
@@ -36,6 +38,8 @@ class ClassConditionalLSTM(nn.Module):
     Raises:
         ValueError: a prior of another length, or not above 0.
     """
+
+    log_prior: Tensor
 
     def __init__(
         self,
@@ -55,32 +59,36 @@ class ClassConditionalLSTM(nn.Module):
         self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
         self.classes = nn.Embedding(num_classes, class_embedding)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden + class_embedding, vocab_size)
+        self.head = nn.Linear(hidden, vocab_size)
+        self.class_head = nn.Linear(class_embedding, vocab_size, bias=False)
         self.class_bias = nn.Parameter(torch.zeros(num_classes, vocab_size))
         chance_K = torch.tensor(prior or [1.0] * num_classes)
         self.register_buffer("log_prior", (chance_K / chance_K.sum()).log())
 
     def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
         """log p(x, y) of each class, [B, K]; their softmax is p(y | x). Padding has no influence."""
-        states_BTH = self._states(tokens_BT)
-        scores = []
-        for label in range(self.num_classes):
-            label_B = torch.full_like(length_B, label)
-            scores.append(self._log_likelihood(states_BTH, tokens_BT, length_B, label_B))
+        shared_BTV = self._shared(tokens_BT)
+        offset_KV = self.class_head(self.classes.weight) + self.class_bias
+        scores = [_log_likelihood(shared_BTV + offset_V, tokens_BT, length_B) for offset_V in offset_KV.unbind(0)]
         return torch.stack(scores, dim=1) + self.log_prior
 
     def loss(self, tokens_BT: Tensor, length_B: Tensor, label_B: Tensor) -> Tensor:
         """The mean of -ln p of a token given its text's own class: nats per token, texts weighed alike."""
-        return -(self._log_likelihood(self._states(tokens_BT), tokens_BT, length_B, label_B) / length_B).mean()
+        offset_BV = self.class_head(self.classes(label_B)) + self.class_bias[label_B]
+        logits_BTV = self._shared(tokens_BT) + offset_BV.unsqueeze(1)
+        return -(_log_likelihood(logits_BTV, tokens_BT, length_B) / length_B).mean()
 
-    def _states(self, tokens_BT: Tensor) -> Tensor:
-        """What stands before each token, [B, T, H]; the end of a text stands before the first."""
+    def _shared(self, tokens_BT: Tensor) -> Tensor:
+        """What every class says of each token, before its own share, [B, T, V].
+
+        A token is scored by the state before it; the end of a text stands before the first.
+        """
         before_BT = functional.pad(tokens_BT, (1, 0), value=END)[:, : tokens_BT.shape[1]]
-        return self.dropout(self.lstm(self.dropout(self.embedding(before_BT)))[0])
+        states_BTH, _ = read_forwards(self.lstm, self.dropout(self.embedding(before_BT)))
+        return self.head(self.dropout(states_BTH))
 
-    def _log_likelihood(self, states_BTH: Tensor, tokens_BT: Tensor, length_B: Tensor, label_B: Tensor) -> Tensor:
-        """log p(x | y), [B]."""
-        class_BTC = self.classes(label_B).unsqueeze(1).expand(-1, tokens_BT.shape[1], -1)
-        logits_BTV = self.head(torch.cat([states_BTH, class_BTC], dim=-1)) + self.class_bias[label_B].unsqueeze(1)
-        log_p_BT = logits_BTV.log_softmax(dim=-1).gather(2, tokens_BT.unsqueeze(-1)).squeeze(-1)
-        return (log_p_BT * mask_of(tokens_BT, length_B)).sum(dim=1)
+
+def _log_likelihood(logits_BTV: Tensor, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
+    """log p(x | y), [B], of the scores under one class."""
+    log_p_BT = logits_BTV.log_softmax(dim=-1).gather(2, tokens_BT.unsqueeze(-1)).squeeze(-1)
+    return (log_p_BT * mask_of(tokens_BT, length_B)).sum(dim=1)

@@ -8,6 +8,7 @@ each stands a linear classifier on TF-IDF, on the same split (`LinearBaseline`),
 Shapes: B texts, T tokens, K classes.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,6 +21,8 @@ from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.core.metrics import ClassificationScores, is_logging_step
 from plcourse.core.schedules import WarmupCosine
+from plcourse.nlp.finetuned import take_over
+from plcourse.nlp.tokenizers import keep_tokenizer
 
 
 class SentimentClassifier(pl.LightningModule):
@@ -30,11 +33,15 @@ class SentimentClassifier(pl.LightningModule):
 
     Args:
         network: maps tokens [B, T] and lengths [B] to scores [B, K]: `EmbeddingBag`, `BiLSTM`, `TextCNN`,
-            `ClassConditionalLSTM`; one with a method ``loss`` is trained by that in place of cross-entropy.
+            `LanguageModelClassifier`, `ClassConditionalLSTM`; one with a method ``loss`` is trained by that in place of
+            cross-entropy.
         num_classes: K.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
         word_dropout: share of the tokens that training replaces by the unknown one, 0 to below 1.
+        pretrained: a run or checkpoint of a `LanguageModel` whose weights and tokenizer a `LanguageModelClassifier`
+            begins with; None begins from random weights and with a tokenizer fitted to the training part.
+        encoder_lr: the learning rate of the network's ``encoder``, as a multiple of the others', above 0.
 
     Raises:
         ValueError: an argument out of its range.
@@ -47,22 +54,45 @@ class SentimentClassifier(pl.LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3),
         lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
         word_dropout: float = 0.0,
+        pretrained: str | None = None,
+        encoder_lr: float = 1.0,
     ) -> None:
         super().__init__()
         if not 0 <= word_dropout < 1:
             raise ValueError(f"word_dropout={word_dropout}: give 0 to below 1")
+        if encoder_lr <= 0:
+            raise ValueError(f"encoder_lr={encoder_lr}: give a number above 0")
+        self.pretrained, self.encoder_lr = pretrained, encoder_lr
         self.network, self.num_classes, self.word_dropout = network, num_classes, word_dropout
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
 
     def setup(self, stage: str) -> None:
-        """Checks that network, tokenizer and classes fit.
+        """Takes over a language model where one is named.
+
+        A run that goes on, or is evaluated, has its weights and its tokenizer in its own checkpoint.
+        """
+        if stage == "fit" and self.pretrained is not None and self.trainer.ckpt_path is None:
+            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            tokenizer = take_over(self.network, self.pretrained)
+            data.load_state_dict({"tokenizer": tokenizer, "label_names": data.label_names})
+
+    def on_fit_start(self) -> None:
+        """Checks that network, tokenizer and classes fit, and keeps the tokenizer in the run's folder.
+
+        Not in `setup`, which comes before a checkpoint's tokenizer is there.
 
         Raises:
-            UserError: more tokens than the network has embeddings, or another number of classes.
+            UserError: more tokens than the network has embeddings, longer texts than it can read, or another number
+                of classes.
         """
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        longest: Any = getattr(self.network, "longest", None)
+        if longest is not None and (data.max_length is None or data.max_length > longest):
+            raise UserError(
+                f"the network reads {longest} tokens of a text at most: set --data.init_args.max_length to that or less"
+            )
         size, vocab_size = data.tokenizer.size, self.network.vocab_size
         if size > vocab_size:
             raise UserError(
@@ -74,10 +104,15 @@ class SentimentClassifier(pl.LightningModule):
                 f"the texts have {len(data.label_names)} classes, the model {self.num_classes}: set "
                 "--model.init_args.num_classes and --model.init_args.network.init_args.num_classes"
             )
+        if self.trainer.is_global_zero:
+            keep_tokenizer(data.tokenizer, Path(self.trainer.default_root_dir))
 
     def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
-        """Tokens int64 [B, T], padded with 0, and lengths int64 [B] in, scores [B, K] out."""
-        return self.network(tokens_BT, length_B)
+        """Tokens int64 [B, T], padded with 0, and lengths int64 [B] in, scores [B, K] out.
+
+        A length beyond T, which only an exported model can be given, counts as T.
+        """
+        return self.network(tokens_BT, length_B.clamp(max=tokens_BT.shape[1]))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean loss of this process's share."""
@@ -122,7 +157,13 @@ class SentimentClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, as the config names them."""
-        optimizer = self.optimizer(self.parameters())
+        encoder: Any = getattr(self.network, "encoder", None)
+        slow = list(encoder.parameters()) if encoder is not None else []
+        known = {id(each) for each in slow}
+        groups = [{"params": [each for each in self.parameters() if id(each) not in known]}]
+        optimizer = self.optimizer([*groups, {"params": slow}] if slow else groups)
+        for group in optimizer.param_groups[1:]:
+            group["lr"] *= self.encoder_lr
         if self.lr_scheduler is None:
             return optimizer
         schedule = self.lr_scheduler(optimizer)
@@ -131,8 +172,9 @@ class SentimentClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def export_signature(self) -> Signature:
-        """Tokens and lengths in, scores out; any number of tokens."""
-        inputs = (Input("tokens", {0: BATCH, 1: Dimension("length", 2)}), Input("lengths"))
+        """Tokens and lengths in, scores out; any number of tokens that the network can read."""
+        longest: Any = getattr(self.network, "longest", None)
+        inputs = (Input("tokens", {0: BATCH, 1: Dimension("length", 2, longest)}), Input("lengths"))
         return Signature(inputs, (Output("logits", classes=1),), "test/accuracy")
 
     def export_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
