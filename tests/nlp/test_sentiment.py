@@ -237,13 +237,11 @@ def test_all_verbs(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["BiLSTM", "TextCNN", "EmbeddingBag", "LSTMLanguageModel", "GPT", "generative", "lstm", "gpt"]
-)
+@pytest.mark.parametrize("name", ["BiLSTM", "GPT", "generative", "lstm", "gpt"])
 def test_exported_with_any_length(name: str, tmp_path: Path) -> None:
-    """Of every network of the lesson: batches and lengths that the exporter has not seen."""
+    """Batches and lengths that the exporter has not seen; the configs of the others are exported by their own test."""
     if name in ("lstm", "gpt"):
-        module: Any = LanguageModel(LSTMLanguageModel(60, 8, 16) if name == "lstm" else GPT(60, 24, 1, 2, 16))
+        module: Any = LanguageModel(LSTMLanguageModel(60, 8, 16, 2) if name == "lstm" else GPT(60, 24, 1, 2, 16))
     else:
         network = ClassConditionalLSTM(60, 2, 8, 8) if name == "generative" else network_of(name).float()
         module = SentimentClassifier(network)
