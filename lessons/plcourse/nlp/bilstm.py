@@ -56,10 +56,10 @@ class BiLSTM(nn.Module):
     def score(self, embedded_BTE: Tensor, length_B: Tensor) -> Tensor:
         """The scores [B, K] of embedded texts."""
         embedded_BTE = self.dropout(embedded_BTE)
-        turn_BT1 = _turned(embedded_BTE.shape[1], length_B).unsqueeze(-1)
+        turn_BT = _turned(embedded_BTE.shape[1], length_B)
         there_BTH, _ = read_forwards(self.forwards, embedded_BTE)
-        back_BTH, _ = read_forwards(self.backwards, _take(embedded_BTE, turn_BT1))
-        states_BTH = torch.cat([there_BTH, _take(back_BTH, turn_BT1)], dim=-1)
+        back_BTH, _ = read_forwards(self.backwards, _take(embedded_BTE, turn_BT))
+        states_BTH = torch.cat([there_BTH, _take(back_BTH, turn_BT)], dim=-1)
         weight_BT = self.attention(states_BTH).squeeze(-1)
         weight_BT = weight_BT.masked_fill(~mask_of(embedded_BTE, length_B), float("-inf")).softmax(dim=-1)
         pooled_BH = (states_BTH * weight_BT.unsqueeze(-1)).sum(dim=1)
@@ -73,5 +73,6 @@ def _turned(n: int, length_B: Tensor) -> Tensor:
     return torch.where(turned_BT >= 0, turned_BT, place_T)
 
 
-def _take(values_BTE: Tensor, place_BT1: Tensor) -> Tensor:
-    return values_BTE.gather(1, place_BT1.expand(-1, -1, values_BTE.shape[-1]))
+def _take(values_BTE: Tensor, place_BT: Tensor) -> Tensor:
+    # no gather: the second opinion on an exported file knows none beyond 64 places
+    return values_BTE[torch.arange(values_BTE.shape[0], device=place_BT.device).unsqueeze(-1), place_BT]

@@ -55,8 +55,11 @@ class LanguageModelClassifier(nn.Module):
         start_B1E = self.encoder.embed(torch.full_like(length_B, END).unsqueeze(1))
         states_BTH = self.encoder.read(torch.cat([start_B1E, embedded_BTE], dim=1))[0][:, 1:]
         mask_BT1 = mask_of(states_BTH, length_B).unsqueeze(-1)
-        place_B1H = (length_B - 1).reshape(-1, 1, 1).expand(-1, 1, states_BTH.shape[2])
-        last_BH = states_BTH.gather(1, place_B1H).squeeze(1)
+        # no gather: the second opinion on an exported file knows none beyond 64 places
+        last_BT1 = (torch.arange(states_BTH.shape[1], device=length_B.device) == length_B.unsqueeze(-1) - 1).unsqueeze(
+            -1
+        )
+        last_BH = (states_BTH * last_BT1).sum(dim=1)
         mean_BH = (states_BTH * mask_BT1).sum(dim=1) / length_B.unsqueeze(-1)
         largest_BH = states_BTH.masked_fill(~mask_BT1, torch.finfo(states_BTH.dtype).min).amax(dim=1)
         return self.head(self.dropout(torch.cat([last_BH, mean_BH, largest_BH], dim=1)))
