@@ -39,6 +39,15 @@ def test_no_training_review_is_in_validation_or_test_not_even_nearly() -> None:
     assert len({text.lower() for text in source.texts}) > len(set(hashes.tolist()))
 
 
+@pytest.mark.slow
+def test_no_training_review_of_the_whole_corpus_is_elsewhere() -> None:
+    """Nor does a language model of IMDB's reviews read one that the classifier of the others is tested with."""
+    source = open_texts("reviews")
+    assert not overlap(split(source, 0.1, 0.1), source)
+    imdb = np.array([name.startswith("imdb/") for name in source.ids])
+    assert not np.isin(source.hashes[~imdb], source.hashes[imdb]).any()
+
+
 @pytest.mark.parametrize(
     ("other", "same"),
     [

@@ -45,6 +45,7 @@ class TextData(pl.LightningDataModule):
     sizes = delegated("parts.n_parts")
     label_names = delegated("parts.label_names")
     tokenizer = delegated("parts.tokenizer")
+    max_length = delegated("parts.max_length")
 
     def __init__(
         self,

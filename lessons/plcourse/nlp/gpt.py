@@ -58,7 +58,15 @@ class GPT(nn.Module):
 
     def features(self, tokens_BT: Tensor, state: Past | None = None) -> tuple[Tensor, Past]:
         """What the last layer scores, at each token [B, T, E], and the keys and values of all tokens so far."""
-        x_BTE, past = self.dropout(self.embedding(tokens_BT)), []
+        return self.read(self.embed(tokens_BT), state)
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """The embedding of each token, [B, T, E]."""
+        return self.embedding(tokens_BT)
+
+    def read(self, embedded_BTE: Tensor, state: Past | None = None) -> tuple[Tensor, Past]:
+        """`features` of embedded tokens."""
+        x_BTE, past = self.dropout(embedded_BTE), []
         for i, block in enumerate(self.blocks):
             x_BTE, kept = block(x_BTE, state[i] if state is not None else None)
             past.append(kept)

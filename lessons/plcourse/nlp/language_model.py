@@ -12,6 +12,7 @@ Shapes: B rows, T tokens, V vocabulary.
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import pytorch_lightning as pl
@@ -29,7 +30,9 @@ from plcourse.core.metrics import is_logging_step
 from plcourse.core.schedules import WarmupCosine
 from plcourse.nlp.generate import Sampling, continuations, describe
 from plcourse.nlp.lstm import from_cpu, to_cpu
+from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.streams import NOT_SCORED
+from plcourse.nlp.tokenizers import keep_tokenizer
 
 
 class TextScore(Metric):
@@ -76,6 +79,8 @@ class LanguageModel(pl.LightningModule):
         network: maps tokens [B, T] and a state to scores [B, T, V] and a state: `LSTMLanguageModel`, `GPT`.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
+        sampled: estimate the training loss from so many words drawn anew in each step (`sampled_cross_entropy`); None
+            sums over the whole vocabulary, as validation and test always do.
         carry_state: begin each window with the state behind the one before; needs ``data.order: tracks``.
         max_new_tokens: tokens of a continuation.
         temperature: below 1 likely tokens become likelier still; 0 always takes the likeliest.
@@ -92,6 +97,7 @@ class LanguageModel(pl.LightningModule):
         network: nn.Module,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3),
         lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
+        sampled: int | None = None,
         carry_state: bool = False,
         max_new_tokens: int = 300,
         temperature: float = 0.8,
@@ -100,7 +106,9 @@ class LanguageModel(pl.LightningModule):
         stream: bool = True,
     ) -> None:
         super().__init__()
-        self.network = network
+        if sampled is not None and sampled < 1:
+            raise ValueError(f"sampled={sampled}: give 1 or more, or null for the whole vocabulary")
+        self.network, self.sampled = network, sampled
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         if carry_state and not hasattr(network, "detached"):
             raise ValueError(f"carry_state=true: {type(network).__name__} has no state to carry on; use an LSTM")
@@ -114,7 +122,9 @@ class LanguageModel(pl.LightningModule):
         return self.network(tokens_BT)[0]
 
     def on_fit_start(self) -> None:
-        """Checks that network and tokenizer fit; not in `setup`, which comes before a checkpoint's tokenizer is there.
+        """Checks that network and tokenizer fit, and keeps the latter in the run's folder.
+
+        Not in `setup`, which comes before a checkpoint's tokenizer is there.
 
         Raises:
             UserError: the network has fewer scores than there are tokens, or a window that is longer than its context.
@@ -136,6 +146,8 @@ class LanguageModel(pl.LightningModule):
             raise UserError(
                 "carry_state=true: shuffled windows do not follow each other; set data.init_args.order=tracks"
             )
+        if self.trainer.is_global_zero:
+            keep_tokenizer(data.tokenizer, Path(self.trainer.default_root_dir))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean of -ln p over this process's windows."""
@@ -143,10 +155,16 @@ class LanguageModel(pl.LightningModule):
         if self.carry_state and batch_idx > 0 and self._state is not None:
             detached: Any = self.network.detached
             state = detached(self._state)
-        logits_BTV, behind = self.network(batch["text"], state)
+        net: Any = self.network
+        if self.sampled is None:
+            logits_BTV, behind = net(batch["text"], state)
+            loss = functional.cross_entropy(logits_BTV.flatten(0, 1), batch["target"].flatten())
+        else:
+            features_BTE, behind = net.features(batch["text"], state)
+            features_NE, target_N = features_BTE.flatten(0, 1), batch["target"].flatten()
+            loss = sampled_cross_entropy(features_NE, target_N, net.head.weight, net.head.bias, self.sampled)
         if self.carry_state:
             self._state = behind
-        loss = functional.cross_entropy(logits_BTV.flatten(0, 1), batch["target"].flatten())
         loss = loss * batch.get("rank_weight", 1.0)
         if is_logging_step(self.trainer):
             self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=1)

@@ -9,7 +9,7 @@ Shapes: B rows, T tokens, V vocabulary, E embedding, H hidden, N layers.
 import torch
 from torch import Tensor, nn
 
-State = tuple[Tensor, Tensor]
+from plcourse.nlp.recurrent import State, read_forwards
 
 
 class LSTMLanguageModel(nn.Module):
@@ -41,12 +41,20 @@ class LSTMLanguageModel(nn.Module):
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Scores of the next token [B, T, V], and the state behind the last token, two of [N, B, H]."""
         features_BTH, state = self.features(tokens_BT, state)
-        return self.head(self.dropout(features_BTH)), state
+        return self.head(features_BTH), state
 
     def features(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The hidden state at each token [B, T, H], and the state behind the last."""
-        embedded_BTE = self.dropout(self.embedding(tokens_BT))
-        return self.lstm(embedded_BTE, state)
+        """What the last layer scores, at each token [B, T, H], and the state behind the last."""
+        return self.read(self.embed(tokens_BT), state)
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """The embedding of each token, [B, T, E]."""
+        return self.embedding(tokens_BT)
+
+    def read(self, embedded_BTE: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """`features` of embedded tokens."""
+        states_BTH, state = read_forwards(self.lstm, self.dropout(embedded_BTE), state)
+        return self.dropout(states_BTH), state
 
     def detached(self, state: State) -> State:
         """The state without its past: where gradients stop."""

@@ -9,6 +9,7 @@ Shapes: B rows of a batch, L tokens of a window, C tokens of context.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,26 @@ class Stream:
 
     Attributes:
         tokens: int32 [N].
-        characters: int32 [N], how many characters of the texts each token stands for; 0 for an end.
     """
 
     def __init__(self, texts: Sequence[str], tokenizer: TextTokenizer) -> None:
-        end, none = np.array([END], np.int32), np.zeros(1, np.int32)
-        tokens, characters = [end], [none]
-        for text, encoded in zip(texts, tokenizer.encode(texts), strict=True):
-            tokens += [encoded, end]
-            characters += [tokenizer.lengths(text), none]
-        if len(texts) == 1:
-            tokens, characters = tokens[:-1], characters[:-1]
-        self.tokens, self.characters = np.concatenate(tokens), np.concatenate(characters)
-        assert len(self.tokens) == len(self.characters)
+        self._texts, self._tokenizer = texts, tokenizer
+        self.tokens = self._joined(tokenizer.encode(texts), END)
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @cached_property
+    def characters(self) -> np.ndarray:
+        """How many characters of the texts each token stands for, int32 [N]; 0 for an end."""
+        characters = self._joined([self._tokenizer.lengths(text) for text in self._texts], 0)
+        assert len(self.tokens) == len(characters)
+        return characters
+
+    def _joined(self, parts: Sequence[np.ndarray], between: int) -> np.ndarray:
+        edge = np.array([between], np.int32)
+        joined = [edge, *(each for part in parts for each in (part, edge))]
+        return np.concatenate(joined[:-1] if len(parts) == 1 else joined)
 
 
 class TrainWindows:

@@ -7,14 +7,17 @@ text, which is also what stands before its first token.
 Words and byte pairs (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1) are those of the tokenizers library.
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from plcourse.core.errors import UserError
+from plcourse.core.runs import replace_file
 
 Kind = Literal["characters", "words", "bpe"]
 PAD, UNKNOWN, END = 0, 1, 2
@@ -190,6 +193,13 @@ def load_tokenizer(state: dict[str, Any]) -> TextTokenizer:
     if state["kind"] == "characters":
         return CharacterTokenizer(state["symbols"])
     return SubwordTokenizer(state["kind"], Tokenizer.from_str(state["json"]))
+
+
+def keep_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
+    """Writes `tokenizer.json`: of words and byte pairs what the tokenizers library reads, of characters the symbols."""
+    state = tokenizer.state_dict()
+    content = state["json"] if "json" in state else json.dumps(state, ensure_ascii=False)
+    replace_file(folder / "tokenizer.json", content)
 
 
 def check_known(tokenizer: TextTokenizer, text: str, what: str) -> None:

@@ -1,0 +1,173 @@
+"""Lesson 19: which words a prediction rests on.
+
+Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365, equation 1): from the text whose tokens are all the
+unknown one to the text itself, in a straight line of embeddings, the gradient of the class's score is summed up. Of
+token t with embedding e_t and baseline b_t,
+
+    a_t = (e_t - b_t) . mean over s in (0, 1) of d score / d e_t  at  b + s (e - b)
+
+Completeness (proposition 1): the sum over the tokens is the score of the text minus that of the baseline. How far the
+sum of a finite number of steps misses it is written beside each text.
+
+Shapes: B texts, T tokens, E embedding.
+"""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from plcourse.core.errors import UserError
+from plcourse.core.screen import say
+from plcourse.nlp.tokenizers import UNKNOWN
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What integrated gradients say of B texts.
+
+    Attributes:
+        values: [B, T], what each token adds to the score of the predicted class; 0 for padding.
+        score: [B], that score.
+        baseline: [B], the score of the same class for the baseline.
+    """
+
+    values: Tensor
+    score: Tensor
+    baseline: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """[B], how far the sum of the values is from what they are to explain, 0 in the limit of many steps."""
+        return (self.values.sum(dim=1) - (self.score - self.baseline)).abs()
+
+
+def integrated_gradients(network: nn.Module, tokens_BT: Tensor, length_B: Tensor, steps: int = 32) -> Attribution:
+    """Attributes the largest score, relative to the mean of the others, to the tokens.
+
+    Args:
+        network: has ``embed`` (tokens to [B, T, E]) and ``score`` (embedded and lengths to [B, K]).
+        tokens_BT: int64, padded.
+        length_B: int64.
+        steps: midpoints of the line, 1 or more.
+    """
+    net: Any = network
+    with torch.inference_mode(False), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        tokens_BT, length_B = tokens_BT.clone(), length_B.clone()
+        unknown_BT = torch.where(tokens_BT > 0, UNKNOWN, tokens_BT)
+        end_BTE, start_BTE = net.embed(tokens_BT).detach(), net.embed(unknown_BT).detach()
+        label_B = net.score(end_BTE, length_B).argmax(dim=1)
+        total_BTE = torch.zeros_like(end_BTE)
+        for step in range(steps):
+            at_BTE = (start_BTE + (step + 0.5) / steps * (end_BTE - start_BTE)).requires_grad_()
+            margin_B = _margin(net.score(at_BTE, length_B), label_B)
+            total_BTE += torch.autograd.grad(margin_B.sum(), at_BTE)[0]
+        values_BT = ((end_BTE - start_BTE) * total_BTE).sum(dim=-1) / steps
+        ends = [_margin(net.score(each, length_B), label_B).detach() for each in (end_BTE, start_BTE)]
+    return Attribution(values_BT * (tokens_BT > 0), *ends)
+
+
+def _margin(logits_BK: Tensor, label_B: Tensor) -> Tensor:
+    """The score of a class minus the mean of the others'."""
+    own_B = logits_BK.gather(1, label_B.unsqueeze(1)).squeeze(1)
+    return own_B - (logits_BK.sum(dim=1) - own_B) / (logits_BK.shape[1] - 1)
+
+
+class Attributions(pl.Callback):
+    """Explains the first predictions: the words that weigh most in the terminal, all of them in a page of their own.
+
+    Writes ``plots/attributions.html`` in the run: one file that needs nothing else.
+
+    Args:
+        texts: how many predictions are explained, 0 for none.
+        steps: midpoints of the integral, 1 or more.
+        words: words per text in the terminal.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(self, texts: int = 10, steps: int = 32, words: int = 5) -> None:
+        if texts < 0 or steps < 1 or words < 1:
+            raise ValueError(f"texts={texts}, steps={steps}, words={words}: too small")
+        self.texts, self.steps, self.words = texts, steps, words
+        self._rows: list[str] = []
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins a new page.
+
+        Raises:
+            UserError: a network whose embeddings cannot be reached.
+        """
+        network: Any = pl_module.network
+        if self.texts and not (hasattr(network, "embed") and hasattr(network, "score")):
+            raise UserError(
+                f"Attributions: {type(network).__name__} has no embed and score to walk between; leave the callback out"
+            )
+        self._rows = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Explains the texts that are still wanted; of several processes the first explains its own."""
+        left = self.texts - len(self._rows)
+        if left <= 0 or not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        model: Any = pl_module
+        text_BT, length_B = batch["text"][:left], batch["length"][:left]
+        found = integrated_gradients(model.network, text_BT, length_B, self.steps)
+        for row in range(len(text_BT)):
+            n = int(length_B[row])
+            words = [data.tokenizer.decode([token]).strip() or "?" for token in text_BT[row, :n].tolist()]
+            values = found.values[row, :n].tolist()
+            label = int(outputs["label"][row])
+            name, probability = data.label_names[label], float(outputs["probability"][row, label])
+            explained = float(found.score[row] - found.baseline[row])
+            gap = f"completeness within {float(found.gap[row]):.1e} of {explained:.3g}"
+            first = sorted(range(n), key=lambda i: -abs(values[i]))[: self.words]
+            weighed = ", ".join(f"{words[i]} {values[i]:+.2f}" for i in first)
+            say(f"{batch['id'][row]}: {name} {probability:.3f}; {weighed}; {gap}")
+            title = f"{batch['id'][row]}: {name} {probability:.3f} ({gap})"
+            self._rows.append(f"<h2>{html.escape(title)}</h2>\n<p>{marked(words, values)}</p>")
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the page, on the first rank."""
+        if trainer.is_global_zero and self._rows:
+            path = Path(trainer.default_root_dir) / "plots" / "attributions.html"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(_PAGE.format(rows="\n".join(self._rows)), encoding="utf-8")
+
+
+def marked(words: Sequence[str], values: Sequence[float]) -> str:
+    """Words as HTML, blue for the predicted class and red against it, the stronger the more it weighs."""
+    largest = max(map(abs, values), default=0.0) or 1.0
+    spans = []
+    for word, value in zip(words, values, strict=True):
+        colour = "40, 90, 220" if value > 0 else "220, 60, 40"
+        style = f"background: rgba({colour}, {0.7 * abs(value) / largest:.2f})"
+        spans.append(f'<span style="{style}" title="{value:+.4f}">{html.escape(word)}</span>')
+    return " ".join(spans)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Attributions</title>
+<style>body {{ font: 16px/1.7 sans-serif; max-width: 50em; margin: 2em auto; }} h2 {{ font-size: 1em; }}
+span {{ border-radius: 3px; padding: 0 2px; }}</style></head>
+<body><h1>Which words the predictions rest on</h1>
+<p>Integrated gradients from a text of unknown words: blue speaks for the predicted class, red against it. The values
+add up to the score of the text minus that of the unknown words, within what is written.</p>
+{rows}
+</body></html>
+"""

@@ -1,0 +1,105 @@
+"""Lesson 19: a language model that goes on to tell classes apart.
+
+What predicts the next word has learned what words go together, from text without labels. Its network, all but the last
+layer, reads the text (Dai and Le 2015, arXiv 1511.01432), and a new layer scores the classes from the last state beside
+the mean and the maximum of all (Howard and Ruder 2018, arXiv 1801.06146, section 3.3, concat pooling).
+
+    plcourse fit -c nlp/word_lstm --data.init_args.source imdb --data.init_args.train_size 4000
+    plcourse fit -c nlp/sentiment_finetuned --then test,predict
+
+Shapes: B texts, T tokens, E embedding, H features, K classes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plcourse.core.checkpoint import load
+from plcourse.core.errors import UserError
+from plcourse.core.runs import Run, runs_root
+from plcourse.nlp.embedding_bag import mask_of
+from plcourse.nlp.tokenizers import END
+
+
+class LanguageModelClassifier(nn.Module):
+    """The network of a language model, and a linear layer on what it remembers of a text.
+
+    Args:
+        encoder: `LSTMLanguageModel` or `GPT`; its own last layer is taken off.
+        num_classes: K.
+        dropout: of the pooled features, 0 to below 1.
+    """
+
+    def __init__(self, encoder: nn.Module, num_classes: int = 2, dropout: float = 0.5) -> None:
+        super().__init__()
+        own: Any = encoder
+        own.head = nn.Identity()
+        self.encoder, self.vocab_size = own, own.vocab_size
+        # one place is for the end that stands before a text
+        self.longest = None if own.context is None else own.context - 1
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(3 * own.features_size, num_classes)
+
+    def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
+        """Tokens int64 [B, T] and lengths int64 [B] in, scores [B, K] out; padding has no influence."""
+        return self.score(self.embed(tokens_BT), length_B)
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """The embedding of each token, [B, T, E]."""
+        return self.encoder.embed(tokens_BT)
+
+    def score(self, embedded_BTE: Tensor, length_B: Tensor) -> Tensor:
+        """The scores [B, K] of embedded texts; an end stands before each, as in the training of the language model."""
+        start_B1E = self.encoder.embed(torch.full_like(length_B, END).unsqueeze(1))
+        states_BTH = self.encoder.read(torch.cat([start_B1E, embedded_BTE], dim=1))[0][:, 1:]
+        mask_BT1 = mask_of(states_BTH, length_B).unsqueeze(-1)
+        # no gather: the second opinion on an exported file knows none beyond 64 places
+        last_BT1 = (torch.arange(states_BTH.shape[1], device=length_B.device) == length_B.unsqueeze(-1) - 1).unsqueeze(
+            -1
+        )
+        last_BH = (states_BTH * last_BT1).sum(dim=1)
+        mean_BH = (states_BTH * mask_BT1).sum(dim=1) / length_B.unsqueeze(-1)
+        largest_BH = states_BTH.masked_fill(~mask_BT1, torch.finfo(states_BTH.dtype).min).amax(dim=1)
+        return self.head(self.dropout(torch.cat([last_BH, mean_BH, largest_BH], dim=1)))
+
+
+def take_over(network: nn.Module, run: str) -> dict[str, Any]:
+    """Copies the weights of a trained language model into a classifier.
+
+    Args:
+        network: a `LanguageModelClassifier`.
+        run: a run of a `LanguageModel`, by folder or name, whose best checkpoint is taken; or a ``.ckpt`` file.
+
+    Returns:
+        The state of the tokenizer that it was trained with.
+
+    Raises:
+        UserError: a network without an encoder, no such run, or a checkpoint of another network.
+    """
+    if not isinstance(network, LanguageModelClassifier):
+        raise UserError(
+            f"pretrained={run}: {type(network).__name__} has no place for a language model; use LanguageModelClassifier"
+        )
+    path = Path(run) if run.endswith(".ckpt") else Run.load(run, runs_root()).checkpoint("best")
+    checkpoint = load(path)
+    known = checkpoint.get("LanguageData")
+    if known is None:
+        raise UserError(f"pretrained={run}: {path} was not written by a language model")
+    prefix = "network."
+    weights = {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(prefix) and not name.startswith(prefix + "head.")
+    }
+    own = network.encoder.state_dict()
+    for name in [*weights, *own]:
+        there, here = (tuple(each[name].shape) if name in each else None for each in (weights, own))
+        if there != here:
+            raise UserError(
+                f"pretrained={run}: {name} is {there or 'missing'} there and {here or 'missing'} in the encoder; give "
+                "the encoder the class and the sizes of that run's model.network"
+            )
+    network.encoder.load_state_dict(weights)
+    return known["tokenizer"]

@@ -1,0 +1,93 @@
+"""The score of each arm of a finished sweep by the size of its training part, with intervals, and what it cost.
+
+The interval of a size is Student's t over seeds. `plcourse compare SWEEP --grid_by data.init_args.train_size` tests the
+differences; this shows the curves.
+
+    python scripts/label_efficiency.py sweeps/generative_or_discriminative [--output curves.png]
+"""
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from scipy.stats import t
+
+from plcourse.core.checkpoint import load
+from plcourse.core.runs import Run, find_folder, runs_root
+
+SIZE = "data.init_args.train_size"
+
+
+def main() -> None:
+    """Prints a row for each arm and size; draws them where a file is named."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("sweep", help="its folder, or its name below the runs' root")
+    parser.add_argument("--metric", default="test/accuracy")
+    parser.add_argument("--output", type=Path, help="a PNG")
+    options = parser.parse_args()
+    folder = next(
+        (found for each in (Path(), runs_root()) if (found := find_folder(each / options.sweep, "sweep.json"))), None
+    )
+    if folder is None:
+        parser.error(f"no sweep {options.sweep}")
+    rows = summary(folder, options.metric)
+    print(f"| arm | training texts | {options.metric}, mean | 95 % interval | seeds | training, s | parameters |")
+    print("|---|---|---|---|---|---|---|")
+    for (arm, size), row in sorted(rows.items()):
+        print(
+            f"| {arm} | {size:,} | {row['mean']:.4f} | {row['low']:.4f} to {row['high']:.4f} | {row['seeds']} | "
+            f"{row['seconds']:.0f} | {row['parameters']:,} |"
+        )
+    if options.output is not None:
+        draw(rows, options.metric, options.output)
+
+
+def summary(folder: Path, metric: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """Mean, interval and cost by arm and training size, of the cells that are finished."""
+    cells = json.loads((folder / "sweep.json").read_text())["cells"]
+    runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
+    for cell in cells:
+        if cell["status"] == "finished":
+            runs[cell["arm"], cell["grid"][SIZE]].append(Run(folder / cell["run"]))
+    return {key: _row(group, metric) for key, group in runs.items()}
+
+
+def _row(runs: list[Run], metric: str) -> dict[str, Any]:
+    scores = [run.eval(metric.partition("/")[0])["metrics"][metric] for run in runs]
+    mean, n = statistics.mean(scores), len(scores)
+    half = t.ppf(0.975, n - 1) * statistics.stdev(scores) / n**0.5 if n > 1 else float("nan")
+    weights = load(runs[0].checkpoint("best"))["state_dict"]
+    return {
+        "mean": mean,
+        "low": mean - half,
+        "high": mean + half,
+        "seeds": n,
+        "seconds": statistics.median(run.record["training_seconds"] for run in runs),
+        "parameters": sum(value.numel() for name, value in weights.items() if name.startswith("network.")),
+    }
+
+
+def draw(rows: dict[tuple[str, int], dict[str, Any]], metric: str, path: Path) -> None:
+    """A curve for each arm, its intervals as bars."""
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for shift, arm in enumerate(sorted({arm for arm, _ in rows})):
+        sizes = sorted(size for name, size in rows if name == arm)
+        means = [rows[arm, size]["mean"] for size in sizes]
+        halves = [rows[arm, size]["high"] - rows[arm, size]["mean"] for size in sizes]
+        beside = [size * 1.04**shift for size in sizes]  # so that the bars of two arms do not cover each other
+        axes.errorbar(beside, means, halves, marker="o", capsize=4, label=arm)
+    axes.set(xscale="log", xlabel="training texts", ylabel=metric)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
