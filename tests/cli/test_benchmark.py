@@ -126,12 +126,15 @@ def test_a_signal_leaves_nothing_running(tmp_path: Path, runs: Path, signum: int
     )
     table = runs / "benchmarks" / "scaling" / "latest" / "jobs" / "2x1" / "metrics.csv"
     deadline = time.monotonic() + 120
-    while not table.is_file():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signum)
-    process.communicate(timeout=90)
+    try:
+        while not table.is_file():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signum)
+        process.communicate(timeout=90)
+    finally:
+        process.kill()  # what a failed test leaves would slow all others down
     assert process.returncode == status
     deadline = time.monotonic() + 10
     while (left := with_marker(marker)) and time.monotonic() < deadline:
