@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,20 @@ def _cpu_model() -> list[str]:
     return [fields[name] for name in ("vendor_id", "cpu family", "model") if name in fields]
 
 
-def first_losses(name: str) -> list[float]:
-    """The losses of the first training steps of a packaged config, run as a user runs it, on one thread a process.
+def run_command(arguments: list[str]) -> None:
+    """Runs `plcourse ARGUMENTS` as a user does, on one thread a process."""
+    command, environment = [sys.executable, "-m", "plcourse", *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+
+
+def first_losses(name: str, run_command: Callable[[list[str]], object] = run_command) -> list[float]:
+    """The losses of the first training steps of a packaged config.
 
     Of a step with several losses, such as those of a GAN's two networks, all that are logged, in that order.
+
+    Args:
+        name: the config.
+        run_command: runs `plcourse` with these arguments, on one thread a process.
     """
     with tempfile.TemporaryDirectory() as root:
         limits = [
@@ -57,9 +68,8 @@ def first_losses(name: str) -> list[float]:
             f"--trainer.limit_train_batches={STEPS}",
             "--trainer.limit_val_batches=0",
         ]
-        command = [sys.executable, "-m", "plcourse", "fit", "-c", name, "--runs_root", root, *limits]
-        command += ["--trainer.log_every_n_steps=1", "--trainer.num_sanity_val_steps=0"]
-        subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        limits += ["--trainer.log_every_n_steps=1", "--trainer.num_sanity_val_steps=0"]
+        run_command(["fit", "-c", name, "--runs_root", root, *limits])
         run = Run.load(name, root)
         first_fold = Run(run.path / "folds" / "0")  # a cross-validated run has the losses in its folds
         rows = (first_fold if first_fold.path.is_dir() else run).metrics

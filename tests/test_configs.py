@@ -91,8 +91,8 @@ def test_the_resolved_file_is_the_same_config(name: str, runs: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("name", regolden.configs_with_curves())
-def test_the_first_losses_are_golden(name: str) -> None:
-    golden, losses = regolden.records(name), regolden.first_losses(name)
+def test_the_first_losses_are_golden(name: str, forked: Command) -> None:
+    golden, losses = regolden.records(name), regolden.first_losses(name, lambda arguments: forked(*arguments))
     assert len(losses) >= 2
     of_this_kind = [record["losses"] for record in golden if record["machine"] == regolden.machine()]
     if of_this_kind:
