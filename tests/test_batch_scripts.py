@@ -21,9 +21,9 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.fixture
-def run(plcourse: Command, runs: Path, tmp_path: Path) -> Run:
+def run(forked: Command, runs: Path, tmp_path: Path) -> Run:
     config = digits_config(trainer__max_epochs=1, trainer__limit_train_batches=5)
-    plcourse("fit", "-c", write_config(tmp_path / "small.yaml", config), "--then", "test")
+    forked("fit", "-c", write_config(tmp_path / "small.yaml", config), "--then", "test")
     return Run.load("own/small")
 
 

@@ -18,19 +18,19 @@ DIGITS = ("--data.init_args.source=digits", "--data.init_args.val_size=0.1", "--
 
 
 @pytest.fixture
-def folds(plcourse: Command, runs: Path) -> Run:
+def folds(forked: Command, runs: Path) -> Run:
     """Three folds of the digits, an epoch each."""
     few = ("--trainer.fit_loop.init_args.n_splits=3", "--trainer.max_epochs=1")
-    plcourse("fit", "-c", "kfold/classifier", *few, "--then", "test")
+    forked("fit", "-c", "kfold/classifier", *few, "--then", "test")
     return Run.load("kfold/classifier", runs)
 
 
 def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
-    plcourse: Command, folds: Run, runs: Path, tmp_path: Path
+    forked: Command, folds: Run, runs: Path, tmp_path: Path
 ) -> None:
     # lesson 15: a curriculum by out-of-fold losses, on the samples that the folds share out
     scorer = "--trainer.fit_loop.init_args.scorer"
-    plcourse(
+    forked(
         *("fit", "-c", "curriculum/easy_first", *DIGITS, "--model.init_args.network.init_args.in_features=64"),
         *(f"{scorer}=CrossValidatedLoss", f"{scorer}.init_args.run={folds.name}", "--trainer.max_epochs=1"),
         *("--runs_root", runs),  # below which the scorer finds it, too
@@ -47,7 +47,7 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
     # lesson 16: an ensemble of the folds, diagnosed; its scores are those of lesson 14's own ensemble, but that there
     # each fold sees the test part as it normalises images itself, and here all see it as the best fold does
     by_lesson_14, network = folds.eval("test")["metrics"], "--model.init_args.network"
-    plcourse(
+    forked(
         *("test", "-c", "evaluation/ensemble", "--ckpt_path", folds.checkpoint("best"), *DIGITS, f"{network}=MLP"),
         *(f"{network}.init_args.in_features=64", f"{network}.init_args.hidden=[128]"),
         f"--model.init_args.ensemble=['{folds.path}/folds/*']",
@@ -58,10 +58,10 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
 
     # compare: the folds are pairs, tested with the correction for their shared training sets
     wider = ("--model.init_args.network.init_args.hidden=[16]", "--trainer.fit_loop.init_args.n_splits=3")
-    plcourse("cp", "kfold/classifier", tmp_path / "narrow.yaml")
-    plcourse("fit", "-c", tmp_path / "narrow.yaml", *wider, "--trainer.max_epochs=1")
+    forked("cp", "kfold/classifier", tmp_path / "narrow.yaml")
+    forked("fit", "-c", tmp_path / "narrow.yaml", *wider, "--trainer.max_epochs=1")
     narrow = Run.load("own/narrow", runs)
-    plcourse("compare", folds.path, narrow.path, "--metric", "val/accuracy", "--json", tmp_path / "report.json")
+    forked("compare", folds.path, narrow.path, "--metric", "val/accuracy", "--json", tmp_path / "report.json")
     (comparison,) = json.loads((tmp_path / "report.json").read_text())["comparisons"]
     (test,) = comparison["tests"]
     assert (comparison["unit"], test["n"]) == ("fold", 3)

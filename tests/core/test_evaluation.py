@@ -18,13 +18,13 @@ def scores(run: Path, part: str = "test") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("n", [1, 2, 65])
-def test_two_processes_score_like_one(plcourse: Command, tmp_path: Path, runs: Path, n: int) -> None:
+def test_two_processes_score_like_one(forked: Command, tmp_path: Path, runs: Path, n: int) -> None:
     one = write_config(tmp_path / "one.yaml", in_double_precision(data__init_args__test_size=n))
-    plcourse("fit", "-c", one, "--then", "test")
+    forked("fit", "-c", one, "--then", "test")
     first = scores(runs / "own" / "one" / "latest")
     two = write_config(tmp_path / "two.yaml", in_double_precision(data__init_args__test_size=n, **TWO_PROCESSES))
     checkpoint = (runs / "own" / "one" / "latest" / "checkpoints" / "best.ckpt").resolve()
-    printed = plcourse("test", "-c", two, "--ckpt_path", checkpoint).stdout
+    printed = forked("test", "-c", two, "--ckpt_path", checkpoint).stdout
     second = scores(runs / "own" / "one" / "latest")
     assert second["processes"] == 2
     assert f"{n} of {n} seen, 0 twice" in printed
@@ -36,13 +36,13 @@ def test_two_processes_score_like_one(plcourse: Command, tmp_path: Path, runs: P
 
 @pytest.mark.parametrize("n", [1, 5])
 def test_a_rank_without_samples_takes_part_in_the_validation_inside_fit(
-    plcourse: Command, tmp_path: Path, runs: Path, n: int
+    forked: Command, tmp_path: Path, runs: Path, n: int
 ) -> None:
     network = {"class_path": "faulty.UnevenNorm"}  # DDP would broadcast its buffers, batch by batch
     changes = {"data__init_args__val_size": n, "model__init_args__network": network, "data__init_args__batch_size": 2}
     changes = {**TWO_PROCESSES, **changes, "trainer__limit_train_batches": 4}
     path = write_config(tmp_path / "few.yaml", digits_config(**changes))
-    plcourse("fit", "-c", path, "--trust", "faulty", "--then", "validate,test")
+    forked("fit", "-c", path, "--trust", "faulty", "--then", "validate,test")
     report = scores(runs / "own" / "few" / "latest", "val")
     assert report["coverage"] == {"expected": n, "seen": n, "twice": 0}
     assert scores(runs / "own" / "few" / "latest")["coverage"]["seen"] == 359

@@ -64,9 +64,9 @@ class TestCounting:
 
 
 class TestRuns:
-    def test_tables_and_checkpoints_count_iterations(self, plcourse: Command, tmp_path: Path, runs: Path) -> None:
+    def test_tables_and_checkpoints_count_iterations(self, forked: Command, tmp_path: Path, runs: Path) -> None:
         config = points_config("WGANGP", trainer__max_epochs=10, trainer__max_steps=14, trainer__log_every_n_steps=5)
-        plcourse("fit", "-c", write_config(tmp_path / "count.yaml", config))
+        forked("fit", "-c", write_config(tmp_path / "count.yaml", config))
         run = Run.load(runs / "own/count/latest")
         steps = [row["step"] for row in run.metrics if row["metric"] == "train/generator_loss"]
         assert steps == [4, 9]
@@ -84,10 +84,10 @@ class TestRuns:
         ],
     )
     def test_the_trainers_flags_are_one_line(
-        self, flag: str, value: str, remedy: str, plcourse: Command, tmp_path: Path
+        self, flag: str, value: str, remedy: str, forked: Command, tmp_path: Path
     ) -> None:
         path = write_config(tmp_path / "own.yaml", points_config())
-        done = plcourse("fit", "-c", path, f"--trainer.{flag}", value, status=2)
+        done = forked("fit", "-c", path, f"--trainer.{flag}", value, status=2)
         (line,) = [line for line in done.stderr.splitlines() if line.strip()]
         assert line.startswith(f"plcourse: error: trainer.{flag} is {value}, but R3GAN steps its optimizers by hand")
         assert remedy in line

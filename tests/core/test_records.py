@@ -382,7 +382,7 @@ class TestPredictions:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "part-00000.parquet"]
 
     def test_two_ranks_write_two_files_that_hold_the_samples_in_order(
-        self, plcourse: Command, tmp_path: Path, runs: Path
+        self, forked: Command, tmp_path: Path, runs: Path
     ) -> None:
         network = {"class_path": "MLP", "init_args": {"in_features": 64}}
         config = digits_config(
@@ -393,7 +393,7 @@ class TestPredictions:
             data__init_args__test_size=37,
             **TWO_PROCESSES,
         )
-        plcourse("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "predict")
+        forked("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "predict")
         run = Run.load(runs / "own" / "two" / "latest")
         assert [file.name for file in run.predictions] == ["part-00000.parquet", "part-00001.parquet"]
         tables = [pq.read_table(file) for file in run.predictions]

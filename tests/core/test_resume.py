@@ -38,13 +38,11 @@ def test_killed_before_the_first_checkpoint(plcourse: Command, tmp_path: Path, r
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_killed_at_random_steps(
-    plcourse: Command, tmp_path: Path, runs: Path, processes: int, num_workers: int
-) -> None:
+def test_killed_at_random_steps(forked: Command, tmp_path: Path, runs: Path, processes: int, num_workers: int) -> None:
     """5 of the 20 kills: at random steps of the first 3 epochs and a half."""
     changes: dict[str, Any] = {"data__init_args__num_workers": num_workers}
     if processes == 2:
         changes |= TWO_PROCESSES
     chooser = random.Random(f"{processes} {num_workers}")
     for step in chooser.sample(range(1, int(3.5 * STEPS_PER_EPOCH)), 5):
-        kill_and_resume(plcourse, tmp_path, runs, f"p{processes}w{num_workers}", step, changes)
+        kill_and_resume(forked, tmp_path, runs, f"p{processes}w{num_workers}", step, changes)

@@ -33,7 +33,7 @@ class Trained:
 
 
 @pytest.fixture
-def fit(plcourse: Command, tmp_path: Path, runs: Path) -> Any:
+def fit(forked: Command, tmp_path: Path, runs: Path) -> Any:
     """Fits a network without dropout for `STEPS` steps."""
 
     def run(name: str, precision: str = "64-true", **changes: Any) -> Trained:
@@ -48,7 +48,7 @@ def fit(plcourse: Command, tmp_path: Path, runs: Path) -> Any:
         }
         config = digits_config(**{**settings, **changes})
         config["trainer"]["callbacks"].append({"class_path": "faulty.KeepGradients", "init_args": {"path": str(file)}})
-        plcourse("fit", "-c", write_config(tmp_path / f"{name}.yaml", config), "--trust", "faulty")
+        forked("fit", "-c", write_config(tmp_path / f"{name}.yaml", config), "--trust", "faulty")
         found = Run.load(runs / "own" / name / "latest")
         assert found.record["data"]["n_train"] == 1257
         losses = {row["step"]: row["value"] for row in found.metrics if row["metric"] == "train/loss"}
@@ -114,14 +114,14 @@ def test_one_process_accumulates_to_the_step_of_the_whole_batch(fit: Any) -> Non
     assert_equal_training(one, small, TOLERANCE["64-true"])
 
 
-def test_no_gradient_travels_between_two_steps(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_no_gradient_travels_between_two_steps(forked: Command, tmp_path: Path, runs: Path) -> None:
     file = tmp_path / "counts"
     config = digits_config(
         trainer__max_epochs=1, trainer__accumulate_grad_batches=4, trainer__num_sanity_val_steps=0, **TWO_PROCESSES
     )
     config["data"]["init_args"]["batch_size"] = 30
     config["trainer"]["callbacks"].append({"class_path": "faulty.CountReductions", "init_args": {"path": str(file)}})
-    plcourse("fit", "-c", write_config(tmp_path / "four.yaml", config), "--trust", "faulty")
+    forked("fit", "-c", write_config(tmp_path / "four.yaml", config), "--trust", "faulty")
     counts = [int(word) for word in file.read_text().split()]
     assert len(counts) == 21, "1,258 samples in batches of 60"
     stepped = [batch for batch, buckets in enumerate(counts) if buckets]

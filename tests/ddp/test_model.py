@@ -161,7 +161,7 @@ class TestRanks:
                 assert torch.allclose(torch.stack(own).mean(0), expected, rtol=1e-12, atol=1e-14)
 
     def test_a_network_with_batch_norm_is_the_same_on_both_ranks_when_evaluated(
-        self, plcourse: Command, tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+        self, forked: Command, tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         config = digits_config(
             trainer__precision="64-true",
@@ -171,7 +171,7 @@ class TestRanks:
             **TWO_PROCESSES,
         )
         path = write_config(tmp_path / "two.yaml", config)
-        plcourse("fit", "-c", path, "--trust", "faulty", "--then", "test")
+        forked("fit", "-c", path, "--trust", "faulty", "--then", "test")
         run = Run.load(runs / "own" / "two" / "latest")
         by_two = run.eval("test")
         assert by_two["coverage"] == {"expected": 101, "seen": 101, "twice": 0}

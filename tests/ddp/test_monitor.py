@@ -15,14 +15,14 @@ SLOW = 0.15  # seconds, long beside a step even where other processes share the 
 
 
 @pytest.fixture
-def fit(plcourse: Command, tmp_path: Path, runs: Path) -> Any:
+def fit(forked: Command, tmp_path: Path, runs: Path) -> Any:
     def run(name: str, *callbacks: dict[str, Any], **changes: Any) -> dict[str, list[float]]:
         config = digits_config(trainer__log_every_n_steps=WINDOW, **changes)
         config["trainer"]["callbacks"] += [
             {"class_path": "ThroughputMonitor", "init_args": {"communication_every_n_steps": 3}},
             *callbacks,
         ]
-        plcourse("fit", "-c", write_config(tmp_path / f"{name}.yaml", config), "--trust", "faulty")
+        forked("fit", "-c", write_config(tmp_path / f"{name}.yaml", config), "--trust", "faulty")
         return columns(runs / "own" / name / "latest")
 
     return run
@@ -78,16 +78,16 @@ def test_one_process_has_no_communication(fit: Any) -> None:
     assert "train/samples_rank_1" not in found
 
 
-def test_an_epoch_resumed_in_its_middle_claims_no_coverage(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_an_epoch_resumed_in_its_middle_claims_no_coverage(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = failing(digits_config(trainer__max_epochs=2), step=11, how="kill_job", once=str(tmp_path / "killed"))
     config["trainer"]["callbacks"].append({"class_path": "ThroughputMonitor"})
-    plcourse("fit", "-c", write_config(tmp_path / "job.yaml", config), "--trust", "faulty", status=-9)
+    forked("fit", "-c", write_config(tmp_path / "job.yaml", config), "--trust", "faulty", status=-9)
     latest = runs / "own" / "job" / "latest"
-    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
     assert columns(latest)["train/samples_seen"] == [1258], "of the second epoch alone"
 
 
-def test_the_flag_that_the_guide_shows(plcourse: Command, runs: Path) -> None:
+def test_the_flag_that_the_guide_shows(forked: Command, runs: Path) -> None:
     limits = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "10", "--trainer.limit_val_batches", "1"]
-    plcourse("fit", "-c", "ddp/one_process", "--trainer.callbacks+=ThroughputMonitor", *limits)
+    forked("fit", "-c", "ddp/one_process", "--trainer.callbacks+=ThroughputMonitor", *limits)
     assert len(columns(runs / "ddp" / "one_process" / "latest")["train/samples_per_second"]) == 1

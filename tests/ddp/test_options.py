@@ -79,7 +79,7 @@ def test_the_linear_rule_multiplies_the_peak_rate(scaling: bool, world_size: int
     assert schedule.base_lrs == pytest.approx(rates)
 
 
-def test_two_processes_with_the_linear_rule_take_twice_the_rate(plcourse: Command, tmp_path: Any, runs: Any) -> None:
+def test_two_processes_with_the_linear_rule_take_twice_the_rate(forked: Command, tmp_path: Any, runs: Any) -> None:
     for name, changes in {"plain": {}, "scaled": {"model__init_args__linear_scaling": True}}.items():
         config = digits_config(
             trainer__max_epochs=1,
@@ -88,7 +88,7 @@ def test_two_processes_with_the_linear_rule_take_twice_the_rate(plcourse: Comman
             **TWO_PROCESSES,
             **changes,
         )
-        plcourse("fit", "-c", write_config(tmp_path / f"{name}.yaml", config))
+        forked("fit", "-c", write_config(tmp_path / f"{name}.yaml", config))
     tables = [(runs / "own" / name / "latest" / "metrics.csv").read_text() for name in ("plain", "scaled")]
     rates = [[float(line.split(",")[3]) for line in table.splitlines() if "train/lr" in line] for table in tables]
     assert len(rates[0]) == 4
@@ -96,19 +96,19 @@ def test_two_processes_with_the_linear_rule_take_twice_the_rate(plcourse: Comman
 
 
 class TestCompression:
-    def fit(self, plcourse: Command, tmp_path: Any, dtype: str | None, status: int = 0) -> Any:
+    def fit(self, forked: Command, tmp_path: Any, dtype: str | None, status: int = 0) -> Any:
         config = digits_config(
             trainer__max_epochs=1, trainer__limit_train_batches=6, trainer__log_every_n_steps=1, **TWO_PROCESSES
         )
         config["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.0
         if dtype:
             config["trainer"]["callbacks"].append({"class_path": "GradientCompression", "init_args": {"dtype": dtype}})
-        return plcourse("fit", "-c", write_config(tmp_path / f"{dtype}.yaml", config), status=status)
+        return forked("fit", "-c", write_config(tmp_path / f"{dtype}.yaml", config), status=status)
 
-    def test_gradients_in_16_bits_lead_nearly_the_same_way(self, plcourse: Command, tmp_path: Any, runs: Any) -> None:
+    def test_gradients_in_16_bits_lead_nearly_the_same_way(self, forked: Command, tmp_path: Any, runs: Any) -> None:
         found = []
         for dtype in (None, "float16"):
-            self.fit(plcourse, tmp_path, dtype)
+            self.fit(forked, tmp_path, dtype)
             table = (runs / "own" / str(dtype) / "latest" / "metrics.csv").read_text()
             found.append([float(line.split(",")[3]) for line in table.splitlines() if "train/loss" in line])
         assert len(found[0]) == 6
@@ -116,8 +116,8 @@ class TestCompression:
         assert found[0] != found[1], "16 bits round"
         assert found[1] == pytest.approx(found[0], rel=0.01)
 
-    def test_what_gloo_cannot_average_is_refused_in_one_line(self, plcourse: Command, tmp_path: Any, runs: Any) -> None:
-        done = self.fit(plcourse, tmp_path, "bfloat16", status=2)
+    def test_what_gloo_cannot_average_is_refused_in_one_line(self, forked: Command, tmp_path: Any, runs: Any) -> None:
+        done = self.fit(forked, tmp_path, "bfloat16", status=2)
         assert "gloo cannot average bfloat16; dtype: float16 works on CPUs" in done.stderr
 
     def test_one_process_has_nothing_to_send(self) -> None:

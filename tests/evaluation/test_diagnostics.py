@@ -192,14 +192,14 @@ def diagnosed(**changes: Any) -> dict[str, Any]:
 
 
 def test_two_processes_find_what_one_finds_with_the_model_of_another_lesson(
-    plcourse: Command, tmp_path: Path, runs: Path
+    forked: Command, tmp_path: Path, runs: Path
 ) -> None:
-    plcourse("fit", "-c", write_config(tmp_path / "one.yaml", diagnosed()), "--then", "test")
+    forked("fit", "-c", write_config(tmp_path / "one.yaml", diagnosed()), "--then", "test")
     run = runs / "own" / "one" / "latest"
     first = json.loads((run / "eval" / "test.json").read_text())
     errors = pd.read_csv(run / "plots" / "test-errors.csv")
     two = write_config(tmp_path / "two.yaml", diagnosed(**TWO_PROCESSES))
-    plcourse("test", "-c", two, "--ckpt_path", run / "checkpoints" / "best.ckpt")
+    forked("test", "-c", two, "--ckpt_path", run / "checkpoints" / "best.ckpt")
     second = json.loads((run / "eval" / "test.json").read_text())
     assert second["processes"] == 2
     sections = {"intervals", "per_class", "confusion", "calibration", "risk_coverage", "slices", "errors"}

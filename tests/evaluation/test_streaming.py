@@ -296,25 +296,25 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return plcourse.run("fit", job, runs_root=folder / "runs", then=["predict"]).path
 
 
-def killed(plcourse: Command, run: Path, folder: Path, batch: int, delay: float, *more: Any) -> None:
+def killed(forked: Command, run: Path, folder: Path, batch: int, delay: float, *more: Any) -> None:
     where = f"--trainer.predict_loop.init_args.output_dir={folder}"
     kill = f"--trainer.callbacks+={{class_path: faulty.KillPrediction, init_args: {{batch: {batch}, delay: {delay}}}}}"
-    plcourse("predict", "--run", run, where, kill, "--trust", "faulty", *more, status=-9)
+    forked("predict", "--run", run, where, kill, "--trust", "faulty", *more, status=-9)
 
 
-def test_killed_and_started_again(plcourse: Command, tmp_path: Path, fitted: Path) -> None:
+def test_killed_and_started_again(forked: Command, tmp_path: Path, fitted: Path) -> None:
     where = f"--trainer.predict_loop.init_args.output_dir={tmp_path / 'out'}"
-    killed(plcourse, fitted, tmp_path / "out", 100, 0.0)
+    killed(forked, fitted, tmp_path / "out", 100, 0.0)
     assert not list((tmp_path / "out").glob("*.parquet"))
-    printed = plcourse("predict", "--run", fitted, where).stdout
+    printed = forked("predict", "--run", fitted, where).stdout
     assert "rows are there already" in printed
     pd.testing.assert_frame_equal(read(tmp_path / "out"), read(fitted / "predictions"))
 
 
-def test_two_processes_write_the_table_of_one(plcourse: Command, tmp_path: Path, fitted: Path) -> None:
+def test_two_processes_write_the_table_of_one(forked: Command, tmp_path: Path, fitted: Path) -> None:
     where = f"--trainer.predict_loop.init_args.output_dir={tmp_path / 'two'}"
-    killed(plcourse, fitted, tmp_path / "two", 30, 0.05, "--trainer.devices=2")
-    plcourse("predict", "--run", fitted, where, "--trainer.devices=2")
+    killed(forked, fitted, tmp_path / "two", 30, 0.05, "--trainer.devices=2")
+    forked("predict", "--run", fitted, where, "--trainer.devices=2")
     pd.testing.assert_frame_equal(read(tmp_path / "two"), read(fitted / "predictions"))
 
 
@@ -341,12 +341,12 @@ def test_two_nodes_of_torchrun_write_the_table_of_one(tmp_path: Path, fitted: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_again_and_again(plcourse: Command, tmp_path: Path, fitted: Path, processes: int) -> None:
+def test_killed_again_and_again(forked: Command, tmp_path: Path, fitted: Path, processes: int) -> None:
     """10 of the 20 kills each: at random batches and moments, on top of what the kills before have left."""
     chooser = random.Random(processes)
     where = f"--trainer.predict_loop.init_args.output_dir={tmp_path / 'out'}"
     devices = f"--trainer.devices={processes}"
     for _ in range(10):
-        killed(plcourse, fitted, tmp_path / "out", chooser.randrange(20), chooser.uniform(0, 0.02), devices)
-    plcourse("predict", "--run", fitted, where, devices)
+        killed(forked, fitted, tmp_path / "out", chooser.randrange(20), chooser.uniform(0, 0.02), devices)
+    forked("predict", "--run", fitted, where, devices)
     pd.testing.assert_frame_equal(read(tmp_path / "out"), read(fitted / "predictions"))

@@ -105,13 +105,13 @@ def test_the_longest_copy_is_exact() -> None:
     assert longest_copy("", "abc") == ""
 
 
-def test_predict_streams_and_writes_a_table(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_predict_streams_and_writes_a_table(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = language_config(long_text(tmp_path / "text.txt", 200), "GPT", trainer__max_epochs=1)
-    plcourse("fit", "-c", write_config(tmp_path / "own.yaml", config))
+    forked("fit", "-c", write_config(tmp_path / "own.yaml", config))
     (tmp_path / "prompts.txt").write_text("the film\na plot\n")
     run = runs / "own/own/latest"
     prompts = ["--data.init_args.prompts_path", tmp_path / "prompts.txt", "--data.init_args.samples", "2"]
-    done = plcourse("predict", "--run", run, *prompts)
+    done = forked("predict", "--run", run, *prompts)
     rows = pd.concat([pd.read_parquet(path) for path in sorted((run / "predictions").glob("*.parquet"))])
     assert rows["prompt"].tolist() == ["the film"] * 2 + ["a plot"] * 2
     assert rows["id"].is_unique
@@ -119,8 +119,8 @@ def test_predict_streams_and_writes_a_table(plcourse: Command, tmp_path: Path, r
         assert prompt + text in done.stdout
     assert (rows["copied"] > 0).all()
     (tmp_path / "prompts.txt").write_text("the film\nλ plot\n")
-    refused = plcourse("predict", "--run", run, *prompts, status=2)
+    refused = forked("predict", "--run", run, *prompts, status=2)
     assert "prompt 2: character 1 is 'λ' (U+03BB)" in refused.stderr
     (tmp_path / "text.txt").unlink()  # a prediction needs the checkpoint alone
-    done = plcourse("predict", "--run", run)
+    done = forked("predict", "--run", run)
     assert "copies of the training text are not looked for" in done.stdout + done.stderr

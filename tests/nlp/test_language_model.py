@@ -98,27 +98,27 @@ def test_bits_count_characters_whatever_the_tokens_are(tmp_path: Path, kind: str
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_killed_in_mid_epoch_and_resumed(name: str, plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_killed_in_mid_epoch_and_resumed(name: str, forked: Command, tmp_path: Path, runs: Path) -> None:
     """With dropout, and for the LSTM with the state that was carried to where the kill fell."""
     config = language_config(long_text(tmp_path / "text.txt", 300), name)
-    plcourse("fit", "-c", write_config(tmp_path / "reference.yaml", config))
+    forked("fit", "-c", write_config(tmp_path / "reference.yaml", config))
     marker = tmp_path / "killed"
     path = write_config(tmp_path / "kill.yaml", failing(config, step=43, how="kill_job", once=str(marker)))
-    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+    forked("fit", "-c", path, "--trust", "faulty", status=-9)
     assert marker.exists()
     latest = runs / "own" / "kill" / "latest"
-    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
     assert_same_end(latest, runs / "own" / "reference" / "latest")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_two_processes_are_one(name: str, plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_are_one(name: str, forked: Command, tmp_path: Path, runs: Path) -> None:
     config = language_config(long_text(tmp_path / "text.txt", 200), name, trainer__max_epochs=2)
     config["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.0  # each process draws its own
-    plcourse("fit", "-c", write_config(tmp_path / "one.yaml", config), "--then", "test,predict")
+    forked("fit", "-c", write_config(tmp_path / "one.yaml", config), "--then", "test,predict")
     config["trainer"] |= {"devices": 2, "strategy": TWO_PROCESSES["trainer__strategy"]}
     config["data"]["init_args"]["batch_size"] = 8
-    plcourse("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "test,predict")
+    forked("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "test,predict")
     one, two = Run.load(runs / "own/one/latest"), Run.load(runs / "own/two/latest")
     assert len(one.metrics) == len(two.metrics) > 10
     for row, row_2 in zip(one.metrics, two.metrics, strict=True):
@@ -185,10 +185,10 @@ class TestFloors:
     ],
 )
 def test_one_line_says_what_does_not_fit(
-    changes: dict[str, object], message: str, plcourse: Command, tmp_path: Path
+    changes: dict[str, object], message: str, forked: Command, tmp_path: Path
 ) -> None:
     config = language_config(long_text(tmp_path / "text.txt", 100), "GPT", **changes)
-    done = plcourse("fit", "-c", write_config(tmp_path / "wrong.yaml", config), status=2)
+    done = forked("fit", "-c", write_config(tmp_path / "wrong.yaml", config), status=2)
     (line,) = done.stderr.strip().splitlines()
     assert message in line
 

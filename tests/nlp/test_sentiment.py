@@ -335,13 +335,13 @@ def test_the_encoder_has_a_rate_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_are_one(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = sentiment_config(table(tmp_path / "mine.csv"), max_epochs=2)
     config["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.0  # each process draws its own
-    plcourse("fit", "-c", write_config(tmp_path / "one.yaml", config), "--then", "test,predict")
+    forked("fit", "-c", write_config(tmp_path / "one.yaml", config), "--then", "test,predict")
     config["trainer"] |= {"devices": 2, "strategy": TWO_PROCESSES["trainer__strategy"]}
     config["data"]["init_args"]["batch_size"] = 4
-    plcourse("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "test,predict")
+    forked("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "test,predict")
     one, two = Run.load(runs / "own/one/latest"), Run.load(runs / "own/two/latest")
     for row, row_2 in zip(one.metrics, two.metrics, strict=True):
         assert (row["step"], row["metric"]) == (row_2["step"], row_2["metric"])
@@ -350,15 +350,15 @@ def test_two_processes_are_one(plcourse: Command, tmp_path: Path, runs: Path) ->
 
 
 @pytest.mark.slow
-def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_killed_in_mid_epoch_and_resumed(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = sentiment_config(table(tmp_path / "mine.csv"))
-    plcourse("fit", "-c", write_config(tmp_path / "reference.yaml", config))
+    forked("fit", "-c", write_config(tmp_path / "reference.yaml", config))
     marker = tmp_path / "killed"
     path = write_config(tmp_path / "kill.yaml", failing(config, step=33, how="kill_job", once=str(marker)))
-    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+    forked("fit", "-c", path, "--trust", "faulty", status=-9)
     assert marker.exists()
     latest = runs / "own" / "kill" / "latest"
-    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
     assert_same_end(latest, runs / "own" / "reference" / "latest")
 
 

@@ -119,18 +119,16 @@ def test_a_mistake_is_one_line(
     assert told in refused(["fit", "-c", str(path)], capsys)
 
 
-def kill_and_resume(
-    plcourse: Command, tmp_path: Path, runs: Path, name: str, step: int, changes: dict[str, Any]
-) -> None:
+def kill_and_resume(forked: Command, tmp_path: Path, runs: Path, name: str, step: int, changes: dict[str, Any]) -> None:
     if not (runs / "own" / f"reference_{name}").exists():
-        plcourse("fit", "-c", write_config(tmp_path / f"reference_{name}.yaml", vision_config(**changes)))
+        forked("fit", "-c", write_config(tmp_path / f"reference_{name}.yaml", vision_config(**changes)))
     marker = tmp_path / f"killed_{name}_{step}"
     config = failing(vision_config(**changes), step=step, how="kill_job", once=str(marker))
     path = write_config(tmp_path / f"{name}_{step}.yaml", config)
-    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
+    forked("fit", "-c", path, "--trust", "faulty", status=-9)
     assert marker.exists()
     latest = runs / "own" / f"{name}_{step}" / "latest"
-    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
     reference = runs / "own" / f"reference_{name}" / "latest"
     assert_same_end(latest, reference)
     states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (latest, reference)]
@@ -138,15 +136,13 @@ def kill_and_resume(
         assert_equal(states[0].get(part), states[1].get(part), part)
 
 
-def test_a_run_killed_while_it_averages_ends_like_one_that_was_not(
-    plcourse: Command, tmp_path: Path, runs: Path
-) -> None:
-    kill_and_resume(plcourse, tmp_path, runs, "ema", 2 * STEPS_PER_EPOCH + 5, averaged("EMA", decay=0.9))
+def test_a_run_killed_while_it_averages_ends_like_one_that_was_not(forked: Command, tmp_path: Path, runs: Path) -> None:
+    kill_and_resume(forked, tmp_path, runs, "ema", 2 * STEPS_PER_EPOCH + 5, averaged("EMA", decay=0.9))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", ["plain", "swa", "ema", "two_processes"])
-def test_killed_at_random_steps(plcourse: Command, tmp_path: Path, runs: Path, arm: str) -> None:
+def test_killed_at_random_steps(forked: Command, tmp_path: Path, runs: Path, arm: str) -> None:
     """5 of the 20 kills, before, at and after the start of the average."""
     changes: dict[str, Any] = {
         "plain": {"data__init_args__num_workers": 2},
@@ -155,10 +151,10 @@ def test_killed_at_random_steps(plcourse: Command, tmp_path: Path, runs: Path, a
         "two_processes": {**averaged("SWA", every_n_steps=2), **TWO_PROCESSES, "data__init_args__batch_size": 20},
     }[arm]
     for step in random.Random(arm).sample(range(1, 4 * STEPS_PER_EPOCH), 5):
-        kill_and_resume(plcourse, tmp_path, runs, arm, step, changes)
+        kill_and_resume(forked, tmp_path, runs, arm, step, changes)
 
 
-def test_two_processes_take_the_steps_of_one(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_take_the_steps_of_one(forked: Command, tmp_path: Path, runs: Path) -> None:
     """With group norms, which see no other sample: losses, averages and the exact scores of an uneven validation part.
 
     In double precision, where no rounding is amplified.
@@ -174,7 +170,7 @@ def test_two_processes_take_the_steps_of_one(plcourse: Command, tmp_path: Path, 
     }
     found = []
     for name, changes in (("one", {}), ("two", {**TWO_PROCESSES, "data__init_args__batch_size": 20})):
-        plcourse("fit", "-c", write_config(tmp_path / f"{name}.yaml", vision_config(**{**shared, **changes})))
+        forked("fit", "-c", write_config(tmp_path / f"{name}.yaml", vision_config(**{**shared, **changes})))
         run = Run(runs / "own" / name / "latest")
         rows = {(row["step"], row["metric"]): row["value"] for row in run.metrics}
         found.append((rows, torch.load(run.checkpoint("last"), weights_only=True)["state_dict"]))
