@@ -33,15 +33,6 @@ def devices(name: str) -> int:
     return parse_config(find_config(name))["trainer"].get("devices", 1)
 
 
-def call(arguments: list[str], processes: int) -> None:
-    """In this process where it can be, in one of its own where several ranks are forked."""
-    if processes == 1:
-        main(arguments)
-        return
-    done = subprocess.run([sys.executable, "-m", "plcourse", *arguments], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_the_configs_are_found() -> None:
     assert len(FREE) >= 3
     assert len(EXCUSED) < len(FREE)
@@ -51,30 +42,45 @@ def test_the_configs_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", FREE)
-def test_every_verb_runs_on_one_batch(name: str, runs: Path) -> None:
-    header, processes = HEADERS[name], devices(name)
+def test_every_verb_runs_on_one_batch(name: str, runs: Path, forked: Command) -> None:
+    header = HEADERS[name]
+    # in this process where it can be, in one of its own where several ranks are forked
+    call = (lambda arguments: main(arguments)) if devices(name) == 1 else (lambda arguments: forked(*arguments))
     ran = []
     if "fit" in header.verbs:
-        call(["fit", "-c", name, *ONE_BATCH], processes)
+        call(["fit", "-c", name, *ONE_BATCH])
         ran.append("fit")
     run = runs / name / "latest"
     start = ["--run", str(run)] if ran else ["-c", name, "--allow_untrained"]
-    for verb in [verb for verb in header.verbs if verb != "fit"]:
-        call([verb, *start, *ONE_BATCH, *(["--batch_sizes=2"] if verb == "export" else [])], processes)
+    for verb in [verb for verb in header.verbs if verb not in ("fit", "export")]:
+        call([verb, *start, *ONE_BATCH])
         ran.append(verb)
         if verb == "predict":
             assert list((run / "predictions").glob("*.parquet"))
-        elif verb == "export":
-            rows = json.loads((run / "export" / "verification.json").read_text())["rows"]
-            assert rows["onnx"]["status"] == "verified"
         else:
             part = {"validate": "val", "test": "test"}[verb]
             assert json.loads((run / "eval" / f"{part}.json").read_text())["metrics"]
-    assert tuple(ran) == header.verbs
+    assert {*ran} == {*header.verbs} - {"export"}
     if "fit" in ran:
         metrics = guides.logged(Run.load(name, runs))
         assert len(metrics) >= 3
         assert not guides.undefined(name.partition("/")[0], metrics), "the guide's section on what is logged"
+
+
+EXPORTED = [name for name in FREE if "export" in HEADERS[name].verbs]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name.startswith("export/") else pytest.mark.slow) for name in EXPORTED],
+)
+def test_every_model_that_exports_is_verified(name: str, runs: Path) -> None:
+    """Several processes each, so that only lesson 17's are quick."""
+    main(["fit", "-c", name, *ONE_BATCH])
+    run = runs / name / "latest"
+    main(["export", "--run", str(run), *ONE_BATCH, "--batch_sizes=2"])
+    rows = json.loads((run / "export" / "verification.json").read_text())["rows"]
+    assert rows["onnx"]["status"] == "verified"
 
 
 @pytest.mark.parametrize("name", HEADERS)
