@@ -22,7 +22,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from plcourse.core.checkpoint import BEST, LAST, MIN_SECONDS, link, load
 from plcourse.core.data import run_seed
-from plcourse.core.distributed import gather_objects
+from plcourse.core.distributed import from_rank_0, gather_objects
 from plcourse.core.errors import Interrupted, RunFailed, UserError, nearest
 from plcourse.core.loops import FitLoop
 from plcourse.core.record import RunRecorder
@@ -239,8 +239,8 @@ class KFoldLoop(FitLoop):
             return
         best = self._summary.best_fold()
         checkpoint = best.best if best is not None else None
-        is_new = fold is None or checkpoint != self._best_fold.checkpoint
-        if not is_new and time.monotonic() - self._saved_at < MIN_SECONDS:
+        due = fold is None or checkpoint != self._best_fold.checkpoint or time.monotonic() - self._saved_at >= MIN_SECONDS
+        if not from_rank_0(due):  # whose clock counts: to write is a collective
             return  # it would hold the same weights
         self._best_fold.checkpoint = checkpoint
         self._saved_at = time.monotonic()
