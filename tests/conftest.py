@@ -60,8 +60,8 @@ def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
 def forked(forker: Forker, runs: Path, tmp_path: Path) -> Command:
     """Like `plcourse`, without the seconds that each process takes to import torch."""
 
-    def command(*arguments: Any, status: int = 0, timeout: float = 240) -> Any:
-        done = forker.run(tmp_path, *arguments, timeout=timeout)
+    def command(*arguments: Any, status: int = 0, timeout: float = 240, **environment: str) -> Any:
+        done = forker.run(tmp_path, *arguments, timeout=timeout, **environment)
         assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -95,27 +95,33 @@ class Forker:
                 os.kill(pid, signal.SIGKILL)
         return self._status()
 
-    def run(self, folder: Path, *arguments: Any, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, folder: Path, *arguments: Any, timeout: float = 240, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Runs a command in a folder, as `subprocess.run` would.
 
         Args:
             folder: where it runs, and where its output is kept.
             *arguments: of the command line.
             timeout: seconds after which it is killed, and the test fails.
+            **environment: variables that it gets besides.
         """
         files = folder / "stdout", folder / "stderr"
         for file in files:
             file.write_text("")
-        pid = self._start(folder, *files, arguments)
+        pid = self._start(folder, *files, arguments, environment)
         if not select.select([self._process.stdout], [], [], timeout)[0]:
             os.kill(pid, signal.SIGKILL)
+            self._status()  # or the next command would take it for its own
             raise TimeoutError(f"{arguments} took more than {timeout} s")
         return subprocess.CompletedProcess(arguments, self._status(), *(file.read_text() for file in files))
 
-    def _start(self, folder: Path, out: Path, err: Path, arguments: tuple[Any, ...]) -> int:
+    def _start(
+        self, folder: Path, out: Path, err: Path, arguments: tuple[Any, ...], more: Mapping[str, str] | None = None
+    ) -> int:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        environment = {**os.environ, **_ENVIRONMENT}
+        environment = {**os.environ, **_ENVIRONMENT, **(more or {})}
         command = [str(folder), str(out), str(err), environment, [*map(str, arguments)]]
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
