@@ -281,7 +281,8 @@ _THREADS = "a product on several threads is summed in other pieces, which round 
 def equal_runs(folder: Path) -> list[EqualRun]:
     """Fits, tests and predicts in ways that may or may not make a difference.
 
-    Each command runs in a process forked from this one, which has imported everything and computed nothing.
+    Each command runs in a process forked from this one, which must have imported everything and computed nothing: a
+    fork waits for ever for the threads of a product that its parent computed. So nothing is hashed before all ended.
 
     Args:
         folder: an empty folder for the runs.
@@ -304,23 +305,18 @@ def equal_runs(folder: Path) -> list[EqualRun]:
                 raise RuntimeError(f"{name}, {verb}: {(folder / 'command.log').read_text()}")
         return run
 
-    def hashed(name: str, run: Path, same_as: str = "", reason: str = "") -> EqualRun:
-        return EqualRun(name, *_hashes(run), same_as, reason)
-
     first = "one process"
-    return [
-        hashed(first, ended(first, *one)),
-        hashed("the same again", ended("again", *one), first),
-        hashed("two loader workers", ended("workers", *one, workers), first),
-        hashed(
-            "killed in mid-epoch, resumed",
-            ended("killed", *one, kill, status=-signal.SIGKILL, resume=True),
-            first,
-        ),
-        hashed("two processes", ended("two", *two), reason=_REDUCED),
-        hashed("two processes again", ended("two again", *two), "two processes"),
-        hashed("two threads", ended("threads", *one, threads=2), reason=_THREADS),
+    killed = ended("killed", *one, kill, status=-signal.SIGKILL, resume=True)
+    found = [
+        (first, ended(first, *one), "", ""),
+        ("the same again", ended("again", *one), first, ""),
+        ("two loader workers", ended("workers", *one, workers), first, ""),
+        ("killed in mid-epoch, resumed", killed, first, ""),
+        ("two processes", ended("two", *two), "", _REDUCED),
+        ("two processes again", ended("two again", *two), "two processes", ""),
+        ("two threads", ended("threads", *one, threads=2), "", _THREADS),
     ]
+    return [EqualRun(name, *_hashes(run), same_as, reason) for name, run, same_as, reason in found]
 
 
 def _forked(folder: Path, arguments: Sequence[str], threads: int) -> int:
