@@ -239,7 +239,9 @@ class KFoldLoop(FitLoop):
             return
         best = self._summary.best_fold()
         checkpoint = best.best if best is not None else None
-        due = fold is None or checkpoint != self._best_fold.checkpoint or time.monotonic() - self._saved_at >= MIN_SECONDS
+        due = (
+            fold is None or checkpoint != self._best_fold.checkpoint or time.monotonic() - self._saved_at >= MIN_SECONDS
+        )
         if not from_rank_0(due):  # whose clock counts: to write is a collective
             return  # it would hold the same weights
         self._best_fold.checkpoint = checkpoint

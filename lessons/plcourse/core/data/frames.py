@@ -28,7 +28,7 @@ def read_frame(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> pd.DataF
         raise UserError(f"cannot read the table '{path}': {what}; give a file that ends with {', '.join(suffixes)}")
     try:
         if suffix == ".parquet":
-            return pd.read_parquet(file)
+            return _read_parquet(file)
         if suffix == ".jsonl":
             return pd.read_json(file, lines=True, encoding="utf-8-sig")
         frame = pd.read_csv(file, sep="\t" if suffix == ".tsv" else ",")
@@ -40,3 +40,11 @@ def read_frame(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> pd.DataF
     if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first fields for an index: every column is shifted
         raise UserError(f"cannot read the table '{path}': its rows have more fields than its first line has names")
     return frame
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(file)
+    except (LookupError, TypeError, AttributeError) as error:
+        # columns that Arrow can read, with damaged notes of pandas on how they were written
+        raise ValueError(f"its metadata of pandas is damaged ({type(error).__name__}: {first_line(error)})") from error
