@@ -34,7 +34,8 @@ def test_ten_thousand_more_within_bounded_memory(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
-    ("kind", "seed"), [("onnx", "0/1061"), ("tiff", "0/8554"), ("parquet", "3/7965"), ("parquet", "3/9513")]
+    ("kind", "seed"),
+    [("onnx", "0/1061"), ("tiff", "0/8554"), ("tiff", "11/28840"), ("parquet", "3/7965"), ("parquet", "3/9513")],
 )
 def test_files_that_once_escaped_are_named(tmp_path: Path, kind: str, seed: str) -> None:
     """A name that is no UTF-8, a header that asked for a gigabyte, and what pandas notes in a table."""

@@ -36,6 +36,7 @@ DECODE_ERRORS = (
     SyntaxError,
     EOFError,
     IndexError,
+    TypeError,  # a tag of a TIFF file that holds another type than Pillow counts on
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
