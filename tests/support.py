@@ -113,6 +113,35 @@ def failing(config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
     return config
 
 
+def kill_at_step(
+    command: Command, tmp_path: Path, runs: Path, name: str, step: int, config: dict[str, Any]
+) -> tuple[Path, Path]:
+    """Kills a run of a config at a step, resumes it, and holds its end against that of a run left alone.
+
+    Args:
+        command: runs `plcourse`.
+        tmp_path: where configs are written.
+        runs: the root of the runs.
+        name: of the run left alone, which is there once for several kills.
+        step: at which the whole job gets SIGKILL.
+        config: of both.
+
+    Returns:
+        The folders of the resumed run and of the one left alone.
+    """
+    reference = runs / "own" / f"reference_{name}" / "latest"
+    if not reference.exists():
+        command("fit", "-c", write_config(tmp_path / f"reference_{name}.yaml", config))
+    marker = tmp_path / f"killed_{name}_{step}"
+    path = write_config(tmp_path / f"{name}_{step}.yaml", failing(config, step=step, how="kill_job", once=str(marker)))
+    command("fit", "-c", path, "--trust", "faulty", status=-9)
+    assert marker.exists()
+    latest = runs / "own" / f"{name}_{step}" / "latest"
+    command("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
+    assert_same_end(latest, reference)
+    return latest, reference
+
+
 def processes_with(marker: str) -> list[int]:
     """The processes whose environment holds a text, such as the folder of a test."""
     found = []

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from plcourse.core.launch import can_fork
-from support import TESTS, Command, digits_config, failing, write_config
+from support import TESTS, Command, digits_config, failing, processes_with, write_config
 
 FEW = ["--pairs", "2", "--steps", "4", "--warmup", "5", "--world_sizes", "1,2"]
 NETWORK = {"class_path": "MLP", "init_args": {"in_features": 64, "hidden": [128]}}
@@ -137,20 +137,9 @@ def test_a_signal_leaves_nothing_running(tmp_path: Path, runs: Path, signum: int
         process.kill()  # what a failed test leaves would slow all others down
     assert process.returncode == status
     deadline = time.monotonic() + 10
-    while (left := with_marker(marker)) and time.monotonic() < deadline:
+    while (left := processes_with(marker)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert left == []
-
-
-def with_marker(marker: str) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal() and marker.encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_a_root_that_is_no_folder(plcourse: Command, tmp_path: Path) -> None:

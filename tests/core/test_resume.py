@@ -6,33 +6,17 @@ from typing import Any
 
 import pytest
 
-from support import TWO_PROCESSES, Command, assert_same_end, digits_config, failing, write_config
+from support import TWO_PROCESSES, Command, digits_config, kill_at_step
 
 STEPS_PER_EPOCH = 20  # 1,257 training digits in batches of 64
 
 
-def kill_and_resume(
-    plcourse: Command, tmp_path: Path, runs: Path, name: str, step: int, changes: dict[str, Any]
-) -> None:
-    if not (runs / "own" / f"reference_{name}").exists():
-        reference = write_config(tmp_path / f"reference_{name}.yaml", digits_config(**changes))
-        plcourse("fit", "-c", reference)
-    marker = tmp_path / f"killed_{name}_{step}"
-    config = failing(digits_config(**changes), step=step, how="kill_job", once=str(marker))
-    path = write_config(tmp_path / f"{name}_{step}.yaml", config)
-    plcourse("fit", "-c", path, "--trust", "faulty", status=-9)
-    assert marker.exists()
-    latest = runs / "own" / f"{name}_{step}" / "latest"
-    plcourse("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
-    assert_same_end(latest, runs / "own" / f"reference_{name}" / "latest")
-
-
 def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_and_resume(plcourse, tmp_path, runs, "one", 2 * STEPS_PER_EPOCH + 11, {})
+    kill_at_step(plcourse, tmp_path, runs, "one", 2 * STEPS_PER_EPOCH + 11, digits_config())
 
 
 def test_killed_before_the_first_checkpoint(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_and_resume(plcourse, tmp_path, runs, "early", 3, {})
+    kill_at_step(plcourse, tmp_path, runs, "early", 3, digits_config())
 
 
 @pytest.mark.slow
@@ -45,4 +29,4 @@ def test_killed_at_random_steps(forked: Command, tmp_path: Path, runs: Path, pro
         changes |= TWO_PROCESSES
     chooser = random.Random(f"{processes} {num_workers}")
     for step in chooser.sample(range(1, int(3.5 * STEPS_PER_EPOCH)), 5):
-        kill_and_resume(forked, tmp_path, runs, f"p{processes}w{num_workers}", step, changes)
+        kill_at_step(forked, tmp_path, runs, f"p{processes}w{num_workers}", step, digits_config(**changes))

@@ -17,7 +17,7 @@ from plcourse.nlp.gpt import GPT
 from plcourse.nlp.language_model import TextScore
 from plcourse.nlp.lstm import LSTMLanguageModel
 from plcourse.nlp.streams import NOT_SCORED
-from support import TWO_PROCESSES, Command, assert_same_end, failing, write_config
+from support import TWO_PROCESSES, Command, assert_same_end, kill_at_step, write_config
 
 NETWORKS = ["LSTMLanguageModel", "GPT"]
 
@@ -101,14 +101,7 @@ def test_bits_count_characters_whatever_the_tokens_are(tmp_path: Path, kind: str
 def test_killed_in_mid_epoch_and_resumed(name: str, forked: Command, tmp_path: Path, runs: Path) -> None:
     """With dropout, and for the LSTM with the state that was carried to where the kill fell."""
     config = language_config(long_text(tmp_path / "text.txt", 300), name)
-    forked("fit", "-c", write_config(tmp_path / "reference.yaml", config))
-    marker = tmp_path / "killed"
-    path = write_config(tmp_path / "kill.yaml", failing(config, step=43, how="kill_job", once=str(marker)))
-    forked("fit", "-c", path, "--trust", "faulty", status=-9)
-    assert marker.exists()
-    latest = runs / "own" / "kill" / "latest"
-    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
-    assert_same_end(latest, runs / "own" / "reference" / "latest")
+    kill_at_step(forked, tmp_path, runs, "kill", 43, config)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -31,7 +31,7 @@ from plcourse.nlp.language_model import LanguageModel
 from plcourse.nlp.lstm import LSTMLanguageModel
 from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.sentiment import SentimentClassifier
-from support import TWO_PROCESSES, Command, assert_same_end, failing, write_config
+from support import TWO_PROCESSES, Command, kill_at_step, write_config
 
 SIZES: dict[str, dict[str, Any]] = {
     "EmbeddingBag": {"embedding": 8, "ngrams": 3, "buckets": 50},
@@ -352,14 +352,7 @@ def test_two_processes_are_one(forked: Command, tmp_path: Path, runs: Path) -> N
 @pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = sentiment_config(table(tmp_path / "mine.csv"))
-    forked("fit", "-c", write_config(tmp_path / "reference.yaml", config))
-    marker = tmp_path / "killed"
-    path = write_config(tmp_path / "kill.yaml", failing(config, step=33, how="kill_job", once=str(marker)))
-    forked("fit", "-c", path, "--trust", "faulty", status=-9)
-    assert marker.exists()
-    latest = runs / "own" / "kill" / "latest"
-    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
-    assert_same_end(latest, runs / "own" / "reference" / "latest")
+    kill_at_step(forked, tmp_path, runs, "kill", 33, config)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from plcourse import Run
 from plcourse.__main__ import main
-from support import TWO_PROCESSES, Command, assert_equal, assert_same_end, failing, write_config
+from support import TWO_PROCESSES, Command, assert_equal, kill_at_step, write_config
 from vision_configs import averaged, vision_config
 
 STEPS_PER_EPOCH = 10  # 400 training samples in batches of 40
@@ -119,25 +119,17 @@ def test_a_mistake_is_one_line(
     assert told in refused(["fit", "-c", str(path)], capsys)
 
 
-def kill_and_resume(forked: Command, tmp_path: Path, runs: Path, name: str, step: int, changes: dict[str, Any]) -> None:
-    if not (runs / "own" / f"reference_{name}").exists():
-        forked("fit", "-c", write_config(tmp_path / f"reference_{name}.yaml", vision_config(**changes)))
-    marker = tmp_path / f"killed_{name}_{step}"
-    config = failing(vision_config(**changes), step=step, how="kill_job", once=str(marker))
-    path = write_config(tmp_path / f"{name}_{step}.yaml", config)
-    forked("fit", "-c", path, "--trust", "faulty", status=-9)
-    assert marker.exists()
-    latest = runs / "own" / f"{name}_{step}" / "latest"
-    forked("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
-    reference = runs / "own" / f"reference_{name}" / "latest"
-    assert_same_end(latest, reference)
-    states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (latest, reference)]
+def killed_run_ends_alike(
+    forked: Command, tmp_path: Path, runs: Path, name: str, step: int, changes: dict[str, Any]
+) -> None:
+    ends = kill_at_step(forked, tmp_path, runs, name, step, vision_config(**changes))
+    states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in ends]
     for part in ("current_model_state", "averaging_state"):
         assert_equal(states[0].get(part), states[1].get(part), part)
 
 
 def test_a_run_killed_while_it_averages_ends_like_one_that_was_not(forked: Command, tmp_path: Path, runs: Path) -> None:
-    kill_and_resume(forked, tmp_path, runs, "ema", 2 * STEPS_PER_EPOCH + 5, averaged("EMA", decay=0.9))
+    killed_run_ends_alike(forked, tmp_path, runs, "ema", 2 * STEPS_PER_EPOCH + 5, averaged("EMA", decay=0.9))
 
 
 @pytest.mark.slow
@@ -151,7 +143,7 @@ def test_killed_at_random_steps(forked: Command, tmp_path: Path, runs: Path, arm
         "two_processes": {**averaged("SWA", every_n_steps=2), **TWO_PROCESSES, "data__init_args__batch_size": 20},
     }[arm]
     for step in random.Random(arm).sample(range(1, 4 * STEPS_PER_EPOCH), 5):
-        kill_and_resume(forked, tmp_path, runs, arm, step, changes)
+        killed_run_ends_alike(forked, tmp_path, runs, arm, step, changes)
 
 
 def test_two_processes_take_the_steps_of_one(forked: Command, tmp_path: Path, runs: Path) -> None:
