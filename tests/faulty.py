@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from plcourse.core import checkpoint
+from plcourse.core.checkpoint import link
+
 
 class FailAt(pl.Callback):
     """Breaks one rank after a training step.
@@ -256,6 +259,21 @@ class BreakFolder(FailAt):
                 subprocess.run(["chattr", "-R", "+i", str(run)], check=True)
             case "delete":
                 shutil.rmtree(run)
+
+
+class SlowLinks(pl.Callback):
+    """Makes rank 0 late with the second name of each checkpoint, ``best.ckpt``, as a busy disk would.
+
+    Args:
+        seconds: how late.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        def late(source: Path, target: Path) -> None:
+            time.sleep(seconds)
+            link(source, target)
+
+        checkpoint.link = late
 
 
 def fill(folder: Path) -> None:

@@ -46,3 +46,11 @@ def test_two_processes_are_one(forked: Command, tmp_path: Path, runs: Path) -> N
     assert sorted(rows[1].index) == sorted(ImageData("digits").ids)
     assert rows[1]["loss"].to_dict() == pytest.approx(rows[0]["loss"].to_dict(), rel=1e-6)
     assert len(list((two / "predictions").glob("part-*.parquet"))) == 2
+
+
+def test_a_rank_that_looks_too_early_takes_the_path_of_rank_0(forked: Command, tmp_path: Path, runs: Path) -> None:
+    late = {"class_path": "faulty.SlowLinks", "init_args": {"seconds": 1.5}}
+    config = kfold_config([late], **EXACT, **TWO_PROCESSES, trainer__fit_loop__init_args__n_splits=2)
+    forked("fit", "-c", write_config(tmp_path / "late.yaml", config), "--trust", "faulty")
+    for k in range(2):
+        assert metrics(runs / f"own/late/latest/folds/{k}/eval/val.json")

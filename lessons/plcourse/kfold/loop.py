@@ -22,7 +22,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from plcourse.core.checkpoint import BEST, LAST, MIN_SECONDS, link, load
 from plcourse.core.data import run_seed
-from plcourse.core.distributed import from_rank_0, gather_objects
+from plcourse.core.distributed import from_rank_0, gather_objects, maximum
 from plcourse.core.errors import Interrupted, RunFailed, UserError, nearest
 from plcourse.core.loops import FitLoop
 from plcourse.core.record import RunRecorder
@@ -115,8 +115,9 @@ class KFoldLoop(FitLoop):
         )
         folds = [FoldRun(fold, folder / "folds" / str(fold.number)) for fold in plan.chosen(self.folds)]
         self._hold_to(plan, folder / "folds" / PLAN)
-        pending = [fold for fold in folds if not fold.is_finished]
-        gather_objects(None)  # every rank has looked before the first one writes
+        finished = from_rank_0([fold.fold.number for fold in folds if fold.is_finished])
+        pending = [fold for fold in folds if fold.fold.number not in finished]
+        gather_objects(None)  # every rank has read the plan before the first one writes
         if trainer.is_global_zero:
             (folder / "folds").mkdir(exist_ok=True)
             write_json(folder / "folds" / PLAN, self._terms(plan))
@@ -199,7 +200,7 @@ class KFoldLoop(FitLoop):
         for fold in pending:
             fit(fold)
             self._fold_ended(fold)
-            if signum := self._trainer.boundary.stop_signal:
+            if signum := maximum([self._trainer.boundary.stop_signal])[0]:
                 raise Interrupted(signum)
 
     def _several_at_a_time(self, fit: FoldFit, pending: Sequence[FoldRun]) -> None:

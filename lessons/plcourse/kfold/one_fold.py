@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 from plcourse.core import random_state
 from plcourse.core.callbacks import Coverage
 from plcourse.core.checkpoint import BEST, LAST, AtomicCheckpointIO
-from plcourse.core.distributed import gather_objects
+from plcourse.core.distributed import from_rank_0, gather_objects
 from plcourse.core.errors import Interrupted, RunFailed, UserError, first_line
 from plcourse.core.evaluations import save_evaluation
 from plcourse.core.interrupts import undisturbed
@@ -102,6 +102,12 @@ class FoldRun:
     def best(self) -> Path | None:
         """The checkpoint that stands for the fold; None where none was written."""
         path = self.path / "checkpoints" / BEST
+        return path if path.is_file() else None
+
+    @property
+    def last(self) -> Path | None:
+        """The checkpoint that training goes on from; None where none was written."""
+        path = self.path / "checkpoints" / LAST
         return path if path.is_file() else None
 
     @property
@@ -284,14 +290,16 @@ class FoldFit:
         random_state.apply(start.random_state)
         model, data = start.new_model(), folder.split(start.data)
         table = TidyLogger(folder.path / "metrics.csv")
-        last = folder.path / "checkpoints" / LAST
-        if not last.is_file() and self.is_first:
+        # what is in the folder says rank 0, which writes it: another may look too early, and take another path
+        last = from_rank_0(folder.last)
+        if last is None and self.is_first:
             table.cut(0)  # killed before its first checkpoint: it starts over
         guard = LeakGuard(folder.fold.val_ids)
         own = [*copy.deepcopy(start.callbacks), guard, *self.callbacks, RunRecorder(folder.run, table)]
         trainer = start.new_trainer(folder.path, own, table)
-        trainer.fit(model, data, ckpt_path=last if last.is_file() else None, weights_only=True)
-        found = evaluate(start, "validate", folder.split(start.data), folder.path, folder.best, model)
+        trainer.fit(model, data, ckpt_path=last, weights_only=True)
+        best = from_rank_0(folder.best)
+        found = evaluate(start, "validate", folder.split(start.data), folder.path, best, model)
         rows = _gathered(found.recording, self.combine, folder.fold)
         if self.is_first:
             if rows is not None:
