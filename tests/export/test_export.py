@@ -74,6 +74,11 @@ class TestCertificate:
         assert rows["onnx_int8"]["metric"]["drop"] <= 0.02
         operators = {node.op_type for node in onnx.load(Artefacts(exported).path("onnx_int8")).graph.node}
         assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+        graph = onnx.load(Artefacts(exported).path("onnx_int8")).graph
+        made_by = {name: node.op_type for node in graph.node for name in node.output}
+        sums = [{made_by[name] for name in node.input} for node in graph.node if node.op_type == "Add"]
+        assert len(sums) >= 2
+        assert all(each == {"DequantizeLinear"} for each in sums), "a float sum between two int8 convolutions"
         weights = {name: weight_bytes(Artefacts(exported).path(name)) for name in ("onnx", "onnx_int8")}
         assert weights["onnx_int8"] < 0.4 * weights["onnx"]
 

@@ -20,7 +20,10 @@ from plcourse.export.card import Card
 
 Calibration = Iterable[Sequence[np.ndarray]]
 
-QUANTISED = ["Conv", "Gemm", "MatMul"]  # products; around anything else the conversions cost more than they save
+PRODUCTS = ["Conv", "Gemm", "MatMul"]
+# What may stand between two convolutions: where all of it is int8, nothing is converted from one to the next.
+# Elsewhere, around an LSTM or a layer norm, the conversions cost more than they save.
+BETWEEN = ["Add", "Relu", "MaxPool", "GlobalAveragePool", "ReduceMean"]
 
 
 def quantise_statically(path: Path, card: Card, calibration: Calibration) -> Any:
@@ -42,13 +45,14 @@ def quantise_statically(path: Path, card: Card, calibration: Calibration) -> Any
     reader: Any = _Reader([port.name for port in card.inputs], calibration)  # the base has nothing to inherit
     with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
-        quantization.quant_pre_process(str(path), str(prepared))
+        _prepare(path, prepared)
+        convolves = any(node.op_type == "Conv" for node in _loaded(prepared).graph.node)
         quantization.quantize_static(
             str(prepared),
             str(quantised),
             reader,
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=QUANTISED,
+            op_types_to_quantize=PRODUCTS + BETWEEN * convolves,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -70,7 +74,7 @@ def quantise_dynamically(path: Path) -> Any:
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
-        quantization.quant_pre_process(str(path), str(prepared))
+        _prepare(path, prepared)
         quantization.quantize_dynamic(
             str(prepared),
             str(quantised),
@@ -79,6 +83,16 @@ def quantise_dynamically(path: Path) -> Any:
             reduce_range=True,
         )
         return _loaded(quantised)
+
+
+def _prepare(path: Path, prepared: Path) -> None:
+    """Folds and annotates a model, as onnxruntime's quantiser wants it.
+
+    The exporter has written the shapes already, and onnxruntime's symbolic inference gives up on some of them.
+    """
+    from onnxruntime import quantization
+
+    quantization.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
 
 
 class _Reader:
