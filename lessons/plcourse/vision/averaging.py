@@ -26,7 +26,7 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from plcourse.core import random_state
 from plcourse.core.distributed import is_distributed
@@ -46,7 +46,7 @@ class Averaging(WeightAveraging):
         refresh_batches: training batches for a pass before a validation; None for all. The last pass takes all.
         weights: which weights an evaluation takes from a checkpoint: ``averaged`` the average with its own statistics,
             ``unrefreshed`` the average with the statistics of the live weights, ``raw`` the live weights.
-        average_fn: as `AveragedModel` takes it; None for the plain mean.
+        average_fn: the `multi_avg_fn` of `AveragedModel`, which takes all weights at once; None for the plain mean.
 
     Raises:
         ValueError: an argument out of its range.
@@ -55,7 +55,7 @@ class Averaging(WeightAveraging):
     def __init__(
         self, start: float, refresh: bool, refresh_batches: int | None, weights: Weights, average_fn: Any = None
     ) -> None:
-        super().__init__(use_buffers=False, avg_fn=average_fn)
+        super().__init__(use_buffers=False, multi_avg_fn=average_fn)
         if not 0 <= start <= 1:
             raise ValueError(f"start={start}: it is a share of the training, 0 to 1")
         if refresh_batches is not None and refresh_batches < 1:
@@ -241,7 +241,7 @@ class EMA(Averaging):
     ) -> None:
         if not 0 < decay < 1:
             raise ValueError(f"decay={decay}: give more than 0 and less than 1")
-        super().__init__(start, refresh, refresh_batches, weights, get_ema_avg_fn(decay))
+        super().__init__(start, refresh, refresh_batches, weights, get_ema_multi_avg_fn(decay))
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps}: give 1 or more")
         self.every_n_steps = every_n_steps
