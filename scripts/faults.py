@@ -205,21 +205,37 @@ OUTCOMES = ("read", "warned", "named", "escaped")
 _SUFFIX = {"metrics": "csv", "eval": "json", "manifest": "json", "journal": "jsonl", "checkpoint": "ckpt"}
 
 
-def mutate_all(count: int, seed: int, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
+class Mutations(NamedTuple):
+    """What became of mutated files.
+
+    Attributes:
+        outcomes: how many files of each kind were ``read``, read with a warning of a library (``warned``), ``named``,
+            or ``escaped``.
+        escaped: a line for each that escaped.
+        largest: the file that took the most memory beyond all before it, and that memory in MiB.
+    """
+
+    outcomes: Counter[tuple[str, str]]
+    escaped: list[str]
+    largest: tuple[str, float]
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def mutate_all(count: int, seed: int, folder: Path) -> Mutations:
     """Reads mutated files, ``count`` in all, of every kind in turn.
 
     Args:
         count: files.
         seed: of the mutations; file i of a seed is always the same.
         folder: an empty folder to work in.
-
-    Returns:
-        How many files of each kind were ``read``, read with a warning of a library (``warned``) or ``named``, or
-        ``escaped``; and a line for each that escaped.
     """
     kinds = targets(folder)
     outcomes: Counter[tuple[str, str]] = Counter()
-    escaped = []
+    escaped, largest, peak = [], ("", 0.0), peak_mib()
     for number in range(count):
         target = kinds[number % len(kinds)]
         path = folder / f"mutated.{_SUFFIX.get(target.name, target.name)}"
@@ -237,7 +253,9 @@ def mutate_all(count: int, seed: int, folder: Path) -> tuple[Counter[tuple[str, 
             outcome = "escaped"
             escaped.append(f"{target.name} {seed}/{number}: {type(error).__name__}: {error!s:.200}")
         outcomes[target.name, outcome] += 1
-    return outcomes, escaped
+        grown, peak = peak_mib() - peak, peak_mib()
+        largest = max(largest, (f"{target.name} {seed}/{number}", grown), key=lambda each: each[1])
+    return Mutations(outcomes, escaped, largest)
 
 
 class EqualRun(NamedTuple):
@@ -417,12 +435,12 @@ def main() -> int:
     if args.mutations is not None:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            outcomes, escaped = mutate_all(args.mutations, args.seed, Path(folder))
+            outcomes, escaped, (largest, grown) = mutate_all(args.mutations, args.seed, Path(folder))
         print("kind         read warned  named escaped")
         for kind in dict.fromkeys(name for name, _ in outcomes):
             print(f"{kind:10}" + "".join(f"{outcomes[kind, what]:7}" for what in OUTCOMES))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{args.mutations} files in {time.monotonic() - begun:.0f} s, {peak:.0f} MiB at most")
+        print(f"{args.mutations} files in {time.monotonic() - begun:.0f} s")
+        print(f"{peak_mib():.0f} MiB at most, of which {largest} took {grown:.0f} MiB beyond all before it")
         print("\n".join(escaped[:20]))
         return int(bool(escaped))
     failed = False

@@ -310,7 +310,10 @@ def _pixels(image: Image.Image, shape: tuple[int, int, int], stretch: bool = Fal
         raise ValueError(f"pixels of mode {image.mode} have no fixed range; convert the file to 8 or 16 bits")
     elif image.mode == "P":
         image = image.convert("RGBA")  # a palette's transparency may be bytes, which only RGBA can hold
-    image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    # without copies that change nothing: each is as large as the picture, which may have 89 million pixels
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode != (mode := "L" if channels == 1 else "RGB"):
+        image = image.convert(mode)
     if image.size != (width, height):
         scale = image.resize if stretch else partial(ImageOps.fit, image)
         image = scale((width, height), Image.Resampling.BILINEAR)
