@@ -60,7 +60,8 @@ def test_parts_share_nothing_and_lose_nothing(make_source, made, val, test, seed
     try:
         parts = split(source, val, test, seed)
     except UserError as error:
-        assert "leave a class without a training sample" in str(error)  # noqa: PT017 a refusal is also right
+        # a refusal is also right
+        assert any(why in str(error) for why in ("leave a class without a training sample", "is too small"))  # noqa: PT017
         return
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(n))
     of_part = {name: {contents[i] for i in indices} for name, indices in parts.items()}
@@ -70,6 +71,11 @@ def test_parts_share_nothing_and_lose_nothing(make_source, made, val, test, seed
     assert {labels[i] for i in parts["train"]} == set(labels)
     for name, share in (("val", val), ("test", test)):
         assert round(share * n) - 3 < len(parts[name]) <= round(share * n)
+
+
+def test_a_part_smaller_than_every_set_of_duplicates_is_refused(make_source):
+    with pytest.raises(UserError, match=r"val_size=1 is too small: .* the smallest set that is left has 2"):
+        split(make_source([0, 0, 1, 1, 2, 2, 3, 3], [0] * 8), 1, 0)
 
 
 @given(

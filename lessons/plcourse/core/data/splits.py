@@ -42,7 +42,8 @@ def split(
         ``train``, ``val``, ``test``: sorted int64 index arrays, no index twice.
 
     Raises:
-        UserError: sizes that leave a class without a training sample, or a class with too few samples.
+        UserError: sizes that leave a class without a training sample, a class with too few samples, or a part smaller
+            than every set of duplicates that could go into it.
         ValueError: a size that is negative, or a float of 1 or more.
     """
     own = source.parts or {}
@@ -185,6 +186,12 @@ def _choose(source: Labelled, pool: np.ndarray, wanted: dict[str, int], seed: in
             taken += each.take(share, keep)
         for each in classes.values():  # what duplicates did not let a class give, others make up for
             taken += each.take(size - sum(map(len, taken)), keep)
+        if not taken:
+            smallest = min(len(group) for each in classes.values() for group in each.groups)
+            raise UserError(
+                f"{source.name}: {part}_size={size} is too small: equal samples stay together, and the smallest set "
+                f"that is left has {smallest}"
+            )
         chosen[part] = np.concatenate(taken)
     chosen["train"] = np.concatenate([group for each in classes.values() for group in each.groups])
     return chosen
