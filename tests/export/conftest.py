@@ -11,7 +11,7 @@ from plcourse import Run
 
 DIGITS = [
     *("--data.init_args.source", "digits", "--data.init_args.test_size", "300"),
-    *("--model.init_args.network.init_args.widths", "[8,16]", "--trainer.max_epochs", "5"),
+    *("--model.init_args.network.init_args.widths", "[8,16]", "--trainer.max_epochs", "10"),
 ]
 
 

@@ -415,3 +415,14 @@ class TestLatency:
             best = found["formats"][found["recommended"]]
             assert best["speedup"] == max(row["speedup"] for row in found["formats"].values()) >= 1
         assert "is recommended" in capsys.readouterr().out
+
+    def test_formats_may_be_chosen_and_flags_of_an_export_are_refused(
+        self, exported: Run, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        latency(["--run", str(exported.path), "--rounds", "1", "--batch_sizes", "2", "--format", "onnx"])
+        (found,) = json.loads((exported.path / "export" / "latency.json").read_text())["batches"].values()
+        assert set(found["formats"]) == {"eager", "onnx"}
+        with pytest.raises(SystemExit) as ended:
+            main(["benchmark", "latency", "--run", str(exported.path), "--opset", "20"])
+        assert ended.value.code == 2
+        assert "--opset goes with export" in capsys.readouterr().err

@@ -10,6 +10,7 @@ ALIASES = {"torchscript": ("torchscript_trace", "torchscript_script"), "all": FO
 OPSETS = range(18, 24)  # what torch's exporter writes and onnxruntime reads
 EXPORT_SWITCHES = ("--preprocess", "--probabilities")
 EXPORT_FLAGS = ("--format", "--batch_sizes", "--max_drop", "--opset", "--rounds", *EXPORT_SWITCHES)
+LATENCY_FLAGS = ("--format", "--batch_sizes", "--rounds")  # of these
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class ExportRequest:
     """The settings of an export and of its verification.
 
     Attributes:
-        formats: what to write, of `FORMATS`.
+        formats: what to write, or what to time, of `FORMATS`.
         preprocess: whether resizing and normalisation become part of the graph, which then takes uint8 pixels.
         probabilities: whether the graph ends with a softmax.
         batch_sizes: the sizes at which outputs are compared and latencies measured.

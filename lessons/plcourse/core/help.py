@@ -134,6 +134,7 @@ _FLAGS = {
     ),
     "benchmark latency": (
         _RUN,
+        ("--format LIST", "a comma list of formats to time, as of export; default all that were exported"),
         ("--batch_sizes 1,3,64", "batch sizes to time"),
         ("--rounds N", "rounds in which all formats take turns, default 15"),
         _CKPT,

@@ -14,7 +14,7 @@ from plcourse import catalog
 from plcourse.core import safety
 from plcourse.core.configs import ConfigSource, expand_class_names, find_config, parse_config
 from plcourse.core.errors import UserError, nearest
-from plcourse.core.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, ExportRequest
+from plcourse.core.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest
 from plcourse.core.runs import Run, runs_root
 
 EVALUATIONS = ("validate", "test", "predict")
@@ -185,6 +185,10 @@ def _export(request: Request, flags: dict[str, list[str]]) -> ExportRequest:
     given = [name for name in EXPORT_FLAGS if name in flags]
     if given and request.verb not in _EXPORTS and "export" not in request.then:
         raise UserError(f"{given[0]} goes with export: plcourse export --run RUN, or fit ... --then export")
+    if request.verb == "latency":
+        if foreign := [name for name in given if name not in LATENCY_FLAGS]:
+            raise UserError(f"{foreign[0]} goes with export; benchmark latency takes {', '.join(LATENCY_FLAGS)}")
+        flags = {"--format": ["all"], **flags}
     return ExportRequest.read(flags)
 
 

@@ -22,19 +22,23 @@ TURN_SECONDS, TURN_CALLS, TURN_WARM_UP = 0.05, 5, 2
 Clock = Callable[[Sequence[np.ndarray], float, int, int], list[float]]
 
 
-def candidates(artefacts: Artefacts, checkpoint_digest: str | None) -> tuple[dict[str, Card], dict[str, str]]:
+def candidates(
+    artefacts: Artefacts, checkpoint_digest: str | None, formats: Sequence[str]
+) -> tuple[dict[str, Card], dict[str, str]]:
     """The formats that may be recommended, and why each of the others may not.
 
     Args:
         artefacts: what the run exported.
         checkpoint_digest: SHA-256 of the checkpoint that is to be compared with.
+        formats: those that are asked for, whether they were exported or not.
 
     Raises:
         UserError: there is nothing to compare.
     """
     cards: dict[str, Card] = {}
     left_out: dict[str, str] = {}
-    for name, entry in artefacts.manifest.items():
+    for name in (each for each in formats if each in artefacts.manifest):
+        entry = artefacts.manifest[name]
         card = Card.of(entry["card"])
         first = next(iter(cards.values()), card)
         if not entry["verified"]:
@@ -46,7 +50,7 @@ def candidates(artefacts: Artefacts, checkpoint_digest: str | None) -> tuple[dic
         else:
             cards[name] = card
     if not cards:
-        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "none was exported"
+        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or f"none of {', '.join(formats)}"
         raise UserError(
             f"run {artefacts.run.name} has no verified export ({why}): plcourse export --run {artefacts.run.name}"
         )

@@ -208,7 +208,7 @@ def latency(
         UserError: nothing was exported and verified from this checkpoint.
     """
     artefacts = Artefacts(run)
-    cards, left_out = racing.candidates(artefacts, digest(checkpoint) if checkpoint else None)
+    cards, left_out = racing.candidates(artefacts, digest(checkpoint) if checkpoint else None, request.formats)
     card = next(iter(cards.values()))
     request = replace(request, preprocess=card.preprocess, probabilities=card.probabilities)
     exporter = Exporter(run, trainer, module, datamodule, checkpoint, request)
