@@ -24,6 +24,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
@@ -84,6 +85,8 @@ class Averaging(WeightAveraging):
             return
         # Lightning's would warn of sharded layers at every model that builds its layers when the data are known
         pl_module.configure_model()
+        if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
+            trainer.precision_plugin.convert_module(pl_module)  # the layers just built, or the copy would not match
         self._average_model = AveragedModel(pl_module, pl_module.device, use_buffers=False, **self._kwargs)
         self._average_model.requires_grad_(False)
 
