@@ -253,8 +253,8 @@ def mutate_all(count: int, seed: int, folder: Path) -> Mutations:
             outcome = "escaped"
             escaped.append(f"{target.name} {seed}/{number}: {type(error).__name__}: {error!s:.200}")
         outcomes[target.name, outcome] += 1
-        grown, peak = peak_mib() - peak, peak_mib()
-        largest = max(largest, (f"{target.name} {seed}/{number}", grown), key=lambda each: each[1])
+        before, peak = peak, peak_mib()
+        largest = max(largest, (f"{target.name} {seed}/{number}", peak - before), key=lambda each: each[1])
     return Mutations(outcomes, escaped, largest)
 
 

@@ -112,8 +112,7 @@ class Trainer(pl.Trainer):
         with loop.whole_run(model):
             # Lightning loads a checkpoint before it converts the model: double-precision weights would be rounded to
             # single precision on their way, and no resumed or evaluated run would be exact.
-            if isinstance(self.precision_plugin, DoublePrecision | HalfPrecision):
-                self.precision_plugin.convert_module(model)
+            take_precision(self, model)
             return super()._run(model, *args, **kwargs)
 
     @property
@@ -122,6 +121,12 @@ class Trainer(pl.Trainer):
         if self.fast_dev_run:
             return None
         return next((callback for callback in self.callbacks if isinstance(callback, RunCheckpoint)), None)
+
+
+def take_precision(trainer: pl.Trainer, model: pl.LightningModule) -> None:
+    """Gives a model the precision of a trainer that trains in double or half precision throughout."""
+    if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
+        trainer.precision_plugin.convert_module(model)
 
 
 def _build(slot: str, factory: Callable[[pl.Trainer], Any] | None, base: type, trainer: Trainer) -> Any:

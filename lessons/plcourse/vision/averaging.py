@@ -24,7 +24,6 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
@@ -33,6 +32,7 @@ from plcourse.core import random_state
 from plcourse.core.distributed import is_distributed
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import as_exportable
+from plcourse.core.trainer import take_precision
 
 Weights = Literal["averaged", "unrefreshed", "raw"]
 _LIVE, _STATE = "current_model_state", "averaging_state"  # Lightning's names
@@ -85,8 +85,7 @@ class Averaging(WeightAveraging):
             return
         # Lightning's would warn of sharded layers at every model that builds its layers when the data are known
         pl_module.configure_model()
-        if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
-            trainer.precision_plugin.convert_module(pl_module)  # the layers just built, or the copy would not match
+        take_precision(trainer, pl_module)  # the layers just built too, or the copy would not match
         self._average_model = AveragedModel(pl_module, pl_module.device, use_buffers=False, **self._kwargs)
         self._average_model.requires_grad_(False)
 
