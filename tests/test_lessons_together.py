@@ -1,17 +1,28 @@
 """What one lesson writes, another reads: real runs of lesson 14 in the hands of lessons 15 and 16 and of `compare`.
 
-Lessons do not import each other. They meet in files, whose form these tests hold fixed.
+Lessons do not import each other. They meet in files, whose form these tests hold fixed, and in what they all owe the
+Trainer.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from plcourse.core.data import ImageParts
 from plcourse.core.runs import Run
+from plcourse.curriculum.data import CurriculumData
+from plcourse.ddp.data import ImageData
+from plcourse.evaluation.data import EvaluationData
+from plcourse.gan.gaussians import GaussianGrid
+from plcourse.kfold.data import TableData
+from plcourse.nlp.data import TextData
+from plcourse.vision.data import VisionData
 from support import Command
 
 DIGITS = ("--data.init_args.source=digits", "--data.init_args.val_size=0.1", "--data.init_args.test_size=0.2")
@@ -67,3 +78,42 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
     assert (comparison["unit"], test["n"]) == ("fold", 3)
     assert test["test_train_ratio"] == pytest.approx(1 / 2, rel=0.01)
     assert test["p"] > test["p_naive"]
+
+
+@pytest.mark.parametrize(
+    ("make", "n", "batch_size"),
+    [
+        (lambda: ImageData("digits", val_size=0.1, batch_size=100), 1_297, 100),
+        (lambda: CurriculumData("digits", val_size=0.1, batch_size=100), 1_297, 100),
+        (lambda: VisionData(batch_size=500), 3_500, 500),
+        (lambda: EvaluationData("digits", batch_size=100), 1_297, 100),
+        (lambda: EvaluationData("wine", batch_size=10), 125, 10),
+        (lambda: EvaluationData("generated", rows=1_000, batch_size=100), 700, 100),
+        (lambda: GaussianGrid(n_train=1_050, batch_size=100), 1_050, 100),
+        (lambda: TableData(batch_size=30), 318, 30),
+        (lambda: TextData("rotten_tomatoes", batch_size=1_000), 6_824, 1_000),
+    ],
+    ids=["ddp", "curriculum", "vision", "evaluation", "table", "generated", "gan", "kfold", "nlp"],
+)
+def test_all_data_weigh_accumulated_batches_and_repeat_those_that_are_to_be_overfitted(
+    make: Callable[[], pl.LightningDataModule], n: int, batch_size: int
+) -> None:
+    data = make()
+    data.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue] of a Trainer what loaders ask for
+        global_rank=0,
+        world_size=1,
+        overfit_batches=2,
+        accumulate_grad_batches=4,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    data.setup("fit")
+    plan = data.train_dataloader().plan
+    sizes = [len(batch) for batch in plan.batches(0)]
+    assert (sum(sizes), plan.global_batch_size) == (n, batch_size)
+    assert len(sizes) % 4, "the last step must have fewer batches for the weights to matter"
+    for first in range(0, len(sizes), 4):
+        step = range(first, min(first + 4, len(sizes)))
+        means = [plan.rank_weight(at) / 4 / sizes[at] for at in step]  # what a sample weighs in Lightning's mean
+        assert means == pytest.approx([1 / sum(sizes[at] for at in step)] * len(step))
+    epochs = [[batch.tolist() for batch in plan.batches(epoch)] for epoch in (0, 1)]
+    assert epochs[0] == epochs[1]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from plcourse.core.data import Augmentation, BatchLoader, EvalSampler, ImageParts, OnError, Process, delegated
+from plcourse.core.data import Augmentation, BatchLoader, ImageParts, OnError, Process, delegated, eval_loader
 from plcourse.core.errors import UserError
 from plcourse.evaluation.generated import GeneratedParts
 from plcourse.evaluation.inputs import ImageInputs, TableInputs, find_images
@@ -100,9 +100,8 @@ class EvaluationData(pl.LightningDataModule):
         if not self.paths:
             part = "all" if isinstance(self.parts, GeneratedParts) else "test"
             return self.parts.eval_loader(self.trainer, part, self.eval_batch_size, self.num_workers)
-        process, inputs = Process.of(self.trainer), self._inputs(self.paths)
-        sampler = EvalSampler(len(inputs), self.eval_batch_size, process.rank, process.world_size)
-        return BatchLoader(inputs, sampler, self.num_workers, process.pin_memory)
+        inputs = self._inputs(self.paths)
+        return eval_loader(inputs, self.eval_batch_size, Process.of(self.trainer), self.num_workers)
 
     def _inputs(self, paths: list[str]) -> ImageInputs | TableInputs:
         if isinstance(self.parts, GeneratedParts):

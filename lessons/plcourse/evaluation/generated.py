@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
-from plcourse.core.data import BatchLoader, EvalSampler, Process, TrainSampler, run_seed
+from plcourse.core.data import BatchLoader, Process, eval_loader, train_loader
 from plcourse.core.errors import UserError
 
 FEATURES, CLASSES = 16, 4
@@ -112,13 +112,9 @@ class GeneratedParts:
         """Shuffled batches of the training rows."""
         if augment:
             raise UserError("data.augment changes images; a table takes none")
-        process, rows = Process.of(trainer), self._parts["train"]
-        arguments = (len(rows), batch_size, run_seed(), process.rank, process.world_size, False, not process.overfit)
-        return BatchLoader(rows, TrainSampler(*arguments), num_workers, process.pin_memory)
+        return train_loader(self._parts["train"], batch_size, Process.of(trainer), num_workers)
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each row of `part` once, in order; the part ``all`` is the whole table, without labels."""
-        process = Process.of(trainer)
         rows = GeneratedRows(self.rows, labelled=False) if part == "all" else self._parts[part]
-        sampler = EvalSampler(len(rows), batch_size, process.rank, process.world_size)
-        return BatchLoader(rows, sampler, num_workers, process.pin_memory)
+        return eval_loader(rows, batch_size, Process.of(trainer), num_workers)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from pytorch_lightning import Trainer
 
-from plcourse.core.data import BatchLoader, EvalSampler, OnError, Process, TrainSampler, run_seed, split
+from plcourse.core.data import BatchLoader, OnError, Process, eval_loader, split, train_loader
 from plcourse.core.data.frames import read_frame
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.screen import say
@@ -282,12 +282,10 @@ class TableParts:
         """Shuffled batches of the training rows; tables know no augmentation."""
         if augment:
             raise UserError("data.augment changes images; a table takes none")
-        process, rows = Process.of(trainer), TableSet(self.source, self.parts["train"], *self.normalisation)
-        arguments = (len(rows), batch_size, run_seed(), process.rank, process.world_size, False, not process.overfit)
-        return BatchLoader(rows, TrainSampler(*arguments), num_workers, process.pin_memory)
+        rows = TableSet(self.source, self.parts["train"], *self.normalisation)
+        return train_loader(rows, batch_size, Process.of(trainer), num_workers)
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each row of `part` once, in order."""
-        process, rows = Process.of(trainer), TableSet(self.source, self.parts[part], *self.normalisation)
-        sampler = EvalSampler(len(rows), batch_size, process.rank, process.world_size)
-        return BatchLoader(rows, sampler, num_workers, process.pin_memory)
+        rows = TableSet(self.source, self.parts[part], *self.normalisation)
+        return eval_loader(rows, batch_size, Process.of(trainer), num_workers)

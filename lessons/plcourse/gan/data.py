@@ -7,11 +7,11 @@ import pytorch_lightning as pl
 from plcourse.core.data import (
     Augmentation,
     BatchLoader,
-    EvalSampler,
     ImageParts,
     Normalisation,
     Process,
     delegated,
+    eval_loader,
 )
 from plcourse.gan.latents import Seeds
 
@@ -97,5 +97,4 @@ class RealImages(pl.LightningDataModule):
 
 def seed_loader(seeds: Seeds, batch_size: int, trainer: pl.Trainer | None) -> BatchLoader:
     """Batches of ``seed`` int64 [B] and ``id``, each seed on one process."""
-    process = Process.of(trainer)
-    return BatchLoader(seeds, EvalSampler(len(seeds), batch_size, process.rank, process.world_size))
+    return eval_loader(seeds, batch_size, Process.of(trainer))

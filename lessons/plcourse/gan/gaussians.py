@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from plcourse.core.data import BatchLoader, EvalSampler, Process, TrainSampler, keys_of, normals, run_seed, uniforms
+from plcourse.core.data import BatchLoader, Process, eval_loader, keys_of, normals, train_loader, uniforms
 from plcourse.core.distributed import gather_objects
 from plcourse.core.errors import UserError
 from plcourse.gan.data import seed_loader
@@ -102,16 +102,7 @@ class GaussianGrid(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled; each batch has a ``rank_weight``."""
-        points, process = self._points("train"), Process.of(self.trainer)
-        sampler = TrainSampler(
-            len(points),
-            self.batch_size,
-            run_seed(),
-            process.rank,
-            process.world_size,
-            reshuffle=not process.overfit,
-        )
-        return BatchLoader(points, sampler)
+        return train_loader(self._points("train"), self.batch_size, Process.of(self.trainer))
 
     def val_dataloader(self) -> BatchLoader:
         """Each validation point once."""
@@ -129,8 +120,7 @@ class GaussianGrid(pl.LightningDataModule):
         return Points(part, self.sizes[f"n_{part}"], self.centres, self.std, self.data_seed)
 
     def _each_once(self, part: str) -> BatchLoader:
-        points, process = self._points(part), Process.of(self.trainer)
-        return BatchLoader(points, EvalSampler(len(points), self.batch_size, process.rank, process.world_size))
+        return eval_loader(self._points(part), self.batch_size, Process.of(self.trainer))
 
 
 class GaussianQuality(Quality):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 
-from plcourse.core.data import BatchLoader, EvalSampler, Process, TrainSampler, permutation, run_seed
+from plcourse.core.data import BatchLoader, Process, eval_loader, permutation, train_loader
 from plcourse.core.errors import UserError, nearest
 
 SOURCES = ("diabetes", "autompg", "table_file")
@@ -121,10 +121,7 @@ class TableData(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled; each batch has a ``rank_weight``."""
-        process = Process.of(self.trainer)
-        rows = self._rows("train")
-        sampler = TrainSampler(len(rows.ids), self.batch_size, run_seed(), process.rank, process.world_size)
-        return BatchLoader(rows, sampler, pin_memory=process.pin_memory)
+        return train_loader(self._rows("train"), self.batch_size, Process.of(self.trainer))
 
     def val_dataloader(self) -> BatchLoader:
         """Each validation row once."""
@@ -157,9 +154,7 @@ class TableData(pl.LightningDataModule):
         return Rows(torch.from_numpy(features).float(), torch.from_numpy(self.table.targets[rows]).float(), ids)
 
     def _eval_loader(self, part: str) -> BatchLoader:
-        process, rows = Process.of(self.trainer), self._rows(part)
-        sampler = EvalSampler(len(rows.ids), self.batch_size, process.rank, process.world_size)
-        return BatchLoader(rows, sampler, pin_memory=process.pin_memory)
+        return eval_loader(self._rows(part), self.batch_size, Process.of(self.trainer))
 
 
 def _row_of(name: str) -> int:
@@ -177,6 +172,9 @@ class Rows:
 
     def __init__(self, features: torch.Tensor, labels: torch.Tensor, ids: list[str]) -> None:
         self.features, self.labels, self.ids = features, labels, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """The batch of the rows at ``indices`` (int64 [B]); the epoch changes nothing."""

@@ -7,12 +7,12 @@ from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 
-from plcourse.core.data import BatchLoader, OnError, Process, TrainSampler, delegated, run_seed
+from plcourse.core.data import BatchLoader, OnError, Process, delegated, eval_loader, run_seed, train_loader
 from plcourse.core.data.texts import read_text
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
 from plcourse.nlp.corpora import OneText, Prompts, read_prompts, stream_of
-from plcourse.nlp.parts import TextParts, ordered_loader
+from plcourse.nlp.parts import TextParts
 from plcourse.nlp.streams import EvalWindows, TrackSampler, TrainWindows
 from plcourse.nlp.tokenizers import Kind
 
@@ -96,7 +96,7 @@ class TextData(pl.LightningDataModule):
             return self.test_dataloader()
         lines = [line for line in read_text(self.predict_path).splitlines() if line.strip()]
         data = self.parts.new_tokens(lines, [f"line/{i:05d}" for i in range(len(lines))])
-        return ordered_loader(data, self.trainer, self.eval_batch_size, self.num_workers)
+        return eval_loader(data, self.eval_batch_size, Process.of(self.trainer), self.num_workers)
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
         """See `Splittable`; the tokenizer is fitted to the new training part."""
@@ -186,11 +186,10 @@ class LanguageData(pl.LightningDataModule):
         """Windows of the training part, in the order that was asked for."""
         windows = TrainWindows(stream_of(self.parts, "train"), self.block_size, run_seed())
         process = Process.of(self.trainer)
-        arguments = (len(windows), self.batch_size, run_seed(), process.rank, process.world_size)
-        if self.order == "tracks":
-            return BatchLoader(windows, TrackSampler(*arguments), 0, process.pin_memory)
-        again = not process.overfit
-        return BatchLoader(windows, TrainSampler(*arguments, True, again, process.accumulate), 0, process.pin_memory)
+        if self.order == "shuffled":
+            return train_loader(windows, self.batch_size, process, drop_last=True)
+        tracks = TrackSampler(len(windows), self.batch_size, run_seed(), process.rank, process.world_size)
+        return BatchLoader(windows, tracks, pin_memory=process.pin_memory)
 
     def val_dataloader(self) -> BatchLoader:
         """Each validation token once."""
@@ -202,12 +201,12 @@ class LanguageData(pl.LightningDataModule):
 
     def _eval_loader(self, part: str) -> BatchLoader:
         windows = EvalWindows(stream_of(self.parts, part), self.block_size, self.eval_context, part)
-        return ordered_loader(windows, self.trainer, self.eval_batch_size)
+        return eval_loader(windows, self.eval_batch_size, Process.of(self.trainer))
 
     def predict_dataloader(self) -> BatchLoader:
         """One prompt a batch."""
         prompts = Prompts(read_prompts(self.prompts, self.prompts_path), self.samples, self.parts.tokenizer)
-        return ordered_loader(prompts, self.trainer, 1)
+        return eval_loader(prompts, 1, Process.of(self.trainer))
 
     @cached_property
     def training_text(self) -> str | None:

@@ -14,11 +14,11 @@ from pytorch_lightning import Trainer
 
 from plcourse.core.data import (
     BatchLoader,
-    EvalSampler,
     OnError,
     Process,
     TrainSampler,
     duplicate_groups,
+    eval_loader,
     permutation,
     run_seed,
     split,
@@ -208,7 +208,7 @@ class TextParts:
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each text of `part` once, in order."""
-        return ordered_loader(self.tokens(part), trainer, batch_size, num_workers)
+        return eval_loader(self.tokens(part), batch_size, Process.of(trainer), num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """What new texts need, in plain types."""
@@ -255,13 +255,6 @@ class TextParts:
         anew._restored = None
         anew.__dict__.pop("tokenizer", None)
         return anew
-
-
-def ordered_loader(data: Any, trainer: Trainer | None, batch_size: int, num_workers: int = 0) -> BatchLoader:
-    """Each item of `data` once, in order, on one process."""
-    process = Process.of(trainer)
-    sampler = EvalSampler(len(data), batch_size, process.rank, process.world_size)
-    return BatchLoader(data, sampler, num_workers, process.pin_memory)
 
 
 def _first(indices: np.ndarray, labels: np.ndarray, n: int, seed: int) -> np.ndarray:
