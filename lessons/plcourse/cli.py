@@ -261,7 +261,9 @@ class CourseCLI(LightningCLI):
             trainer.predict(self.model, return_predictions=False, **arguments)
             trainer.callbacks.remove(writer)
             if trainer.is_global_zero:
-                say(f"predictions in {run.path / 'predictions'}")
+                given = getattr(getattr(trainer.predict_dataloaders, "plan", None), "n", None)  # limits leave some out
+                of = "" if given is None else f" of {given:,}"
+                say(f"predictions in {writer.folder}: {writer.rows:,}{of} samples")
         if self.request.strict and loop.quarantined:
             raise RunFailed(f"--strict: inputs that could not be read: {loop.quarantined}")
 

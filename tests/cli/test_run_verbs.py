@@ -42,6 +42,7 @@ def test_fit_then_test_and_predict(fast: Path, runs: Path, capsys: pytest.Captur
     assert run.eval("test")["coverage"] == {"expected": 359, "seen": 359, "twice": 0}
     assert f"plcourse test --run {run.path}" in printed
     assert f"plcourse predict --run {run.path}" in printed
+    assert f"predictions in {run.path / 'predictions'}: 359 of 359 samples" in printed
     table = pq.read_table(run.predictions).to_pydict()
     assert set(table) == {"id", "label", "label_name", "probability"}
     assert len(set(table["id"])) == 359
@@ -52,6 +53,15 @@ def test_fit_then_test_and_predict(fast: Path, runs: Path, capsys: pytest.Captur
         "val/accuracy",
         "val/f1",
     } - ({"train/loss", "train/lr"} if not any(row["metric"] == "train/loss" for row in run.metrics) else set())
+
+
+def test_a_part_of_a_prediction_is_called_a_part(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "-c", str(fast)])
+    main(["predict", "--run", "own/fast/latest", "--trainer.limit_predict_batches", "1"])
+    run = plcourse.Run.load("own/fast", runs)
+    rows = len(pq.read_table(run.predictions))
+    assert 0 < rows < 359
+    assert f"predictions in {run.path / 'predictions'}: {rows} of 359 samples" in capsys.readouterr().out
 
 
 def test_evaluation_writes_into_the_run_it_evaluates(fast: Path, runs: Path) -> None:

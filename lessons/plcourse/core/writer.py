@@ -25,6 +25,9 @@ class PredictionWriter(BasePredictionWriter):
         folder: where the files go.
         label_names: names of the classes, in the order of their numbers; None asks the data module, when the first rows
             come: only then has a checkpoint told it of its classes, where the training data are no longer there.
+
+    Attributes:
+        rows: rows written; after the prediction those of all processes.
     """
 
     def __init__(self, folder: str | Path, label_names: list[str] | None = None) -> None:
@@ -99,6 +102,7 @@ class PredictionWriter(BasePredictionWriter):
             self._temporary(trainer).replace(own)
         else:
             own.unlink(missing_ok=True)
+        self.rows = sum(gather_objects(self.rows))
         if trainer.is_global_zero:
             for path in self.folder.glob("part-*.parquet"):
                 if int(path.stem.removeprefix("part-")) >= trainer.world_size:
