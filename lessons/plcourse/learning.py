@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from plcourse import catalog
-from plcourse.core.configs import find_config, parse_header
 from plcourse.core.errors import RUN_FAILED, UserError, nearest
 from plcourse.core.look import LineParser, aligned, say
 from plcourse.core.runs import list_runs, runs_root
@@ -92,10 +91,7 @@ def _path(finished: dict[str, str]) -> str:
 
 
 def _guide(lesson: catalog.Lesson, finished: dict[str, str]) -> str:
-    file = catalog.PACKAGE / lesson.key / "README.md"
-    if not file.is_file():
-        raise UserError(f"lesson {lesson.number} ({lesson.key}) has no guide in this version")
-    lines = [file.read_text(encoding="utf-8").rstrip(), "", "## Next", ""]
+    lines = [_guide_of(lesson), "", "## Next", ""]
     lines += [f"- finished: `{name}`, {score}" for name, score in _of(lesson, finished)]
     lines += ["", *_first_commands(lesson)] if lines[-1] else _first_commands(lesson)
     if exercises_of(lesson.key):
@@ -109,13 +105,16 @@ def _of(lesson: catalog.Lesson, finished: dict[str, str]) -> list[tuple[str, str
 
 
 def _first_commands(lesson: catalog.Lesson) -> list[str]:
-    """The commands of the lesson's first configs that need nothing, as code of Markdown."""
-    commands = []
-    for name in catalog.config_names(lesson.key):
-        header = parse_header(find_config(str(catalog.config_path(name))))
-        if not header.needs:
-            commands.append(f"    {header.command}")
-    return commands[:2]
+    """The commands that a guide begins with, as code of Markdown."""
+    start = _guide_of(lesson).partition("**The question.**")[0]
+    return [line for line in start.splitlines() if line.startswith("    plcourse ")]
+
+
+def _guide_of(lesson: catalog.Lesson) -> str:
+    file = catalog.PACKAGE / lesson.key / "README.md"
+    if not file.is_file():
+        raise UserError(f"lesson {lesson.number} ({lesson.key}) has no guide in this version")
+    return file.read_text(encoding="utf-8").rstrip()
 
 
 def _show(markdown: str) -> None:
