@@ -18,16 +18,15 @@ import json
 import math
 import os
 import re
-import resource
 import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from other_work import OtherWork, is_alone
 from plcourse import catalog
 from plcourse.core.configs import find_config, parse_header
 from plcourse.core.runs import Run
@@ -36,7 +35,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "scripts" / "measured"
 PENDING = RECORDS / "pending.txt"
 _BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end of measured -->)", re.DOTALL)
-_ALONE = 0.1  # share of the machine that others may take beside a run whose minutes count
 _ONE_RUN = """
 import json, resource, subprocess, sys
 status = subprocess.run([sys.executable, "-m", "plcourse", *sys.argv[2:]]).returncode
@@ -71,10 +69,10 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-        started = time.monotonic(), _busy_seconds(), _seconds_of_children()
+        others = OtherWork()
         call = [sys.executable, "-c", _ONE_RUN, str(result), *command, "--runs_root", f"{folder}/runs"]
         subprocess.run(call, check=True, env=environment)
-        ended = time.monotonic(), _busy_seconds(), _seconds_of_children()
+        seconds, busy = others.seconds(), others.cores()
         found = json.loads(result.read_text())
         if found["status"]:
             raise SystemExit(f"{name} with seed {seed} ended with status {found['status']}")
@@ -82,8 +80,6 @@ def measure(name: str, seed: int) -> dict[str, Any]:
         record = run.record
         scores = run.eval("test")["metrics"] if "--then" in command else {}
     metric, value = _score(record, scores)
-    wall, busy, own = (end - start for start, end in zip(started, ended, strict=True))
-    others = max(0.0, round((busy - own) / wall, 2))
     return {
         **{key: record[key] for key in ("seed", "training_seconds", "versions")},
         "hardware": {key: value for key, value in record["hardware"].items() if key != "hostname"},
@@ -91,30 +87,18 @@ def measure(name: str, seed: int) -> dict[str, Any]:
         "metric": metric,
         "value": value,
         "scores": scores,
-        "seconds": round(wall, 1),
+        "seconds": round(seconds, 1),
         "peak_mib": round(found["peak_kib"] / 1024),
         "load": load,
-        "others": others,
-        "alone": others < _ALONE * (os.cpu_count() or 1),
+        "others": busy,
+        "alone": is_alone(busy),
     }
 
 
-def _busy_seconds() -> float:
-    """Seconds that the cores of this machine were busy since it started, for whomever; Linux only."""
-    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
-
-
-def _seconds_of_children() -> float:
-    """Seconds that the processes started here were busy, their own children included, once they have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def _score(record: dict[str, Any], tested: dict[str, float]) -> tuple[str, float]:
-    """The score that stands for a run: its test accuracy, else what it was chosen by, on the test part if any."""
+    """The score that stands for a run: test accuracy or IoU, else what it was chosen by, on the test part if any."""
     best = record.get("best") or {}
-    wanted = ["test/accuracy", f"test/{str(best.get('metric')).partition('/')[2]}", *tested]
+    wanted = ["test/accuracy", "test/foreground_iou", f"test/{str(best.get('metric')).partition('/')[2]}", *tested]
     metric = next((name for name in wanted if name in tested), None)
     return (metric, tested[metric]) if metric else (best["metric"], best["value"])
 
@@ -208,7 +192,12 @@ def main() -> None:
         for name, seed in pairs or missing(measurable(), options.seeds, records()):
             run = measure(name, seed)
             keep(name, run)
-            print(f"{_row(name, [run])} others {run['others']:.2f} cores", flush=True)
+            scores = ", ".join(f"{metric} {value:.4g}" for metric, value in run["scores"].items())
+            print(
+                f"{_row(name, [run])} seed {seed}, training {run['training_seconds']:.0f} s, others' work "
+                f"{run['others']:.2f} cores\n  {scores}",
+                flush=True,
+            )
         waiting = drop_stale()
     PENDING.write_text("".join(f"{name}\n" for name in waiting))
     for page in pages():

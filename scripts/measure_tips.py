@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -25,13 +24,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from other_work import OtherWork, is_alone
 from plcourse.catalog import LESSONS
 from plcourse.core.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "scripts" / "measured" / "tips"
 _BLOCK = re.compile(r"(<!-- tips: (\w+) -->\n)(.*?)(<!-- end of tips -->)", re.DOTALL)
-_ALONE = 0.1  # share of the machine that others may take before the table says so
 _CHECKS = ("--trainer.fast_dev_run true", "--trainer.limit_train_batches 10 --trainer.max_epochs 1")
 
 
@@ -98,6 +97,11 @@ BENCHES = {
         f"--trainer.max_steps 30 {_NO_VAL}",
         (_BF16, _WORKERS, _ACCUMULATE, "--model.init_args.recompute true", "--data.init_args.augment null"),
     ),
+    "nlp": Bench(
+        "fit -c nlp/sentiment_lstm",
+        f"--trainer.max_steps 60 {_NO_VAL}",
+        (_BF16, _WORKERS, _ACCUMULATE, "--data.init_args.max_length 20"),
+    ),
 }
 
 
@@ -124,7 +128,7 @@ def measure(lesson: str, rounds: int) -> dict[str, Any]:
     """All changes of a lesson, in turns; gives the record."""
     bench = BENCHES[lesson]
     found: dict[str, list[dict[str, float]]] = {flags: [] for flags in ("", *bench.changes, *bench.checks)}
-    started, busy, own = time.monotonic(), _busy_seconds(), _seconds_of_children()
+    others = OtherWork()
     for at in range(rounds):
         for flags, results in found.items():
             check = flags in bench.checks
@@ -133,26 +137,13 @@ def measure(lesson: str, rounds: int) -> dict[str, Any]:
             limits = "" if check else bench.limits
             results.append(once(f"{bench.command} {limits} {flags}", whole=check or bench.whole))
             print(f"# {lesson}, round {at + 1}: {flags or 'as it is'}: {results[-1]}", flush=True)
-    others = (_busy_seconds() - busy - _seconds_of_children() + own) / (time.monotonic() - started)
     return {
         "command": bench.command,
         "limits": bench.limits,
         "cores": os.cpu_count(),
-        "others": max(0.0, round(others, 2)),
+        "others": others.cores(),
         "found": found,
     }
-
-
-def _busy_seconds() -> float:
-    """Seconds that the cores of this machine were busy since it started, for whomever; Linux only."""
-    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
-
-
-def _seconds_of_children() -> float:
-    """Seconds that the processes started here were busy, once they have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def table(lesson: str) -> str:
@@ -173,7 +164,7 @@ def table(lesson: str) -> str:
     lines += [f"| `{flags}` | the whole command: {found[flags][0]['seconds']:.1f} s | |" for flags in bench.checks]
     said = "whole commands" if bench.whole else "training"
     lines += ["", f"Time of {said} with `{bench.limits}`; median of {len(base)} rounds (lowest to highest)."]
-    if record["others"] > _ALONE * record["cores"]:
+    if not is_alone(record["others"], record["cores"]):
         lines += [
             f"Other work kept {record['others']:.1f} of the {record['cores']} cores busy meanwhile: times are rough."
         ]

@@ -1,7 +1,6 @@
 """Numbers that verify themselves: what a page shows has a record, and what can be measured is measured or awaited."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -103,6 +102,7 @@ def test_a_page_is_changed_between_its_marks_only() -> None:
         ({"metric": "val/loss", "value": 0.5}, {"test/loss": 0.6, "test/accuracy": 0.9}, "test/accuracy"),
         ({"metric": "val/frechet", "value": 3.0}, {"test/kid": 1.0, "test/frechet": 4.0}, "test/frechet"),
         ({"metric": "val/loss", "value": 0.5}, {}, "val/loss"),
+        ({}, {"test/loss": 0.1, "test/foreground_iou": 0.9}, "test/foreground_iou"),
     ],
 )
 def test_the_score_that_stands_for_a_run(best: Any, tested: Any, metric: str) -> None:
@@ -115,5 +115,5 @@ def test_a_real_measurement(tmp_path: Path) -> None:
     assert (record["seed"], record["metric"]) == (1, "test/accuracy")
     assert 0 < record["value"] <= 1
     assert 200 < record["peak_mib"] < 8000
-    assert record["alone"] == (record["others"] < measure._ALONE * (os.cpu_count() or 1))
+    assert record["alone"] == measure.is_alone(record["others"])
     assert str(tmp_path.parent) not in json.dumps(record)
