@@ -40,7 +40,13 @@ def a_run(root: Path, name: str = "evaluation/classifier", seed: int = 0, accura
     lines = [f"{s},{s // 40},train/loss,{2 / s}\n{s},{s // 40},val/{HOSTILE.replace(',', '')},1" for s in range(1, 81)]
     (run.path / "metrics.csv").write_text("step,epoch,metric,value\n" + "\n".join(lines) + "\n80,2,train/nan,nan\n")
     report: dict[str, Any] = {
-        "metrics": {"test/accuracy": accuracy, "test/loss": 0.4},
+        "metrics": {
+            "test/accuracy": accuracy,
+            "test/loss": 0.4,
+            "test/gain": -0.02,
+            "test/gain_low": -0.045,
+            "test/gain_high": 0.005,
+        },
         "coverage": {"expected": 200, "seen": 200, "twice": 0},
         "per_class": {HOSTILE: {"n": 20, "f1": 0.9}, "y": {"n": 20, "f1": None}},
     }
@@ -66,6 +72,9 @@ def test_the_score_comes_with_its_interval_and_the_commands_to_repeat_it(written
     text = written.read_text()
     assert "95 % interval 0.8506 to 0.9343" in text  # Wilson's of 180 in 200
     assert "200 of 200 samples seen, 0 twice" in text
+    row = text[text.index("test/gain") :].partition("</tr>")[0]
+    assert re.findall(r">(-?[\d.]+)<", row) == ["-0.02", "-0.045", "0.005"]
+    assert "test/gain_low" not in text
     assert "plcourse test --run runs/evaluation/classifier/" in text
     assert "Lesson 16: Evaluation and prediction" in text
     assert text.count("data:image/png") == 4  # three of nine samples, and one more

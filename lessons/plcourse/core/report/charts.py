@@ -58,7 +58,7 @@ def curve(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
             kept = _thinned(run)
             thinned |= len(kept) < len(run)
             parts.append(_polyline([(across.place(s), up.place(v)) for s, v in kept], kind, many))
-    notes = ["logarithmic scale"] * log + ["lowest and highest value of each stretch"] * thinned
+    notes = ["upwards: logarithmic scale"] * log + ["lowest and highest value of each stretch"] * thinned
     label = "step" + (f" ({'; '.join(notes)})" if notes else "")
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{label}</text>')

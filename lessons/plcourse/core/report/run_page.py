@@ -122,15 +122,23 @@ def _headline(evaluations: dict[str, Any], record: dict[str, Any], summary: dict
 
 
 def _interval(report: dict[str, Any], name: str) -> tuple[float, float, float] | None:
-    """Low, high and coverage of a score's interval: what the evaluation found, or Wilson's for a share."""
+    """Low, high and coverage of a score's interval: what the evaluation found or logged, or Wilson's for a share."""
     found = (report.get("intervals") or {}).get(name)
     if isinstance(found, dict) and isinstance(found.get("low"), int | float):
         return found["low"], found["high"], report["intervals"].get("confidence", 0.95)
+    if (ends := _ends(name)) <= report["metrics"].keys():
+        low, high = (report["metrics"][end] for end in sorted(ends, reverse=True))
+        return low, high, 0.95
     value, n = report["metrics"].get(name), (report.get("coverage") or {}).get("seen")
     if not name.endswith("/accuracy") or not isinstance(value, float) or not n or report["coverage"].get("twice"):
         return None
     right = round(value * n)
     return (*wilson(right, n), 0.95) if 0 <= right <= n and abs(right - value * n) < 0.01 else None
+
+
+def _ends(name: str) -> set[str]:
+    """The names under which a callback logs the ends of a score's interval."""
+    return {f"{name}_low", f"{name}_high"}
 
 
 def _evaluations(run: Run) -> dict[str, Any]:
@@ -148,7 +156,10 @@ def _scores(evaluations: dict[str, Any], summary: dict[str, Any]) -> str:
     parts = []
     for stage, report in evaluations.items():
         rows = []
+        ends = {end for name in report["metrics"] if _ends(name) <= report["metrics"].keys() for end in _ends(name)}
         for name, value in report["metrics"].items():
+            if name in ends:
+                continue
             if name in over_folds:  # samples of one fold share a model, so that Wilson's interval would be too narrow
                 rows.append([name, value, over_folds[name].get("low"), over_folds[name].get("high")])
                 continue
