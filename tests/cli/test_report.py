@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -154,11 +155,17 @@ def test_a_comparison_says_its_verdict_first(tmp_path: Path, monkeypatch: pytest
     ]
     names[-1:] = []
     extra = a_run(tmp_path / "runs", "ddp/b", 3, 0.94).name
-    main(["report", *names, extra, "--metric", "test/accuracy", "--output", "both.html"])
+    how = ["--metric", "test/accuracy", "--baseline", "ddp/a", "--force"]
+    main(["report", *names, extra, *how, "--output", "both.html"])
     text = Path("both.html").read_text()
     assert "ddp/b is better than ddp/a by" in text
     assert text.index('id="verdict"') < text.index('id="arms"') < text.index('id="values"')
     assert "<circle" in text
+    command = next(line for line in text.splitlines() if "plcourse compare" in line).rpartition("plcourse compare ")[2]
+    capsys.readouterr()
+    main(["compare", *shlex.split(command.partition("<")[0])])
+    assert "ddp/b is better than ddp/a by" in capsys.readouterr().out
+    assert command.partition("<")[0].endswith("--baseline ddp/a --force")
 
 
 @pytest.mark.parametrize(

@@ -160,8 +160,9 @@ def _verdict(
     arm, baseline, n, difference = test["arm"], test["baseline"], test["n"], test["difference"]
     units = plural(n, unit)
     if test["state"] == "too_few":
-        few = "one pair" if n else "no pair at all"
-        sentence = f"{arm}: nothing can be said from {few}; at least 2 {unit}s are needed, better 5 or more."
+        sentence = f"{arm}: nothing can be said from one pair; at least 2 {unit}s are needed, better 5 or more."
+        if not n:
+            sentence = f"{arm}: nothing can be said: there is no {unit} for which it and {baseline} both have a score."
         return None, "nothing can be said", sentence
     if test["state"] == "identical":
         return None, "identical", f"{arm} and {baseline} are identical on all {units}."

@@ -9,12 +9,12 @@ from plcourse.core.report import page
 from plcourse.core.report.charts import forest
 
 
-def comparison_page(report: dict[str, Any], inputs: Sequence[str]) -> str:
+def comparison_page(report: dict[str, Any], command: Sequence[str]) -> str:
     """The page of a comparison as HTML.
 
     Args:
         report: of `plcourse.core.comparison.report.build_report`.
-        inputs: the runs and sweeps as they were named.
+        command: the words of the command that makes this comparison in the terminal.
     """
     metric = report["metric"]
     better = "larger" if report["mode"] == "max" else "smaller"
@@ -36,8 +36,7 @@ def comparison_page(report: dict[str, Any], inputs: Sequence[str]) -> str:
         ]
     notes = "".join(f"<li>{page.text(note)}</li>" for note in report["notes"])
     sections.append(page.section("notes", "How it was compared", f"<ul>{notes}</ul>" if notes else ""))
-    command = shlex.join(["plcourse", "compare", *inputs, "--metric", metric, "--mode", report["mode"]])
-    sections.append(page.section("repeat", "How to repeat it", page.code(command)))
+    sections.append(page.section("repeat", "How to repeat it", page.code(shlex.join(command))))
     return page.document(f"Comparison of {metric}", header, sections, "<p>Written by <code>plcourse report</code>.</p>")
 
 

@@ -35,7 +35,11 @@ def report(argv: list[str]) -> None:
             raise UserError(f"--mode {args.mode!r}: give max or min")
         names = {field.name for field in fields(Options)}
         options = Options(**{name: value for name, value in vars(args).items() if name in names})
-        content = comparison_page(build_report(args.inputs, options, args.runs_root), args.inputs)
+        found = build_report(args.inputs, options, args.runs_root)
+        command = ["plcourse", "compare", *args.inputs, "--metric", found["metric"], "--mode", found["mode"]]
+        for flag in ("baseline", "grid_by", "runs_root"):
+            command += [f"--{flag}", getattr(args, flag)] if getattr(args, flag) is not None else []
+        content = comparison_page(found, command + ["--force"] * args.force)
         folder = sweep if len(args.inputs) == 1 else None
     file = _file(args.output, folder)
     replace_file(file, content)
