@@ -6,7 +6,7 @@
 Every measurement is a command of its own, as a user types it. The changes of a lesson take turns in each round, and
 only ratios within a round count, so that a machine that slows down slows all of them. Time is that of the training at
 equal optimizer steps of equal batches, validation left out, or of the whole command where that is said; memory is the
-largest resident set of a process, libraries (about 500 MiB) included. A table stands wherever a guide has the two lines
+largest resident set of a process, libraries (about 800 MiB) included. A table stands wherever a guide has the two lines
 `<!-- tips: LESSON -->` and `<!-- end of tips -->`; a test holds it to the record.
 """
 
@@ -163,7 +163,11 @@ def table(lesson: str) -> str:
     ]
     lines += [f"| `{flags}` | the whole command: {found[flags][0]['seconds']:.1f} s | |" for flags in bench.checks]
     said = "whole commands" if bench.whole else "training"
-    lines += ["", f"Time of {said} with `{bench.limits}`; median of {len(base)} rounds (lowest to highest)."]
+    lines += [
+        "",
+        f"Time of {said} with `{bench.limits}`;\nmemory of the largest process, some 800 MiB of it libraries; "
+        f"median of {len(base)} rounds (lowest to highest).",
+    ]
     if not is_alone(record["others"], record["cores"]):
         lines += [
             f"Other work kept {record['others']:.1f} of the {record['cores']} cores busy meanwhile: times are rough."

@@ -81,22 +81,22 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
 
 
 @pytest.mark.parametrize(
-    ("make", "n", "batch_size"),
+    ("make", "batch_size"),
     [
-        (lambda: ImageData("digits", val_size=0.1, batch_size=100), 1_297, 100),
-        (lambda: CurriculumData("digits", val_size=0.1, batch_size=100), 1_297, 100),
-        (lambda: VisionData(batch_size=500), 3_500, 500),
-        (lambda: EvaluationData("digits", batch_size=100), 1_297, 100),
-        (lambda: EvaluationData("wine", batch_size=10), 125, 10),
-        (lambda: EvaluationData("generated", rows=1_000, batch_size=100), 700, 100),
-        (lambda: GaussianGrid(n_train=1_050, batch_size=100), 1_050, 100),
-        (lambda: TableData(batch_size=30), 318, 30),
-        (lambda: TextData("rotten_tomatoes", batch_size=1_000), 6_824, 1_000),
+        (lambda: ImageData("digits", val_size=0.1, batch_size=100), 100),
+        (lambda: CurriculumData("digits", val_size=0.1, batch_size=100), 100),
+        (lambda: VisionData(batch_size=500), 500),
+        (lambda: EvaluationData("digits", batch_size=100), 100),
+        (lambda: EvaluationData("wine", batch_size=10), 10),
+        (lambda: EvaluationData("generated", rows=51_000, val_size=100, test_size=150, batch_size=9_000), 9_000),
+        (lambda: GaussianGrid(n_train=1_050, batch_size=100), 100),
+        (lambda: TableData(batch_size=28), 28),
+        (lambda: TextData("rotten_tomatoes", batch_size=1_000), 1_000),
     ],
     ids=["ddp", "curriculum", "vision", "evaluation", "table", "generated", "gan", "kfold", "nlp"],
 )
 def test_all_data_weigh_accumulated_batches_and_repeat_those_that_are_to_be_overfitted(
-    make: Callable[[], pl.LightningDataModule], n: int, batch_size: int
+    make: Callable[[], pl.LightningDataModule], batch_size: int
 ) -> None:
     data = make()
     data.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue] of a Trainer what loaders ask for
@@ -109,7 +109,7 @@ def test_all_data_weigh_accumulated_batches_and_repeat_those_that_are_to_be_over
     data.setup("fit")
     plan = data.train_dataloader().plan
     sizes = [len(batch) for batch in plan.batches(0)]
-    assert (sum(sizes), plan.global_batch_size) == (n, batch_size)
+    assert (sum(sizes), plan.global_batch_size) == (plan.n, batch_size)
     assert len(sizes) % 4, "the last step must have fewer batches for the weights to matter"
     for first in range(0, len(sizes), 4):
         step = range(first, min(first + 4, len(sizes)))
