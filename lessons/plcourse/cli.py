@@ -27,7 +27,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.distributed.constants import default_pg_timeout
 
 from plcourse.core import launch, safety
-from plcourse.core.callbacks import Coverage
+from plcourse.core.callbacks import Coverage, samples_of
 from plcourse.core.checkpoint import load
 from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.evaluations import save_evaluation
@@ -261,7 +261,7 @@ class CourseCLI(LightningCLI):
             trainer.predict(self.model, return_predictions=False, **arguments)
             trainer.callbacks.remove(writer)
             if trainer.is_global_zero:
-                given = getattr(getattr(trainer.predict_dataloaders, "plan", None), "n", None)  # limits leave some out
+                given = samples_of(trainer.predict_dataloaders)
                 of = "" if given is None else f" of {given:,}"
                 say(f"predictions in {writer.folder}: {writer.rows:,}{of} samples")
         if self.request.strict and loop.quarantined:

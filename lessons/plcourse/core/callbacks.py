@@ -103,15 +103,19 @@ class Coverage(Callback):
     def _close(self, loaders: Any) -> None:
         own = np.concatenate(self._keys) if self._keys else np.empty(0, np.uint64)
         keys = np.concatenate(gather_objects(own))
-        expected = getattr(getattr(loaders, "plan", None), "n", None) or _length(getattr(loaders, "dataset", None))
+        expected = samples_of(loaders)
         if keys.size == 0 or expected is None:
             self.report = None
             return
         seen = int(np.unique(keys).size)
-        self.report = {"expected": int(expected), "seen": seen, "twice": int(keys.size) - seen}
+        self.report = {"expected": expected, "seen": seen, "twice": int(keys.size) - seen}
 
 
-def _length(dataset: Any) -> int | None:
+def samples_of(loader: Any) -> int | None:
+    """The samples that a loader has in all, whatever limits leave out; None where it cannot be asked."""
+    planned, dataset = getattr(getattr(loader, "plan", None), "n", None), getattr(loader, "dataset", None)
+    if planned:
+        return int(planned)
     return len(dataset) if hasattr(dataset, "__len__") else None
 
 

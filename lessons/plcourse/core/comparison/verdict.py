@@ -160,8 +160,9 @@ def _verdict(
     arm, baseline, n, difference = test["arm"], test["baseline"], test["n"], test["difference"]
     units = plural(n, unit)
     if test["state"] == "too_few":
-        sentence = f"{arm}: nothing can be said from one pair; at least 2 {unit}s are needed, better 5 or more."
-        if not n:
+        if n:
+            sentence = f"{arm}: nothing can be said from one pair; at least 2 {unit}s are needed, better 5 or more."
+        else:
             sentence = f"{arm}: nothing can be said: there is no {unit} for which it and {baseline} both have a score."
         return None, "nothing can be said", sentence
     if test["state"] == "identical":

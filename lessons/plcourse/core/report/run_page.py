@@ -126,8 +126,8 @@ def _interval(report: dict[str, Any], name: str) -> tuple[float, float, float] |
     found = (report.get("intervals") or {}).get(name)
     if isinstance(found, dict) and isinstance(found.get("low"), int | float):
         return found["low"], found["high"], report["intervals"].get("confidence", 0.95)
-    if (ends := _ends(name)) <= report["metrics"].keys():
-        low, high = (report["metrics"][end] for end in sorted(ends, reverse=True))
+    if logged := _logged_ends(report["metrics"], name):
+        low, high = logged.values()
         return low, high, 0.95
     value, n = report["metrics"].get(name), (report.get("coverage") or {}).get("seen")
     if not name.endswith("/accuracy") or not isinstance(value, float) or not n or report["coverage"].get("twice"):
@@ -136,9 +136,10 @@ def _interval(report: dict[str, Any], name: str) -> tuple[float, float, float] |
     return (*wilson(right, n), 0.95) if 0 <= right <= n and abs(right - value * n) < 0.01 else None
 
 
-def _ends(name: str) -> set[str]:
-    """The names under which a callback logs the ends of a score's interval."""
-    return {f"{name}_low", f"{name}_high"}
+def _logged_ends(metrics: dict[str, Any], name: str) -> dict[str, Any]:
+    """Low and high of a score's interval by the names that a callback logged them under; empty where it did not."""
+    names = (f"{name}_low", f"{name}_high")
+    return {end: metrics[end] for end in names} if metrics.keys() >= set(names) else {}
 
 
 def _evaluations(run: Run) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def _scores(evaluations: dict[str, Any], summary: dict[str, Any]) -> str:
     parts = []
     for stage, report in evaluations.items():
         rows = []
-        ends = {end for name in report["metrics"] if _ends(name) <= report["metrics"].keys() for end in _ends(name)}
+        ends = {end for name in report["metrics"] for end in _logged_ends(report["metrics"], name)}
         for name, value in report["metrics"].items():
             if name in ends:
                 continue
