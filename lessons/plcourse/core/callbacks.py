@@ -113,7 +113,8 @@ class Coverage(Callback):
 
 def samples_of(loader: Any) -> int | None:
     """The samples that a loader has in all, whatever limits leave out; None where it cannot be asked."""
-    planned, dataset = getattr(getattr(loader, "plan", None), "n", None), getattr(loader, "dataset", None)
+    planned = getattr(getattr(loader, "plan", None), "n", None)
+    dataset: Any = getattr(loader, "dataset", None)
     if planned:
         return int(planned)
     return len(dataset) if hasattr(dataset, "__len__") else None
