@@ -6,8 +6,9 @@
 Every measurement is a command of its own, as a user types it. The changes of a lesson take turns in each round, and
 only ratios within a round count, so that a machine that slows down slows all of them. Time is that of the training at
 equal optimizer steps of equal batches, validation left out, or of the whole command where that is said; memory is the
-largest resident set of a process, libraries (about 800 MiB) included. A table stands wherever a guide has the two lines
-`<!-- tips: LESSON -->` and `<!-- end of tips -->`; a test holds it to the record.
+largest resident set of a process, that of the libraries included, which is what printing the config takes. A table
+stands wherever a guide has the two lines `<!-- tips: LESSON -->` and `<!-- end of tips -->`; a test holds it to the
+record.
 """
 
 import argparse
@@ -142,8 +143,14 @@ def measure(lesson: str, rounds: int) -> dict[str, Any]:
         "limits": bench.limits,
         "cores": os.cpu_count(),
         "others": others.cores(),
+        "libraries_mib": libraries(bench),
         "found": found,
     }
+
+
+def libraries(bench: Bench) -> float:
+    """The resident set in MiB of a command that imports all and trains nothing."""
+    return once(f"{bench.command} --print_config", whole=True)["mib"]
 
 
 def table(lesson: str) -> str:
@@ -165,8 +172,8 @@ def table(lesson: str) -> str:
     said = "whole commands" if bench.whole else "training"
     lines += [
         "",
-        f"Time of {said} with `{bench.limits}`;\nmemory of the largest process, some 800 MiB of it libraries; "
-        f"median of {len(base)} rounds (lowest to highest).",
+        f"Time of {said} with `{bench.limits}`;\nmemory of the largest process, {record['libraries_mib']:,.0f} MiB of it "
+        f"libraries; median of {len(base)} rounds (lowest to highest).",
     ]
     if not is_alone(record["others"], record["cores"]):
         lines += [

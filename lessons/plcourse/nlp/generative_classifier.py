@@ -56,6 +56,7 @@ class ClassConditionalLSTM(nn.Module):
             raise ValueError(f"prior={prior}: give {num_classes} numbers above 0")
         self.vocab_size, self.num_classes = vocab_size, num_classes
         self.embedding = nn.Embedding(vocab_size, embedding)
+        nn.init.normal_(self.embedding.weight, std=0.1)
         self.lstm = nn.LSTM(embedding, hidden, batch_first=True)
         self.classes = nn.Embedding(num_classes, class_embedding)
         self.dropout = nn.Dropout(dropout)
