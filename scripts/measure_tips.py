@@ -172,8 +172,8 @@ def table(lesson: str) -> str:
     said = "whole commands" if bench.whole else "training"
     lines += [
         "",
-        f"Time of {said} with `{bench.limits}`;\nmemory of the largest process, {record['libraries_mib']:,.0f} MiB of it "
-        f"libraries; median of {len(base)} rounds (lowest to highest).",
+        f"Time of {said} with `{bench.limits}`;\nmemory of the largest process, {record['libraries_mib']:,.0f} MiB "
+        f"of it libraries; median of {len(base)} rounds (lowest to highest).",
     ]
     if not is_alone(record["others"], record["cores"]):
         lines += [

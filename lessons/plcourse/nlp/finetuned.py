@@ -4,7 +4,7 @@ What predicts the next word has learned what words go together, from text withou
 layer, reads the text (Dai and Le 2015, arXiv 1511.01432), and a new layer scores the classes from the last state beside
 the mean and the maximum of all (Howard and Ruder 2018, arXiv 1801.06146, section 3.3, concat pooling).
 
-    plcourse fit -c nlp/word_lstm --data.init_args.source imdb --data.init_args.train_size 4000
+    plcourse fit -c nlp/word_lstm --data.init_args.source imdb --data.init_args.train_size 20000
     plcourse fit -c nlp/sentiment_finetuned --then test,predict
 
 Shapes: B texts, T tokens, E embedding, H features, K classes.

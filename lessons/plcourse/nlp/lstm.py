@@ -34,7 +34,7 @@ class LSTMLanguageModel(nn.Module):
         self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, vocab_size)
-        nn.init.normal_(self.embedding.weight, std=0.1)  # of 1, as torch begins, it hardly changes
+        nn.init.normal_(self.embedding.weight, std=0.1)  # torch's 1 outweighs what few steps can change
         for name, parameter in self.lstm.named_parameters():
             if name.startswith("bias_ih"):  # the forget gates start open (Jozefowicz et al. 2015)
                 nn.init.ones_(parameter.data[hidden : 2 * hidden])

@@ -1,0 +1,87 @@
+"""What a language model knows of sentiment before any label: logistic regression on what it makes of each review.
+
+The features are means over a text's words, of the embeddings, of the last layer's rows and of the states, and for
+comparison random embeddings of the same size; C is chosen on the validation part of Rotten Tomatoes (a linear probe,
+Alain and Bengio 2016, arXiv 1610.01644).
+
+    python scripts/probe_language_model.py [nlp/word_lstm/latest]
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from plcourse.core.checkpoint import load
+from plcourse.core.runs import Run, runs_root
+from plcourse.nlp.data import TextData
+from plcourse.nlp.lstm import LSTMLanguageModel
+from plcourse.nlp.parts import TokenSet
+from plcourse.nlp.tokenizers import END
+
+C = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0)
+
+
+def main() -> None:
+    """Prints a row for each kind of feature."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", nargs="?", default="nlp/word_lstm/latest", help="of nlp/word_lstm, one layer")
+    options = parser.parse_args()
+    checkpoint = load(Run.load(options.run, runs_root()).checkpoint("best"))
+    network = network_of(checkpoint["state_dict"])
+    data = TextData(source="rotten_tomatoes", max_length=None)
+    data.load_state_dict({"tokenizer": checkpoint["LanguageData"]["tokenizer"], "label_names": data.label_names})
+    parts = {part: data.parts.tokens(part) for part in ("train", "val", "test")}
+
+    torch.manual_seed(0)
+    random = torch.randn_like(network.embedding.weight)
+    features: dict[str, Callable[[Tensor], Tensor]] = {
+        "embeddings": lambda tokens_T: network.embedding.weight[tokens_T],
+        "rows of the last layer": lambda tokens_T: network.head.weight[tokens_T],
+        "states": lambda tokens_T: states(network, tokens_T),
+        "random embeddings": lambda tokens_T: random[tokens_T],
+    }
+    print("| mean over words of | validation | test |\n|---|---|---|")
+    for name, feature in features.items():
+        val, test = probe(parts, feature)
+        print(f"| {name} | {val:.3f} | {test:.3f} |", flush=True)
+
+
+def network_of(weights: dict[str, Any]) -> LSTMLanguageModel:
+    """The network of a checkpoint's ``state_dict``, its sizes those of its weights."""
+    own = {name.removeprefix("network."): value for name, value in weights.items() if name.startswith("network.")}
+    (vocab_size, embedding), hidden = own["embedding.weight"].shape, own["lstm.weight_hh_l0"].shape[1]
+    network = LSTMLanguageModel(vocab_size, embedding, hidden)
+    network.load_state_dict(own)
+    return network.eval()
+
+
+def states(network: nn.Module, tokens_T: Tensor) -> Tensor:
+    """The state at each word, [T, H]; an end stands before the text, as in training."""
+    reader: Any = network
+    return reader.features(torch.cat([torch.tensor([END]), tokens_T]).unsqueeze(0))[0][0, 1:]
+
+
+@torch.inference_mode()
+def probe(parts: dict[str, TokenSet], feature: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """Validation and test accuracy of the regression whose C scores best in validation."""
+    x = {
+        part: np.stack([feature(torch.from_numpy(each).long()).mean(dim=0).numpy() for each in texts.tokens])
+        for part, texts in parts.items()
+    }
+    y = {part: texts.labels.numpy() for part, texts in parts.items()}
+    scores = []
+    for c in C:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(x["train"], y["train"])
+        scores.append((float(model.score(x["val"], y["val"])), float(model.score(x["test"], y["test"]))))
+    return max(scores, key=lambda score: score[0])
+
+
+if __name__ == "__main__":
+    main()
