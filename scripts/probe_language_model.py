@@ -16,7 +16,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
+from torch import Tensor
 
 from plcourse.core.checkpoint import load
 from plcourse.core.runs import Run, runs_root
@@ -62,10 +62,9 @@ def network_of(weights: dict[str, Any]) -> LSTMLanguageModel:
     return network.eval()
 
 
-def states(network: nn.Module, tokens_T: Tensor) -> Tensor:
+def states(network: LSTMLanguageModel, tokens_T: Tensor) -> Tensor:
     """The state at each word, [T, H]; an end stands before the text, as in training."""
-    reader: Any = network
-    return reader.features(torch.cat([torch.tensor([END]), tokens_T]).unsqueeze(0))[0][0, 1:]
+    return network.features(torch.cat([torch.tensor([END]), tokens_T]).unsqueeze(0))[0][0, 1:]
 
 
 @torch.inference_mode()
@@ -76,11 +75,10 @@ def probe(parts: dict[str, TokenSet], feature: Callable[[Tensor], Tensor]) -> tu
         for part, texts in parts.items()
     }
     y = {part: texts.labels.numpy() for part, texts in parts.items()}
-    scores = []
-    for c in C:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(x["train"], y["train"])
-        scores.append((float(model.score(x["val"], y["val"])), float(model.score(x["test"], y["test"]))))
-    return max(scores, key=lambda score: score[0])
+    models = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)) for c in C]
+    fitted = [model.fit(x["train"], y["train"]) for model in models]
+    best = max(fitted, key=lambda model: model.score(x["val"], y["val"]))
+    return best.score(x["val"], y["val"]), best.score(x["test"], y["test"])
 
 
 if __name__ == "__main__":
