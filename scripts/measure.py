@@ -26,6 +26,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import yaml
+
+import regolden
 from other_work import OtherWork, is_alone
 from plcourse import catalog
 from plcourse.core.configs import find_config, parse_header
@@ -50,8 +53,15 @@ def measurable() -> list[str]:
 
 
 def config_hash(name: str) -> str:
-    """A short hash of a config with every default written out: a record of another one is of no use."""
-    return hashlib.sha256(catalog.resolved_path(name).read_bytes()).hexdigest()[:16]
+    """A short hash of what a config says and of how its training begins.
+
+    The first losses (the golden curve, to three digits) stand for every default that the config leaves out: a default
+    that changes the training changes them, and a new argument that changes nothing keeps the records.
+    """
+    config = yaml.safe_load(find_config(name).text)
+    losses = next((record["losses"] for record in regolden.records(name)), [])
+    content = json.dumps([config, [f"{loss:.3g}" for loss in losses]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def measure(name: str, seed: int) -> dict[str, Any]:
