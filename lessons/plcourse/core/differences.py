@@ -1,0 +1,87 @@
+"""In which settings two configs differ.
+
+The suite asks this wherever one config is held against another: a run that is resumed with other flags, an evaluation
+that is not scored as the run's own config says. No torch here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from plcourse import catalog
+
+Difference = tuple[Any, Any]
+ABSENT = None  # what stands for a value that one of the configs does not have
+
+
+def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Difference]:
+    """The settings in which two configs differ.
+
+    Short and full class names are the same class, and so are a plain name and a mapping with that `class_path`. A key
+    that only one config has is no difference: the other leaves the setting at its default. Keys of other mappings,
+    such as a dictionary given as an argument, count.
+
+    Args:
+        recorded: the earlier config, such as a parsed `config.yaml`.
+        asked: the later one.
+
+    Returns:
+        For each dotted key, such as `model.init_args.optimizer.init_args.lr` or `trainer.callbacks.0`, the earlier and
+        the later value, in the order of the earlier config. Where a class differs, both values are the whole class
+        with its arguments; where a list has another length, both are the whole list.
+    """
+    found: dict[str, Difference] = {}
+    _compare(dict(recorded), dict(asked), "", True, found)
+    return found
+
+
+def same_class(one: str, other: str) -> bool:
+    """Whether two names mean the same class.
+
+    A name without dots means any class of that name. The suite's own classes may move between its modules.
+    """
+    one, other = catalog.CLASSES.get(one, one), catalog.CLASSES.get(other, other)
+    if one == other:
+        return True
+    own = one.startswith("plcourse.") and other.startswith("plcourse.")
+    short = "." not in one or "." not in other
+    return (own or short) and one.rpartition(".")[2] == other.rpartition(".")[2]
+
+
+def _compare(old: Any, new: Any, key: str, arguments: bool, found: dict[str, Difference]) -> None:
+    """Adds the differences of two values; `arguments` says whether mappings are of settings that have defaults."""
+    old, new = _as_class(old, new), _as_class(new, old)
+    if isinstance(old, dict) and isinstance(new, dict):
+        classes = "class_path" in old and "class_path" in new
+        if classes and not same_class(str(old["class_path"]), str(new["class_path"])):
+            found[key] = (old, new)
+        elif classes:
+            _compare(old.get("init_args") or {}, new.get("init_args") or {}, f"{key}.init_args", True, found)
+            _compare(old.get("dict_kwargs") or {}, new.get("dict_kwargs") or {}, f"{key}.dict_kwargs", True, found)
+        else:
+            for name in [*old, *(name for name in new if name not in old)]:
+                inner = f"{key}.{name}" if key else str(name)
+                if name in old and name in new:
+                    section = not key and name == "trainer"
+                    _compare(old[name], new[name], inner, section, found)
+                elif not arguments:
+                    found[inner] = (old.get(name, ABSENT), new.get(name, ABSENT))
+    elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
+        for position, (one, other) in enumerate(zip(old, new, strict=True)):
+            _compare(one, other, f"{key}.{position}", False, found)
+    elif not _equal(old, new):
+        found[key] = (old, new)
+
+
+def _as_class(value: Any, beside: Any) -> Any:
+    """A class given by its name alone, as the mapping that stands on the other side."""
+    if isinstance(value, str) and isinstance(beside, dict) and "class_path" in beside:
+        return {"class_path": value}
+    return value
+
+
+def _equal(old: Any, new: Any) -> bool:
+    if isinstance(old, bool) or isinstance(new, bool):  # True == 1 in Python, not in a config
+        return old is new
+    if isinstance(old, str) and isinstance(new, str):
+        return old == new or (old in catalog.CLASSES and same_class(old, new))
+    return old == new or (old != old and new != new)  # two NaN are the same setting
