@@ -11,7 +11,9 @@ from plcourse.core.data import (
     BatchLoader,
     ImageParts,
     ImageSet,
+    ImageSize,
     Process,
+    Resize,
     delegated,
     eval_loader,
     keys_of,
@@ -27,7 +29,9 @@ class CurriculumData(pl.LightningDataModule):
     Args:
         source: ``digits``, ``mnist5k``, ``mnist``, ``fashion_mnist``, ``cifar10`` or ``image_folder``.
         root: where files lie or are downloaded to; for ``image_folder`` the folder itself.
-        image_size: height and width in pixels to scale to; None keeps the source's own.
+        image_size: height and width in pixels, such as [48, 96], or one number for both; None keeps the source's own.
+        resize: how images of another size are brought to it: ``crop`` scales to cover it and cuts the rims off,
+            ``stretch`` scales each axis on its own, ``pad`` scales to fit and puts black around.
         batch_size: samples per batch and process.
         val_size: samples for validation (int), or their share (float below 1).
         test_size: the same for the test part; a source with parts of its own keeps them.
@@ -54,7 +58,8 @@ class CurriculumData(pl.LightningDataModule):
         self,
         source: str = "mnist5k",
         root: str = "data",
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
+        resize: Resize = "crop",
         batch_size: int = 64,
         val_size: int | float = 0.1,
         test_size: int | float = 0.2,
@@ -69,7 +74,7 @@ class CurriculumData(pl.LightningDataModule):
         if not 0 <= label_noise < 1:
             raise ValueError(f"label_noise is {label_noise}; it is a share of 0 or more and below 1")
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.images = ImageParts(source, root, image_size, "raise", val_size, test_size, split_seed)
+        self.images = ImageParts(source, root, image_size, "raise", val_size, test_size, split_seed, resize=resize)
         self.batch_size, self.augment, self.num_workers = batch_size, augment, num_workers
         self.label_noise, self.noise_seed, self.predict_paths = label_noise, noise_seed, predict_paths
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 
-from plcourse.core.data import Augmentation, BatchLoader, ImageParts, delegated
+from plcourse.core.data import Augmentation, BatchLoader, ImageParts, ImageSize, Resize, delegated
 
 
 class ImageData(pl.LightningDataModule):
@@ -15,7 +15,9 @@ class ImageData(pl.LightningDataModule):
     Args:
         source: ``digits``, ``mnist5k``, ``mnist``, ``fashion_mnist``, ``cifar10`` or ``image_folder``.
         root: where files lie or are downloaded to; for ``image_folder`` the folder itself.
-        image_size: height and width in pixels to scale to; None keeps the source's own.
+        image_size: height and width in pixels, such as [48, 96], or one number for both; None keeps the source's own.
+        resize: how images of another size are brought to it: ``crop`` scales to cover it and cuts the rims off,
+            ``stretch`` scales each axis on its own, ``pad`` scales to fit and puts black around.
         batch_size: samples per batch and process.
         val_size: samples for validation (int), or their share (float below 1).
         test_size: the same for the test part; a source with parts of its own keeps them.
@@ -39,7 +41,8 @@ class ImageData(pl.LightningDataModule):
         self,
         source: str = "mnist5k",
         root: str = "data",
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
+        resize: Resize = "crop",
         batch_size: int = 64,
         val_size: int | float = 0.1,
         test_size: int | float = 0.2,
@@ -51,7 +54,7 @@ class ImageData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.images = ImageParts(source, root, image_size, on_error, val_size, test_size, split_seed)
+        self.images = ImageParts(source, root, image_size, on_error, val_size, test_size, split_seed, resize=resize)
         self.batch_size, self.augment = batch_size, augment
         self.num_workers, self.predict_paths = num_workers, predict_paths
 

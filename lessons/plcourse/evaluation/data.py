@@ -4,7 +4,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from plcourse.core.data import Augmentation, BatchLoader, ImageParts, OnError, Process, delegated, eval_loader
+from plcourse.core.data import (
+    Augmentation,
+    BatchLoader,
+    ImageParts,
+    ImageSize,
+    OnError,
+    Process,
+    Resize,
+    delegated,
+    eval_loader,
+)
 from plcourse.core.errors import UserError
 from plcourse.evaluation.generated import GeneratedParts
 from plcourse.evaluation.inputs import ImageInputs, TableInputs, find_images
@@ -18,7 +28,9 @@ class EvaluationData(pl.LightningDataModule):
         source: an image source (``digits``, ``mnist5k``, ..., ``image_folder``), ``table``, ``breast_cancer``, ``wine``
             (tables of scikit-learn), or ``generated``.
         root: the folder of an image source; the Parquet, CSV or TSV file of a ``table``.
-        image_size: height and width in pixels to scale to; None keeps the source's own.
+        image_size: height and width in pixels, such as [48, 96], or one number for both; None keeps the source's own.
+        resize: how images of another size are brought to it: ``crop`` scales to cover it and cuts the rims off,
+            ``stretch`` scales each axis on its own, ``pad`` scales to fit and puts black around.
         batch_size: training samples per batch and process.
         eval_batch_size: samples per batch of validation, test and prediction; None for `batch_size`.
         val_size: samples for validation (int), or their share (float below 1).
@@ -42,7 +54,8 @@ class EvaluationData(pl.LightningDataModule):
         self,
         source: str = "mnist5k",
         root: str = "data",
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
+        resize: Resize = "crop",
         batch_size: int = 64,
         eval_batch_size: int | None = None,
         val_size: int | float = 0.1,
@@ -69,7 +82,7 @@ class EvaluationData(pl.LightningDataModule):
             schema = Schema(feature_columns, label_column, id_column, text_column)
             self.parts = TableParts(name, schema, on_error, *sizes, split_seed)
         else:
-            self.parts = ImageParts(source, root, image_size, on_error, *sizes, split_seed)
+            self.parts = ImageParts(source, root, image_size, on_error, *sizes, split_seed, resize=resize)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.augment, self.num_workers, self.paths = augment, num_workers, paths
 
@@ -108,7 +121,7 @@ class EvaluationData(pl.LightningDataModule):
             raise UserError("paths: a model of generated rows takes none; leave data.paths out")
         if isinstance(self.parts, TableParts):
             return TableInputs(paths, self.parts.schema, *self.parts.normalisation)
-        return ImageInputs(find_images(paths), self.parts.shape, self.parts.normalisation)
+        return ImageInputs(find_images(paths), self.parts.shape, self.parts.normalisation, self.parts.resize)
 
     def state_dict(self) -> dict[str, Any]:
         """Normalisation, columns and label names, which new inputs need."""

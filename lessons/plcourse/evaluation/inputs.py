@@ -18,6 +18,7 @@ import torch
 from plcourse.core.data.folder import EXTENSIONS, UnreadableImage, images_below, read_image
 from plcourse.core.data.frames import SUFFIXES, read_frame
 from plcourse.core.data.images import Normalisation
+from plcourse.core.data.resize import Resize
 from plcourse.core.errors import UserError
 from plcourse.evaluation.tables import Schema, to_features
 
@@ -59,10 +60,18 @@ class ImageInputs:
         paths: the files.
         shape: (channels, height, width) that the model was trained on.
         normalisation: the same.
+        resize: the same.
     """
 
-    def __init__(self, paths: Sequence[str], shape: tuple[int, int, int], normalisation: Normalisation) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        shape: tuple[int, int, int],
+        normalisation: Normalisation,
+        resize: Resize = "crop",
+    ) -> None:
         self.paths, self.shape = list(paths), shape
+        self.resize: Resize = resize
         self._mean_C11 = torch.tensor(normalisation.mean)[:, None, None]
         self._std_C11 = torch.tensor(normalisation.std)[:, None, None]
 
@@ -81,7 +90,7 @@ class ImageInputs:
         unread = []
         for row, name in enumerate(names):
             try:
-                pixels_BCHW[row] = read_image(Path(name), self.shape)
+                pixels_BCHW[row] = read_image(Path(name), self.shape, self.resize)
             except UnreadableImage as error:
                 unread.append((row, str(error)))
         image_BCHW = pixels_BCHW.div_(255).sub_(self._mean_C11).div_(self._std_C11)

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import pytorch_lightning as pl
 
-from plcourse.core.data import BatchLoader, MaskParts, OnError, delegated
+from plcourse.core.data import BatchLoader, ImageSize, MaskParts, OnError, Resize, delegated
 from plcourse.vision.augment import Albumentations
 
 
@@ -16,7 +16,10 @@ class VisionData(pl.LightningDataModule):
     Args:
         source: ``digits_on_photos``, ``oxford_pets`` or ``mask_folder``.
         root: where files lie or are downloaded to; for ``mask_folder`` the folder itself.
-        image_size: height and width in pixels to scale to; None keeps the source's own.
+        image_size: height and width in pixels, such as [48, 96], or one number for both; None keeps the source's own.
+        resize: how images and masks of another size are brought to it: ``stretch`` scales each axis on its own, ``pad``
+            scales to fit and puts black around, which belongs to no class; both are undone for predicted masks.
+            ``crop`` is refused, since it would leave a part of the input without a mask.
         batch_size: samples per batch and process.
         eval_batch_size: samples per batch of validation, test and prediction; None for `batch_size`.
         val_size: samples for validation (int), or their share (float below 1).
@@ -45,7 +48,8 @@ class VisionData(pl.LightningDataModule):
         self,
         source: str = "digits_on_photos",
         root: str = "data",
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
+        resize: Resize = "stretch",
         batch_size: int = 64,
         eval_batch_size: int | None = None,
         val_size: int | float = 0.1,
@@ -61,7 +65,7 @@ class VisionData(pl.LightningDataModule):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.parts = MaskParts(
-            source, root, image_size, on_error, val_size, test_size, split_seed, mask_names, mask_values
+            source, root, image_size, on_error, val_size, test_size, split_seed, mask_names, mask_values, resize
         )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.augment, self.num_workers, self.predict_paths = augment, num_workers, predict_paths

@@ -207,8 +207,13 @@ class ClassifierSegmenter(pl.LightningModule):
             probability_BK = class_BK.softmax(dim=1)
             found |= {"label": probability_BK.argmax(dim=1), "probability": probability_BK}
         if mask_BMHW is not None:
-            sizes = batch["size"].tolist() if "size" in batch else [mask_BMHW.shape[-2:]] * len(mask_BMHW)
-            found.masks = [_mask_of(each_MHW, size) for each_MHW, size in zip(mask_BMHW.float(), sizes, strict=True)]
+            whole = [(0, 0, *mask_BMHW.shape[-2:])] * len(mask_BMHW)
+            windows = batch["window"].tolist() if "window" in batch else whole
+            sizes = batch["size"].tolist() if "size" in batch else [window[2:] for window in windows]
+            found.masks = [
+                in_size_of_input(scores_MHW, size, window).argmax(dim=0).to(torch.uint8)
+                for scores_MHW, size, window in zip(mask_BMHW.float(), sizes, windows, strict=True)
+            ]
             found["foreground"] = torch.stack([(mask > 0).float().mean() for mask in found.masks])
         return found
 
@@ -267,8 +272,16 @@ def _names(count: int | None, data: Any, names: str, argument: str) -> list[str]
     return list(known) if known is not None and count in (None, len(known)) else [str(i) for i in range(count or 0)]
 
 
-def _mask_of(scores_MHW: Tensor, size: Sequence[int]) -> Tensor:
-    height, width = size
-    if scores_MHW.shape[-2:] != (height, width):
-        scores_MHW = functional.interpolate(scores_MHW[None], size=(height, width), mode="bilinear")[0]
-    return scores_MHW.argmax(dim=0).to(torch.uint8)
+def in_size_of_input(scores_MHW: Tensor, size: Sequence[int], window: Sequence[int]) -> Tensor:
+    """The scores of the pixels [M, height, width] of an input, from those of its resized image.
+
+    Args:
+        scores_MHW: scores of the resized image.
+        size: height and width of the input.
+        window: where it lies in the resized image; see `plcourse.core.data.resize.Window`.
+    """
+    top, left, rows, columns = window
+    scores_MHW = scores_MHW[:, top : top + rows, left : left + columns]
+    if tuple(scores_MHW.shape[-2:]) == tuple(size):
+        return scores_MHW
+    return functional.interpolate(scores_MHW[None], size=tuple(size), mode="bilinear")[0]

@@ -15,6 +15,7 @@ from plcourse.core.data.masks import IGNORE, MASK_SOURCES, MaskSource, open_mask
 from plcourse.core.data.parts import ImageParts, delegated
 from plcourse.core.data.protocols import BatchSampler, Fetcher, Labelled, Source, Splittable
 from plcourse.core.data.randoms import keys_of, normals, permutation, run_seed, uniforms
+from plcourse.core.data.resize import ImageSize, Resize
 from plcourse.core.data.samplers import EvalSampler, TrainSampler
 from plcourse.core.data.sources import SOURCES, ArraySource, OnError, open_source, prepare
 from plcourse.core.data.splits import duplicate_groups, overlap, split, training_parts
@@ -34,6 +35,7 @@ __all__ = [
     "FolderSource",
     "ImageParts",
     "ImageSet",
+    "ImageSize",
     "JointAugmentation",
     "Labelled",
     "MaskParts",
@@ -45,6 +47,7 @@ __all__ = [
     "RandomAffine",
     "RandomCrop",
     "RandomFlip",
+    "Resize",
     "Source",
     "Splittable",
     "TrainSampler",

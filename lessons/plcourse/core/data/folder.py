@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, Self
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from plcourse.core.data.resize import ImageSize, Resize, as_pixels, resized, size_of
 from plcourse.core.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -64,13 +64,12 @@ class FolderSource:
         label_names: one name per class.
         shape: (channels, height, width) to decode to; None takes it from the files: grey if all are, the size
             that all share if that is at most 256 pixels a side, else 64 x 64.
-        image_size: height and width instead of those of `shape`.
+        image_size: height and width, or one number for both, instead of those of `shape`.
         on_error: ``raise`` names the first unreadable file, at once where its header shows it and else when
             it is read; ``skip`` decodes every file now and leaves the unreadable ones out.
         part_of: N part names where the folder has its own split.
         channels: 1 or 3 to decode to, whatever the files are; None leaves it to `shape`.
-        stretch: scale an image of another size as a whole, which keeps all of it; otherwise it is scaled to cover
-            the shape and cut about its centre, which keeps proportions.
+        resize: how an image of another size is brought to the shape; see `plcourse.core.data.resize`.
 
     Attributes:
         sizes: int64 [N, 2], height and width of each file, upright.
@@ -87,11 +86,11 @@ class FolderSource:
         labels: Sequence[int],
         label_names: list[str],
         shape: tuple[int, int, int] | None = None,
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         part_of: Sequence[str] | None = None,
         channels: int | None = None,
-        stretch: bool = False,
+        resize: Resize = "crop",
     ) -> None:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing and decoding release the lock
             facts = list(pool.map(_inspect, paths, [on_error == "skip"] * len(paths)))
@@ -103,7 +102,8 @@ class FolderSource:
             raise UserError(
                 f"none of {len(paths)} image files can be read; the first is '{paths[0]}': {facts[0].error}"
             )
-        self.name, self.stretch = name, stretch
+        self.name = name
+        self.resize: Resize = resize
         self.sizes = np.array([facts[i].size for i in good], np.int64)
         self.paths = [paths[i] for i in good]
         self.ids = [ids[i] for i in good]
@@ -114,7 +114,7 @@ class FolderSource:
         self.parts = None if part_of is None else _indices_of([part_of[i] for i in good])
         self.shape = shape or _common_shape([facts[i] for i in good])
         if image_size is not None:
-            self.shape = (self.shape[0], image_size, image_size)
+            self.shape = (self.shape[0], *size_of(image_size))
         if channels is not None:
             self.shape = (channels, *self.shape[1:])
         fits = len(good) * int(np.prod(self.shape)) <= CACHE_BYTES
@@ -122,7 +122,13 @@ class FolderSource:
         self._cached = np.zeros(len(good), bool)
 
     @classmethod
-    def of_classes(cls, root: str, image_size: int | None = None, on_error: Literal["raise", "skip"] = "raise") -> Self:
+    def of_classes(
+        cls,
+        root: str,
+        image_size: ImageSize | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        resize: Resize = "crop",
+    ) -> Self:
         """Opens a folder with one sub-folder per class, or with ``train/`` and ``val/``, ``test/`` of such.
 
         Sub-folders of a class folder belong to it; hidden files and files that are not images are passed
@@ -166,6 +172,7 @@ class FolderSource:
             image_size,
             on_error,
             part_of if by_part else None,
+            resize=resize,
         )
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
@@ -181,9 +188,13 @@ class FolderSource:
             self._cached[i] = True
         return self._cache.index_select(0, torch.from_numpy(indices))
 
-    def _decoded(self, index: int) -> torch.Tensor:
+    def read_raw(self, index: int) -> torch.Tensor:
+        """One image as it is before it is resized: uint8 [C, H, W] in its own size, upright."""
+        return self._decoded(index, whole=True)
+
+    def _decoded(self, index: int, whole: bool = False) -> torch.Tensor:
         try:
-            return read_image(self.paths[index], self.shape, self.stretch)
+            return read_image(self.paths[index], self.shape, None if whole else self.resize)
         except UnreadableImage as error:
             raise _unreadable(self.paths[index], str(error)) from error
 
@@ -192,7 +203,7 @@ def open_files(
     paths: Sequence[str],
     shape: tuple[int, int, int] | None = None,
     on_error: Literal["raise", "skip"] = "raise",
-    stretch: bool = False,
+    resize: Resize = "crop",
 ) -> FolderSource:
     """Opens files without labels, for prediction. The id of a file is its path as given.
 
@@ -200,7 +211,7 @@ def open_files(
         paths: image files, and folders of which every image is taken, sub-folders included.
         shape: (channels, height, width) that the model was trained on.
         on_error: see `FolderSource`.
-        stretch: see `FolderSource`.
+        resize: the rule that the model was trained with.
 
     Raises:
         UserError: a path that is not there, or no image at all.
@@ -217,15 +228,17 @@ def open_files(
     if not found:
         raise UserError(f"predict_paths: no image in {', '.join(paths) or 'an empty list'} ({', '.join(EXTENSIONS)})")
     ids = [path.as_posix() for path in found]
-    return FolderSource("files", found, ids, [-1] * len(found), [], shape, None, on_error, stretch=stretch)
+    return FolderSource("files", found, ids, [-1] * len(found), [], shape, None, on_error, resize=resize)
 
 
 class UnreadableImage(Exception):
     """A file that is not the image it claims to be; the text is the reason."""
 
 
-def read_image(path: Path, shape: tuple[int, int, int], stretch: bool = False) -> torch.Tensor:
+def read_image(path: Path, shape: tuple[int, int, int], resize: Resize | None = "crop") -> torch.Tensor:
     """One file as uint8 [C, H, W], upright and brought to `shape` (channels, height, width); see `FolderSource`.
+
+    Without a rule it keeps its own height and width.
 
     Raises:
         UnreadableImage: it cannot be decoded.
@@ -233,7 +246,7 @@ def read_image(path: Path, shape: tuple[int, int, int], stretch: bool = False) -
     try:
         with Image.open(path) as image:
             check_size(image)
-            return _pixels(image, shape, stretch)
+            return _pixels(image, shape, resize)
     except DECODE_ERRORS as error:
         raise UnreadableImage(reason_of(error)) from error
 
@@ -283,7 +296,7 @@ def _inspect(path: Path, decode: bool) -> _Facts:
                 height, width = width, height
             grey = image.mode in _GREY_MODES
             if decode:
-                _pixels(image, (1, height, width))
+                _pixels(image, (1, height, width), None)
             else:
                 image.verify()
     except DECODE_ERRORS as error:
@@ -300,8 +313,8 @@ def _common_shape(facts: list[_Facts]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _pixels(image: Image.Image, shape: tuple[int, int, int], stretch: bool = False) -> torch.Tensor:
-    """Upright, scaled to cover `shape` and cut to it about the centre, or stretched to it: uint8 [C, H, W]."""
+def _pixels(image: Image.Image, shape: tuple[int, int, int], resize: Resize | None) -> torch.Tensor:
+    """Upright, and brought to `shape` by the rule where there is one: uint8 [C, H, W]."""
     channels, height, width = shape
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips 16 bits at 255 instead of scaling them
@@ -314,10 +327,7 @@ def _pixels(image: Image.Image, shape: tuple[int, int, int], stretch: bool = Fal
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode != (mode := "L" if channels == 1 else "RGB"):
         image = image.convert(mode)
-    if image.size != (width, height):
-        scale = image.resize if stretch else partial(ImageOps.fit, image)
-        image = scale((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).view(height, width, channels).permute(2, 0, 1)
+    return as_pixels(image if resize is None else resized(image, (height, width), resize))
 
 
 def _indices_of(part_of: list[str]) -> dict[str, np.ndarray]:

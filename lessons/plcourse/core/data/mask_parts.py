@@ -14,6 +14,7 @@ from plcourse.core.data.loader import BatchLoader
 from plcourse.core.data.masks import MaskSource, open_masks, prepare_masks
 from plcourse.core.data.parts import ImageParts, report_rejected
 from plcourse.core.data.randoms import keys_of, run_seed
+from plcourse.core.data.resize import ImageSize, Resize, check_resize, window_of
 from plcourse.core.data.sources import OnError
 from plcourse.core.errors import UserError
 
@@ -45,6 +46,7 @@ class MaskSet:
         normalisation: fitted on the training part.
         augment: applied to training samples; None for evaluation.
         seed: the run's seed, for the augmentation.
+        resize: the rule by which the source resizes.
     """
 
     def __init__(
@@ -54,11 +56,14 @@ class MaskSet:
         normalisation: Normalisation,
         augment: JointAugmentation | None = None,
         seed: int = 0,
+        resize: Resize = "stretch",
     ) -> None:
         self._images = ImageSet(source, indices, normalisation)
         self.source, self.indices, self.augment, self.seed = source, indices, augment, seed
         self._keys = keys_of(self._images.ids) if augment is not None else None
         self._sizes = torch.from_numpy(source.sizes[indices])
+        windows = [window_of(h, w, source.shape[1:], resize) for h, w in self._sizes.tolist()]
+        self._windows = torch.tensor(windows).reshape(-1, 4)
         self._has_masks = hasattr(source, "read_masks")
 
     def __len__(self) -> int:
@@ -74,11 +79,13 @@ class MaskSet:
         Returns:
             ``image`` float32 [B, C, H, W], ``mask`` int64 [B, H, W] (255 where no class holds; absent for new
             files), ``label`` int64 [B] (-1 where unknown), ``size`` int64 [B, 2], the height and width of each image
-            before scaling, ``id`` list of B str.
+            before it was resized, ``window`` int64 [B, 4], where it lies in the resized one (`resize.Window`), ``id``
+            list of B str.
         """
+        chosen_B = torch.from_numpy(indices)
+        places = {"size": self._sizes[chosen_B], "window": self._windows[chosen_B]}
         if not self._has_masks:
-            batch = self._images.fetch(indices, epoch)
-            return {**batch, "size": self._sizes[torch.from_numpy(indices)]}
+            return {**self._images.fetch(indices, epoch), **places}
         image_BCHW = self.source.read(self.indices[indices])
         mask_BHW = self.source.read_masks(self.indices[indices])
         if self.augment is not None:
@@ -88,7 +95,7 @@ class MaskSet:
             "image": self._images.normalised(image_BCHW.float()),
             "mask": mask_BHW.long(),
             "label": torch.from_numpy(self._images.labels[indices]),
-            "size": self._sizes[torch.from_numpy(indices)],
+            **places,
             "id": [self._images.ids[i] for i in indices.tolist()],
         }
 
@@ -99,13 +106,14 @@ class MaskParts:
     Args:
         source: one of `masks.MASK_SOURCES`.
         root: where files lie.
-        image_size: height and width in pixels; None keeps the source's own.
+        image_size: height and width in pixels, or one number for both; None keeps the source's own.
         on_error: ``skip`` leaves bad samples out and lists them.
         val_size: samples (int) or share (float) for validation; see `split`.
         test_size: the same for the test part.
         split_seed: another seed gives another split.
         mask_names: names of the pixels' classes in a ``mask_folder``.
         mask_values: the value of each class in its files.
+        resize: ``stretch`` or ``pad``; see `plcourse.core.data.resize`.
 
     Attributes:
         images: the split, the normalisation and the protocol `Splittable`.
@@ -115,19 +123,24 @@ class MaskParts:
         self,
         source: str,
         root: str = "data",
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         on_error: OnError = "raise",
         val_size: int | float = 0.1,
         test_size: int | float = 0.2,
         split_seed: int = 0,
         mask_names: Sequence[str] | None = None,
         mask_values: Sequence[int] | None = None,
+        resize: Resize = "stretch",
     ) -> None:
+        check_resize(resize, masks=True)
+
         def opener() -> MaskSource:
             sizes = (val_size, test_size)
-            return open_masks(source, root, image_size, on_error, mask_names, mask_values, sizes, split_seed)
+            return open_masks(source, root, image_size, on_error, mask_names, mask_values, sizes, split_seed, resize)
 
-        self.images = ImageParts(source, root, image_size, on_error, val_size, test_size, split_seed, opener=opener)
+        self.images = ImageParts(
+            source, root, image_size, on_error, val_size, test_size, split_seed, opener=opener, resize=resize
+        )
         self._restored: list[str] | None = None
 
     def prepare(self) -> None:
@@ -167,22 +180,27 @@ class MaskParts:
         self, trainer: Trainer | None, batch_size: int, augment: JointAugmentation | None = None, num_workers: int = 0
     ) -> BatchLoader:
         """Shuffled, augmented batches of the training part, `batch_size` samples per process."""
-        part = MaskSet(self.source, self.images.parts["train"], self.images.normalisation, augment, run_seed())
+        part = self._set(self.source, self.images.parts["train"], augment, run_seed())
         return train_loader(part, batch_size, Process.of(trainer), num_workers)
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each sample of `part` (``val``, ``test``, or ``train`` to score it) once, in order."""
-        data = MaskSet(self.source, self.images.parts[part], self.images.normalisation)
+        data = self._set(self.source, self.images.parts[part])
         return eval_loader(data, batch_size, Process.of(trainer), num_workers)
 
     def files_loader(
         self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0
     ) -> BatchLoader:
         """New files without labels and masks, scaled and normalised as the model was trained."""
-        files = open_files(paths, self.images.shape, self.images.on_error, stretch=True)
+        files = open_files(paths, self.images.shape, self.images.on_error, self.images.resize)
         report_rejected(files)
-        data = MaskSet(files, np.arange(len(files.ids)), self.images.normalisation)
+        data = self._set(files, np.arange(len(files.ids)))
         return eval_loader(data, batch_size, Process.of(trainer), num_workers)
+
+    def _set(
+        self, source: Any, indices: np.ndarray, augment: JointAugmentation | None = None, seed: int = 0
+    ) -> MaskSet:
+        return MaskSet(source, indices, self.images.normalisation, augment, seed, self.images.resize)
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
         """The same source and test part with other training and validation parts; see `ImageParts.with_split`."""

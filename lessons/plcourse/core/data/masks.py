@@ -24,6 +24,7 @@ from torch.nn import functional
 from plcourse.core.data.folder import CACHE_BYTES, DECODE_ERRORS, FolderSource, check_size, images_below, reason_of
 from plcourse.core.data.photos import digits_on_photos
 from plcourse.core.data.protocols import Source
+from plcourse.core.data.resize import ImageSize, Resize, check_resize, size_of, window_of
 from plcourse.core.data.sources import OnError
 from plcourse.core.errors import UserError, nearest
 
@@ -53,24 +54,29 @@ class MaskSource(Source, Protocol):
         """The masks at `indices` (int64 [B]) as uint8 [B, H, W], the size of the images."""
         ...
 
+    def read_raw_mask(self, index: int) -> torch.Tensor:
+        """One mask before it was resized: uint8 [H, W], the size of what `read_raw` gives."""
+        ...
+
 
 def open_masks(
     name: str,
     root: str = "data",
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     on_error: OnError = "raise",
     mask_names: Sequence[str] | None = None,
     mask_values: Sequence[int] | None = None,
     sizes: tuple[int | float, int | float] = (0.1, 0.2),
     split_seed: int = 0,
+    resize: Resize = "stretch",
 ) -> MaskSource:
     """Opens a source of images with a class and a mask each.
 
     Args:
         name: one of `MASK_SOURCES`.
         root: where files lie; ``digits_on_photos`` ignores it.
-        image_size: height and width to scale to, in pixels; None keeps a size that all share and is 256 at most, and
-            else takes 64.
+        image_size: height and width to scale to, in pixels, or one number for both; None keeps a size that all share
+            and is 256 at most, and else takes 64.
         on_error: ``skip`` leaves samples out whose image or mask is bad, and lists them in ``rejected``.
         mask_names: names of the pixels' classes in a ``mask_folder``; None numbers them.
         mask_values: the value that each class of a pixel has in the files of a ``mask_folder``, in the classes' order;
@@ -78,22 +84,23 @@ def open_masks(
         sizes: of the validation and the test part; only ``digits_on_photos`` needs them here, since its backgrounds
             come from the part's own region.
         split_seed: the same.
+        resize: ``stretch`` or ``pad``; see `plcourse.core.data.resize`. What pad adds belongs to no class.
 
     Raises:
         UserError: an unknown name, or missing or bad files.
-        ValueError: an image size below 1.
+        ValueError: an image size below 1, or another rule.
     """
     if name not in MASK_SOURCES:
         raise UserError(
             f"no source '{name}' of masks; there are {', '.join(MASK_SOURCES)}{nearest(name, MASK_SOURCES)}"
         )
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size={image_size}: give 1 pixel or more, or leave it out")
+    check_resize(resize, masks=True)
+    size = None if image_size is None else size_of(image_size)
     if name == "digits_on_photos":
-        return digits_on_photos(image_size or 28, *sizes, split_seed)
+        return digits_on_photos(size or 28, *sizes, split_seed, resize)
     if name == "oxford_pets":
-        return _pets(root, image_size, on_error)
-    return _mask_folder(root, image_size, on_error, mask_names, mask_values)
+        return _pets(root, size, on_error, resize)
+    return _mask_folder(root, size, on_error, mask_names, mask_values, resize)
 
 
 def prepare_masks(name: str, root: str) -> None:
@@ -116,7 +123,7 @@ class PairedFiles:
     """Image files with a mask file each. See `MaskSource` for the attributes.
 
     Args:
-        images: the images, scaled as a whole, so that a mask still covers its image.
+        images: the images, resized by ``stretch`` or ``pad``, so that a mask still covers its image.
         mask_paths: the mask of each.
         lookup: uint8 [256], the class of each value in a mask file.
         mask_names: one name per class.
@@ -160,8 +167,24 @@ class PairedFiles:
             self._cached[i] = True
         return self._cache.index_select(0, torch.from_numpy(indices))
 
+    def read_raw(self, index: int) -> torch.Tensor:
+        """One image as it is before it is resized: uint8 [C, H, W]."""
+        return self._images.read_raw(index)
+
+    def read_raw_mask(self, index: int) -> torch.Tensor:
+        """One mask as it is before it is resized: uint8 [H, W]."""
+        height, width = self.sizes[index].tolist()
+        return self._classes(index, (height, width))
+
     def _decoded(self, index: int) -> torch.Tensor:
-        found = _read_mask(self._mask_paths[index], self.shape[1:])
+        height, width = self.sizes[index].tolist()
+        top, left, rows, columns = window_of(height, width, self.shape[1:], self._images.resize)
+        mask_HW = torch.full(self.shape[1:], IGNORE, dtype=torch.uint8)
+        mask_HW[top : top + rows, left : left + columns] = self._classes(index, (rows, columns))
+        return mask_HW
+
+    def _classes(self, index: int, size: tuple[int, int]) -> torch.Tensor:
+        found = _read_mask(self._mask_paths[index], size)
         if found.error:
             raise UserError(f"cannot read the mask '{self._mask_paths[index]}': {found.error}; mend or remove it")
         return torch.from_numpy(self._lookup[found.pixels])
@@ -211,9 +234,10 @@ def _pairs(
     masks: Sequence[Path],
     ids: Sequence[str],
     labels: Sequence[str],
-    image_size: int | None,
+    image_size: ImageSize | None,
     on_error: OnError,
     part_of: Sequence[str] | None,
+    resize: Resize,
 ) -> tuple[FolderSource, list[Path], frozenset[int], list[tuple[str, str]]]:
     """The images whose masks fit them, their masks, the values in these, and what was left out."""
     with ThreadPoolExecutor(8) as pool:
@@ -233,7 +257,7 @@ def _pairs(
             on_error,
             None if part_of is None else [part_of[i] for i in kept],
             channels=3,  # one model for grey and colour; a grey image has three equal channels
-            stretch=True,
+            resize=resize,
         )
 
     def reject(i: int, reason: str) -> None:
@@ -271,10 +295,11 @@ def _pairs(
 
 def _mask_folder(
     root: str,
-    image_size: int | None,
+    image_size: ImageSize | None,
     on_error: OnError,
     mask_names: Sequence[str] | None,
     mask_values: Sequence[int] | None,
+    resize: Resize,
 ) -> PairedFiles:
     top = Path(root)
     for piece in ("images", "masks", "labels.csv"):
@@ -293,7 +318,9 @@ def _mask_folder(
         raise UserError(f"mask_folder: '{top / 'labels.csv'}' names '{missing}', which is not in '{top / 'images'}'")
     masks = [_mask_of(top / "masks", each) for each in ids]
     labels = [label_of[each] for each in ids]
-    source, mask_paths, values, rejected = _pairs("mask_folder", images, masks, ids, labels, image_size, on_error, None)
+    source, mask_paths, values, rejected = _pairs(
+        "mask_folder", images, masks, ids, labels, image_size, on_error, None, resize
+    )
     lookup, count = _mask_classes(values, mask_names, mask_values)
     names = list(mask_names or map(str, mask_values or range(count)))
     return PairedFiles(source, mask_paths, lookup, names, rejected)
@@ -382,7 +409,7 @@ def _labels(path: Path) -> dict[str, str]:
     return found
 
 
-def _pets(root: str, image_size: int | None, on_error: OnError) -> PairedFiles:
+def _pets(root: str, image_size: ImageSize | None, on_error: OnError, resize: Resize) -> PairedFiles:
     folder = Path(root) / _PETS
     ids, part_of = [], []
     for part, file in (("train", "trainval.txt"), ("test", "test.txt")):
@@ -402,6 +429,7 @@ def _pets(root: str, image_size: int | None, on_error: OnError) -> PairedFiles:
         image_size,
         on_error,
         part_of,
+        resize,
     )
     lookup = np.full(256, IGNORE, np.uint8)
     for value, mask_class in _TRIMAP.items():

@@ -21,6 +21,7 @@ from plcourse.core.data.images import (
 from plcourse.core.data.loader import BatchLoader
 from plcourse.core.data.protocols import Source
 from plcourse.core.data.randoms import run_seed
+from plcourse.core.data.resize import ImageSize, Resize, check_resize, size_of
 from plcourse.core.data.sources import OnError, open_source, prepare
 from plcourse.core.data.splits import duplicate_groups, split, training_parts
 from plcourse.core.data.transforms import Augmentation
@@ -40,28 +41,34 @@ class ImageParts:
     Args:
         source: one of `sources.SOURCES`.
         root: where files lie; see `open_source`.
-        image_size: height and width in pixels; None keeps the source's own.
+        image_size: height and width in pixels, or one number for both; None keeps the source's own.
         on_error: ``skip`` leaves unreadable files out and lists them.
         val_size: samples (int) or share (float) for validation; see `split`.
         test_size: the same for the test part.
         split_seed: another seed gives another split.
         normalisation: a fixed one, whose single value holds for all channels; None fits it to the training part.
         opener: opens a source that `open_source` does not know, in place of it.
+        resize: how images of another size are brought to it; see `plcourse.core.data.resize`.
     """
 
     def __init__(
         self,
         source: str,
         root: str = "data",
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         on_error: OnError = "raise",
         val_size: int | float = 0.1,
         test_size: int | float = 0.2,
         split_seed: int = 0,
         normalisation: Normalisation | None = None,
         opener: Callable[[], Source] | None = None,
+        resize: Resize = "crop",
     ) -> None:
+        check_resize(resize)
+        if image_size is not None:
+            size_of(image_size)
         self._fixed, self._opener = normalisation, opener
+        self._resize: Resize = resize
         self.name, self.root, self.image_size = source, root, image_size
         self.on_error: OnError = on_error
         self.val_size, self.test_size, self.split_seed = val_size, test_size, split_seed
@@ -85,10 +92,10 @@ class ImageParts:
         if self._opener is not None:
             source = self._opener()
         else:
-            source = open_source(self.name, self.root, self.image_size, self.on_error)
+            source = open_source(self.name, self.root, self.image_size, self.on_error, self._resize)
         report_rejected(source)
         if self._restored is not None:
-            _check_same(self._restored, source)
+            self._check_same(self._restored, source)
         return source
 
     @cached_property
@@ -118,6 +125,11 @@ class ImageParts:
         return channels, height, width
 
     @property
+    def resize(self) -> Resize:
+        """How an image of another size is brought to `shape`: the checkpoint's rule where one was loaded."""
+        return self._resize if self._restored is None else self._restored.get("resize", self._resize)
+
+    @property
     def channels(self) -> int:
         """1 for grey, 3 for colour."""
         return self.shape[0]
@@ -135,7 +147,8 @@ class ImageParts:
     def state_dict(self) -> dict[str, Any]:
         """What a model needs of its training data, in plain types."""
         mean, std = self.normalisation.mean, self.normalisation.std
-        return {"mean": mean, "std": std, "shape": list(self.shape), "label_names": list(self.label_names)}
+        names = list(self.label_names)
+        return {"mean": mean, "std": std, "shape": list(self.shape), "resize": self.resize, "label_names": names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what a checkpoint was trained with.
@@ -144,7 +157,7 @@ class ImageParts:
             UserError: the source is open already and has other classes or another image shape.
         """
         if "source" in self.__dict__:
-            _check_same(state, self.source)
+            self._check_same(state, self.source)
         self._restored = state
 
     def train_loader(
@@ -168,7 +181,7 @@ class ImageParts:
         self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0
     ) -> BatchLoader:
         """New files without labels, scaled and normalised as the model was trained; see `open_files`."""
-        files: FolderSource = open_files(paths, self.shape, self.on_error)
+        files: FolderSource = open_files(paths, self.shape, self.on_error, self.resize)
         report_rejected(files)
         data = ImageSet(files, np.arange(len(files.ids)), self.normalisation)
         return eval_loader(data, batch_size, Process.of(trainer), num_workers)
@@ -211,6 +224,15 @@ class ImageParts:
         anew.__dict__.pop("_fitted", None)
         return anew
 
+    def _check_same(self, state: dict[str, Any], source: Source) -> None:
+        for what, there, here in (
+            ("classes", state["label_names"], source.label_names),
+            ("images of shape", state["shape"], list(source.shape)),
+            ("images resized by", state.get("resize", self._resize), self._resize),
+        ):
+            if there != here:
+                raise UserError(f"the checkpoint was trained on {what} {there}, but {source.name} has {here}")
+
 
 def delegated(path: str) -> Any:
     """A read-only property that looks `path` up on the object, such as ``images.ids``.
@@ -225,12 +247,3 @@ def report_rejected(source: Source) -> None:
     if source.rejected:
         listed = "; ".join(f"{path} ({reason})" for path, reason in source.rejected[:_LISTED])
         say(f"{source.name}: {len(source.rejected)} unreadable files left out: {listed}")
-
-
-def _check_same(state: dict[str, Any], source: Source) -> None:
-    for what, there, here in (
-        ("classes", state["label_names"], source.label_names),
-        ("images of shape", state["shape"], list(source.shape)),
-    ):
-        if there != here:
-            raise UserError(f"the checkpoint was trained on {what} {there}, but {source.name} has {here}")

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from plcourse.core.data.randoms import keys_of, uniforms
+from plcourse.core.data.resize import ImageSize, Resize, size_of
 from plcourse.core.data.sources import ArraySource, open_source, package_file
 from plcourse.core.data.splits import split
 from plcourse.core.errors import UserError
@@ -18,7 +19,11 @@ _INK = 128  # a digit's pixel from which on it belongs to the digit
 
 
 def digits_on_photos(
-    size: int = 28, val_size: int | float = 0.1, test_size: int | float = 0.2, split_seed: int = 0
+    size: ImageSize = 28,
+    val_size: int | float = 0.1,
+    test_size: int | float = 0.2,
+    split_seed: int = 0,
+    resize: Resize = "stretch",
 ) -> ArraySource:
     """MNIST digits over photographs: the construction of MNIST-M (Ganin et al. 2016, section 5.1; arXiv 1505.07818).
 
@@ -27,14 +32,16 @@ def digits_on_photos(
     The crops of training, validation and test part come from separate regions of the photographs.
 
     Args:
-        size: height and width in pixels, 8 to 200.
+        size: height and width in pixels, 8 to 200, or one number for both.
         val_size: digits for validation; see `plcourse.core.data.splits.split`.
         test_size: the same for the test part.
         split_seed: another seed gives another split.
+        resize: how a digit is brought to that size.
     """
-    if not 8 <= size <= 200:
+    rows, columns = size_of(size)
+    if not 8 <= min(rows, columns) <= max(rows, columns) <= 200:
         raise ValueError(f"image_size={size}: digits_on_photos takes 8 to 200 pixels")
-    digits = open_source("mnist5k", image_size=size if size != 28 else None)
+    digits = open_source("mnist5k", image_size=(rows, columns), resize=resize)
     parts = split(digits, val_size, test_size, split_seed)
     ink_NHW = digits.read(np.arange(len(digits.ids)))[:, 0].numpy()
     photos = [np.asarray(Image.open(_photo(name)).convert("RGB")) for name in _PHOTOS]
@@ -45,9 +52,9 @@ def digits_on_photos(
         for i, (which, down, right) in zip(indices.tolist(), draws_N3, strict=True):
             photo_HWC = photos[int(which * len(photos))]
             height, width = photo_HWC.shape[:2]
-            first, last = round(start * width), round(end * width) - size
-            row, column = int(down * (height - size + 1)), first + int(right * (last - first + 1))
-            crop_HWC = photo_HWC[row : row + size, column : column + size].astype(np.int16)
+            first, last = round(start * width), round(end * width) - columns
+            row, column = int(down * (height - rows + 1)), first + int(right * (last - first + 1))
+            crop_HWC = photo_HWC[row : row + rows, column : column + columns].astype(np.int16)
             image_NHWC[i] = np.abs(crop_HWC - ink_NHW[i][:, :, None])
     return ArraySource(
         "digits_on_photos",

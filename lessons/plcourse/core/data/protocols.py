@@ -45,6 +45,10 @@ class Source(Labelled, Protocol):
         """The images at `indices` (int64 [B]) as uint8 [B, C, H, W]."""
         ...
 
+    def read_raw(self, index: int) -> torch.Tensor:
+        """One image before it was resized to `shape`: uint8 [C, H, W], of any height and width."""
+        ...
+
 
 class BatchSampler(Protocol):
     """Plans which samples each batch of an epoch holds on one process."""

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from plcourse.core.data.folder import FolderSource
 from plcourse.core.data.protocols import Source
+from plcourse.core.data.resize import ImageSize, Resize, check_resize, resized_pixels, size_of
 from plcourse.core.errors import UserError, nearest
 
 OnError = Literal["raise", "skip"]
@@ -71,7 +71,7 @@ class ArraySource:
         assert len(images) == len(ids) == len(labels)
         self.name = name
         self.ids = ids
-        self.images = images.contiguous()
+        self.images = self._raw = images.contiguous()
         self.labels = labels.astype(np.int64)
         self.label_names = label_names
         self.parts = parts
@@ -101,6 +101,21 @@ class ArraySource:
         assert self.masks is not None
         return self.masks.index_select(0, torch.from_numpy(indices))
 
+    def read_raw_mask(self, index: int) -> torch.Tensor:
+        """One mask as uint8 [H, W]; masks in memory have the size of their images."""
+        assert self.masks is not None
+        return self.masks[index]
+
+    def resize_to(self, size: tuple[int, int], rule: Resize) -> None:
+        """Brings all images to this height and width; `read_raw` still gives them as they were."""
+        self._raw = self.images
+        self.images = resized_pixels(self.images, size, rule)
+        self.shape = (self.shape[0], *size)
+
+    def read_raw(self, index: int) -> torch.Tensor:
+        """One image as it was before `resize_to`: uint8 [C, H, W]."""
+        return self._raw[index]
+
     @property
     def sizes(self) -> np.ndarray:
         """int64 [N, 2]: height and width of each image before any scaling, here its own."""
@@ -128,30 +143,34 @@ def prepare(name: str, root: str = "data") -> None:
         raise UserError(f"{_missing(name, root)}; the download failed: {reason}") from error
 
 
-def open_source(name: str, root: str = "data", image_size: int | None = None, on_error: OnError = "raise") -> Source:
+def open_source(
+    name: str,
+    root: str = "data",
+    image_size: ImageSize | None = None,
+    on_error: OnError = "raise",
+    resize: Resize = "crop",
+) -> Source:
     """Opens a source of labelled images.
 
     Args:
         name: one of `SOURCES`.
         root: where files lie: torchvision's, or the user's folder. The packaged sources ignore it.
-        image_size: height and width to resize to, in pixels; None keeps the source's own.
+        image_size: height and width to resize to, in pixels, or one number for both; None keeps the source's own.
         on_error: ``skip`` leaves unreadable files of an image folder out and lists them in ``rejected``.
+        resize: how an image of another size is brought to it; see `plcourse.core.data.resize`.
 
     Raises:
         UserError: an unknown name, or missing or unreadable files.
-        ValueError: an image size below 1.
+        ValueError: an image size below 1, or no rule.
     """
     _check_name(name)
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size={image_size}: give 1 pixel or more, or leave it out")
+    check_resize(resize)
+    size = None if image_size is None else size_of(image_size)
     if name == "image_folder":
-        return FolderSource.of_classes(root, image_size, on_error)
+        return FolderSource.of_classes(root, size, on_error, resize)
     source = {"digits": _digits, "mnist5k": _mnist5k}[name]() if name not in _TORCHVISION else _torchvision(name, root)
-    if image_size is not None and source.shape[1:] != (image_size, image_size):
-        source.images = functional.interpolate(
-            source.images, size=(image_size, image_size), mode="bilinear", antialias=True
-        )
-        source.shape = (source.shape[0], image_size, image_size)
+    if size is not None:
+        source.resize_to(size, resize)
     return source
 
 

@@ -1,0 +1,74 @@
+"""Images of any shape with a mask each: padding belongs to no class, and predicted masks cover the whole input."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from plcourse import Run
+from plcourse.__main__ import main
+from plcourse.core.data import IGNORE, MaskParts, open_masks
+from plcourse.core.data.resize import window_of
+from plcourse.vision.model import in_size_of_input
+from support import write_config
+from vision_configs import vision_config
+
+
+def test_padding_belongs_to_no_class_and_is_undone(mask_folder: Callable[..., Path]) -> None:
+    root = mask_folder(sizes=((24, 60), (60, 24)))
+    source = open_masks("mask_folder", str(root), (32, 32), resize="pad")
+    for i, (height, width) in enumerate(source.sizes.tolist()):
+        top, left, rows, columns = window_of(height, width, (32, 32), "pad")
+        mask, raw = source.read_masks(np.array([i]))[0], source.read_raw_mask(i)
+        assert raw.shape == source.read_raw(i).shape[1:] == (height, width)
+        outside = torch.ones(32, 32, dtype=torch.bool)
+        outside[top : top + rows, left : left + columns] = False
+        assert (mask[outside] == IGNORE).all()
+        assert (mask[~outside] != IGNORE).all()
+        shrunk = functional.interpolate(raw[None, None].float(), size=(rows, columns), mode="nearest-exact")[0, 0]
+        assert torch.equal(mask[~outside].reshape(rows, columns), shrunk.to(torch.uint8))
+    parts = MaskParts("mask_folder", str(root), (32, 32), val_size=0, test_size=0, resize="pad")
+    (batch,) = parts.eval_loader(None, "train", 100)
+    assert batch["window"].tolist() == [list(window_of(h, w, (32, 32), "pad")) for h, w in batch["size"].tolist()]
+
+
+def test_scores_of_the_padding_are_left_out() -> None:
+    """The window says class 1 and the padding class 2: no pixel of the input is class 2, up to its rim."""
+    window = window_of(30, 90, (32, 32), "pad")
+    scores = torch.zeros(3, 32, 32)
+    scores[2] = 1
+    scores[1, window.top : window.top + window.height] = 2
+    mask = in_size_of_input(scores, (30, 90), window).argmax(dim=0)
+    assert mask.shape == (30, 90)
+    assert (mask == 1).all()
+
+
+def test_predicted_masks_leave_the_padding_out(
+    mask_folder: Callable[..., Path], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = mask_folder(n=12, sizes=((24, 60), (60, 24), (30, 30)))
+    config = vision_config(
+        data={
+            "class_path": "VisionData",
+            "init_args": {"source": "mask_folder", "root": str(root), "image_size": [32, 40], "resize": "pad"},
+        },
+        model__init_args__encoder__init_args={"widths": [8, 8]},
+        trainer__callbacks=[{"class_path": name} for name in ("RunCheckpoint", "MaskWriter")],
+        trainer__max_epochs=1,
+    )
+    path = write_config(tmp_path / "padded.yaml", config)
+    main(["fit", "-c", str(path), "--then", "predict"])
+    run = Run(runs / "own" / "padded" / "latest")
+    rows = pd.concat(pd.read_parquet(file) for file in run.predictions).set_index("id")
+    for name, row in rows.iterrows():
+        mask = np.asarray(Image.open(run.path / row["mask_file"]))
+        assert mask.shape == np.asarray(Image.open(root / "images" / str(name))).shape[:2]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", str(path), "--data.init_args.resize", "crop"])
+    assert "a mask must cover the whole input; give 'pad'" in capsys.readouterr().err
