@@ -1,10 +1,6 @@
 """Small cross-validations that the tests of lesson 14 share."""
 
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
-import torch
 
 SEED = 3
 
@@ -48,12 +44,3 @@ def kfold_config(callbacks: list[dict[str, Any]] | None = None, **changes: Any) 
             place = place.setdefault(parent, {})
         place[last] = value
     return config
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One intra-op thread, as the workers have: other numbers of threads round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
