@@ -4,6 +4,7 @@ import contextlib
 import csv
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from plcourse.core.schedules import WarmupCosine
 from plcourse.core.writer import PredictionWriter
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.vision.schedule import WarmupHoldDecay
 from support import TWO_PROCESSES, Command, digits_config, write_config
 
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
@@ -256,6 +258,17 @@ def sgd(rate: float = 2.0) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
 
 
+def resumed(
+    schedule: WarmupCosine, stop: int, total: int, change: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> WarmupCosine:
+    """A schedule of `total` steps that takes over the state of another after `stop` steps."""
+    rates(schedule, stop)
+    longer = WarmupCosine(sgd(), schedule.warmup, schedule.final, total)
+    longer.optimizer.load_state_dict(schedule.optimizer.state_dict())
+    longer.load_state_dict(change(schedule.state_dict()))
+    return longer
+
+
 class TestWarmupCosine:
     @pytest.mark.parametrize(("warmup", "final"), [(0.2, 0.0), (0.2, 0.1), (0.0, 0.0), (0.0, 0.5), (1.0, 0.0)])
     def test_the_rates_are_those_of_the_formula(self, warmup: float, final: float) -> None:
@@ -292,13 +305,43 @@ class TestWarmupCosine:
         second.load_state_dict(first.state_dict())
         assert before + rates(second, 50 - stop) == alone
 
-    def test_a_run_that_goes_on_for_longer_stretches_its_schedule(self) -> None:
-        first = WarmupCosine(sgd(), 0.2, 0.0, 50)
-        rates(first, 50)
-        second = WarmupCosine(sgd(), 0.2, 0.0, 100)
-        second.optimizer.load_state_dict(first.optimizer.state_dict())
-        second.load_state_dict(first.state_dict())
-        assert rates(second, 3)[1:] == rates(WarmupCosine(sgd(), 0.2, 0.0, 100), 53)[51:]
+    @pytest.mark.parametrize("stop", [50, 30])
+    def test_a_longer_run_moves_over_to_its_own_curve_without_a_jump_or_a_step_at_0(self, stop: int) -> None:
+        whole = rates(WarmupCosine(sgd(), 0.2, 0.0, 50), 51)
+        longer = rates(WarmupCosine(sgd(), 0.2, 0.0, 100), 100)
+        values = rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), stop, 100), 100 - stop)
+        steps = round(0.2 * (100 - stop))
+        for k in range(steps):
+            share = (k + 1) / steps
+            assert values[k] == pytest.approx(whole[stop] * (1 - share) + longer[stop + k] * share), k
+        assert values[steps:] == longer[stop + steps :]
+        assert min(values) > 0
+        jumps = [abs(b - a) for a, b in zip([whole[stop], *values], values, strict=False)]
+        assert max(jumps) < 2.0 / (0.2 * 50), "no steeper than a warm-up from 0 to the peak"
+
+    def test_a_longer_run_that_is_interrupted_keeps_its_way(self) -> None:
+        longer = rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), 50, 100), 50)
+        first = resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), 50, 100)
+        before = rates(first, 4)
+        assert before + rates(resumed(first, 0, 100), 46) == longer
+
+    def test_a_curve_that_goes_on_where_it_was_needs_no_way_over(self) -> None:
+        def held(hold: float) -> WarmupHoldDecay:
+            return WarmupHoldDecay(sgd(), 0.1, hold, 0.0, 50)
+
+        trunk = held(1.0)
+        rates(trunk, 30)
+        branch = held(0.6)
+        branch.optimizer.load_state_dict(trunk.optimizer.state_dict())
+        branch.load_state_dict(trunk.state_dict())
+        assert rates(branch, 20) == rates(held(0.6), 50)[30:]
+
+    def test_a_checkpoint_that_does_not_say_its_plan(self) -> None:
+        def older(state: dict[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in state.items() if key not in ("plan", "_bridge")}
+
+        known = rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), 50, 100), 50)
+        assert rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), 50, 100, older), 50) == pytest.approx(known)
 
     @pytest.mark.parametrize("name", ["warmup", "final"])
     @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])

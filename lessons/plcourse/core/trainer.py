@@ -11,12 +11,14 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from pytorch_lightning.trainer.states import TrainerFn
 
 from plcourse.core.boundary import Boundary
 from plcourse.core.callbacks import FiniteLoss
 from plcourse.core.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from plcourse.core.configured import apply_changes, check_classes, configured, configured_before
 from plcourse.core.errors import UserError
 from plcourse.core.interrupts import Interrupts
 from plcourse.core.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop, adopt_fit_loop, inside_fit
@@ -33,7 +35,36 @@ class NoProfiler(PassThroughProfiler):
 
 
 class NamedCheckpoints(_CheckpointConnector):
-    """Finds ``best`` and ``last`` among the files of `RunCheckpoint`; Lightning looks for ``last`` only in its own."""
+    """Finds ``best`` and ``last`` among the files of `RunCheckpoint`; Lightning looks for ``last`` only in its own.
+
+    It also keeps in each checkpoint what the optimizers were configured with, and gives a run that resumes with other
+    settings these settings: see `plcourse.core.configured`.
+    """
+
+    configured: dict[str, Any] | None = None
+
+    def note_configured(self) -> None:
+        """Notes the settings of the optimizers as they are now; to be called before anything changes them."""
+        self.configured = configured(self.trainer.optimizers, self._schedules)
+
+    def dump_checkpoint(self, weights_only: bool | None = None) -> dict[str, Any]:
+        """Lightning's checkpoint, and what the optimizers were configured with."""
+        own = {} if weights_only or self.configured is None else {"configured": self.configured}
+        return {**super().dump_checkpoint(weights_only), **own}
+
+    def restore_optimizers_and_schedulers(self) -> None:
+        """Restores them, then puts in what is configured otherwise than it was."""
+        if not self._loaded_checkpoint or self.configured is None:
+            super().restore_optimizers_and_schedulers()
+            return
+        before = configured_before(self._loaded_checkpoint)
+        check_classes(before, self.configured)
+        super().restore_optimizers_and_schedulers()
+        apply_changes(before, self.configured, self.trainer.optimizers, self._schedules)
+
+    @property
+    def _schedules(self) -> list[Any]:
+        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
 
     def _parse_ckpt_path(self, state_fn: TrainerFn, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
         keeper = self.trainer.run_checkpoint  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
@@ -92,6 +123,7 @@ class Trainer(pl.Trainer):
         self.boundary = Boundary(self)
         self._signal_connector = Interrupts(self)
         self._checkpoint_connector = NamedCheckpoints(self)
+        _after_setup(self.strategy, self._checkpoint_connector.note_configured)
 
         stock = self.fit_loop
         limits = (stock.min_epochs, stock.max_epochs, stock.min_steps, stock.max_steps)
@@ -121,6 +153,17 @@ class Trainer(pl.Trainer):
         if self.fast_dev_run:
             return None
         return next((callback for callback in self.callbacks if isinstance(callback, RunCheckpoint)), None)
+
+
+def _after_setup(strategy: Strategy, note: Callable[[], None]) -> None:
+    """Lets ``note`` be called when the optimizers are made; callbacks such as Lightning's tuners change them next."""
+    set_up = strategy.setup_optimizers
+
+    def setup_optimizers(trainer: pl.Trainer) -> None:
+        set_up(trainer)
+        note()
+
+    strategy.setup_optimizers = setup_optimizers
 
 
 def take_precision(trainer: pl.Trainer, model: pl.LightningModule) -> None:
