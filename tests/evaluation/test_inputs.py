@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import plcourse
+from plcourse.core.data.features import Standardiser
 from plcourse.core.data.frames import read_frame
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.runs import Run
@@ -119,10 +120,10 @@ class TestTables:
         frame = pd.DataFrame({"x": np.arange(50.0), "y": np.arange(50.0) ** 2})
         pq.write_table(pa.Table.from_pandas(frame), tmp_path / "a.parquet", row_group_size=7)
         pq.write_table(pa.Table.from_pandas(frame), tmp_path / "b.parquet", row_group_size=50)
-        schema, mean, std = Schema(features=["x", "y"]), np.zeros(2, np.float32), np.ones(2, np.float32)
-        grouped = TableInputs([str(tmp_path / "a.parquet")], schema, mean, std)
-        whole = TableInputs([str(tmp_path / "b.parquet")], schema, mean, std)
-        both = TableInputs([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")], schema, mean, std)
+        schema, unchanged = Schema(features=["x", "y"]), Standardiser(["x", "y"], np.zeros(2), np.ones(2))
+        grouped = TableInputs([str(tmp_path / "a.parquet")], schema, unchanged)
+        whole = TableInputs([str(tmp_path / "b.parquet")], schema, unchanged)
+        both = TableInputs([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")], schema, unchanged)
         assert (len(grouped), len(both)) == (50, 100)
         for start in range(0, 50, 9):
             rows = np.arange(start, min(start + 9, 50))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from nlp.corpus import table
 from plcourse.core.data import overlap, split
+from plcourse.core.data.lines import read_text
 from plcourse.core.data.near_duplicates import content_hashes
-from plcourse.core.data.texts import open_texts, read_text
+from plcourse.core.data.texts import open_texts
 from plcourse.core.errors import UserError
 
 REVIEW = (

@@ -39,7 +39,8 @@ class EvaluationData(pl.LightningDataModule):
         augment: applied to training images, in this order.
         num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
         on_error: what to do with unreadable training data: ``raise`` stops, ``skip`` leaves it out and lists it.
-        feature_columns: numeric columns of a table; None takes every numeric one that is nothing else.
+        feature_columns: numeric columns of a table; None takes every numeric one that is nothing else, and does not
+            only count the rows.
         label_column: its column of classes.
         id_column: its column of names; None numbers the rows.
         text_column: a column of texts, whose words are hashed into 1,024 features; None for none.
@@ -120,7 +121,7 @@ class EvaluationData(pl.LightningDataModule):
         if isinstance(self.parts, GeneratedParts):
             raise UserError("paths: a model of generated rows takes none; leave data.paths out")
         if isinstance(self.parts, TableParts):
-            return TableInputs(paths, self.parts.schema, *self.parts.normalisation)
+            return TableInputs(paths, self.parts.schema, self.parts.normalisation)
         return ImageInputs(find_images(paths), self.parts.shape, self.parts.normalisation, self.parts.resize)
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,9 +15,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
+from plcourse.core.data.features import Standardiser
 from plcourse.core.data.folder import EXTENSIONS, UnreadableImage, images_below, read_image
-from plcourse.core.data.frames import SUFFIXES, read_frame
+from plcourse.core.data.frames import SUFFIXES, as_text, read_frame, readable, to_frame
 from plcourse.core.data.images import Normalisation
+from plcourse.core.data.lines import read_lines
 from plcourse.core.data.resize import Resize
 from plcourse.core.errors import UserError
 from plcourse.evaluation.tables import Schema, to_features
@@ -38,8 +40,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
         if file.is_dir():
             inside = [image.as_posix() for image in images_below(file)]
         elif file.suffix.lower() == ".txt" and file.is_file():
-            lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-            inside = [line for line in lines if line]
+            inside = [line.strip() for _, line in read_lines(file)]
         elif any(sign in path for sign in "*?["):
             inside = [name for name in sorted(glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207  (absolute patterns)
         else:
@@ -106,15 +107,14 @@ class TableInputs:
     Args:
         paths: Parquet, CSV or TSV files.
         schema: which column is what, as the model was trained.
-        mean: float32 [D], subtracted.
-        std: float32 [D], divided by.
+        standardise: the same.
 
     Raises:
         UserError: a file that is no table or lacks a column.
     """
 
-    def __init__(self, paths: Sequence[str], schema: Schema, mean: np.ndarray, std: np.ndarray) -> None:
-        self.paths, self.schema, self.mean, self.std = list(paths), schema, mean, std
+    def __init__(self, paths: Sequence[str], schema: Schema, standardise: Standardiser) -> None:
+        self.paths, self.schema, self.standardise = list(paths), schema, standardise
         self._blocks = [block for path in paths for block in _blocks(path)]
         self._starts = np.concatenate([[0], np.cumsum([rows for _, _, _, rows in self._blocks])])
         self._held: tuple[int, pd.DataFrame] | None = None
@@ -133,8 +133,10 @@ class TableInputs:
         pieces = [self._rows(block, indices[owner == block] - self._starts[block]) for block in np.unique(owner)]
         frame = pd.concat(pieces, ignore_index=True) if len(pieces) > 1 else pieces[0].reset_index(drop=True)
         features, wrong = to_features(frame, self.schema)
+        wrong = self.standardise.beyond(features) | wrong
+        features[list(wrong)] = 0
         return {
-            "features": torch.from_numpy((features - self.mean) / self.std),
+            "features": self.standardise(features),
             "id": self._ids(frame, indices, owner),
             "quarantined": sorted(wrong.items()),
         }
@@ -145,8 +147,8 @@ class TableInputs:
             if group is None:
                 frame = read_frame(path).iloc[first : first + count]
             else:
-                with pq.ParquetFile(path) as file:
-                    frame = file.read_row_group(group).to_pandas()
+                with readable(path), pq.ParquetFile(path) as file:
+                    frame = to_frame(file.read_row_group(group))
             self._held = (block, frame)
         return self._held[1].iloc[rows]
 
@@ -154,7 +156,8 @@ class TableInputs:
         if self.schema.id is not None:
             if self.schema.id not in frame:
                 raise UserError(f"the table has no id column '{self.schema.id}'; it has {', '.join(frame)}")
-            return frame[self.schema.id].astype(str).tolist()
+            names = as_text(frame, self.schema.id).tolist()
+            return [f"#{row}" if name is None else name for name, row in zip(names, indices.tolist(), strict=True)]
         if len(self.paths) == 1:
             return indices
         first = [self._blocks[block][2] for block in owner.tolist()]
@@ -166,11 +169,8 @@ def _blocks(path: str) -> list[tuple[str, int | None, int, int]]:
     """(file, row group or None, first row, rows) of each piece of a table that is held at a time."""
     if Path(path).suffix.lower() != ".parquet" or not Path(path).is_file():
         return [(path, None, 0, len(read_frame(path)))]
-    try:
-        with pq.ParquetFile(path) as file:
-            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    except (ValueError, OSError) as error:
-        raise UserError(f"cannot read the table '{path}': {str(error).splitlines()[0]}") from error
+    with readable(path), pq.ParquetFile(path) as file:
+        counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     starts = np.cumsum([0, *counts])
     return [(path, group, int(starts[group]), count) for group, count in enumerate(counts)]
 

@@ -20,7 +20,9 @@ import torch
 from pytorch_lightning import Trainer
 
 from plcourse.core.data import BatchLoader, OnError, Process, eval_loader, split, train_loader
-from plcourse.core.data.frames import read_frame
+from plcourse.core.data.classes import class_names
+from plcourse.core.data.features import Standardiser, features_of
+from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.screen import say
 
@@ -32,7 +34,7 @@ class Schema:
     """Which column of a table is what.
 
     Args:
-        features: numeric columns; None takes every numeric one that is nothing else.
+        features: numeric columns; None takes those that `features_of` finds.
         label: the column of the classes.
         id: the column of the rows' names; None numbers the rows.
         text: a column of texts, hashed; None for none.
@@ -58,7 +60,7 @@ def to_features(frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[i
     """The features of all rows, and what is wrong with those that cannot be used.
 
     Returns:
-        float32 [N, D], 0 where a row cannot be used; and a reason by row number.
+        float64 [N, D], 0 where a row cannot be used; and a reason by row number.
 
     Raises:
         UserError: a column that the table does not have.
@@ -67,19 +69,27 @@ def to_features(frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[i
     for name in [*schema.features, *([schema.text] if schema.text else [])]:
         if name not in frame:
             raise UserError(f"the table has no column '{name}'; it has {', '.join(frame)}{nearest(name, frame)}")
-    numbers = frame[schema.features].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32, copy=True)
+    values_ND = np.empty((len(frame), len(schema.features)))
+    for i, name in enumerate(schema.features):
+        values_ND[:, i] = numbers(frame, name)
     wrong: dict[int, str] = {}
-    for row, column in zip(*np.nonzero(~np.isfinite(numbers)), strict=True):
+    for row, column in zip(*np.nonzero(~np.isfinite(values_ND)), strict=True):
         value = frame[schema.features[column]].iloc[row]
         what = "is missing" if pd.isna(value) else f"is '{value}', not a finite number"
         wrong.setdefault(int(row), f"column '{schema.features[column]}' {what}")
-    numbers[list(wrong)] = 0
+    values_ND[list(wrong)] = 0
     if schema.text is None:
-        return numbers, wrong
-    texts = pd.Series(frame[schema.text])
+        return values_ND, wrong
+    texts = as_text(frame, schema.text)
     for row in np.flatnonzero(texts.isna()).tolist():
         wrong.setdefault(row, f"column '{schema.text}' is missing")
-    return np.hstack([numbers, _hashed(texts.fillna("").astype(str), schema.buckets)]), wrong
+    return np.hstack([values_ND, _hashed(texts.fillna(""), schema.buckets)]), wrong
+
+
+def feature_names(schema: Schema) -> list[str]:
+    """The name of each of the D features: the numeric columns, then the buckets of the text."""
+    buckets = schema.buckets if schema.text is not None else 0
+    return [*(schema.features or []), *(f"{schema.text}, bucket {i}" for i in range(buckets))]
 
 
 def _hashed(texts: pd.Series, buckets: int) -> np.ndarray:
@@ -99,7 +109,7 @@ class TableSource:
         on_error: ``skip`` leaves rows that cannot be used out and lists them, ``raise`` stops at the first.
 
     Attributes:
-        features: float32 [N, D].
+        features: float64 [N, D].
         metadata: the columns that are neither feature nor label, N rows.
 
     Raises:
@@ -115,11 +125,13 @@ class TableSource:
             _check_ids(name, frame, schema.id)
         taken = {schema.label, schema.id, schema.text}
         if schema.features is None:
-            numeric = frame.select_dtypes("number").columns
-            schema.features = [str(column) for column in numeric if column not in taken]
-        ids = frame[schema.id].astype(str) if schema.id else [f"{Path(name).stem}/{i:05d}" for i in range(len(frame))]
+            schema.features = features_of(name, frame, taken)
+            if not schema.features and schema.text is None:
+                raise UserError(f"{name} has no column of numbers to learn from; it has {', '.join(map(str, frame))}")
+        ids = as_text(frame, schema.id) if schema.id else [f"{Path(name).stem}/{i:05d}" for i in range(len(frame))]
         features, wrong = to_features(frame, schema)
-        for row in np.flatnonzero(frame[schema.label].isna()).tolist():
+        labels = as_text(frame, schema.label)
+        for row in np.flatnonzero(labels.isna() | (labels.str.strip() == "")).tolist():
             wrong.setdefault(row, f"column '{schema.label}' is missing")
         if wrong and on_error == "raise":
             row = min(wrong)
@@ -128,8 +140,8 @@ class TableSource:
         self.name, self.schema = name, schema
         self.ids = [list(ids)[i] for i in keep] if wrong else list(ids)
         self.rejected = [(list(ids)[row], wrong[row]) for row in sorted(wrong)]
-        classes = frame[schema.label].iloc[keep].astype(str)
-        self.label_names: list[str] = sorted(classes.unique())
+        classes = labels.iloc[keep]
+        self.label_names: list[str] = class_names(name, classes)
         if len(self.label_names) < 2:
             raise UserError(f"{name}: column '{schema.label}' holds {len(self.label_names)} class; there must be 2")
         self.labels = classes.map({label: i for i, label in enumerate(self.label_names)}).to_numpy(np.int64)
@@ -147,24 +159,33 @@ class TableSource:
         return self._hashes
 
     def _hash(self) -> np.ndarray:
-        rows = np.ascontiguousarray(self.features)
-        digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
-        return np.frombuffer(digests, "<u8").astype(np.uint64)
+        with np.errstate(over="ignore"):
+            hashes = _digests(self.features.astype(np.float32))
+        near = np.flatnonzero(pd.Series(hashes).duplicated(keep=False))
+        exact = pd.Series(_digests(self.features[near]))
+        differ = exact.groupby(hashes[near]).transform("nunique").to_numpy() > 1  # they are equal in float32 alone
+        hashes[near[differ]] = exact[differ]
+        return hashes
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The features at `indices` (int64 [B]) as float32 [B, D]."""
         return torch.from_numpy(self.features[indices])
 
 
+def _digests(rows_ND: np.ndarray) -> np.ndarray:
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in np.ascontiguousarray(rows_ND))
+    return np.frombuffer(digests, "<u8").astype(np.uint64)  # a copy, which can be written to
+
+
 def _check_ids(name: str, frame: pd.DataFrame, column: str) -> None:
     if column not in frame:
         raise UserError(f"{name} has no id column '{column}'{nearest(column, frame)}; it has {', '.join(frame)}")
-    ids = frame[column]
+    ids = as_text(frame, column)
     again = np.flatnonzero(ids.isna() | ids.duplicated())
     if len(again):
         value = ids.iloc[again[0]]
-        what = "is missing" if pd.isna(value) else f"is '{value}' once more"
-        raise UserError(f"{name}, row {again[0]}: column '{column}' {what}; ids are distinct")
+        what = "is missing" if pd.isna(value) else f"is '{value}' again"
+        raise UserError(f"{name}, row {again[0]}: column '{column}' {what}; each row needs an id of its own")
 
 
 @dataclass
@@ -174,14 +195,12 @@ class TableSet:
     Args:
         source: the table.
         indices: int64, the part's rows.
-        mean: float32 [D], subtracted.
-        std: float32 [D], divided by.
+        standardise: fitted to the training rows.
     """
 
     source: TableSource
     indices: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
+    standardise: Standardiser
     fingerprint: str = field(default="", init=False)
 
     def __len__(self) -> int:
@@ -191,7 +210,7 @@ class TableSet:
         """The batch of the part's rows at `indices` (int64 [B]); the epoch changes nothing."""
         rows, source = self.indices[indices], self.source
         return {
-            "features": torch.from_numpy((source.features[rows] - self.mean) / self.std),
+            "features": self.standardise(source.features[rows]),
             "label": torch.from_numpy(source.labels[rows]),
             "id": [source.ids[i] for i in rows.tolist()],
             "metadata": {str(name): source.metadata[name].to_numpy()[rows] for name in source.metadata},
@@ -250,13 +269,12 @@ class TableParts:
         return split(self.source, *self.sizes, self.split_seed)
 
     @cached_property
-    def normalisation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation [D]: the checkpoint's, or fitted to the training rows."""
+    def normalisation(self) -> Standardiser:
+        """The checkpoint's, or one fitted to the training rows."""
+        names = feature_names(self.schema)
         if self._restored is not None:
-            return np.array(self._restored["mean"], np.float32), np.array(self._restored["std"], np.float32)
-        rows = self.source.features[self.parts["train"]].astype(np.float64)
-        std = rows.std(axis=0)
-        return rows.mean(axis=0).astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
+            return Standardiser(names, np.array(self._restored["mean"]), np.array(self._restored["std"]))
+        return Standardiser.fit(self.source.features[self.parts["train"]], names)
 
     @property
     def label_names(self) -> list[str]:
@@ -265,7 +283,7 @@ class TableParts:
 
     def state_dict(self) -> dict[str, Any]:
         """What new rows need, in plain types."""
-        mean, std = self.normalisation
+        mean, std = self.normalisation.mean, self.normalisation.std
         features = self.schema.features if self._restored is None else self._restored["features"]
         names = {"features": list(features or []), "label_names": list(self.label_names)}
         return {"mean": mean.tolist(), "std": std.tolist(), **names}
@@ -282,10 +300,10 @@ class TableParts:
         """Shuffled batches of the training rows; tables know no augmentation."""
         if augment:
             raise UserError("data.augment changes images; a table takes none")
-        rows = TableSet(self.source, self.parts["train"], *self.normalisation)
+        rows = TableSet(self.source, self.parts["train"], self.normalisation)
         return train_loader(rows, batch_size, Process.of(trainer), num_workers)
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each row of `part` once, in order."""
-        rows = TableSet(self.source, self.parts[part], *self.normalisation)
+        rows = TableSet(self.source, self.parts[part], self.normalisation)
         return eval_loader(rows, batch_size, Process.of(trainer), num_workers)

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +11,10 @@ import pytorch_lightning as pl
 import torch
 
 from plcourse.core.data import BatchLoader, Process, eval_loader, permutation, train_loader
+from plcourse.core.data.features import Standardiser, index_like
+from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.errors import UserError, nearest
+from plcourse.core.screen import say
 
 SOURCES = ("diabetes", "autompg", "table_file")
 _AUTOMPG = ("cylinders", "displacement", "horsepower", "weight", "acceleration", "model_year", "origin")
@@ -24,7 +26,7 @@ class TableData(pl.LightningDataModule):
     Args:
         source: ``diabetes`` (scikit-learn: 442 patients, 10 features, disease progression), ``autompg`` (mlxtend: 392
             cars, 7 features, miles per gallon), or ``table_file``.
-        path: a CSV or Parquet file, for ``table_file``.
+        path: a Parquet, CSV or TSV file, for ``table_file``.
         target: the column to predict; the two data sets have theirs.
         group: a column whose equal values stay on one side of every split, and which is no feature; None for none.
         batch_size: rows per batch and process.
@@ -73,12 +75,12 @@ class TableData(pl.LightningDataModule):
         if self._restored is not None:
             return self._restored
         features, targets = self.table.features[self.parts["train"]], self.table.targets[self.parts["train"]]
-        spread = features.std(axis=0)
+        standardise, target = Standardiser.fit(features, self.table.names), Standardiser.fit(targets[:, None], [""])
         return {
-            "mean": features.mean(axis=0).tolist(),
-            "std": np.where(spread > 0, spread, 1.0).tolist(),
-            "target_mean": float(targets.mean()),
-            "target_std": float(targets.std()) or 1.0,
+            "mean": standardise.mean.tolist(),
+            "std": standardise.std.tolist(),
+            "target_mean": float(target.mean[0]),
+            "target_std": float(target.std[0]),
         }
 
     @property
@@ -149,9 +151,10 @@ class TableData(pl.LightningDataModule):
 
     def _rows(self, part: str) -> "Rows":
         rows, scale = self.parts[part], self.scale
-        features = (self.table.features[rows] - scale["mean"]) / scale["std"]
+        standardise = Standardiser(self.table.names, np.array(scale["mean"]), np.array(scale["std"]))
         ids = [f"{self.source}/{row:05d}" for row in rows.tolist()]
-        return Rows(torch.from_numpy(features).float(), torch.from_numpy(self.table.targets[rows]).float(), ids)
+        targets = torch.from_numpy(self.table.targets[rows]).float()
+        return Rows(standardise(self.table.features[rows]), targets, ids)
 
     def _eval_loader(self, part: str) -> BatchLoader:
         return eval_loader(self._rows(part), self.batch_size, Process.of(self.trainer))
@@ -187,12 +190,15 @@ class Table:
 
     Attributes:
         features: float64 [N, F].
+        names: the column of each feature.
         targets: float64 [N].
         units: int64 [N], equal for rows that must not be separated.
     """
 
-    def __init__(self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None) -> None:
-        self.features, self.targets = features, targets
+    def __init__(
+        self, features: np.ndarray, names: Sequence[str], targets: np.ndarray, groups: np.ndarray | None
+    ) -> None:
+        self.features, self.names, self.targets = features, list(names), targets
         whole = np.column_stack([features, targets]) if groups is None else groups
         self.units = np.unique(whole, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
@@ -207,18 +213,16 @@ class Table:
         for column in (target, *([group] if group else [])):
             if column not in frame:
                 raise UserError(f"{source} has no column '{column}'{nearest(column, frame.columns)}")
-        names = [name for name in frame if name not in (target, group)]
-        for name in (*names, target):
-            if not pd.api.types.is_numeric_dtype(frame[name]):
-                raise UserError(
-                    f"column '{name}' of {source} is not numeric: encode it, leave it out, or name it as group"
-                )
-        missing = frame.isna()
-        if missing.to_numpy().any():
-            row, column = (int(values[0]) for values in missing.to_numpy().nonzero())
-            raise UserError(f"{source}: row {row} has no value in column '{frame.columns[column]}'")
-        groups = None if group is None else frame[group].astype("category").cat.codes.to_numpy()
-        return cls(frame[names].to_numpy(float), frame[target].to_numpy(float), groups)
+        values = {name: _values(source, name, frame) for name in map(str, frame) if name != group}
+        names = [name for name in values if name != target and not _left_out(source, name, values[name])]
+        groups = None
+        if group is not None:
+            cells = as_text(frame, group)
+            if cells.isna().any():
+                row = int(np.flatnonzero(cells.isna())[0])
+                raise UserError(f"{source}: row {row} has no value in column '{group}'")
+            groups = cells.astype("category").cat.codes.to_numpy()
+        return cls(np.column_stack([values[name] for name in names]), names, values[target], groups)
 
     def choose(self, size: int | float, seed: int) -> np.ndarray:
         """Sorted numbers of about ``size`` rows, in whole units, another choice for another seed.
@@ -247,6 +251,35 @@ def _frame(source: str, path: str | None) -> pd.DataFrame:
         return pd.DataFrame(features[:, : len(_AUTOMPG)], columns=list(_AUTOMPG)).assign(target=target)
     if source != "table_file":
         raise UserError(f"source is '{source}'; it is one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
-    if path is None or not Path(path).is_file():
-        raise UserError(f"there is no file {path}; path names a CSV or Parquet file")
-    return pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path)
+    if path is None:
+        raise UserError("table_file needs a file: give --data.init_args.path")
+    return read_frame(path)
+
+
+def _values(source: str, name: str, frame: pd.DataFrame) -> np.ndarray:
+    """The numbers of a column, float64 [N]; ``True`` and ``False`` count as 1 and 0.
+
+    Raises:
+        UserError: a cell that is missing, or no finite number.
+    """
+    values, cells = numbers(frame, name), as_text(frame, name)
+    missing = cells.isna().to_numpy()
+    if np.isnan(values[~missing]).all():
+        values = cells.str.lower().map({"true": 1.0, "false": 0.0}).to_numpy(np.float64)
+    if index_like(name, values):
+        return values
+    if missing.any():
+        raise UserError(f"{source}: row {np.flatnonzero(missing)[0]} has no value in column '{name}'")
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong) == len(values):
+        raise UserError(f"column '{name}' of {source} is not numeric: encode it, leave it out, or name it as group")
+    if len(wrong):
+        cell = cells.iloc[wrong[0]]
+        raise UserError(f"{source}: column '{name}' is '{cell}' in row {wrong[0]}, which is not a finite number")
+    return values
+
+
+def _left_out(source: str, name: str, values: np.ndarray) -> bool:
+    if reason := index_like(name, values):
+        say(f"{source}: column '{name}' {reason} and is no feature")
+    return reason is not None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from plcourse.core.data.texts import read_text
+from plcourse.core.data.lines import read_lines, read_text
 from plcourse.core.errors import UserError
 from plcourse.nlp.parts import TextParts
 from plcourse.nlp.streams import Stream
@@ -88,7 +88,7 @@ class Prompts:
     """What a text is to begin with: batches of one prompt, repeated; ``text`` int64 [S, T], ``prompt``, ``id``.
 
     Args:
-        prompts: the beginnings; an empty one lets the model begin.
+        prompts: the name and the text of each beginning; an empty text lets the model begin.
         samples: continuations of each, S.
         tokenizer: the model's.
 
@@ -96,10 +96,11 @@ class Prompts:
         UserError: a character that the training text does not have.
     """
 
-    def __init__(self, prompts: Sequence[str], samples: int, tokenizer: TextTokenizer) -> None:
-        for i, prompt in enumerate(prompts):
-            check_known(tokenizer, prompt, f"prompt {i + 1}")
-        self._prompts, self._samples = list(prompts), samples
+    def __init__(self, prompts: Sequence[tuple[str, str]], samples: int, tokenizer: TextTokenizer) -> None:
+        for name, prompt in prompts:
+            check_known(tokenizer, prompt, f"the prompt {name}")
+        self._names, self._prompts = [name for name, _ in prompts], [prompt for _, prompt in prompts]
+        self._samples = samples
         self._tokens = [np.concatenate([[END], each]).astype(np.int64) for each in tokenizer.encode(self._prompts)]
 
     def __len__(self) -> int:
@@ -112,11 +113,12 @@ class Prompts:
         return {
             "text": tokens_ST,
             "prompt": [self._prompts[index]] * self._samples,
-            "id": [f"prompt/{index:04d}/{sample:03d}" for sample in range(self._samples)],
+            "id": [f"{self._names[index]}/{sample:03d}" for sample in range(self._samples)],
         }
 
 
-def read_prompts(prompts: Sequence[str] | None, path: str | None) -> list[str]:
-    """The prompts given, and those of a file, one a line; a single empty one where there is none."""
-    lines = [line for line in read_text(path).splitlines() if line] if path is not None else []
-    return [*(prompts or ()), *lines] or [""]
+def read_prompts(prompts: Sequence[str] | None, path: str | None) -> list[tuple[str, str]]:
+    """Name and text of the prompts given, and of those of a file, one per line; a single empty one if there is none."""
+    given = [(f"prompt/{i:04d}", prompt) for i, prompt in enumerate(prompts or ())]
+    lines = [(f"line/{number:05d}", line) for number, line in read_lines(path)] if path is not None else []
+    return [*given, *lines] or [("prompt/0000", "")]

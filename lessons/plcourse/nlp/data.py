@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 import pytorch_lightning as pl
 
 from plcourse.core.data import BatchLoader, OnError, Process, delegated, eval_loader, run_seed, train_loader
-from plcourse.core.data.texts import read_text
+from plcourse.core.data.lines import read_lines
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
 from plcourse.nlp.corpora import OneText, Prompts, read_prompts, stream_of
@@ -36,7 +36,8 @@ class TextData(pl.LightningDataModule):
         batch_size: texts per batch and process.
         eval_batch_size: the same for validation, test and prediction; None for `batch_size`.
         num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
-        predict_path: a text file with a text a line, to predict; None predicts the test part.
+        predict_path: a text file to predict, with one text per line (see `read_lines`); each is named by the number of
+            its line. None predicts the test part.
     """
 
     ids = delegated("parts.ids")
@@ -94,8 +95,8 @@ class TextData(pl.LightningDataModule):
         """The lines of the new file, or each test text once."""
         if self.predict_path is None:
             return self.test_dataloader()
-        lines = [line for line in read_text(self.predict_path).splitlines() if line.strip()]
-        data = self.parts.new_tokens(lines, [f"line/{i:05d}" for i in range(len(lines))])
+        lines = read_lines(self.predict_path)
+        data = self.parts.new_tokens([line for _, line in lines], [f"line/{number:05d}" for number, _ in lines])
         return eval_loader(data, self.eval_batch_size, Process.of(self.trainer), self.num_workers)
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
@@ -133,7 +134,7 @@ class LanguageData(pl.LightningDataModule):
         batch_size: windows per batch and process; as many tracks.
         eval_batch_size: windows per batch of validation and test; None for `batch_size`.
         prompts: what `predict` continues; None lets the model begin.
-        prompts_path: a UTF-8 file of further prompts, one a line.
+        prompts_path: a UTF-8 file of further prompts, one per line (see `read_lines`).
         samples: continuations of each prompt.
     """
 

@@ -10,12 +10,12 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from plcourse.core.data.frames import read_frame
+from plcourse.core.data.classes import class_names
+from plcourse.core.data.frames import as_text, read_frame
 from plcourse.core.data.near_duplicates import content_hashes
 from plcourse.core.data.sources import OnError
 from plcourse.core.errors import UserError, nearest
@@ -92,28 +92,6 @@ def open_texts(
     return _table(path, text_column, label_column, on_error)
 
 
-def read_text(path: str | Path) -> str:
-    """A UTF-8 text file, line ends as they are in it.
-
-    Raises:
-        UserError: no such file, an empty one, or one that is not UTF-8, with the place of the first wrong byte.
-    """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the text '{path}': {error.strerror}") from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"'{path}' is not UTF-8: byte {error.start:,} is 0x{raw[error.start]:02x}; convert it, for example with "
-            "iconv -f latin1 -t utf-8"
-        ) from error
-    if not text.strip():
-        raise UserError(f"the text '{path}' is empty")
-    return text
-
-
 def _reviews(source: str) -> TextSource:
     from pyarrow import csv
 
@@ -156,8 +134,8 @@ def _table(path: str, text_column: str, label_column: str, on_error: OnError) ->
         raise UserError(f"{rows['id'][row]}: {wrong[row]}; --data.init_args.on_error=skip leaves such rows out")
     rejected = [(str(rows["id"][row]), wrong[row]) for row in sorted(wrong)]
     rows = rows.drop(index=list(wrong)).reset_index(drop=True)
-    classes = rows["label"].astype(str)
-    label_names = _class_names(dict(zip(classes, rows["label"], strict=True)))
+    classes = as_text(rows, "label")
+    label_names = class_names(path, classes)
     if len(label_names) < 2:
         found = f"one class, '{label_names[0]}'" if label_names else "no class"
         raise UserError(f"'{path}': column '{label_column}' holds {found}; a classifier needs two or more")
@@ -166,17 +144,12 @@ def _table(path: str, text_column: str, label_column: str, on_error: OnError) ->
     parts = None
     if len(files) > 1:
         parts = {part: np.flatnonzero(rows["part"] == part).astype(np.int64) for part in files}
-    ids, texts = rows["id"].tolist(), rows["text"].astype(str).tolist()
+    ids, texts = rows["id"].tolist(), as_text(rows, "text").tolist()
     return TextSource(Path(path).name, ids, texts, labels, label_names, parts, rejected)
 
 
 def _read(file: Path) -> pd.DataFrame:
-    try:
-        frame = read_frame(file, SUFFIXES)
-    except UserError as error:
-        if isinstance(error.__cause__, UnicodeDecodeError):
-            read_text(file)  # says where
-        raise
+    frame = read_frame(file, SUFFIXES)
     if frame.empty:
         raise UserError(f"the table '{file}' has no rows")
     return frame
@@ -208,16 +181,10 @@ def _wrong(rows: pd.DataFrame) -> dict[int, str]:
         nested = rows[column].map(lambda value: isinstance(value, list | dict | np.ndarray)).to_numpy(bool)
         for row in np.flatnonzero(nested).tolist():
             wrong.setdefault(row, f"the {column} is a list or an object, and should be one value")
-    texts = rows["text"].fillna("").astype(str)
-    lengths, blank = texts.str.len().to_numpy(np.int64), texts.str.strip().eq("").to_numpy()
-    for row in np.flatnonzero(blank).tolist():
-        wrong.setdefault(row, "the text is empty")
+        blank = as_text(rows, column).str.strip().eq("").to_numpy(bool)
+        for row in np.flatnonzero(blank).tolist():
+            wrong.setdefault(row, f"the {column} is empty")
+    lengths = as_text(rows, "text").fillna("").str.len().to_numpy(np.int64)
     for row in np.flatnonzero(lengths > LONGEST).tolist():
         wrong.setdefault(row, f"a text of {lengths[row]:,} characters, more than {LONGEST:,}; is a quote missing?")
     return wrong
-
-
-def _class_names(values: dict[str, Any]) -> list[str]:
-    """The classes as text, by their values; numbers in the order of these."""
-    numeric = all(isinstance(value, int | float | bool) for value in values.values())
-    return sorted(values, key=lambda name: values[name]) if numeric else sorted(values)
