@@ -17,11 +17,12 @@ import torch
 from plcourse.core.data import ImageParts
 from plcourse.core.runs import Run
 from plcourse.curriculum.data import CurriculumData
+from plcourse.curriculum.sampler import CurriculumSampler
 from plcourse.ddp.data import ImageData
 from plcourse.evaluation.data import EvaluationData
 from plcourse.gan.gaussians import GaussianGrid
 from plcourse.kfold.data import TableData
-from plcourse.nlp.data import TextData
+from plcourse.nlp.data import LanguageData, TextData
 from plcourse.vision.data import VisionData
 from support import Command
 
@@ -92,11 +93,26 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
         (lambda: GaussianGrid(n_train=1_050, batch_size=100), 100),
         (lambda: TableData(batch_size=28), 28),
         (lambda: TextData("rotten_tomatoes", batch_size=1_000), 1_000),
+        (lambda: LanguageData("rotten_tomatoes", block_size=1_000, batch_size=80), 80),
+        (lambda: LanguageData("rotten_tomatoes", block_size=1_000, batch_size=80, order="tracks"), 80),
     ],
-    ids=["ddp", "curriculum", "vision", "evaluation", "table", "generated", "gan", "kfold", "nlp"],
+    ids=[
+        "ddp",
+        "curriculum",
+        "vision",
+        "evaluation",
+        "table",
+        "generated",
+        "gan",
+        "kfold",
+        "texts",
+        "windows",
+        "tracks",
+    ],
 )
+@pytest.mark.parametrize("limit", [1_000, 6, 3])
 def test_all_data_weigh_accumulated_batches_and_repeat_those_that_are_to_be_overfitted(
-    make: Callable[[], pl.LightningDataModule], batch_size: int
+    make: Callable[[], pl.LightningDataModule], batch_size: int, limit: int
 ) -> None:
     data = make()
     data.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue] of a Trainer what loaders ask for
@@ -104,16 +120,23 @@ def test_all_data_weigh_accumulated_batches_and_repeat_those_that_are_to_be_over
         world_size=1,
         overfit_batches=2,
         accumulate_grad_batches=4,
+        num_training_batches=limit,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     data.setup("fit")
-    plan = data.train_dataloader().plan
+    loader = data.train_dataloader()
+    if isinstance(data, CurriculumData):
+        loader.replan(CurriculumSampler(loader.plan))
+    plan = loader.plan
     sizes = [len(batch) for batch in plan.batches(0)]
-    assert (sum(sizes), plan.global_batch_size) == (plan.n, batch_size)
+    left_out = plan.n % batch_size if isinstance(data, LanguageData) else 0
+    assert (sum(sizes), plan.global_batch_size) == (plan.n - left_out, batch_size)
+    sizes = sizes[:limit]
     assert len(sizes) % 4, "the last step must have fewer batches for the weights to matter"
+    weights = [batch["rank_weight"] for _, batch in zip(sizes, loader, strict=False)]
     for first in range(0, len(sizes), 4):
         step = range(first, min(first + 4, len(sizes)))
-        means = [plan.rank_weight(at) / 4 / sizes[at] for at in step]  # what a sample weighs in Lightning's mean
+        means = [weights[at] / 4 / sizes[at] for at in step]  # what a sample weighs in Lightning's mean
         assert means == pytest.approx([1 / sum(sizes[at] for at in step)] * len(step))
     epochs = [[batch.tolist() for batch in plan.batches(epoch)] for epoch in (0, 1)]
     assert epochs[0] == epochs[1]

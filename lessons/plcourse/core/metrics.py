@@ -1,6 +1,6 @@
 """Metrics that come out the same however the samples are spread over batches and processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import pytorch_lightning as pl
@@ -42,6 +42,35 @@ class SampleMean(Metric):
     def compute(self) -> Tensor:
         """The mean over all samples of all processes; nan for none."""
         return self.total / self.count
+
+
+class StepMeans:
+    """Training values of one optimizer step, averaged over all its batches, however many there are."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, trainer: pl.Trainer, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Adds the values of one batch; to be called in ``training_step``.
+
+        Args:
+            trainer: trains on the batch.
+            values: means over the batch's samples, times its ``rank_weight``.
+
+        Returns:
+            With the last batch of a step that the loggers will take, the means over the step; else nothing.
+        """
+        if not is_logging_step(trainer):
+            return {}
+        batches = trainer.accumulate_grad_batches
+        if (trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1) % batches == 0:
+            self._sums = {}  # what a stop in the middle of a step has left
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach() / batches
+        if not takes_step(trainer):
+            return {}
+        sums, self._sums = self._sums, {}
+        return sums
 
 
 class ClassificationScores(nn.Module):

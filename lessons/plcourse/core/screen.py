@@ -10,6 +10,8 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
+from plcourse.core.accumulation import planned_batches
+
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 1.0
 
@@ -44,11 +46,10 @@ class RunProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the bar, at the step that a resumed run goes on from."""
         if self._enabled and sys.stderr.isatty():
-            batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+            batches = planned_batches(trainer, trainer.max_epochs, trainer.max_steps)
             total = None if batches == float("inf") else int(batches)
-            self._bar = tqdm(
-                total=total, initial=trainer.global_step, desc="fit", leave=False, unit="batch", dynamic_ncols=True
-            )
+            done = trainer.fit_loop.total_batch_idx + 1
+            self._bar = tqdm(total=total, initial=done, desc="fit", leave=False, unit="batch", dynamic_ncols=True)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from plcourse.core.accumulation import planned_batches
 from plcourse.core.data import BatchLoader, TrainSampler
 from plcourse.core.distributed import gather_objects
 from plcourse.core.errors import UserError
@@ -188,9 +189,8 @@ class CurriculumLoop(FitLoop):
 
     def _planned_batches(self) -> float:
         """All training batches of the run, by its limits in epochs and in steps."""
-        by_steps = math.inf if self.max_steps < 0 else self.max_steps * self.trainer.accumulate_grad_batches
-        by_epochs = math.inf if self.max_epochs in (None, -1) else self.max_epochs * self.trainer.num_training_batches
-        if math.isinf(total := min(by_steps, by_epochs)) and self.pacing is not None and self.pacing.needs_end:
+        total = planned_batches(self.trainer, self.max_epochs, self.max_steps)
+        if math.isinf(total) and self.pacing is not None and self.pacing.needs_end:
             raise UserError("a pace that is fixed beforehand needs an end: set trainer.max_epochs or trainer.max_steps")
         return total
 

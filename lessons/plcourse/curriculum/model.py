@@ -12,7 +12,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plcourse.core.metrics import ClassificationScores, is_logging_step
+from plcourse.core.metrics import ClassificationScores, StepMeans
 from plcourse.core.schedules import WarmupCosine
 from plcourse.curriculum.self_paced import Weigher
 
@@ -41,6 +41,7 @@ class CurriculumClassifier(pl.LightningModule):
         super().__init__()
         self.network = network
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self._step_means = StepMeans()
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
 
@@ -63,16 +64,17 @@ class CurriculumClassifier(pl.LightningModule):
         weight_B = None if weigher is None else weigher(loss_B.detach())
         rank_weight = batch.get("rank_weight", 1.0)  # data modules of your own may not know it
         loss = (loss_B if weight_B is None else weight_B * loss_B).mean() * rank_weight
-        if is_logging_step(self.trainer):
-            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=1)
+        values = {"train/loss": loss}
+        if weight_B is not None:
+            values["train/selected"] = (weight_B > 0).float().mean() * rank_weight
+        if step_means := self._step_means.add(self.trainer, values):
+            for name, value in step_means.items():
+                self.log(name, value, prog_bar=name == "train/loss", sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
             if "share" in batch:
                 self.log("train/share", batch["share"], batch_size=1)
-            if weigher is not None and weight_B is not None:
-                selected = (weight_B > 0).float().mean() * rank_weight
-                self.log("train/selected", selected, sync_dist=True, batch_size=1)
-                if math.isfinite(weigher.age):
-                    self.log("train/age", weigher.age, batch_size=1)
+            if weigher is not None and math.isfinite(weigher.age):
+                self.log("train/age", weigher.age, batch_size=1)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -104,6 +104,10 @@ class CurriculumSampler:
         """The weight of this process's mean in the mean over processes."""
         return self.base.rank_weight(batch_index)
 
+    def samples(self, first: int, end: int) -> int:
+        """Samples of the batches `first` to `end` - 1 over all processes."""
+        return self.base.samples(first, end)
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """This process's batches of `epoch` from number `start` on, each int64 [B] with B >= 1."""
         return self.base.cut(self.plan(epoch).draws, start)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from plcourse.core.metrics import ClassificationScores, is_logging_step, takes_step
+from plcourse.core.metrics import ClassificationScores, StepMeans
 from plcourse.core.schedules import WarmupCosine
 
 
@@ -157,7 +157,7 @@ class ImageClassifier(pl.LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.label_smoothing, self.linear_scaling = label_smoothing, linear_scaling
         self.channels_last = channels_last
-        self._step_loss: Tensor | float = 0.0
+        self._step_means = StepMeans()
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
 
@@ -173,13 +173,9 @@ class ImageClassifier(pl.LightningModule):
         weight = batch.get("rank_weight", 1.0)  # data modules of your own may not know it
         if weight != 1.0:
             loss = loss * weight
-        if not is_logging_step(self.trainer):
-            return loss
         # Looking at the loss costs more than the step of a small network, so it is looked at now and then.
-        self._step_loss += loss.detach() / self.trainer.accumulate_grad_batches
-        if takes_step(self.trainer):
-            step_loss, self._step_loss = self._step_loss, 0.0
-            self.log("train/loss", step_loss, prog_bar=True, sync_dist=True, batch_size=1)
+        for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
+            self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 

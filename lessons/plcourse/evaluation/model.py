@@ -24,7 +24,7 @@ from plcourse.core.data import Augmentation, augment_batch, keys_of, run_seed
 from plcourse.core.data.randoms import stream
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import is_replaced
-from plcourse.core.metrics import ClassificationScores, is_logging_step
+from plcourse.core.metrics import ClassificationScores, StepMeans
 from plcourse.core.schedules import WarmupCosine
 from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
 from plcourse.evaluation.uncertainty import decompose, dropout_on
@@ -73,6 +73,7 @@ class Classifier(pl.LightningModule):
         self.tta, self.tta_views = list(tta or ()), tta_views if tta else 0
         self.ensemble = find_checkpoints(ensemble or ())
         self._others: tuple[nn.Module, ...] = ()  # not registered: they are no part of this model's checkpoint
+        self._step_means = StepMeans()
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
 
@@ -99,8 +100,8 @@ class Classifier(pl.LightningModule):
         scores_MBK = _as_members(self.network(_inputs(batch)))
         losses = [functional.cross_entropy(scores_BK, batch["label"]) for scores_BK in scores_MBK]
         loss = torch.stack(losses).sum() * batch.get("rank_weight", 1.0)
-        if is_logging_step(self.trainer):
-            self.log("train/loss", loss.detach() / len(losses), prog_bar=True, sync_dist=True, batch_size=1)
+        for name, value in self._step_means.add(self.trainer, {"train/loss": loss / len(losses)}).items():
+            self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 

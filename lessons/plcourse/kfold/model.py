@@ -14,7 +14,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from plcourse.core.exportable import Input, Output, Signature
-from plcourse.core.metrics import SampleMean, is_logging_step
+from plcourse.core.metrics import SampleMean, StepMeans
 from plcourse.core.schedules import WarmupCosine
 
 
@@ -81,6 +81,7 @@ class TableRegressor(pl.LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_std", torch.ones(()))
+        self._step_means = StepMeans()
         self.val_scores, self.test_scores = RegressionScores("val"), RegressionScores("test")
 
     def setup(self, stage: str) -> None:
@@ -98,8 +99,8 @@ class TableRegressor(pl.LightningModule):
         """The mean squared error in units of the targets' variance, weighted as in lesson 12."""
         error_B = (self(batch["features"]) - batch["label"]) / self.target_std
         loss = error_B.square().mean() * batch.get("rank_weight", 1.0)
-        if is_logging_step(self.trainer):
-            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=1)
+        for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
+            self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 

@@ -190,7 +190,7 @@ class LanguageData(pl.LightningDataModule):
         if self.order == "shuffled":
             return train_loader(windows, self.batch_size, process, drop_last=True)
         tracks = TrackSampler(len(windows), self.batch_size, run_seed(), process.rank, process.world_size)
-        return BatchLoader(windows, tracks, pin_memory=process.pin_memory)
+        return BatchLoader(windows, tracks, pin_memory=process.pin_memory, accumulation=process.accumulation)
 
     def val_dataloader(self) -> BatchLoader:
         """Each validation token once."""

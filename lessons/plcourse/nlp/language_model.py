@@ -26,7 +26,7 @@ from plcourse.core.data import run_seed
 from plcourse.core.distributed import gather_states
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.core.metrics import is_logging_step
+from plcourse.core.metrics import StepMeans
 from plcourse.core.schedules import WarmupCosine
 from plcourse.nlp.generate import Sampling, continuations, describe
 from plcourse.nlp.lstm import from_cpu, to_cpu
@@ -114,6 +114,7 @@ class LanguageModel(pl.LightningModule):
             raise ValueError(f"carry_state=true: {type(network).__name__} has no state to carry on; use an LSTM")
         self.carry_state, self.stream = carry_state, stream
         self.sampling = Sampling(max_new_tokens, temperature, top_k, top_p)
+        self._step_means = StepMeans()
         self.val_score, self.test_score = TextScore(), TextScore()
         self._state: Any = None
 
@@ -166,8 +167,8 @@ class LanguageModel(pl.LightningModule):
         if self.carry_state:
             self._state = behind
         loss = loss * batch.get("rank_weight", 1.0)
-        if is_logging_step(self.trainer):
-            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=1)
+        for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
+            self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 

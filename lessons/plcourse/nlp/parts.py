@@ -85,6 +85,10 @@ class BucketSampler:
         """See `TrainSampler.rank_weight`."""
         return self._base.rank_weight(batch_index)
 
+    def samples(self, first: int, end: int) -> int:
+        """See `TrainSampler.samples`."""
+        return self._base.samples(first, end)
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """This process's batches of `epoch` from number `start` on, each int64 [B]."""
         epoch = epoch if self._base.reshuffle else 0
@@ -203,8 +207,9 @@ class TextParts:
         """Shuffled batches of similar length; each has a ``rank_weight``."""
         data, process = self.tokens("train"), Process.of(trainer)
         arguments = (len(data), batch_size, run_seed(), process.rank, process.world_size, False)
-        base = TrainSampler(*arguments, reshuffle=not process.overfit, accumulate=process.accumulate)
-        return BatchLoader(data, BucketSampler(base, data.lengths), num_workers, process.pin_memory)
+        base = TrainSampler(*arguments, reshuffle=not process.overfit)
+        sampler = BucketSampler(base, data.lengths)
+        return BatchLoader(data, sampler, num_workers, process.pin_memory, accumulation=process.accumulation)
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each text of `part` once, in order."""

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.core.metrics import ClassificationScores, is_logging_step
+from plcourse.core.metrics import ClassificationScores, StepMeans
 from plcourse.core.schedules import WarmupCosine
 from plcourse.nlp.finetuned import take_over
 from plcourse.nlp.tokenizers import keep_tokenizer
@@ -65,6 +65,7 @@ class SentimentClassifier(pl.LightningModule):
         self.pretrained, self.encoder_lr = pretrained, encoder_lr
         self.network, self.num_classes, self.word_dropout = network, num_classes, word_dropout
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self._step_means = StepMeans()
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
 
@@ -121,8 +122,8 @@ class SentimentClassifier(pl.LightningModule):
             lost_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) < self.word_dropout
             tokens_BT = torch.where(lost_BT & (tokens_BT > 0), 1, tokens_BT)
         loss = self._loss(tokens_BT, batch["length"], batch["label"]) * batch.get("rank_weight", 1.0)
-        if is_logging_step(self.trainer):
-            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True, batch_size=1)
+        for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
+            self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 

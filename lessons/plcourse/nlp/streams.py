@@ -121,6 +121,10 @@ class TrackSampler:
         """1: every process has equally many tracks."""
         return 1.0
 
+    def samples(self, first: int, end: int) -> int:
+        """Windows of the batches `first` to `end` - 1 over all processes."""
+        return (end - first) * self.global_batch_size
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """The windows of each step from number `start` on, int64 [B]."""
         for step in range(start, self._steps):

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.core.metrics import is_logging_step, takes_step
+from plcourse.core.metrics import StepMeans
 from plcourse.core.schedules import WarmupCosine
 from plcourse.vision.losses import TaskWeights, class_loss, mask_loss
 from plcourse.vision.networks import ConvEncoder, TwoHeads
@@ -93,7 +93,7 @@ class ClassifierSegmenter(pl.LightningModule):
         self.total = TaskWeights(
             {task: weight for task, weight in weights.items() if weight}, weighting == "uncertainty"
         )
-        self._step_losses: dict[str, Tensor] = {}
+        self._step_means = StepMeans()
         self._random_state = torch.get_rng_state()
 
     @property
@@ -168,8 +168,9 @@ class ClassifierSegmenter(pl.LightningModule):
         }
         rank_weight = batch.get("rank_weight", 1.0)  # data modules of your own may not know it
         loss = self.total(means) * rank_weight
-        if is_logging_step(self.trainer):
-            self._log_step({"train/loss": loss, **{f"train/{k}_loss": v * rank_weight for k, v in means.items()}})
+        losses = {"train/loss": loss, **{f"train/{k}_loss": v * rank_weight for k, v in means.items()}}
+        if step_losses := self._step_means.add(self.trainer, losses):
+            self._log_step(step_losses)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -250,14 +251,8 @@ class ClassifierSegmenter(pl.LightningModule):
 
     def _log_step(self, values: dict[str, Tensor]) -> None:
         """Logs the losses of an optimizer step over all its batches and processes."""
-        share = self.trainer.accumulate_grad_batches
         for name, value in values.items():
-            self._step_losses[name] = self._step_losses.get(name, 0) + value.detach() / share
-        if not takes_step(self.trainer):
-            return
-        for name, value in self._step_losses.items():
             self.log(name, value, prog_bar=name == "train/loss", sync_dist=True, batch_size=1)
-        self._step_losses = {}
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         for name, value in self.total.logged().items():
             self.log(name, value, batch_size=1)

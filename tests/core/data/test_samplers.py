@@ -1,13 +1,25 @@
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plcourse.core.accumulation import Accumulation
+from plcourse.core.data.loader import BatchLoader
 from plcourse.core.data.samplers import EvalSampler, TrainSampler
 from plcourse.core.errors import UserError
 
 worlds = st.integers(1, 6)
 batch_sizes = st.integers(1, 9)
+
+
+class Numbers:
+    """Batches of nothing but their samples' numbers."""
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        return {"at": indices}
 
 
 def _of_all_ranks(kind, n, batch_size, world_size, **options):
@@ -35,7 +47,7 @@ def test_training_sees_each_sample_once_with_every_rank_in_every_step(data, batc
         sizes = [len(share) for share in shares]
         assert min(sizes) >= 1
         assert max(sizes) - min(sizes) <= 1
-        assert sum(sizes) == samplers[0].global_size(step)
+        assert sum(sizes) == samplers[0].samples(step, step + 1)
         assert max(sizes) <= batch_size + 1
         # a mean of weighted means is the mean over samples
         weights = [sampler.rank_weight(step) for sampler in samplers]
@@ -61,31 +73,41 @@ def test_starting_late_gives_the_tail(n, start, epoch):
 
 def test_a_remainder_smaller_than_the_world_joins_the_last_batch():
     sampler = TrainSampler(13, 2, world_size=4)
-    assert [sampler.global_size(i) for i in range(len(sampler))] == [8, 5]
+    assert [sampler.samples(i, i + 1) for i in range(len(sampler))] == [8, 5]
     sampler = TrainSampler(18, 2, world_size=4)
-    assert [sampler.global_size(i) for i in range(len(sampler))] == [8, 10]
+    assert [sampler.samples(i, i + 1) for i in range(len(sampler))] == [8, 10]
     sampler = TrainSampler(5, 2, world_size=4)
-    assert [sampler.global_size(i) for i in range(len(sampler))] == [5]
+    assert [sampler.samples(i, i + 1) for i in range(len(sampler))] == [5]
 
 
-@given(n=st.integers(8, 90), batch_size=batch_sizes, world_size=worlds, accumulate=st.integers(1, 5))
+@given(
+    n=st.integers(8, 90),
+    batch_size=batch_sizes,
+    world_size=worlds,
+    accumulate=st.integers(1, 5),
+    limit=st.integers(1, 30),
+)
 def test_the_weights_of_an_optimizer_step_give_each_of_its_samples_the_same_share(
-    n, batch_size, world_size, accumulate
+    n, batch_size, world_size, accumulate, limit
 ):
     """Means over a rank's samples, weighted, averaged over ranks by DDP and over `accumulate` batches by Lightning."""
-    samplers = [TrainSampler(n, batch_size, 1, rank, world_size, accumulate=accumulate) for rank in range(world_size)]
-    shares = np.zeros((len(samplers[0]), n))
+    trainer = SimpleNamespace(accumulate_grad_batches=accumulate, num_training_batches=limit)
+    steps = Accumulation(trainer)  # pyright: ignore[reportArgumentType]  of a Trainer what it asks for
+    samplers = [TrainSampler(n, batch_size, 1, rank, world_size) for rank in range(world_size)]
+    limit = min(limit, len(samplers[0]))
+    shares = np.zeros((limit, n))
     for sampler in samplers:
-        for i, batch in enumerate(sampler.batches(0)):
-            shares[i, batch] = sampler.rank_weight(i) / len(batch) / world_size / accumulate
-    for first in range(0, len(shares), accumulate):
+        loader = BatchLoader(Numbers(), sampler, accumulation=steps)
+        for i, batch in zip(range(limit), loader, strict=False):
+            shares[i, batch["at"]] = batch["rank_weight"] / len(batch["at"]) / world_size / accumulate
+    for first in range(0, limit, accumulate):
         step = shares[first : first + accumulate].sum(0)
         assert np.allclose(step[step > 0], 1 / np.count_nonzero(step))
 
 
 @given(n=st.integers(8, 90), share=st.integers(1, 4), world_size=worlds, accumulate=st.integers(1, 4))
 def test_accumulated_batches_hold_the_samples_of_one_whole_batch(n, share, world_size, accumulate):
-    small = [TrainSampler(n, share, 1, rank, world_size, accumulate=accumulate) for rank in range(world_size)]
+    small = [TrainSampler(n, share, 1, rank, world_size) for rank in range(world_size)]
     whole = list(TrainSampler(n, share * world_size * accumulate, 1).batches(0))
     batches = [np.concatenate(parts) for parts in zip(*(sampler.batches(0) for sampler in small), strict=True)]
     steps = [np.concatenate(batches[i : i + accumulate]) for i in range(0, len(batches), accumulate)]

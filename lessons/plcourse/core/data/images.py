@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 
+from plcourse.core.accumulation import Accumulation
 from plcourse.core.data.loader import BatchLoader
 from plcourse.core.data.protocols import Fetcher, Source
 from plcourse.core.data.randoms import keys_of, run_seed
@@ -141,14 +142,14 @@ class Process:
         world_size: processes in all.
         pin_memory: whether batches go to a GPU.
         overfit: whether the Trainer was asked to see the same batches in every epoch.
-        accumulate: batches per optimizer step.
+        accumulation: which batches make one optimizer step; None for a step with every batch.
     """
 
     rank: int = 0
     world_size: int = 1
     pin_memory: bool = False
     overfit: bool = False
-    accumulate: int = 1
+    accumulation: Accumulation | None = None
 
     @classmethod
     def of(cls, trainer: Trainer | None) -> "Process":
@@ -157,7 +158,7 @@ class Process:
             return cls()
         on_gpu = trainer.strategy.root_device.type == "cuda"
         overfit = trainer.overfit_batches > 0  # pyright: ignore[reportAttributeAccessIssue] Lightning sets it late
-        return cls(trainer.global_rank, trainer.world_size, on_gpu, overfit, trainer.accumulate_grad_batches)
+        return cls(trainer.global_rank, trainer.world_size, on_gpu, overfit, Accumulation(trainer))
 
 
 class Part(Fetcher, Protocol):
@@ -178,9 +179,8 @@ def train_loader(
         process.world_size,
         drop_last,
         reshuffle=not process.overfit,
-        accumulate=process.accumulate,
     )
-    return BatchLoader(data, sampler, num_workers, process.pin_memory)
+    return BatchLoader(data, sampler, num_workers, process.pin_memory, accumulation=process.accumulation)
 
 
 def eval_loader(data: Part, batch_size: int, process: Process, num_workers: int = 0) -> BatchLoader:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from plcourse.core.accumulation import Accumulation
 from plcourse.core.data.protocols import BatchSampler, Fetcher
 from plcourse.core.errors import UserError
 
@@ -47,8 +48,8 @@ class BatchLoader:
     """Dict batches of one process, in the order of a sampler that is a function of the epoch.
 
     The same batches come out bit for bit with any number of workers. Training batches get a ``rank_weight``
-    (float), the factor of this process's mean loss that makes the mean over processes the exact mean over
-    samples.
+    (float), the factor of this process's mean loss that makes the mean over the processes, and over the batches
+    of an optimizer step, the exact mean over samples.
 
     Args:
         data: makes a batch of sample numbers and an epoch; must be a pure function of the two.
@@ -56,6 +57,7 @@ class BatchLoader:
         num_workers: processes that fetch ahead; 0 fetches in this one, without any DataLoader.
         pin_memory: put the tensors in page-locked memory, for copies to a GPU.
         persistent_workers: keep the workers from one epoch to the next.
+        accumulation: which batches make one optimizer step; None for a step with every batch.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class BatchLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
         persistent_workers: bool = True,
+        accumulation: Accumulation | None = None,
     ) -> None:
         if num_workers < 0:
             raise ValueError(f"num_workers={num_workers}: give 0 or more")
@@ -73,6 +76,7 @@ class BatchLoader:
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
+        self.accumulation = accumulation
         self._epoch = 0
         self._position = 0  # batches handed out in this epoch
         self._start = 0  # where the next pass starts: beyond 0 only after load_state_dict
@@ -95,10 +99,16 @@ class BatchLoader:
         epoch, position = self._epoch, self._start
         self._start = 0
         self._position = position
-        weight = self.plan.rank_weight
+        plan, accumulation = self.plan, self.accumulation
+        first = position  # of the optimizer step; what came before a resumed pass is not in its gradient
         for fetched in self._fetched(epoch, position):
             batch = Batch(fetched)
-            rank_weight = weight(position)
+            rank_weight = plan.rank_weight(position)
+            if rank_weight is not None and accumulation is not None:
+                end = accumulation.end(position, len(plan))
+                rank_weight *= accumulation.weight(plan, position, first, end)
+                if position + 1 == end:
+                    first = end
             if rank_weight is not None:
                 batch["rank_weight"] = rank_weight
             position += 1

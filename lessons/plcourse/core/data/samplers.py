@@ -38,7 +38,6 @@ class TrainSampler:
         drop_last: leave the remainder of each epoch out.
         reshuffle: False visits the samples in epoch 0's order in every epoch, for runs that overfit a few
             batches.
-        accumulate: batches whose gradients are added up before each optimizer step, 1 or more.
 
     Raises:
         ValueError: an argument out of its range.
@@ -54,11 +53,8 @@ class TrainSampler:
         world_size: int = 1,
         drop_last: bool = False,
         reshuffle: bool = True,
-        accumulate: int = 1,
     ) -> None:
         _check(n, batch_size, rank, world_size)
-        if accumulate < 1:
-            raise ValueError(f"accumulate={accumulate}: give 1 or more")
         if n < world_size:
             raise UserError(f"{n} training samples for {world_size} processes: use at most {n} processes")
         self.n = n
@@ -67,7 +63,6 @@ class TrainSampler:
         self.world_size = world_size
         self.global_batch_size = batch_size * world_size
         self.reshuffle = reshuffle
-        self.accumulate = accumulate
         n_full, remainder = divmod(n, self.global_batch_size)
         if drop_last and n_full == 0:
             raise UserError(
@@ -85,26 +80,24 @@ class TrainSampler:
     def __len__(self) -> int:
         return len(self._bounds) - 1
 
-    def global_size(self, batch_index: int) -> int:
-        """Samples of batch `batch_index` over all processes."""
-        return self._bounds[batch_index + 1] - self._bounds[batch_index]
+    def samples(self, first: int, end: int) -> int:
+        """Samples of the batches `first` to `end` - 1 over all processes."""
+        return self._bounds[end] - self._bounds[first]
 
     def _slice(self, batch_index: int) -> tuple[int, int]:
-        share, extra = divmod(self.global_size(batch_index), self.world_size)
+        share, extra = divmod(self.samples(batch_index, batch_index + 1), self.world_size)
         start = self._bounds[batch_index] + self.rank * share + min(self.rank, extra)
         return start, start + share + (self.rank < extra)
 
     def rank_weight(self, batch_index: int) -> float:
         """The factor of this process's mean loss in batch `batch_index`.
 
-        n_rank * world_size * accumulate / n_step, where n_step counts the samples of the optimizer step over all its
-        batches and processes. DDP's mean over processes and Lightning's over ``accumulate`` batches then come out as
-        the mean over those samples, also where the last step of an epoch has fewer batches.
+        n_rank * world_size / n_batch, where n_batch counts the samples of the batch over all processes: DDP's mean
+        over processes then comes out as the mean over those samples. `Accumulation` has the factor of a step that
+        is made of several batches.
         """
         start, end = self._slice(batch_index)
-        first = batch_index - batch_index % self.accumulate
-        last = min(first + self.accumulate, len(self))
-        return (end - start) * self.world_size * self.accumulate / (self._bounds[last] - self._bounds[first])
+        return (end - start) * self.world_size / self.samples(batch_index, batch_index + 1)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """This process's batches of `epoch` from number `start` on, each int64 [B] with B >= 1."""
