@@ -38,10 +38,11 @@ class NamedCheckpoints(_CheckpointConnector):
     """Finds ``best`` and ``last`` among the files of `RunCheckpoint`; Lightning looks for ``last`` only in its own.
 
     It also keeps in each checkpoint what the optimizers were configured with, and gives a run that resumes with other
-    settings these settings: see `plcourse.core.configured`.
+    settings these settings: see `plcourse.core.configured`. And it can read the checkpoint before the data are set up.
     """
 
     configured: dict[str, Any] | None = None
+    _coming: tuple[Any, bool | None] = (None, None)
 
     def note_configured(self) -> None:
         """Notes the settings of the optimizers as they are now; to be called before anything changes them."""
@@ -65,6 +66,21 @@ class NamedCheckpoints(_CheckpointConnector):
     @property
     def _schedules(self) -> list[Any]:
         return [config.scheduler for config in self.trainer.lr_scheduler_configs]
+
+    def announce(self, ckpt_path: Any, weights_only: bool | None) -> None:
+        """Notes which checkpoint the run that begins will restore."""
+        self._coming, self._loaded_checkpoint = (ckpt_path, weights_only), {}
+
+    def read_announced(self) -> dict[str, Any]:
+        """The checkpoint that was announced, empty for none; a collective of all ranks."""
+        if not self._loaded_checkpoint and not self.trainer.strategy.restore_checkpoint_after_setup:
+            self.resume_start(*self._coming)
+        return self._loaded_checkpoint
+
+    def resume_start(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+        """Reads the checkpoint, unless it was read before the data were set up."""
+        if not self._loaded_checkpoint or checkpoint_path != self._ckpt_path:
+            super().resume_start(checkpoint_path, weights_only)
 
     def _parse_ckpt_path(self, state_fn: TrainerFn, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
         keeper = self.trainer.run_checkpoint  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
@@ -102,6 +118,7 @@ class Trainer(pl.Trainer):
     callbacks: list[pl.Callback]
     fast_dev_run: bool | int
     log_every_n_steps: int
+    _checkpoint_connector: NamedCheckpoints
 
     def __init__(
         self,
@@ -141,11 +158,25 @@ class Trainer(pl.Trainer):
         assert isinstance(loop, FitLoop | ValidationLoop | TestLoop | PredictLoop)
         if self.state.fn == TrainerFn.FITTING and not model.automatic_optimization:
             _refuse_automatic_settings(self, model)
+        self._checkpoint_connector.announce(kwargs.get("ckpt_path"), kwargs.get("weights_only"))
         with loop.whole_run(model):
             # Lightning loads a checkpoint before it converts the model: double-precision weights would be rounded to
             # single precision on their way, and no resumed or evaluated run would be exact.
             take_precision(self, model)
             return super()._run(model, *args, **kwargs)
+
+    def restore_data_first(self, data: pl.LightningDataModule) -> None:
+        """Gives a data module the state of the checkpoint of this run, or that of a model that brings its own.
+
+        Args:
+            data: about to be set up, by its own ``setup`` or by that of a data module around it.
+        """
+        checkpoint = self._checkpoint_connector.read_announced()
+        outer = type(self.datamodule).__qualname__  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        state = checkpoint.get(type(data).__qualname__) or checkpoint.get(outer)
+        state = state or getattr(self.lightning_module, "data_state", None)
+        if state:
+            data.load_state_dict(state)
 
     @property
     def run_checkpoint(self) -> RunCheckpoint | None:

@@ -20,6 +20,7 @@ from plcourse.core.data import (
     run_seed,
     train_loader,
 )
+from plcourse.core.data.names import restore_first
 from plcourse.curriculum.noise import noisy_labels
 
 
@@ -85,6 +86,7 @@ class CurriculumData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens and splits the source; prediction of new files needs only the checkpoint."""
+        restore_first(self)
         if not (self.predict_paths and stage == "predict"):
             self.images.open()
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import pytorch_lightning as pl
 
 from plcourse.core.data import Augmentation, BatchLoader, ImageParts, ImageSize, Resize, delegated
+from plcourse.core.data.names import restore_first
 
 
 class ImageData(pl.LightningDataModule):
@@ -65,6 +66,7 @@ class ImageData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens and splits the source; prediction of new files needs only the checkpoint."""
+        restore_first(self)
         if not (self.predict_paths and stage == "predict"):
             self.images.open()
 

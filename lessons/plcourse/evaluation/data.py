@@ -15,6 +15,7 @@ from plcourse.core.data import (
     delegated,
     eval_loader,
 )
+from plcourse.core.data.names import restore_first
 from plcourse.core.errors import UserError
 from plcourse.evaluation.generated import GeneratedParts
 from plcourse.evaluation.inputs import ImageInputs, TableInputs, find_images
@@ -94,6 +95,7 @@ class EvaluationData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens and splits the source; the prediction of new inputs needs only the checkpoint."""
+        restore_first(self)
         if not (self.paths and stage == "predict"):
             self.parts.open()
 

@@ -23,6 +23,7 @@ from plcourse.core.data import BatchLoader, OnError, Process, eval_loader, split
 from plcourse.core.data.classes import class_names
 from plcourse.core.data.features import Standardiser, features_of
 from plcourse.core.data.frames import as_text, numbers, read_frame
+from plcourse.core.data.names import adopt_classes, listed
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.screen import say
 
@@ -109,6 +110,7 @@ class TableSource:
         on_error: ``skip`` leaves rows that cannot be used out and lists them, ``raise`` stops at the first.
 
     Attributes:
+        columns: the names of all columns.
         features: float64 [N, D].
         metadata: the columns that are neither feature nor label, N rows.
 
@@ -137,7 +139,7 @@ class TableSource:
             row = min(wrong)
             raise UserError(f"{name}, row {row}: {wrong[row]}; --data.init_args.on_error=skip leaves such rows out")
         keep = np.setdiff1d(np.arange(len(frame)), list(wrong))
-        self.name, self.schema = name, schema
+        self.name, self.schema, self.columns = name, schema, [str(column) for column in frame]
         self.ids = [list(ids)[i] for i in keep] if wrong else list(ids)
         self.rejected = [(list(ids)[row], wrong[row]) for row in sorted(wrong)]
         classes = labels.iloc[keep]
@@ -175,6 +177,14 @@ class TableSource:
 def _digests(rows_ND: np.ndarray) -> np.ndarray:
     digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in np.ascontiguousarray(rows_ND))
     return np.frombuffer(digests, "<u8").astype(np.uint64)  # a copy, which can be written to
+
+
+def _tell_left_out(name: str, frame: pd.DataFrame, state: dict[str, Any]) -> None:
+    """Says which numeric columns a table has beyond those that the model was trained with."""
+    known = state.get("columns", state["features"])
+    others = [column for column in map(str, frame) if column not in known]
+    if further := [column for column in others if np.isfinite(numbers(frame, column)).any()]:
+        say(f"{name}: the model was trained without {listed(further)}; left out")
 
 
 def _check_ids(name: str, frame: pd.DataFrame, column: str) -> None:
@@ -254,13 +264,14 @@ class TableParts:
     def source(self) -> TableSource:
         """The table."""
         frame = packaged_frame(self.path) if self.path in PACKAGED else read_frame(self.path)
+        if self._restored is not None:
+            _tell_left_out(self.path, frame, self._restored)
         source = TableSource(self.path, frame, self.schema, self.on_error)
         if source.rejected:
             first, reason = source.rejected[0]
             say(f"{source.name}: {len(source.rejected)} rows left out; the first is {first}: {reason}")
-        if self._restored is not None and source.label_names != self._restored["label_names"]:
-            names = self._restored["label_names"]
-            raise UserError(f"the checkpoint was trained on classes {names}, but {self.path} has {source.label_names}")
+        if self._restored is not None:
+            adopt_classes(source, self._restored["label_names"])
         return source
 
     @cached_property
@@ -283,16 +294,27 @@ class TableParts:
 
     def state_dict(self) -> dict[str, Any]:
         """What new rows need, in plain types."""
+        if self._restored is not None:
+            return self._restored
         mean, std = self.normalisation.mean, self.normalisation.std
-        features = self.schema.features if self._restored is None else self._restored["features"]
-        names = {"features": list(features or []), "label_names": list(self.label_names)}
-        return {"mean": mean.tolist(), "std": std.tolist(), **names}
+        known = {"label_names": list(self.label_names), "columns": self.source.columns}
+        return {"mean": mean.tolist(), "std": std.tolist(), "features": list(self.schema.features or []), **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what a checkpoint was trained with."""
+        """Takes over what a checkpoint was trained with: features are chosen and ordered by the names of its columns.
+
+        Raises:
+            UserError: the table is open already and lacks a column, or has a class that the model does not know.
+        """
+        if self.schema.features != state["features"]:
+            # rows are split by the content of their features, so a table that is open already is cut anew
+            for opened in ("source", "parts"):
+                self.__dict__.pop(opened, None)
         self._restored = state
-        self.schema.features = state["features"]
+        self.schema.features = list(state["features"])
         self.__dict__.pop("normalisation", None)
+        if "source" in self.__dict__:
+            adopt_classes(self.source, state["label_names"])
 
     def train_loader(
         self, trainer: Trainer | None, batch_size: int, augment: Sequence[Any] | None = None, num_workers: int = 0

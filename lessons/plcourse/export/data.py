@@ -5,6 +5,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 
 from plcourse.core.data import Augmentation, BatchLoader, ImageParts, ImageSize, Resize, delegated
+from plcourse.core.data.names import restore_first
 
 
 class ExportData(pl.LightningDataModule):
@@ -56,6 +57,7 @@ class ExportData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens and splits the source; prediction of new files needs only what the checkpoint, or the file, knows."""
+        restore_first(self)
         if not (self.predict_paths and stage == "predict"):
             self.images.open()
 

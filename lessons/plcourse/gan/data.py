@@ -15,6 +15,7 @@ from plcourse.core.data import (
     delegated,
     eval_loader,
 )
+from plcourse.core.data.names import restore_first
 from plcourse.gan.latents import Seeds
 
 SYMMETRIC = Normalisation([0.5], [0.5])  # pixels of [0, 1] to [-1, 1]
@@ -74,6 +75,7 @@ class RealImages(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens and splits the source; a prediction needs only the checkpoint."""
+        restore_first(self)
         if stage != "predict":
             self.images.open()
 

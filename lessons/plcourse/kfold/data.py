@@ -13,6 +13,7 @@ import torch
 from plcourse.core.data import BatchLoader, Process, eval_loader, permutation, train_loader
 from plcourse.core.data.features import Standardiser, index_like
 from plcourse.core.data.frames import as_text, numbers, read_frame
+from plcourse.core.data.names import listed, restore_first
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.screen import say
 
@@ -53,12 +54,14 @@ class TableData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads the table, so that its errors come early."""
+        restore_first(self)
         _ = self.table
 
     @cached_property
     def table(self) -> "Table":
         """The whole table."""
-        return Table.read(self.source, self.path, self.target, self.group)
+        features = None if self._restored is None else self._restored.get("features")
+        return Table.read(self.source, self.path, self.target, self.group, features)
 
     @property
     def parts(self) -> dict[str, np.ndarray]:
@@ -71,7 +74,7 @@ class TableData(pl.LightningDataModule):
 
     @property
     def scale(self) -> dict[str, Any]:
-        """``mean`` and ``std`` of each feature, ``target_mean`` and ``target_std``, of the training part alone."""
+        """``mean`` and ``std`` of the ``features``, ``target_mean`` and ``target_std``, of the training part alone."""
         if self._restored is not None:
             return self._restored
         features, targets = self.table.features[self.parts["train"]], self.table.targets[self.parts["train"]]
@@ -81,6 +84,7 @@ class TableData(pl.LightningDataModule):
             "std": standardise.std.tolist(),
             "target_mean": float(target.mean[0]),
             "target_std": float(target.std[0]),
+            "features": self.table.names,
         }
 
     @property
@@ -142,7 +146,15 @@ class TableData(pl.LightningDataModule):
         return self.scale
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what the checkpoint was trained with."""
+        """Takes over what the checkpoint was trained with: features are chosen and ordered by their names.
+
+        Raises:
+            UserError: the table is open already and lacks a column.
+        """
+        if "table" in self.__dict__ and self.table.names != state_dict.get("features", self.table.names):
+            # which rows are for the test follows from the content of the rows, so they are chosen anew
+            del self.table
+            self._parts = None
         self._restored = state_dict
 
     @property
@@ -203,18 +215,33 @@ class Table:
         self.units = np.unique(whole, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     @classmethod
-    def read(cls, source: str, path: str | None, target: str, group: str | None) -> "Table":
+    def read(
+        cls, source: str, path: str | None, target: str, group: str | None, features: Sequence[str] | None = None
+    ) -> "Table":
         """Reads a source.
+
+        Args:
+            source: one of `SOURCES`.
+            path: the file of a ``table_file``.
+            target: the column to predict.
+            group: a column that is no feature; None for none.
+            features: the columns that a model was trained on, in their order; None takes all that are nothing else.
 
         Raises:
             UserError: no such source, file or column, a value that is missing, or a column that is no number.
         """
         frame = _frame(source, path)
-        for column in (target, *([group] if group else [])):
+        for column in (target, *([group] if group else []), *(features or [])):
             if column not in frame:
                 raise UserError(f"{source} has no column '{column}'{nearest(column, frame.columns)}")
-        values = {name: _values(source, name, frame) for name in map(str, frame) if name != group}
-        names = [name for name in values if name != target and not _left_out(source, name, values[name])]
+        own = [name for name in map(str, frame) if name != group]
+        known = own if features is None else [*features, target]
+        if further := [name for name in own if name not in known]:
+            say(f"{path or source}: the model was trained without {listed(further)}; left out")
+        values = {name: _values(source, name, frame) for name in known}
+        names = list(features or ())
+        if features is None:
+            names = [name for name in values if name != target and not _left_out(source, name, values[name])]
         groups = None
         if group is not None:
             cells = as_text(frame, group)

@@ -85,6 +85,14 @@ class FoldData(pl.LightningDataModule):
         """What the data predict."""
         return self.part.predict_dataloader()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the data of the fold know of its training part."""
+        return self.part.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what the model was trained with."""
+        self.part.load_state_dict(state_dict)
+
     def __getattr__(self, name: str) -> Any:
         """Sizes, label names and whatever else the data of the fold have."""
         part = self.__dict__.get("part")

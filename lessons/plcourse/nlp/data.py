@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 
 from plcourse.core.data import BatchLoader, OnError, Process, delegated, eval_loader, run_seed, train_loader
 from plcourse.core.data.lines import read_lines
+from plcourse.core.data.names import restore_first
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
 from plcourse.nlp.corpora import OneText, Prompts, read_prompts, stream_of
@@ -76,6 +77,7 @@ class TextData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens and splits the texts; the prediction of a new file needs only the checkpoint."""
+        restore_first(self)
         if not (stage == "predict" and self.predict_path):
             self.parts.open()
 
@@ -180,6 +182,7 @@ class LanguageData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads and splits the text; a prediction needs only the checkpoint."""
+        restore_first(self)
         if stage != "predict":
             self.parts.open()
 
@@ -223,5 +226,5 @@ class LanguageData(pl.LightningDataModule):
         return self.parts.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what the model was trained with."""
-        self.parts.load_state_dict(state_dict)
+        """Takes over what the model was trained with; its classes mean nothing to a language model."""
+        self.parts.load_state_dict({name: value for name, value in state_dict.items() if name != "label_names"})

@@ -24,6 +24,7 @@ from plcourse.core.data import (
     split,
     training_parts,
 )
+from plcourse.core.data.names import adopt_classes
 from plcourse.core.data.texts import TextSource, open_texts
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
@@ -159,11 +160,8 @@ class TextParts:
         if source.rejected:
             first, reason = source.rejected[0]
             say(f"{source.name}: {len(source.rejected)} rows left out; the first is {first}: {reason}")
-        if self._restored is not None and self._restored["label_names"] != source.label_names:
-            there = self._restored["label_names"]
-            raise UserError(
-                f"the checkpoint was trained on classes {there}, but {source.name} has {source.label_names}"
-            )
+        if self._label_names is not None:
+            adopt_classes(source, self._label_names)
         return source
 
     @cached_property
@@ -182,9 +180,14 @@ class TextParts:
         return fit_tokenizer(self.kind, self.texts("train"), self.vocab_size)
 
     @property
+    def _label_names(self) -> list[str] | None:
+        """The classes of the model; None before it is known, and of one that knows no classes."""
+        return None if self._restored is None else self._restored.get("label_names")
+
+    @property
     def label_names(self) -> list[str]:
         """One name per class."""
-        return self.source.label_names if self._restored is None else self._restored["label_names"]
+        return self.source.label_names if self._label_names is None else self._label_names
 
     def texts(self, part: str) -> list[str]:
         """The texts of a part."""
@@ -220,8 +223,14 @@ class TextParts:
         return {"tokenizer": self.tokenizer.state_dict(), "label_names": list(self.label_names)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what a checkpoint was trained with."""
+        """Takes over what a checkpoint was trained with; without ``label_names`` the texts may have any classes.
+
+        Raises:
+            UserError: the texts are open already and have a class that the model does not know.
+        """
         self._restored = state
+        if "source" in self.__dict__ and self._label_names is not None:
+            adopt_classes(self.source, self._label_names)
         self.__dict__.pop("tokenizer", None)
 
     @property

@@ -7,6 +7,7 @@ from typing import Any, Self
 import pytorch_lightning as pl
 
 from plcourse.core.data import BatchLoader, ImageSize, MaskParts, OnError, Resize, delegated
+from plcourse.core.data.names import restore_first
 from plcourse.vision.augment import Albumentations
 
 
@@ -82,6 +83,7 @@ class VisionData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens and splits the source; prediction of new files needs only the checkpoint."""
+        restore_first(self)
         if self.is_open:
             self.parts.open()
 

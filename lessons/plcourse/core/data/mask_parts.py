@@ -12,11 +12,11 @@ from plcourse.core.data.folder import open_files
 from plcourse.core.data.images import ImageSet, Normalisation, Process, eval_loader, train_loader
 from plcourse.core.data.loader import BatchLoader
 from plcourse.core.data.masks import MaskSource, open_masks, prepare_masks
+from plcourse.core.data.names import adopt_mask_names
 from plcourse.core.data.parts import ImageParts, report_rejected
 from plcourse.core.data.randoms import keys_of, run_seed
 from plcourse.core.data.resize import ImageSize, Resize, check_resize, window_of
 from plcourse.core.data.sources import OnError
-from plcourse.core.errors import UserError
 
 
 class JointAugmentation(Protocol):
@@ -150,12 +150,15 @@ class MaskParts:
     def open(self) -> None:
         """Opens and splits the source now, so that its errors come early."""
         self.images.open()
-        self._check_masks()
+        _ = self.source
 
     @property
     def source(self) -> MaskSource:
-        """The opened source."""
-        return cast(MaskSource, self.images.source)
+        """The opened source, its classes numbered as the model knows them."""
+        source = cast(MaskSource, self.images.source)
+        if self._restored is not None:
+            adopt_mask_names(source, self._restored)
+        return source
 
     @property
     def mask_names(self) -> list[str]:
@@ -170,11 +173,13 @@ class MaskParts:
         """Takes over what a checkpoint was trained with.
 
         Raises:
-            UserError: the source is open already and has other classes, masks or another image shape.
+            UserError: the source is open already and has a class, of images or of pixels, that the model does not
+                know, or images of another shape.
         """
         self.images.load_state_dict({key: value for key, value in state.items() if key != "mask_names"})
         self._restored = list(state["mask_names"])
-        self._check_masks()
+        if "source" in self.images.__dict__:
+            _ = self.source
 
     def train_loader(
         self, trainer: Trainer | None, batch_size: int, augment: JointAugmentation | None = None, num_workers: int = 0
@@ -208,12 +213,3 @@ class MaskParts:
         anew.images = self.images.with_split(train_ids, val_ids)
         anew._restored = None
         return anew
-
-    def _check_masks(self) -> None:
-        if self._restored is None or "source" not in self.images.__dict__:
-            return
-        if self._restored != self.source.mask_names:
-            raise UserError(
-                f"the checkpoint was trained on masks of {self._restored}, but {self.source.name} has "
-                f"{self.source.mask_names}"
-            )

@@ -58,6 +58,10 @@ class MaskSource(Source, Protocol):
         """One mask before it was resized: uint8 [H, W], the size of what `read_raw` gives."""
         ...
 
+    def renumber_masks(self, lookup: np.ndarray, names: Sequence[str]) -> None:
+        """Gives the classes of pixels other numbers: `lookup` (uint8 [256]) has the new ones, `names` their names."""
+        ...
+
 
 def open_masks(
     name: str,
@@ -175,6 +179,11 @@ class PairedFiles:
         """One mask as it is before it is resized: uint8 [H, W]."""
         height, width = self.sizes[index].tolist()
         return self._classes(index, (height, width))
+
+    def renumber_masks(self, lookup: np.ndarray, names: Sequence[str]) -> None:
+        """Gives the classes of pixels other numbers: `lookup` (uint8 [256]) has the new ones, `names` their names."""
+        self._lookup, self.mask_names = lookup[self._lookup], list(names)
+        self._cached[:] = False
 
     def _decoded(self, index: int) -> torch.Tensor:
         height, width = self.sizes[index].tolist()

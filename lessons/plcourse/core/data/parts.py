@@ -19,6 +19,7 @@ from plcourse.core.data.images import (
     train_loader,
 )
 from plcourse.core.data.loader import BatchLoader
+from plcourse.core.data.names import adopt_classes
 from plcourse.core.data.protocols import Source
 from plcourse.core.data.randoms import run_seed
 from plcourse.core.data.resize import ImageSize, Resize, check_resize, size_of
@@ -95,7 +96,7 @@ class ImageParts:
             source = open_source(self.name, self.root, self.image_size, self.on_error, self._resize)
         report_rejected(source)
         if self._restored is not None:
-            self._check_same(self._restored, source)
+            self._adopt(self._restored, source)
         return source
 
     @cached_property
@@ -154,10 +155,10 @@ class ImageParts:
         """Takes over what a checkpoint was trained with.
 
         Raises:
-            UserError: the source is open already and has other classes or another image shape.
+            UserError: the source is open already and has a class that the model does not know, or another image shape.
         """
         if "source" in self.__dict__:
-            self._check_same(state, self.source)
+            self._adopt(state, self.source)
         self._restored = state
 
     def train_loader(
@@ -224,9 +225,10 @@ class ImageParts:
         anew.__dict__.pop("_fitted", None)
         return anew
 
-    def _check_same(self, state: dict[str, Any], source: Source) -> None:
+    def _adopt(self, state: dict[str, Any], source: Source) -> None:
+        """Numbers the classes as the model knows them, and refuses images of another shape."""
+        adopt_classes(source, state["label_names"])
         for what, there, here in (
-            ("classes", state["label_names"], source.label_names),
             ("images of shape", state["shape"], list(source.shape)),
             ("images resized by", state.get("resize", self._resize), self._resize),
         ):

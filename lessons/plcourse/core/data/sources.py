@@ -116,6 +116,11 @@ class ArraySource:
         """One image as it was before `resize_to`: uint8 [C, H, W]."""
         return self._raw[index]
 
+    def renumber_masks(self, lookup: np.ndarray, names: Sequence[str]) -> None:
+        """Gives the classes of pixels other numbers: `lookup` (uint8 [256]) has the new ones, `names` their names."""
+        assert self.masks is not None
+        self.masks, self.mask_names = torch.from_numpy(lookup)[self.masks.long()], list(names)
+
     @property
     def sizes(self) -> np.ndarray:
         """int64 [N, 2]: height and width of each image before any scaling, here its own."""
