@@ -121,3 +121,10 @@ def test_other_data_make_another_plan() -> None:
     plans = [plan_folds(Labelled(labels), 3).terms for labels in (CLASSES, CLASSES.copy(), np.roll(CLASSES, 1))]
     assert plans[0] == plans[1]
     assert plans[0]["fingerprint"] != plans[2]["fingerprint"]
+
+
+def test_a_fold_that_would_be_scored_on_a_class_it_never_saw_is_refused() -> None:
+    labels, groups = np.array([0] * 6 + [1] * 2), np.array([0, 1, 2, 0, 1, 2, 3, 3])
+    with pytest.raises(UserError, match=r"fold \d: all samples of class 1 are held out"):
+        plan_folds(Labelled(labels, groups), n_splits=2, stratified=False)
+    assert len(plan_folds(Labelled(labels.astype(float), groups), n_splits=2).folds) == 2

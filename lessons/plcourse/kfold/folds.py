@@ -105,7 +105,8 @@ def plan_folds(
 
     Raises:
         UserError: no such data module, a number out of range, fewer samples or groups than folds, a class with fewer
-            samples than folds, strata of values that are no classes, or groups where the data have none.
+            samples than folds, strata of values that are no classes, groups where the data have none, or a fold whose
+            training part lacks a class that is held out.
     """
     check_splittable(data)
     if n_splits < 2:
@@ -121,7 +122,9 @@ def plan_folds(
         raise UserError(f"groups is true, but the samples of {type(data).__name__} have no groups: leave it out")
     grouped = group_of is not None if groups is None else groups
     _check_numbers(ids, labels, group_of if grouped else None, n_splits, stratified, classes)
-    parts = _cut(labels, group_of if grouped else None, n_splits, n_repeats, stratified, random_state)
+    parts = list(_cut(labels, group_of if grouped else None, n_splits, n_repeats, stratified, random_state))
+    if classes:
+        _check_classes(labels, parts)
     folds = [
         Fold(number, number // n_splits, [ids[i] for i in train.tolist()], [ids[i] for i in val.tolist()])
         for number, (train, val) in enumerate(parts)
@@ -171,6 +174,16 @@ def _check_numbers(
             f"n_splits is {n_splits}, but class {few} has {counts.min()} samples: make it at most {counts.min()}, or "
             "set stratified to false"
         )
+
+
+def _check_classes(labels: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    for number, (train, val) in enumerate(parts):
+        lacking = np.setdiff1d(labels[val], labels[train])
+        if len(lacking):
+            raise UserError(
+                f"fold {number}: all samples of class {lacking[0]} are held out, so that its model cannot know the "
+                "class; stratify the folds, use a larger n_splits, or leave the class out"
+            )
 
 
 def _cut(

@@ -185,3 +185,12 @@ def test_a_class_too_small_for_the_parts_is_named(make_source):
     with pytest.raises(UserError, match="class 'class1' has 2 distinct samples, too few for 3 parts"):
         split(source, 2, 2)
     assert _sizes(split(source, 0, 2))["test"] == 2
+
+
+def test_a_class_that_training_lacks_is_refused(make_source):
+    source = make_source(list(range(9)), [0, 0, 0, 1, 1, 1, 2, 0, 1])
+    source.parts = {"train": np.arange(6), "test": np.arange(6, 9)}
+    with pytest.raises(UserError, match=r"class 'class2' is in test .1 of 3 samples. but not in training"):
+        split(source, 2, 0)
+    source.labels[6] = -1  # without a label
+    assert _sizes(split(source, 2, 0)) == {"train": 4, "val": 2, "test": 3}

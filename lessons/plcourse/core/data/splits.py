@@ -42,8 +42,9 @@ def split(
         ``train``, ``val``, ``test``: sorted int64 index arrays, no index twice.
 
     Raises:
-        UserError: sizes that leave a class without a training sample, a class with too few samples, or a part smaller
-            than every set of duplicates that could go into it.
+        UserError: sizes that leave a class without a training sample, a class with too few samples, a class of a
+            part that the source came with and that training lacks, or a part smaller than every set of duplicates
+            that could go into it.
         ValueError: a size that is negative, or a float of 1 or more.
     """
     own = source.parts or {}
@@ -69,7 +70,30 @@ def split(
     parts = {part: np.sort(kept.get(part, chosen.get(part, _EMPTY))).astype(np.int64) for part in PARTS}
     parts["train"] = np.sort(chosen["train"])
     assert not overlap(parts, source), "a sample is in two parts"
+    check_classes(parts, source)
     return parts
+
+
+def check_classes(parts: dict[str, np.ndarray], source: Labelled) -> None:
+    """Refuses a class that is validated or tested but not trained on: no model can know it.
+
+    Args:
+        parts: index arrays by ``train``, ``val``, ``test``.
+        source: where the samples are; a label of -1 is no class.
+
+    Raises:
+        UserError: the first such class.
+    """
+    known = np.unique(source.labels[parts["train"]])
+    for part in ("val", "test"):
+        labels = source.labels[parts[part]]
+        lacking = labels[(labels >= 0) & ~np.isin(labels, known)]
+        if len(lacking):
+            name, n = source.label_names[lacking[0]], int((lacking == lacking[0]).sum())
+            raise UserError(
+                f"{source.name}: class '{name}' is in {part} ({n} of {len(labels)} samples) but not in training, so no "
+                "model can know it; add training samples of it, or leave it out"
+            )
 
 
 def overlap(parts: dict[str, np.ndarray], source: Labelled) -> list[tuple[str, str, str]]:
