@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import pytorch_lightning as pl
@@ -227,12 +228,21 @@ def test_all_verbs(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str
     assert "src=" not in page
     (file,) = (run.path / "predictions").glob("*.parquet")
     assert {"id", "label", "label_name", "probability"} <= set(pq.read_table(file).column_names)
+    written = pd.read_csv(tmp_path / "mine.csv", dtype=str, keep_default_na=False)
+    predicted = pq.read_table(file).to_pandas()
+    rows = written.iloc[predicted["id"].str.removeprefix("mine/").astype(int)]
+    assert predicted["text"].tolist() == rows["text"].tolist()
+    right = predicted["label_name"].astype(str).to_numpy() == rows["label"].to_numpy()
+    assert metrics["test/accuracy"] == pytest.approx(right.mean())
     new = tmp_path / "new.txt"
-    new.write_text("a lovely , tender film .\nthe plot was dull and clumsy .\n")
+    new.write_bytes("a lovely\u2028, tender\x0c film .\r\n\r\nthe plot was dull and clumsy .".encode())
     (tmp_path / "mine.csv").unlink()  # new texts need the checkpoint alone
     main(["predict", "--run", str(run.path), f"--data.init_args.predict_path={new}"])
     (file,) = (run.path / "predictions").glob("*.parquet")
-    assert pq.read_table(file)["label_name"].to_pylist() == ["good", "bad"]
+    table_of_new = pq.read_table(file)
+    assert table_of_new["label_name"].to_pylist() == ["good", "bad"]
+    assert table_of_new["id"].to_pylist() == ["line/00001", "line/00003"]
+    assert table_of_new["text"].to_pylist() == ["a lovely\u2028, tender\x0c film .", "the plot was dull and clumsy ."]
     assert Tokenizer.from_file(str(run.path / "tokenizer.json")).get_vocab_size() <= 200
 
 

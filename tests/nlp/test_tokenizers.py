@@ -14,6 +14,7 @@ from plcourse.nlp.tokenizers import (
     check_known,
     fit_tokenizer,
     load_tokenizer,
+    report_unknown,
 )
 
 TEXTS = [" ".join(COMMON), " ".join(WORDS["good"]), " ".join(WORDS["bad"])] * 3
@@ -76,3 +77,21 @@ def test_an_unseen_character_of_a_prompt_is_named() -> None:
 def test_a_vocabulary_without_room_is_refused(kind: Kind, size: int) -> None:
     with pytest.raises(ValueError, match=f"vocab_size={size}: {kind} need {size + 1} or more"):
         fit_tokenizer(kind, TEXTS, size)
+
+
+def test_unknown_tokens_are_counted_and_another_tokenizer_recommended(capsys: pytest.CaptureFixture[str]) -> None:
+    chinese = ["这部电影很好看", "剧情非常无聊", "演员表演精彩"]
+    words = fit_tokenizer("words", [*TEXTS, *TEXTS], 300)
+    report_unknown(words, words.encode(chinese), "new.txt")
+    said = capsys.readouterr().out
+    assert "new.txt: 100.0% of 3 tokens are unknown to the tokenizer (words)" in said
+    assert "--data.init_args.tokenizer characters or bpe" in said
+    report_unknown(words, words.encode(TEXTS), "train")
+    assert capsys.readouterr().out.endswith("tokens are unknown to the tokenizer (words)\n")
+    letters = CharacterTokenizer("ab")
+    report_unknown(letters, letters.encode(["abc", "a"]), "test")
+    assert "test: 25.0% of 4 tokens are unknown" in (said := capsys.readouterr().out)
+    assert "a larger --data.init_args.vocab_size" in said
+    bytes_ = fit_tokenizer("bpe", TEXTS, 300)
+    report_unknown(bytes_, bytes_.encode(chinese), "test")
+    assert not capsys.readouterr().out

@@ -11,7 +11,7 @@ from plcourse.core.data.lines import read_lines, read_text
 from plcourse.core.errors import UserError
 from plcourse.nlp.parts import TextParts
 from plcourse.nlp.streams import Stream
-from plcourse.nlp.tokenizers import END, Kind, TextTokenizer, check_known, fit_tokenizer, load_tokenizer
+from plcourse.nlp.tokenizers import END, Kind, TextTokenizer, check_known, fit_tokenizer, load_tokenizer, report_unknown
 
 PARTS = ("train", "val", "test")
 
@@ -81,7 +81,9 @@ class OneText:
 
 def stream_of(parts: TextParts | OneText, part: str) -> Stream:
     """The tokens of one part, one behind the other."""
-    return Stream(parts.texts(part), parts.tokenizer)
+    stream = Stream(parts.texts(part), parts.tokenizer)
+    report_unknown(parts.tokenizer, [stream.tokens], part)
+    return stream
 
 
 class Prompts:

@@ -98,7 +98,8 @@ class TextData(pl.LightningDataModule):
         if self.predict_path is None:
             return self.test_dataloader()
         lines = read_lines(self.predict_path)
-        data = self.parts.new_tokens([line for _, line in lines], [f"line/{number:05d}" for number, _ in lines])
+        ids = [f"line/{number:05d}" for number, _ in lines]
+        data = self.parts.new_tokens([line for _, line in lines], ids, self.predict_path)
         return eval_loader(data, self.eval_batch_size, Process.of(self.trainer), self.num_workers)
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:

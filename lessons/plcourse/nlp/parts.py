@@ -25,10 +25,11 @@ from plcourse.core.data import (
     training_parts,
 )
 from plcourse.core.data.names import adopt_classes
+from plcourse.core.data.splits import check_classes
 from plcourse.core.data.texts import TextSource, open_texts
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
-from plcourse.nlp.tokenizers import PAD, UNKNOWN, Kind, TextTokenizer, fit_tokenizer, load_tokenizer
+from plcourse.nlp.tokenizers import PAD, UNKNOWN, Kind, TextTokenizer, fit_tokenizer, load_tokenizer, report_unknown
 
 _BUCKET = 50  # batches whose texts are sorted by length together
 
@@ -40,9 +41,17 @@ class TokenSet:
         tokens: N arrays of tokens, cut to the length that is wanted; an empty one becomes a single unknown token.
         labels: int64 [N], -1 where unknown.
         ids: N names.
+        texts: the N texts, which batches then carry along as ``written``, for predictions; None leaves them out.
     """
 
-    def __init__(self, tokens: Sequence[np.ndarray], labels: np.ndarray, ids: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[np.ndarray],
+        labels: np.ndarray,
+        ids: Sequence[str],
+        texts: Sequence[str] | None = None,
+    ) -> None:
+        self.texts = texts
         self.tokens = [each if len(each) else np.array([UNKNOWN], np.int32) for each in tokens]
         self.labels, self.ids = torch.from_numpy(labels), list(ids)
         self.lengths = np.array([len(each) for each in self.tokens], np.int64)
@@ -56,7 +65,9 @@ class TokenSet:
         text_BT = np.full((len(indices), length_B.max()), PAD, np.int64)
         for row, index in enumerate(indices.tolist()):
             text_BT[row, : length_B[row]] = self.tokens[index]
+        written = {} if self.texts is None else {"written": [self.texts[i] for i in indices.tolist()]}
         return {
+            **written,
             "text": torch.from_numpy(text_BT),
             "length": torch.from_numpy(length_B),
             "label": self.labels[torch.from_numpy(indices)],
@@ -170,6 +181,7 @@ class TextParts:
         parts = split(self.source, *self.sizes, self.split_seed)
         if self.train_size is not None:
             parts["train"] = _first(parts["train"], self.source.labels, self.train_size, self.split_seed)
+            check_classes(parts, self.source)
         return parts
 
     @cached_property
@@ -194,17 +206,20 @@ class TextParts:
         return [self.source.texts[i] for i in self.parts[part].tolist()]
 
     def tokens(self, part: str) -> TokenSet:
-        """The tokenised texts of a part."""
-        indices = self.parts[part]
+        """The tokenised texts of a part; those of training come without the texts as written."""
+        indices, texts = self.parts[part], self.texts(part)
         ids = [self.source.ids[i] for i in indices.tolist()]
-        return TokenSet(self._encoded(self.texts(part)), self.source.labels[indices], ids)
+        encoded = self._encoded(texts, f"{self.source.name}, {part}")
+        return TokenSet(encoded, self.source.labels[indices], ids, texts if part != "train" else None)
 
-    def new_tokens(self, texts: Sequence[str], ids: Sequence[str]) -> TokenSet:
-        """Texts without labels, tokenised as the model was trained."""
-        return TokenSet(self._encoded(texts), np.full(len(texts), -1, np.int64), ids)
+    def new_tokens(self, texts: Sequence[str], ids: Sequence[str], name: str) -> TokenSet:
+        """Texts without labels, tokenised as the model was trained; `name` is what a report calls them."""
+        return TokenSet(self._encoded(texts, name), np.full(len(texts), -1, np.int64), ids, texts)
 
-    def _encoded(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [tokens[: self.max_length] for tokens in self.tokenizer.encode(texts)]
+    def _encoded(self, texts: Sequence[str], name: str) -> list[np.ndarray]:
+        encoded = self.tokenizer.encode(texts)
+        report_unknown(self.tokenizer, encoded, name)
+        return [tokens[: self.max_length] for tokens in encoded]
 
     def train_loader(self, trainer: Trainer | None, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Shuffled batches of similar length; each has a ``rank_weight``."""

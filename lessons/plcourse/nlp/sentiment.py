@@ -152,9 +152,10 @@ class SentimentClassifier(pl.LightningModule):
         self.test_scores.log_and_reset(self)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """The columns of a prediction: id, label, probability [B, K]."""
+        """The columns of a prediction: id, label, probability [B, K], and the text where the batch has it."""
         probability_BK = self(batch["text"], batch["length"]).softmax(dim=1)
-        return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
+        columns = {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
+        return {**columns, "text": batch["written"]} if "written" in batch else columns
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, as the config names them."""

@@ -18,14 +18,22 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from plcourse.core.errors import UserError
 from plcourse.core.runs import replace_file
+from plcourse.core.screen import say
 
 Kind = Literal["characters", "words", "bpe"]
 PAD, UNKNOWN, END = 0, 1, 2
 SPECIALS = ("<pad>", "<unk>", "<end>")
+_MANY = 0.2  # share of unknown tokens from which another tokenizer is recommended
 
 
 class TextTokenizer(Protocol):
-    """What the data modules and models ask of a tokenizer."""
+    """What the data modules and models ask of a tokenizer.
+
+    Attributes:
+        kind: ``characters``, ``words`` or ``bpe``.
+    """
+
+    kind: Kind
 
     @property
     def size(self) -> int:
@@ -55,6 +63,8 @@ class CharacterTokenizer:
     Args:
         symbols: the known characters, the first of them gets the number 3.
     """
+
+    kind: Kind = "characters"
 
     def __init__(self, symbols: str) -> None:
         self.symbols = symbols
@@ -112,7 +122,8 @@ class SubwordTokenizer:
     """
 
     def __init__(self, kind: Kind, inner: Tokenizer) -> None:
-        self.kind, self._inner = kind, inner
+        self.kind: Kind = kind
+        self._inner = inner
 
     @classmethod
     def fit(cls, texts: Sequence[str], vocab_size: int, kind: Kind) -> "SubwordTokenizer":
@@ -217,6 +228,30 @@ def check_known(tokenizer: TextTokenizer, text: str, what: str) -> None:
             f"{what}: character {unknown[0] + 1} is {symbol!r} (U+{ord(symbol):04X}), which the training text does not "
             "have; leave it out, or train on a text that has it"
         )
+
+
+def report_unknown(tokenizer: TextTokenizer, tokens: Sequence[np.ndarray], name: str) -> None:
+    """Says what fraction of some tokens the tokenizer does not know, and what to use instead if there are many.
+
+    Byte pairs know every text, so nothing is said of them.
+
+    Args:
+        tokenizer: made the tokens.
+        tokens: of each text.
+        name: what the line calls the texts.
+    """
+    if tokenizer.kind == "bpe" or not (total := sum(map(len, tokens))):
+        return
+    unknown = sum(int((each == UNKNOWN).sum()) for each in tokens) / total
+    advice = ""
+    if unknown >= _MANY and tokenizer.kind == "words":
+        advice = (
+            "; train with --data.init_args.tokenizer characters or bpe, since scripts without blanks, such as Chinese "
+            "or Thai, and texts with many rare words are not made of known words"
+        )
+    elif unknown >= _MANY:
+        advice = "; train with a larger --data.init_args.vocab_size, or with --data.init_args.tokenizer bpe"
+    say(f"{name}: {unknown:.1%} of {total:,} tokens are unknown to the tokenizer ({tokenizer.kind}){advice}")
 
 
 def _points(text: str) -> np.ndarray:
