@@ -160,7 +160,7 @@ class TestScoreColumn:
         with pytest.raises(UserError, match=r"has no column 'scores'; did you mean 'score'\?; there are id, score"):
             ScoreColumn(str(tmp_path / "scores.csv"), "scores")(samples)
         (tmp_path / "broken.parquet").write_bytes(b"no parquet")
-        with pytest.raises(UserError, match=r"broken\.parquet cannot be read: "):
+        with pytest.raises(UserError, match=r"cannot read the table '.*broken\.parquet'"):
             ScoreColumn(str(tmp_path / "broken.parquet"))(samples)
         with pytest.raises(UserError, match=r"ends in \.csv or \.parquet"):
             ScoreColumn("scores.txt")(samples)

@@ -8,6 +8,7 @@ never imports torch.
 
 import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -152,7 +153,7 @@ class Run:
             raise UserError(f"cannot read '{file}': {error}") from error
         whole = text[: text.rfind("\n") + 1]
         rows: list[dict[str, Any]] = []
-        reader = csv.DictReader(whole.splitlines())
+        reader = csv.DictReader(io.StringIO(whole, newline=""))
         while True:
             row = None
             try:

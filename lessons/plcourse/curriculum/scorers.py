@@ -27,6 +27,7 @@ import torch
 
 from plcourse.core.checkpoint import load
 from plcourse.core.data import Batch, BatchLoader
+from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.runs import Run, runs_root
 
@@ -283,29 +284,18 @@ def _scores_from(path: Path, column: str, samples: TrainingSamples, repeats: boo
 
 
 def _read_columns(path: Path, column: str) -> tuple[list[str], np.ndarray]:
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
     if path.suffix not in (".csv", ".parquet"):
         raise UserError(f"{path}: a file of scores ends in .csv or .parquet")
     if not path.is_file():
         near = nearest(path.name, [each.name for each in path.parent.glob("*")]) if path.parent.is_dir() else ""
         raise UserError(f"there is no file of scores '{path}'{near}")
-    try:
-        if path.suffix == ".csv":
-            as_text = csv.ConvertOptions(column_types={"id": pa.string()})
-            table = csv.read_csv(path, convert_options=as_text)
-        else:
-            table = parquet.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    frame = read_frame(path)
     for name in ("id", column):
-        if name not in table.column_names:
-            there = ", ".join(table.column_names)
-            raise UserError(f"{path} has no column '{name}'{nearest(name, table.column_names)}; there are {there}")
-    try:
-        values = table.column(column).cast(pa.float64())
-    except pa.ArrowException as error:
-        raise UserError(f"{path}: the column '{column}' does not hold numbers") from error
-    ids = table.column("id").cast(pa.string()).to_pylist()
-    return ids, values.to_numpy(zero_copy_only=False)
+        if name not in frame:
+            raise UserError(f"{path} has no column '{name}'{nearest(name, frame)}; there are {', '.join(frame)}")
+    ids, values = as_text(frame, "id"), numbers(frame, column)
+    if ids.isna().any():
+        raise UserError(f"{path}, row {int(np.flatnonzero(ids.isna())[0])}: the id is missing")
+    if len(values) and np.isnan(values).all():
+        raise UserError(f"{path}: the column '{column}' does not hold numbers")
+    return ids.tolist(), values

@@ -168,7 +168,7 @@ class TestMaskFolder:
             ({"a": np.full((16, 16), 300, np.uint16)}, None, "it has the value 300; classes are 0 to 254"),
             ({}, "file,label\na.png,cat\nb.png,dog\n", "has no label for 'c.png'"),
             ({}, "name,label\na.png,cat\n", "has no column 'file'"),
-            ({}, "", "has no column 'file': its first line is empty"),
+            ({}, "", "labels.csv': it is empty"),
             ({}, "file,label\na.png,\n", "line 2: a file and a label are needed"),
             ({}, "file,label\na.png,cat\na.png,dog\n", "'a.png' is there twice"),
             ({}, "file,label\n" + "".join(f"{n}.png,cat\n" for n in "abcdef"), "1 label(s); a classifier takes two"),

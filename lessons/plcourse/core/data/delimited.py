@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -39,18 +40,29 @@ def read_delimited(file: Path, quoted: bool) -> pd.DataFrame:
         UserError: an encoding that is not known, a separator that cannot be told, two columns of the same name, a row
             with too many cells, or a quote that is out of place.
     """
+    with _long_cells():
+        return _parser(file, quoted).frame()
+
+
+def line_of(file: Path, row: int, quoted: bool = True) -> int:
+    """The line of a file, from 1, in which a row begins; rows count from 0 behind the first line."""
+    with _long_cells():
+        parser = _parser(file, quoted)
+        start, _, _ = next(islice(parser.rows(), row + 1, None))
+        return start + parser.skip
+
+
+def _parser(file: Path, quoted: bool) -> "_Parser":
     text = with_line_feeds(decoded(file, "table"))
     skip, separator = 0, None
     if found := re.match(r"sep=(.)\r?\n", text):  # Excel's note on the separator
         separator, skip, text = found[1], 1, text[found.end() :]
     if not text.strip():
         raise UserError(f"cannot read the table '{file}': it is empty")
-    first = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
+    first = _first_line(text)
     quoted = quoted or re.fullmatch(r'"[^"\t]*"(\t"[^"\t]*")*', first) is not None
     separator = separator or _separator(file, text, first, quoted)
-    parser = _Parser(file, text, separator, quoted, skip)
-    with _long_cells():
-        return parser.frame()
+    return _Parser(file, text, separator, quoted, skip)
 
 
 @dataclass
@@ -111,7 +123,10 @@ class _Parser:
         """
         quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         lines = io.StringIO(self.text, newline="\n")
-        reader = csv.reader(lines, delimiter=self.separator, quoting=quoting, strict=True)
+        first = _first_line(self.text)
+        # written "a, b" in the first line, the blank belongs to the separator
+        spaced = 0 < first.count(self.separator) == first.count(f"{self.separator} ")
+        reader = csv.reader(lines, delimiter=self.separator, quoting=quoting, strict=True, skipinitialspace=spaced)
         start = 1
         while True:
             try:
@@ -173,6 +188,10 @@ class _Parser:
             f"{self.file}: {n:,} rows; {len(rows):,} of them hold line breaks within quotes, the first in line "
             f"{self._broken[0][1] + self.skip}"
         )
+
+
+def _first_line(text: str) -> str:
+    return text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
 
 
 def _columns(rows: list[list[str]], names: Sequence[str]) -> pa.Table:

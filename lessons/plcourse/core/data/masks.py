@@ -9,7 +9,6 @@
 A mask has one class per pixel; `IGNORE` says that a pixel belongs to none and is neither trained on nor scored.
 """
 
-import csv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +20,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from plcourse.core.data.classes import class_names
+from plcourse.core.data.delimited import line_of
 from plcourse.core.data.folder import CACHE_BYTES, DECODE_ERRORS, FolderSource, check_size, images_below, reason_of
+from plcourse.core.data.frames import as_text, read_frame
 from plcourse.core.data.photos import digits_on_photos
 from plcourse.core.data.protocols import Source
 from plcourse.core.data.resize import ImageSize, Resize, check_resize, size_of, window_of
@@ -392,29 +394,23 @@ def _mask_of(folder: Path, name: str) -> Path:
 
 
 def _labels(path: Path) -> dict[str, str]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            columns = [name.strip() for name in rows.fieldnames or ()]
-            rows.fieldnames = columns
-            for column in ("file", "label"):
-                if column not in columns:
-                    raise UserError(
-                        f"'{path}' has no column '{column}': its first line is {','.join(columns) or 'empty'}, and "
-                        "should be file,label"
-                    )
-            found: dict[str, str] = {}
-            for row in rows:
-                name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
-                if not name or not label:
-                    raise UserError(f"'{path}', line {rows.line_num}: a file and a label are needed, not {row}")
-                if name in found:
-                    raise UserError(f"'{path}', line {rows.line_num}: '{name}' is there twice")
-                found[name] = label
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read '{path}': {reason_of(error)}") from error
-    if len(set(found.values())) < 2:
-        raise UserError(f"'{path}' has {len(set(found.values()))} label(s); a classifier takes two or more")
+    frame = read_frame(path)
+    for column in ("file", "label"):
+        if column not in frame:
+            raise UserError(
+                f"'{path}' has no column '{column}': its first line is {','.join(frame)}, and should be file,label"
+            )
+    found: dict[str, str] = {}
+    for row, (name, label) in enumerate(zip(as_text(frame, "file"), as_text(frame, "label"), strict=True)):
+        if name is None or label is None or not label.strip():
+            line = line_of(path, row)
+            raise UserError(f"'{path}', line {line}: a file and a label are needed, not '{name or ''},{label or ''}'")
+        if name in found:
+            raise UserError(f"'{path}', line {line_of(path, row)}: '{name}' is there twice")
+        found[name] = label
+    names = class_names(str(path), found.values())
+    if len(names) < 2:
+        raise UserError(f"'{path}' has {len(names)} label(s); a classifier takes two or more")
     return found
 
 

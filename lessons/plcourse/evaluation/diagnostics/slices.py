@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plcourse.core.data.frames import read_frame
+from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.errors import UserError
 from plcourse.core.intervals import wilson
 from plcourse.evaluation.scores import Diagnostic, Scores
@@ -62,7 +62,7 @@ class WorstSlices(Diagnostic):
         frame = read_frame(path)
         if "id" not in frame:
             raise UserError(f"{path} has no column 'id'; it has {', '.join(frame)}")
-        rows = frame.assign(id=frame["id"].astype(str)).drop_duplicates("id").set_index("id")
+        rows = frame.assign(id=as_text(frame, "id")).drop_duplicates("id").set_index("id")
         known = rows.reindex([str(name) for name in ids])
         if known.isna().all(axis=None):
             raise UserError(f"{path}: no id is one of the samples'; theirs look like {ids[0]!r}")
@@ -70,8 +70,9 @@ class WorstSlices(Diagnostic):
 
 
 def _cut(values: np.ndarray) -> np.ndarray:
-    """The slice of each value [N], by name: the value itself, or of many numbers the quarter it is in."""
-    column = pd.Series(values)
-    if pd.api.types.is_numeric_dtype(column) and column.nunique() > _VALUES:
-        column = pd.Series(pd.qcut(column, 4, duplicates="drop"))
-    return column.astype(str).to_numpy()
+    """The slice of each value [N], by name: the value as written, or of many numbers the quarter it is in."""
+    column = pd.DataFrame({"value": pd.Series(values)})
+    text, value = as_text(column, "value"), pd.Series(numbers(column, "value"))
+    if np.isfinite(value[text.notna()]).all() and value.nunique() > _VALUES:
+        text = pd.Series(pd.qcut(value, 4, duplicates="drop")).astype(object).where(text.notna())
+    return text.fillna("missing").astype(str).to_numpy()
