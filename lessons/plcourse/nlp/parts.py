@@ -181,6 +181,7 @@ class TextParts:
         parts = split(self.source, *self.sizes, self.split_seed)
         if self.train_size is not None:
             parts["train"] = _first(parts["train"], self.source.labels, self.train_size, self.split_seed)
+        if self._restored is None:
             check_classes(parts, self.source)
         return parts
 

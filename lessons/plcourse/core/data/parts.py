@@ -24,7 +24,7 @@ from plcourse.core.data.protocols import Source
 from plcourse.core.data.randoms import run_seed
 from plcourse.core.data.resize import ImageSize, Resize, check_resize, size_of
 from plcourse.core.data.sources import OnError, open_source, prepare
-from plcourse.core.data.splits import duplicate_groups, split, training_parts
+from plcourse.core.data.splits import check_classes, duplicate_groups, split, training_parts
 from plcourse.core.data.transforms import Augmentation
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
@@ -102,7 +102,10 @@ class ImageParts:
     @cached_property
     def parts(self) -> dict[str, np.ndarray]:
         """Sorted int64 index arrays by ``train``, ``val``, ``test``."""
-        return split(self.source, self.val_size, self.test_size, self.split_seed)
+        parts = split(self.source, self.val_size, self.test_size, self.split_seed)
+        if self._restored is None:
+            check_classes(parts, self.source)
+        return parts
 
     @cached_property
     def _fitted(self) -> Normalisation:
