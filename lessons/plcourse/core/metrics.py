@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassStatScores
 
 
 class SampleMean(Metric):
@@ -73,6 +73,32 @@ class StepMeans:
         return sums
 
 
+def in_full(scores: Tensor) -> Tensor:
+    """The scores in single precision or better, whatever precision the model computes in."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def probabilities(scores: Tensor, dim: int = 1) -> Tensor:
+    """The softmax in single precision or better; its largest entry is the decision, in every place that takes one."""
+    return in_full(scores).softmax(dim)
+
+
+class AccuracyPerClass(MulticlassStatScores):
+    """The accuracy of each class [K]; nan for a class without samples, which has none.
+
+    Args:
+        num_classes: classes, 2 or more.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, average="none")
+
+    def compute(self) -> Tensor:
+        """The accuracy of each class over all samples of all processes."""
+        right_K, _, _, missed_K = self._final_state()
+        return right_K.double() / (right_K + missed_K)  # 0 / 0 is nan
+
+
 class ClassificationScores(nn.Module):
     """Loss, accuracy and macro F1 of one stage, exact over all samples and processes.
 
@@ -90,10 +116,16 @@ class ClassificationScores(nn.Module):
             prefix=f"{stage}/",
         )
 
-    def update(self, logits_BK: Tensor, label_B: Tensor) -> None:
-        """Adds the scores of some samples."""
-        self.loss.update(functional.cross_entropy(logits_BK, label_B, reduction="none"))
-        self.rates.update(logits_BK, label_B)
+    def update(self, logits_BK: Tensor, label_B: Tensor, predicted_B: Tensor | None = None) -> None:
+        """Adds the scores of some samples.
+
+        Args:
+            logits_BK: class scores, of which single precision or better is made.
+            label_B: the true classes.
+            predicted_B: the classes decided for; None decides by `probabilities`, as the models' predictions do.
+        """
+        self.loss.update(functional.cross_entropy(in_full(logits_BK), label_B, reduction="none"))
+        self.rates.update(probabilities(logits_BK).argmax(dim=1) if predicted_B is None else predicted_B, label_B)
 
     def log_and_reset(self, module: pl.LightningModule) -> None:
         """Logs the scores and starts anew; a collective, to be called on every rank, also on one without samples."""

@@ -19,6 +19,7 @@ from plcourse.core.boundary import Boundary
 from plcourse.core.callbacks import FiniteLoss
 from plcourse.core.checkpoint import AtomicCheckpointIO, RunCheckpoint
 from plcourse.core.configured import apply_changes, check_classes, configured, configured_before
+from plcourse.core.data.loader import Batch
 from plcourse.core.errors import UserError
 from plcourse.core.interrupts import Interrupts
 from plcourse.core.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop, adopt_fit_loop, inside_fit
@@ -134,6 +135,8 @@ class Trainer(pl.Trainer):
         if not kwargs.get("barebones"):
             kwargs["callbacks"] = _with_defaults(kwargs.get("callbacks"), kwargs.get("enable_checkpointing"))
         super().__init__(**kwargs)
+        if isinstance(self.precision_plugin, HalfPrecision):
+            _spare_labels(self, self.precision_plugin)
         if type(self.profiler) is PassThroughProfiler:
             self.profiler = NoProfiler()
         self.cache_dir = Path(self.default_root_dir) / "cache"
@@ -201,6 +204,19 @@ def take_precision(trainer: pl.Trainer, model: pl.LightningModule) -> None:
     """Gives a model the precision of a trainer that trains in double or half precision throughout."""
     if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
         trainer.precision_plugin.convert_module(model)
+
+
+def _spare_labels(trainer: pl.Trainer, plugin: HalfPrecision) -> None:
+    """Keeps true values whole where they are scored against: half precision would round them as it does the inputs."""
+    convert = plugin.convert_input
+
+    def convert_input(data: Any) -> Any:
+        converted = convert(data)
+        if isinstance(data, Batch) and "label" in data and not trainer.training:
+            converted["label"] = data["label"]
+        return converted
+
+    plugin.convert_input = convert_input
 
 
 def _build(slot: str, factory: Callable[[pl.Trainer], Any] | None, base: type, trainer: Trainer) -> Any:

@@ -12,7 +12,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plcourse.core.metrics import ClassificationScores, StepMeans
+from plcourse.core.metrics import ClassificationScores, StepMeans, probabilities
 from plcourse.core.schedules import WarmupCosine
 from plcourse.curriculum.self_paced import Weigher
 
@@ -95,7 +95,7 @@ class CurriculumClassifier(pl.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Probabilities of shape [B, K], the class predicted, of shape [B], and the ids of the samples."""
-        probability_BK = self(batch["image"]).softmax(dim=1)
+        probability_BK = probabilities(self(batch["image"]))
         return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
 
     def configure_optimizers(self) -> Any:

@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import Callback
 
 from plcourse.core.data import Batch
 from plcourse.core.errors import RunFailed, UserError
+from plcourse.core.metrics import probabilities
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.plots import draw_difficulty, draw_examples, draw_pacing, draw_terciles
 from plcourse.curriculum.scorers import TrainingSamples, as_trained_on, evaluating
@@ -88,7 +89,7 @@ class CurriculumReport(Callback):
         found = {}
         with evaluating(pl_module):
             for name, batch in zip(TERCILES, self._batches, strict=False):
-                right = pl_module(batch["image"]).argmax(dim=1) == batch["label"]
+                right = probabilities(pl_module(batch["image"])).argmax(dim=1) == batch["label"]
                 found[name] = right.double().mean().item()
         return found
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from plcourse.core.metrics import ClassificationScores, StepMeans
+from plcourse.core.metrics import ClassificationScores, StepMeans, probabilities
 from plcourse.core.schedules import WarmupCosine
 
 
@@ -197,7 +197,7 @@ class ImageClassifier(pl.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Probabilities of shape [B, K], the class predicted, of shape [B], and the ids of the samples."""
-        probability_BK = self(batch["image"]).softmax(dim=1)
+        probability_BK = probabilities(self(batch["image"]))
         return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
 
     def configure_optimizers(self) -> Any:

@@ -24,7 +24,7 @@ from plcourse.core.data import Augmentation, augment_batch, keys_of, run_seed
 from plcourse.core.data.randoms import stream
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import is_replaced
-from plcourse.core.metrics import ClassificationScores, StepMeans
+from plcourse.core.metrics import ClassificationScores, StepMeans, in_full, probabilities
 from plcourse.core.schedules import WarmupCosine
 from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
 from plcourse.evaluation.uncertainty import decompose, dropout_on
@@ -90,7 +90,7 @@ class Classifier(pl.LightningModule):
         scores = self.network(x_B)
         if scores.ndim == 2:
             return scores
-        return scores.log_softmax(dim=-1).logsumexp(dim=0)
+        return in_full(scores).log_softmax(dim=-1).logsumexp(dim=0)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean cross-entropy of this process's share; of an ensemble the sum over the members.
@@ -107,8 +107,8 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Adds one batch to the validation scores; without dropout samples and views, which would only take time."""
-        probability_BK = _as_members(self.network(_inputs(batch))).softmax(dim=-1).mean(dim=0)
-        self.val_scores.update(_log(probability_BK), batch["label"])
+        probability_BK = probabilities(_as_members(self.network(_inputs(batch))), -1).mean(dim=0)
+        self.val_scores.update(_log(probability_BK), batch["label"], probability_BK.argmax(dim=1))
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation scores; called on every rank, also on one that held no sample."""
@@ -121,7 +121,7 @@ class Classifier(pl.LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Adds one batch to the test scores; returns its predictions, for the diagnostics."""
         prediction = self.predict_step(batch, batch_idx)
-        self.test_scores.update(_log(prediction["probability"]), batch["label"])
+        self.test_scores.update(_log(prediction["probability"]), batch["label"], prediction["label"])
         return prediction
 
     def on_test_epoch_end(self) -> None:
@@ -205,7 +205,7 @@ def _as_members(scores: Tensor) -> Tensor:
 
 def _over_views(network: nn.Module, views: list[Tensor]) -> Tensor:
     """The probabilities of a network's members [M, B, K], averaged over the views."""
-    return torch.stack([_as_members(network(x_B)).softmax(dim=-1) for x_B in views]).mean(dim=0)
+    return torch.stack([probabilities(_as_members(network(x_B)), -1) for x_B in views]).mean(dim=0)
 
 
 def _log(probability: Tensor) -> Tensor:

@@ -8,11 +8,10 @@ Shapes: B samples, K classes.
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from plcourse.core.errors import UserError
-from plcourse.core.metrics import ClassificationScores
+from plcourse.core.metrics import ClassificationScores, probabilities
 from plcourse.core.runs import Run
 from plcourse.export.graph import Bridge
 from plcourse.export.runners import open_exported
@@ -96,5 +95,5 @@ class ExportedModel(pl.LightningModule):
         """Probabilities of shape [B, K], the class predicted, of shape [B], and the ids of the samples."""
         if self.module is not None:
             return self.module.predict_step(batch, batch_idx)
-        probability_BK = torch.softmax(self(batch["image"]), dim=1)
+        probability_BK = probabilities(self(batch["image"]))
         return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from plcourse.core.errors import RunFailed, UserError
+from plcourse.core.metrics import probabilities
 
 Combine = Literal["logits", "values"]
 
@@ -139,7 +140,9 @@ class Ensemble(_ForwardWatcher):
         self._call += 1
         mean = total - np.log(self.members) if self.combine == "logits" else total / self.members
         like = next((arg for arg in args if isinstance(arg, Tensor)), None)
-        return mean.to(torch.get_default_dtype()).to("cpu" if like is None else like.device)
+        # in a half-precision run the average keeps single precision, as all scores do
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        return mean.to("cpu" if like is None else like.device, dtype)
 
     def _summand(self, output: Tensor) -> Tensor:
         if self.combine == "values":
@@ -187,10 +190,10 @@ def out_of_fold_rows(recording: Recording, combine: Combine, repeat: int, fold: 
     if combine == "logits":
         if output.ndim != 2:
             return None
-        log_BK = _log_probabilities(output)
+        log_BK, probability_BK = _log_probabilities(output), probabilities(output)
         loss_B = functional.nll_loss(log_BK, label_B, reduction="none")
-        columns |= {"label": label_B.numpy(), "prediction": log_BK.argmax(dim=1).numpy()}
-        columns["probability"] = pa.array(log_BK.exp().tolist(), pa.list_(pa.float64()))
+        columns |= {"label": label_B.numpy(), "prediction": probability_BK.argmax(dim=1).numpy()}
+        columns["probability"] = pa.array(probability_BK.tolist(), pa.list_(pa.float64()))
     else:
         if output.numel() != label_B.numel():
             return None

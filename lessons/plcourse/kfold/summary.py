@@ -10,6 +10,7 @@ import pyarrow as pa
 from pytorch_lightning.loggers import Logger
 
 from plcourse.core.comparison.statistics import corrected_resampled_t_test, paired_t_test
+from plcourse.core.intervals import within
 from plcourse.core.record import shortest
 from plcourse.core.runs import OUT_OF_FOLD, Run, write_json
 from plcourse.core.screen import say
@@ -19,12 +20,12 @@ from plcourse.kfold.one_fold import FoldRun, write_table
 CONFIDENCE = 0.95
 
 
-def estimate(scores: Sequence[float], test_train_ratio: float) -> dict[str, Any]:
+def estimate(metric: str, scores: Sequence[float], test_train_ratio: float) -> dict[str, Any]:
     """Mean, standard deviation and interval of the scores of n folds.
 
     The interval is Student's with n - 1 degrees of freedom and the variance of the mean taken as
     (1/n + n_test/n_train) sd^2 (Nadeau and Bengio 2003, section 5); the naive one takes sd^2 / n, as if folds did not
-    share training samples, and is too narrow.
+    share training samples, and is too narrow. Both end where the metric does: an accuracy's within 0 and 1.
 
     Returns:
         ``mean``, ``sd``, ``low``, ``high``, ``naive_low``, ``naive_high``; what cannot be had of so few is None.
@@ -32,13 +33,16 @@ def estimate(scores: Sequence[float], test_train_ratio: float) -> dict[str, Any]
     zeros = [0.0] * len(scores)
     corrected = corrected_resampled_t_test(scores, zeros, test_train_ratio, CONFIDENCE)
     naive = paired_t_test(scores, zeros, CONFIDENCE)
+    mean = fmean(scores)
+    low, high = within(metric, corrected.low, corrected.high, mean)
+    naive_low, naive_high = within(metric, naive.low, naive.high, mean)
     return {
-        "mean": fmean(scores),
+        "mean": mean,
         "sd": stdev(scores) if len(scores) > 1 else None,
-        "low": corrected.low,
-        "high": corrected.high,
-        "naive_low": naive.low,
-        "naive_high": naive.high,
+        "low": low,
+        "high": high,
+        "naive_low": naive_low,
+        "naive_high": naive_high,
     }
 
 
@@ -84,7 +88,7 @@ class Summary:
                 {"fold": fold.fold.number, "repeat": fold.fold.repeat, **fold.fold.sizes, **scores[fold.fold.number]}
                 for fold in self.folds
             ],
-            "metrics": {name: estimate([each[name] for each in scores.values()], ratio) for name in names},
+            "metrics": {name: estimate(name, [each[name] for each in scores.values()], ratio) for name in names},
             "test_train_ratio": ratio,
             "confidence": CONFIDENCE,
             "plan": self.plan.terms,

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from plcourse.core.errors import UserError
+from plcourse.core.metrics import probabilities
 from plcourse.core.screen import say
 from plcourse.nlp.tokenizers import UNKNOWN
 
@@ -61,7 +62,7 @@ def integrated_gradients(network: nn.Module, tokens_BT: Tensor, length_B: Tensor
         tokens_BT, length_B = tokens_BT.clone(), length_B.clone()
         unknown_BT = torch.where(tokens_BT > 0, UNKNOWN, tokens_BT)
         end_BTE, start_BTE = net.embed(tokens_BT).detach(), net.embed(unknown_BT).detach()
-        label_B = net.score(end_BTE, length_B).argmax(dim=1)
+        label_B = probabilities(net.score(end_BTE, length_B)).argmax(dim=1)
         total_BTE = torch.zeros_like(end_BTE)
         for step in range(steps):
             at_BTE = (start_BTE + (step + 0.5) / steps * (end_BTE - start_BTE)).requires_grad_()

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.core.metrics import ClassificationScores, StepMeans
+from plcourse.core.metrics import ClassificationScores, StepMeans, probabilities
 from plcourse.core.schedules import WarmupCosine
 from plcourse.nlp.finetuned import take_over
 from plcourse.nlp.tokenizers import keep_tokenizer
@@ -145,7 +145,7 @@ class SentimentClassifier(pl.LightningModule):
         """Adds one batch to the test scores; returns its predictions, for `LinearBaseline`."""
         logits_BK = self(batch["text"], batch["length"])
         self.test_scores.update(logits_BK, batch["label"])
-        return {"id": batch["id"], "label": logits_BK.argmax(dim=1)}
+        return {"id": batch["id"], "label": probabilities(logits_BK).argmax(dim=1)}
 
     def on_test_epoch_end(self) -> None:
         """Logs the test scores; called on every rank, also on one that held no text."""
@@ -153,7 +153,7 @@ class SentimentClassifier(pl.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """The columns of a prediction: id, label, probability [B, K], and the text where the batch has it."""
-        probability_BK = self(batch["text"], batch["length"]).softmax(dim=1)
+        probability_BK = probabilities(self(batch["text"], batch["length"]))
         columns = {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
         return {**columns, "text": batch["written"]} if "written" in batch else columns
 

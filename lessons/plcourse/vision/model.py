@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.core.metrics import StepMeans
+from plcourse.core.metrics import StepMeans, in_full, probabilities
 from plcourse.core.schedules import WarmupCosine
 from plcourse.vision.losses import TaskWeights, class_loss, mask_loss
 from plcourse.vision.networks import ConvEncoder, TwoHeads
@@ -149,6 +149,11 @@ class ClassifierSegmenter(pl.LightningModule):
         scores = list(self(image_BCHW))
         return (scores.pop(0) if self.classifies else None), (scores.pop(0) if self.segments else None)
 
+    def _scores(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What is scored and decided by, in single precision or better."""
+        class_BK, mask_BMHW = (None if scores is None else in_full(scores) for scores in self.heads(image_BCHW))
+        return class_BK, mask_BMHW
+
     def losses(
         self, class_BK: Tensor | None, mask_BMHW: Tensor | None, batch: dict[str, Any], label_smoothing: float = 0.0
     ) -> dict[str, Tensor]:
@@ -175,7 +180,7 @@ class ClassifierSegmenter(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Adds one batch to the validation scores."""
-        class_BK, mask_BMHW = self.heads(batch["image"])
+        class_BK, mask_BMHW = self._scores(batch["image"])
         self.val_scores.update(self._score_loss(class_BK, mask_BMHW, batch), class_BK, mask_BMHW, batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -184,11 +189,11 @@ class ClassifierSegmenter(pl.LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Adds one batch to the test scores; returns what the heads say, for pictures and diagnostics."""
-        class_BK, mask_BMHW = self.heads(batch["image"])
+        class_BK, mask_BMHW = self._scores(batch["image"])
         self.test_scores.update(self._score_loss(class_BK, mask_BMHW, batch), class_BK, mask_BMHW, batch)
         found = {}
         if class_BK is not None:
-            found["probability"] = class_BK.softmax(dim=1)
+            found["probability"] = probabilities(class_BK)
         if mask_BMHW is not None:
             found["mask"] = mask_BMHW.argmax(dim=1)
         return found
@@ -202,10 +207,10 @@ class ClassifierSegmenter(pl.LightningModule):
 
         The masks, in each input's own size, are beside them: the scores are scaled, bilinearly, not the mask.
         """
-        class_BK, mask_BMHW = self.heads(batch["image"])
+        class_BK, mask_BMHW = self._scores(batch["image"])
         found = Columns(id=batch["id"])
         if class_BK is not None:
-            probability_BK = class_BK.softmax(dim=1)
+            probability_BK = probabilities(class_BK)
             found |= {"label": probability_BK.argmax(dim=1), "probability": probability_BK}
         if mask_BMHW is not None:
             whole = [(0, 0, *mask_BMHW.shape[-2:])] * len(mask_BMHW)
@@ -213,7 +218,7 @@ class ClassifierSegmenter(pl.LightningModule):
             sizes = batch["size"].tolist() if "size" in batch else [window[2:] for window in windows]
             found.masks = [
                 in_size_of_input(scores_MHW, size, window).argmax(dim=0).to(torch.uint8)
-                for scores_MHW, size, window in zip(mask_BMHW.float(), sizes, windows, strict=True)
+                for scores_MHW, size, window in zip(mask_BMHW, sizes, windows, strict=True)
             ]
             found["foreground"] = torch.stack([(mask > 0).float().mean() for mask in found.masks])
         return found

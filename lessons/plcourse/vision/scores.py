@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
 from plcourse.core.data.masks import IGNORE
-from plcourse.core.metrics import SampleMean
+from plcourse.core.metrics import AccuracyPerClass, SampleMean, in_full, probabilities
 
 PER_CLASS = 50  # classes up to which each gets a metric of its own
 
@@ -91,7 +91,7 @@ class VisionScores(nn.Module):
             self.of_class["accuracy"] = MulticlassAccuracy(classes, average="micro")
             self.of_class["f1"] = MulticlassF1Score(classes)
             if per_class and classes <= PER_CLASS:
-                self.of_class["accuracy_"] = MulticlassAccuracy(classes, average="none")
+                self.of_class["accuracy_"] = AccuracyPerClass(classes)
         if mask_names:
             self.of_mask["confusion"] = MulticlassConfusionMatrix(len(mask_names), ignore_index=IGNORE)
             self.of_mask["boundary_f1"] = BoundaryF1(len(mask_names))
@@ -101,13 +101,13 @@ class VisionScores(nn.Module):
         self.loss.update(loss_B)
         for metric in self.of_class.values():
             assert class_BK is not None
-            metric.update(class_BK, batch["label"])  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)
+            metric.update(probabilities(class_BK).argmax(dim=1), batch["label"])  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)
         for metric in self.of_mask.values():
             assert mask_BMHW is not None
-            metric.update(mask_BMHW.argmax(dim=1), batch["mask"])  # pyright: ignore[reportCallIssue]  (the same)
+            metric.update(in_full(mask_BMHW).argmax(dim=1), batch["mask"])  # pyright: ignore[reportCallIssue]  (the same)
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric by its name; those of classes that are neither there nor predicted are left out."""
+        """Every metric by its name, but those that are undefined, such as the accuracy of a class without samples."""
         found: dict[str, Tensor] = {"loss": self.loss.compute()}
         for name, metric in self.of_class.items():
             value = metric.compute()  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)

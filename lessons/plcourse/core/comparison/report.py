@@ -100,7 +100,7 @@ def _compare_arms(
     if unit != "seed" and any(len(found) > 1 for found in pairs.values()):
         ratio, how = size_ratio(bases, metric, options.n_train, options.n_test)
         checks.note(f"corrected resampled t-test with n_test/n_train = {ratio:.4g}, {how}")
-    tests = [paired_test(baseline, arm, pairs[arm], ratio, options.alpha, checks) for arm in arms[1:]]
+    tests = [paired_test(baseline, arm, pairs[arm], ratio, options.alpha, checks, metric) for arm in arms[1:]]
     used = {cell.folder for found in paired for cell in found}
     rows = [replace(cell, left_out=cell.left_out or (None if cell.folder in used else "no partner")) for cell in cells]
     rows.sort(key=lambda cell: arms.index(cell.arm))

@@ -9,6 +9,7 @@ from plcourse.core.comparison.checks import Checks
 from plcourse.core.comparison.statistics import corrected_resampled_t_test, holm, paired_t_test, required_pairs
 from plcourse.core.comparison.wording import interval_name, p_equals, plural, what_differs
 from plcourse.core.errors import UserError
+from plcourse.core.intervals import within_difference
 
 POWER = 0.8
 
@@ -83,7 +84,7 @@ def size_ratio(bases: Sequence[Cell], metric: str, n_train: int | None, n_test: 
 
 
 def paired_test(
-    baseline: str, arm: str, pairs: list[Pair], ratio: float | None, alpha: float, checks: Checks
+    baseline: str, arm: str, pairs: list[Pair], ratio: float | None, alpha: float, checks: Checks, metric: str
 ) -> dict[str, Any]:
     """What the pairs say about arm - baseline, with what `judge` fills in still missing.
 
@@ -94,6 +95,7 @@ def paired_test(
         ratio: n_test / n_train where folds or splits vary; None for seeds.
         alpha: level of the test.
         checks: notes what is averaged.
+        metric: the interval ends where the metric's differences do.
     """
     groups: dict[Hashable, list[Pair]] = {}
     for base, cell in pairs:
@@ -104,6 +106,7 @@ def paired_test(
     after = [_mean_value(cell for _, cell in group) for group in groups.values()]
     naive = paired_t_test(after, before, 1 - alpha)
     result = naive if ratio is None else corrected_resampled_t_test(after, before, ratio, 1 - alpha)
+    low, high = within_difference(metric, result.low, result.high)
     return {
         "arm": arm,
         "baseline": baseline,
@@ -114,8 +117,8 @@ def paired_test(
         "arm_mean": fmean(after) if after else None,
         "difference": result.difference,
         "sd_difference": result.sd,
-        "low": result.low,
-        "high": result.high,
+        "low": low,
+        "high": high,
         "confidence": result.confidence,
         "t": result.t,
         "df": result.df,

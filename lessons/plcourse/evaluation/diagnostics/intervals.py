@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from plcourse.core.comparison.bootstrap import bootstrap_interval
+from plcourse.core.intervals import wilson
 from plcourse.evaluation.diagnostics.confusion import confusion_matrix
 from plcourse.evaluation.scores import Diagnostic, Scores
 
@@ -16,9 +17,10 @@ _DRAWS = 200_000_000  # values that may be drawn for one interval: seconds
 class Intervals(Diagnostic):
     """Bootstrap intervals of accuracy, macro F1 and loss: other test samples, the same model.
 
-    Accuracy and loss are means over the samples and get BCa intervals. F1 is a function of the confusion matrix alone,
-    and the matrix of a resample is a multinomial draw; so it is drawn as such, at a cost that does not depend on the
-    number of samples, and gets a percentile interval.
+    Accuracy and loss are means over the samples and get BCa intervals; an accuracy of 0 or 1 gets Wilson's, since no
+    resample of it differs. F1 is a function of the confusion matrix alone, and the matrix of a resample is a
+    multinomial draw; so it is drawn as such, at a cost that does not depend on the number of samples, and gets a
+    percentile interval. None of them leaves the range of its metric.
 
     Args:
         confidence: coverage, between 0 and 1.
@@ -40,7 +42,7 @@ class Intervals(Diagnostic):
             return {}, []
         matrix_KK = confusion_matrix(scores)
         found = {
-            "accuracy": (float(scores.correct.mean()), self._of_mean(scores.correct.astype(np.float64))),
+            "accuracy": (float(scores.correct.mean()), self._of_accuracy(scores.correct)),
             "f1": (macro_f1(matrix_KK[None])[0], self._of_matrix(matrix_KK, macro_f1)),
             "loss": (float(scores.cross_entropy.mean()), self._of_mean(scores.cross_entropy)),
         }
@@ -50,6 +52,11 @@ class Intervals(Diagnostic):
             section[f"{scores.stage}/{metric}"] = {"value": float(value), "low": low, "high": high}
             lines.append(f"  {scores.stage}/{metric:<8}  {value:.4f}  {self.confidence:.0%} {low:.4f} to {high:.4f}")
         return section, lines
+
+    def _of_accuracy(self, correct: np.ndarray) -> tuple[float, float]:
+        if correct.all() or not correct.any():  # no resample differs, as if the accuracy were known exactly
+            return wilson(int(correct.sum()), len(correct), self.confidence)
+        return self._of_mean(correct.astype(np.float64))
 
     def _of_mean(self, values: np.ndarray) -> tuple[float, float]:
         resamples = max(199, min(self.n_resamples, _DRAWS // len(values)))

@@ -60,6 +60,6 @@ def _table(section: dict[str, dict[str, Any]]) -> list[str]:
     lines = [f"  {'class':<{width}}  {'n':>6}  precision  recall     f1  auroc"]
     for label, row in list(section.items())[:_PRINTED]:
         values = (row["precision"], row["recall"], row["f1"], row["auroc"])
-        precision, recall, f1, area = ("-" if value is None else f"{value:.3f}" for value in values)
+        precision, recall, f1, area = ("none" if value is None else f"{value:.3f}" for value in values)
         lines.append(f"  {label:<{width}}  {row['n']:>6}  {precision:>9}  {recall:>6}  {f1:>5}  {area:>5}")
     return lines
