@@ -244,6 +244,19 @@ def test_workers_die_with_a_killed_main_process(tmp_path):
         time.sleep(0.05)
 
 
+def test_workers_do_not_keep_the_interpreter_from_ending(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        "from plcourse.core.data import ImageParts\n"
+        "loaders = [ImageParts('digits').train_loader(None, 16, num_workers=1) for _ in range(3)]\n"
+        "loaders[1].persistent_workers = False\n"
+        "halfway = [iter(loader) for loader in loaders]\n"
+        "print(*(len(next(batches)['id']) for batches in halfway), len(list(halfway[2])) + 1 == len(loaders[2]))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "16 16 16 True\n", "")
+
+
 def _runs(pid):
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

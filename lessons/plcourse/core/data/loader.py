@@ -9,7 +9,9 @@ decides at the first ``next()``.
 import ctypes
 import signal
 import sys
+import weakref
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,6 +84,7 @@ class BatchLoader:
         self._start = 0  # where the next pass starts: beyond 0 only after load_state_dict
         self._workers: DataLoader | None = None
         self._planned = _Plan(sampler)
+        self._ending: object = None  # the workers that are ended with the interpreter
 
     def replan(self, sampler: BatchSampler) -> None:
         """Plans the passes to come by another sampler of the same samples; its batches must be as many."""
@@ -138,7 +141,12 @@ class BatchLoader:
                 generator=torch.Generator(),
             )
         self._planned.epoch, self._planned.start = epoch, start
-        for batch in self._workers:
+        iterator = iter(self._workers)
+        if iterator is not self._ending:
+            self._ending = iterator
+            # before multiprocessing ends its children by SIGTERM, which these leave to the main process
+            Finalize(iterator, _shut_down, (weakref.ref(iterator),), exitpriority=100)
+        for batch in iterator:
             if isinstance(batch, _Failed):
                 raise UserError(batch.message, batch.status)
             yield batch
@@ -189,7 +197,7 @@ class BatchLoader:
 
     @_iterator.setter
     def _iterator(self, value: None) -> None:
-        self._workers = None
+        self._workers = self._ending = None
 
     def close(self) -> None:
         """Ends the workers; a later pass starts new ones."""
@@ -235,6 +243,12 @@ class _Fetches(Dataset[Any]):
             return self.data.fetch(indices, epoch)
         except UserError as error:
             return _Failed(error)
+
+
+def _shut_down(workers: weakref.ref[Any]) -> None:
+    running = workers()
+    if running is not None:
+        running._shutdown_workers()
 
 
 def _follow_main_process(worker_id: int) -> None:
