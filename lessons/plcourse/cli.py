@@ -28,7 +28,9 @@ from torch.distributed.constants import default_pg_timeout
 
 from plcourse.core import launch, safety
 from plcourse.core.callbacks import Coverage, samples_of
+from plcourse.core.changes import Change, nothing_left
 from plcourse.core.checkpoint import load
+from plcourse.core.continuing import changed, dumped, is_finished
 from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.evaluations import save_evaluation
 from plcourse.core.explain import Explainer
@@ -77,6 +79,8 @@ class CourseCLI(LightningCLI):
     def __init__(self, request: Request) -> None:
         self.request = request
         self.run_folder: Run | None = request.run
+        self.change: Change | None = None
+        self.trains = True  # whether a fit has anything left to train
         CourseParser.explainer = Explainer(request.verb, request.sources)
         super().__init__(
             save_config_callback=None,
@@ -124,11 +128,15 @@ class CourseCLI(LightningCLI):
         settings["logger"] = self._loggers(settings.get("logger"), run) if self.request.verb == "fit" else False
         if settings.get("enable_model_summary") is None:
             settings["enable_model_summary"] = False  # a line says the size; the table is there for the asking
-        extra: list[Any] = [RunRecorder(run, self.table)]
+        self.recorder = RunRecorder(run, self.table, self.change)
+        extra: list[Any] = [self.recorder]
         if settings.get("enable_progress_bar") is not False:
             extra.append(RunProgress())
         trainer: Any = self._instantiate_trainer({**settings, **kwargs}, extra)
         trainer.cache_dir = self.request.root / "cache"
+        if self.change is not None and self.change.touches_callbacks:
+            own = trainer.arguments["callbacks"]
+            trainer.changed_callbacks = [(own[place], name) for place, name in self.change.of_callbacks]
         return trainer
 
     def _loggers(self, chosen: Any, run: Run) -> list[Logger]:
@@ -148,11 +156,7 @@ class CourseCLI(LightningCLI):
     def resolved(self) -> tuple[str, int]:
         """The complete config as YAML, and how many processes it takes."""
         config = self.config[self.request.parsed_as]
-        complete = config.clone()
-        for key in ("ckpt_path", "config"):  # where it started from is no part of what it is
-            complete.pop(key, None)
-        text = self._parser(self.request.parsed_as).dump(complete, skip_unset=False, skip_validation=True)
-        return text, _processes(config.trainer)
+        return dumped(self._parser(self.request.parsed_as), config), _processes(config.trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Opens the run's folder, does the work in this process or in several, and records how it ended."""
@@ -161,7 +165,13 @@ class CourseCLI(LightningCLI):
             self.request.checkpoint = Path(config.ckpt_path)
         text, processes = self.resolved()
         _check_nodes(config.trainer)
-        session = Session(self.request, text, config.get("seed_everything"))
+        self.change = changed(self.request, self._parser(subcommand), text)
+        if is_finished(self.request, self.change):
+            self._say_nothing_left()
+            if not self.request.then:
+                return
+            self.request.continues = self.trains = False
+        session = Session(self.request, text, config.get("seed_everything"), self.change)
         self.run_folder = session.run
         with session.recording():
             if processes > 1:
@@ -170,7 +180,7 @@ class CourseCLI(LightningCLI):
                 )
             else:
                 self._work(self.request.verb)
-        if subcommand == "fit" and is_first_process():
+        if subcommand == "fit" and self.trains and is_first_process():
             _say_what_next(session.run)
 
     def _work(self, verb: str) -> None:
@@ -192,12 +202,27 @@ class CourseCLI(LightningCLI):
             if not is_overridden("configure_model", self.model):
                 size = f"{sum(parameter.numel() for parameter in self.model.parameters()):,} parameters, "
             say(f"{type(self.model).__name__}, {size}{self.trainer.world_size} process(es)")
-        with self._told_of_another_model(checkpoint):
-            self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        if self.trains:
+            with self._told_of_another_model(checkpoint):
+                self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            if self.request.continues and not self.recorder.began:
+                self._say_nothing_left()
         for following in [verb for verb in self.request.then if verb != "export"]:
             keeper = self.trainer.run_checkpoint
             best = Path(keeper.best_model_path) if keeper is not None and keeper.best_model_path else None
+            if not self.trains and self.run_folder is not None:
+                self.table.active, best = False, self.run_folder.checkpoint("best")
             self._evaluate(following, best)
+
+    def _say_nothing_left(self) -> None:
+        """Says so, or refuses a change that no step was left for."""
+        run = self.request.run or self.run_folder
+        assert run is not None
+        stopped = hasattr(self, "trainer") and self.trainer.should_stop
+        line = nothing_left(run, self.config[self.request.verb].trainer.as_dict(), stopped)
+        if self.change is not None:
+            raise UserError(f"{line}; {self.change} would have no effect")
+        say(line)
 
     def _export(self, verb: str) -> None:
         from plcourse.export.verb import export, latency  # only here, since it is a lesson's

@@ -72,7 +72,7 @@ class TestCreate:
         run = Run.create(NAME, root, {})
         lesson, variant, stamp = run.name.split("/")
         assert (lesson, variant) == ("ddp", "two_processes")
-        assert runs._STAMP.fullmatch(stamp)
+        assert runs.STAMP.fullmatch(stamp)
         assert run.path == root / run.name
 
     def test_latest_is_a_relative_link_that_follows(self, root):

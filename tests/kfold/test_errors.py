@@ -73,8 +73,11 @@ class TestARunThatGoesOn:
             ("--trainer.fit_loop.init_args.n_splits=4", "have n_splits 3, and 4 is asked for: restore 3"),
             ("--trainer.fit_loop.init_args.random_state=1", "have random_state 0, and 1 is asked for: restore 0"),
             ("--trainer.max_epochs=2", "have max_epochs 1, and 2 is asked for: restore 1"),
-            ("--seed_everything=4", "have seed 3, and 4 is asked for: restore 3"),
-            ("--data.init_args.split_seed=1", "the data are not those that the folds in .* were cut from"),
+            ("--seed_everything=4", "seed_everything is 3 in run .* and 4 is asked for"),
+            ("--optimizer.lr=1e-6", "optimizer.init_args.lr is 0.1 in fold 0 of this run and 1e-06 is asked for"),
+            ("--model.init_args.label_smoothing=0.1", "label_smoothing is 0.0 in fold 0 of this run and 0.1 is asked"),
+            ("--trainer.gradient_clip_val=1", "trainer.gradient_clip_val is null in fold 0 of this run and 1"),
+            ("--data.init_args.split_seed=1", "data.init_args.split_seed is 0 in run .* and 1 is asked for"),
         ],
     )
     def test_on_other_terms_is_refused_and_stays_as_it_was(self, begun: Run, flag: str, message: str) -> None:

@@ -343,12 +343,15 @@ class RunCheckpoint(Checkpoint):
             link(last, best)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score and when it was reached."""
-        return {"best": self.best_model_score, "best_step": self.best_step, "best_epoch": self.best_epoch}
+        """The best score, when it was reached and what it is a score of."""
+        what = {"monitor": self.monitor, "mode": self.mode}
+        return {**what, "best": self.best_model_score, "best_step": self.best_step, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the best score back."""
+        """Takes the best score back, unless it is one of another metric than is monitored now."""
         self._resumed = True
+        if (state_dict.get("monitor", self.monitor), state_dict.get("mode", self.mode)) != (self.monitor, self.mode):
+            return
         self.best_model_score = state_dict["best"]
         self.best_step, self.best_epoch = state_dict["best_step"], state_dict["best_epoch"]
 

@@ -150,6 +150,11 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
     return tree
 
 
+def read_tree(text: str) -> dict[str, Any]:
+    """The mapping that a dumped config holds, read as jsonargparse reads YAML."""
+    return yaml.load(text, _ConfigLoader)
+
+
 def parse_header(source: ConfigSource) -> ConfigHeader:
     """Reads the comment block at the top of a config.
 

@@ -340,9 +340,10 @@ class FitLoop(_FitLoop):
         return {**super().on_save_checkpoint(), **states}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        """Takes the state back; a run that had stopped early stays stopped."""
+        """Takes the state back; a run that had stopped early stays stopped, unless its callbacks are others now."""
         trainer = self.trainer
-        trainer.should_stop = state_dict.get("should_stop", False)
+        changed = getattr(trainer, "changed_callbacks", None)
+        trainer.should_stop = state_dict.get("should_stop", False) and changed is None
         if "random_states" in state_dict:  # not in a checkpoint of Lightning's own loop
             states = state_dict["random_states"]
             _boundary(trainer).random_state.prepare(states, trainer.global_rank, trainer.world_size)

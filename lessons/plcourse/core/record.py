@@ -14,8 +14,10 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 
+from plcourse.core.changes import Change
 from plcourse.core.errors import RunFailed
 from plcourse.core.runs import Run
+from plcourse.core.screen import say
 
 _HEADER = "step,epoch,metric,value\n"
 
@@ -129,10 +131,15 @@ class RunRecorder(Callback):
     Args:
         run: the run.
         logger: its table of metrics.
+        change: what a resumed run changes, recorded before its first step.
+
+    Attributes:
+        began: whether a training has begun.
     """
 
-    def __init__(self, run: Run, logger: TidyLogger) -> None:
-        self.run, self.logger = run, logger
+    def __init__(self, run: Run, logger: TidyLogger, change: Change | None = None) -> None:
+        self.run, self.logger, self.change = run, logger, change
+        self.began = False
         self._best: float | None = None
         self._started = time.monotonic()
         self._earlier = 0.0
@@ -170,6 +177,10 @@ class RunRecorder(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock, set-up and imports being over, and records how many samples there are."""
         self._started = time.monotonic()
+        self.began = True
+        if self.change is not None and trainer.is_global_zero:
+            self.change.record(self.run, trainer.global_step, trainer.current_epoch)
+            say(f"from step {trainer.global_step} on: {self.change}")
         sizes = getattr(getattr(trainer, "datamodule", None), "sizes", None)
         if sizes and trainer.is_global_zero and self.run.record.get("data") != sizes:
             self.run.update(data=sizes)

@@ -16,6 +16,7 @@ from plcourse.core.configs import ConfigSource, expand_class_names, find_config,
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest
 from plcourse.core.runs import Run, runs_root
+from plcourse.core.start import pending_start
 
 EVALUATIONS = ("validate", "test", "predict")
 FOLLOWING = (*EVALUATIONS, "export")  # what --then takes
@@ -63,6 +64,14 @@ class Request:
     def parsed_as(self) -> str:
         """The verb of the Trainer whose flags and config this request has."""
         return "test" if self.verb in _EXPORTS else self.verb
+
+    @property
+    def recorded(self) -> str | None:
+        """The config of the run that a fit continues, as an argument; None where nothing else is asked for."""
+        if not self.continues or self.run is None or not self.run.config_path.is_file():
+            return None
+        own = _as_argument(find_config(str(self.run.config_path)), self.trusted)
+        return None if self.arguments == [own] else own
 
     @property
     def name(self) -> str:
@@ -202,10 +211,14 @@ def _add_config(request: Request, name: str, own: Run | None = None) -> None:
     if own is not None and not own.config_path.is_file():
         raise UserError(f"run {own.name} has no config.yaml; it ended before it began (status: {own.status})")
     source = find_config(name)
-    tree = expand_class_names(parse_config(source), source)
-    safety.check(tree, request.trusted, source.label)
     request.sources.append(source)
-    request.arguments.append("--config=" + yaml.safe_dump(tree, sort_keys=False))
+    request.arguments.append(_as_argument(source, request.trusted))
+
+
+def _as_argument(source: ConfigSource, trusted: list[str]) -> str:
+    tree = expand_class_names(parse_config(source), source)
+    safety.check(tree, trusted, source.label)
+    return "--config=" + yaml.safe_dump(tree, sort_keys=False)
 
 
 def _choose_checkpoint(request: Request, wanted: str | None) -> None:
@@ -245,6 +258,9 @@ def _choose_start(request: Request, wanted: str | None) -> None:
         request.checkpoint = _existing(wanted) if wanted else None
         return
     request.continues = True
+    if wanted in (None, "last") and (start := pending_start(request.run)):
+        request.checkpoint = start
+        return
     try:
         request.checkpoint = request.run.checkpoint(wanted or "last")
     except UserError:

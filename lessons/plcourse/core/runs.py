@@ -38,7 +38,7 @@ OUT_OF_FOLD = "out_of_fold.parquet"  # what a cross-validated fit writes into pr
 SWEEPS = "sweeps"  # the folder below the root that holds sweeps, each with many runs
 BENCHMARKS = "benchmarks"  # the one that holds what `plcourse benchmark` measured
 STATUSES = ("running", "finished", "failed", "interrupted")
-_STAMP = re.compile(r"\d{8}-\d{6}(?:-\d+)?")
+STAMP = re.compile(r"\d{8}-\d{6}(?:-\d+)?")
 _PACKAGES = ("plcourse", "torch", "torchvision", "pytorch-lightning", "jsonargparse", "torchmetrics", "numpy")
 
 
@@ -314,18 +314,18 @@ def list_runs(root: str | Path) -> list[Run]:
     """
     found = [
         (run, folder)
-        for lesson in _folders(Path(root))
+        for lesson in folders(Path(root))
         if lesson.name not in (SWEEPS, BENCHMARKS)
-        for variant in _folders(lesson)
-        for folder in _folders(variant)
-        if (run := Run(folder, root)) and ((folder / "run.json").is_file() or _STAMP.fullmatch(folder.name))
+        for variant in folders(lesson)
+        for folder in folders(variant)
+        if (run := Run(folder, root)) and ((folder / "run.json").is_file() or STAMP.fullmatch(folder.name))
     ]
     return [run for run, _ in sorted(found, key=lambda pair: age_key(pair[1]), reverse=True)]
 
 
 def list_sweeps(root: str | Path) -> list[Path]:
     """The folders of all sweeps below a root, newest first."""
-    found = [folder for name in _folders(Path(root) / SWEEPS) for folder in _folders(name)]
+    found = [folder for name in folders(Path(root) / SWEEPS) for folder in folders(name)]
     return sorted((folder for folder in found if (folder / "sweep.json").is_file()), key=age_key, reverse=True)
 
 
@@ -439,7 +439,7 @@ def new_folder(parent: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 path.rmdir()
             raise
-        _point_latest(parent, path.name)
+        point_latest(parent, path.name)
 
 
 def _stamped_folder(parent: Path) -> Path:
@@ -525,7 +525,7 @@ def _temporary(file: Path) -> Path:
     return file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
-def _point_latest(parent: Path, name: str) -> None:
+def point_latest(parent: Path, name: str) -> None:
     """Makes `latest` a relative link to a run, or a file with its name where links are impossible."""
     link = parent / "latest"
     temporary = _temporary(link)
@@ -549,7 +549,7 @@ def latest_folder(parent: Path, record: str = "run.json") -> Path | None:
         target = parent / Path(link.read_text(encoding="utf-8", errors="replace").strip()).name
     if target is not None and (target / record).is_file():
         return target
-    return max((folder for folder in _folders(parent) if (folder / record).is_file()), key=age_key, default=None)
+    return max((folder for folder in folders(parent) if (folder / record).is_file()), key=age_key, default=None)
 
 
 def find_folder(candidate: Path, record: str = "run.json") -> Path | None:
@@ -571,7 +571,7 @@ def _missing_message(name: str, root: Path) -> str:
     return f"no run {name!r} in '{root}' (see `plcourse ls runs`){hint}"
 
 
-def _folders(parent: Path) -> list[Path]:
+def folders(parent: Path) -> list[Path]:
     """The folders in a folder, links left out; none where there is nothing to read."""
     try:
         with os.scandir(parent) as entries:
@@ -582,7 +582,7 @@ def _folders(parent: Path) -> list[Path]:
 
 def age_key(folder: Path) -> tuple[str, int]:
     """Orders runs by time and, within a second, by number; names of another form come first."""
-    if not _STAMP.fullmatch(folder.name):
+    if not STAMP.fullmatch(folder.name):
         return "", 0
     return folder.name[:15], int(folder.name[16:] or 1)
 

@@ -10,12 +10,15 @@ from typing import Any
 
 from plcourse.catalog import PACKAGE
 from plcourse.core import launch, torchrun
+from plcourse.core.changes import Change
 from plcourse.core.errors import BAD_REQUEST, Interrupted, RunFailed, UserError, first_line
 from plcourse.core.interrupts import undisturbed
+from plcourse.core.latest import settle_latest
 from plcourse.core.record import TidyLogger
 from plcourse.core.request import Request
 from plcourse.core.runs import Run, replace_file
 from plcourse.core.screen import say
+from plcourse.core.start import last_digest, pending_start, start_record
 
 
 class Session:
@@ -25,15 +28,19 @@ class Session:
         request: what was asked for.
         config: the complete config as YAML.
         seed: the seed of the run.
+        change: what a fit that goes on changes; recorded when it trains its first step.
 
     Attributes:
         run: the folder, the same for all processes of a job.
     """
 
-    def __init__(self, request: Request, config: str, seed: int | None) -> None:
+    def __init__(self, request: Request, config: str, seed: int | None, change: Change | None = None) -> None:
         self._before: dict[Path, str] = {}
+        self._last: str | None = None
         self._owns_record = request.run is None or request.continues
         record = {"verb": request.verb, "seed": seed}
+        if request.verb == "fit" and request.run is None and is_first_process():
+            record["start"] = start_record(request.checkpoint)
         if torchrun.is_rank():
             self.run = _shared(request, record)
             self._owns_record = self._owns_record or request.continues
@@ -44,10 +51,12 @@ class Session:
         if request.continues:
             kept = (self.run.path / "run.json", self.run.config_path)
             self._before = {path: path.read_text(encoding="utf-8") for path in kept if path.is_file()}
-            self.run.resume()
-            if request.checkpoint is None:
-                TidyLogger(self.run.path / "metrics.csv").cut(0)
-        replace_file(self.run.config_path, config)
+            self._last = last_digest(self.run)
+            self.run.resume(start=start_record(request.checkpoint, self.run))
+            if request.checkpoint is None or not _is_below(request.checkpoint, self.run.path):
+                TidyLogger(self.run.path / "metrics.csv").cut(0)  # it starts over
+        if not request.continues or request.checkpoint is None or change is None:
+            replace_file(self.run.config_path, config)
         if request.verb == "fit":
             say(f"run {self.run.path}")
 
@@ -73,15 +82,22 @@ class Session:
             raise known from error
         if self._owns_record and is_first_process():
             self.run.finish("finished")
+            settle_latest(self.run)
 
     def _close_after(self, error: BaseException) -> None:
-        if self._before and isinstance(error, UserError) and error.status == BAD_REQUEST:
+        refused = isinstance(error, UserError) and error.status == BAD_REQUEST
+        if self._before and refused and last_digest(self.run) == self._last:
             for path, content in self._before.items():  # a refused request leaves the run as it was
                 replace_file(path, content)
         elif isinstance(error, Interrupted | KeyboardInterrupt):
             self.run.finish("interrupted")
         else:
             self.run.finish("failed", error=first_line(error))
+            settle_latest(self.run)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def is_first_process() -> bool:
@@ -100,10 +116,9 @@ def _shared(request: Request, record: dict[str, Any]) -> Run:
         run, checkpoint, continues = request.run, request.checkpoint, request.continues
         if request.verb == "fit" and earlier:
             run, continues = Run(earlier, request.root), True
-            try:
+            checkpoint = pending_start(run)
+            if checkpoint is None and last_digest(run) is not None:
                 checkpoint = run.checkpoint("last")
-            except UserError:  # it ended before its first checkpoint, and starts over in its own folder
-                TidyLogger(run.path / "metrics.csv").cut(0)
             say(f"started again by torchrun: continuing from {checkpoint or 'the beginning'}")
         run = run or Run.create(request.name, request.root, record)
         chosen = str(checkpoint.resolve()) if checkpoint else ""

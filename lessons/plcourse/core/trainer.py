@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins import CheckpointIO
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import Strategy
@@ -53,6 +54,29 @@ class NamedCheckpoints(_CheckpointConnector):
         """Lightning's checkpoint, and what the optimizers were configured with."""
         own = {} if weights_only or self.configured is None else {"configured": self.configured}
         return {**super().dump_checkpoint(weights_only), **own}
+
+    def restore_callbacks(self) -> None:
+        """Restores their states, but not the settings that have changed, which some take for a part of their state."""
+        changed = self.trainer.changed_callbacks or []  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
+        kept = [(callback, name, getattr(callback, name)) for callback, name in changed if hasattr(callback, name)]
+        super().restore_callbacks()
+        for callback, name, value in kept:
+            setattr(callback, name, value)
+
+    def restore_loops(self) -> None:
+        """Restores them.
+
+        Raises:
+            UserError: the checkpoint has been trained for longer than is asked for.
+        """
+        try:
+            super().restore_loops()
+        except MisconfigurationException as error:
+            trainer = self.trainer
+            raise UserError(
+                f"trainer.max_epochs is {trainer.max_epochs}, and {trainer.current_epoch} epochs are trained already: "
+                "ask for more"
+            ) from error
 
     def restore_optimizers_and_schedulers(self) -> None:
         """Restores them, then puts in what is configured otherwise than it was."""
@@ -109,6 +133,8 @@ class Trainer(pl.Trainer):
     Attributes:
         arguments: what it was built with, so that a loop can build others like it; strategy and plugins, which a
             trainer makes its own, are copies that none has used.
+        changed_callbacks: arguments of callbacks that a resumed run changes, as pairs of callback and name; None where
+            it changes nothing about its callbacks.
         cache_dir: where what many runs can share is kept; below the root of the runs, or below `default_root_dir`.
 
     Raises:
@@ -120,6 +146,7 @@ class Trainer(pl.Trainer):
     fast_dev_run: bool | int
     log_every_n_steps: int
     _checkpoint_connector: NamedCheckpoints
+    changed_callbacks: list[tuple[pl.Callback, str]] | None = None
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
+from plcourse.core.changes import check_folds
 from plcourse.core.checkpoint import BEST, LAST, MIN_SECONDS, link, load
 from plcourse.core.data import run_seed
 from plcourse.core.distributed import from_rank_0, gather_objects, maximum
@@ -30,8 +31,9 @@ from plcourse.core.runs import read_record, write_json
 from plcourse.core.trainer import Trainer
 from plcourse.core.workers import Crew, Signals, send_output_to
 from plcourse.kfold.bar import FoldBar
+from plcourse.kfold.fold_data import fold_config
 from plcourse.kfold.folds import Plan, check_splittable, plan_folds
-from plcourse.kfold.one_fold import CleanState, FoldFit, FoldRun, Outer
+from plcourse.kfold.one_fold import CleanState, FoldFit, FoldRun, Outer, read_config
 from plcourse.kfold.outputs import Combine
 from plcourse.kfold.summary import Summary
 
@@ -188,6 +190,21 @@ class KFoldLoop(FitLoop):
                 f"the folds in {file.parent} have {name} {before.get(name)}, and {value} is asked for: restore "
                 f"{before.get(name)}, or start a new run"
             )
+        self._hold_to_settings(plan, file.parent)
+
+    def _hold_to_settings(self, plan: Plan, folder: Path) -> None:
+        """Refuses to train further folds with other settings than those that have been trained so far.
+
+        Raises:
+            UserError: the first setting that differs.
+        """
+        change = next((recorder.change for recorder in self._recorders if recorder.change is not None), None)
+        asked = Outer.of(folder.parent, plan).config if change is None else dict(change.asked)
+        for checkpoint in sorted(folder.glob(f"*/checkpoints/{LAST}")) if asked else []:
+            fold = checkpoint.parent.parent
+            if (trained := read_config(fold / "config.yaml")) and fold.name.isdecimal():
+                check_folds(trained, fold_config(asked, int(fold.name), plan.cut), f"fold {fold.name} of this run")
+                return  # the others were held to it when they were trained
 
     def _monitored(self) -> tuple[str, str]:
         if self.monitor is not None:

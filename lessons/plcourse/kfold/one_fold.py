@@ -233,13 +233,17 @@ class Outer:
         """Reads the run's files."""
         run = Run(folder)
         record = run.record if (folder / "run.json").is_file() else {"schema": SCHEMA, **environment()}
-        config = yaml.load(run.config_path.read_bytes(), _LOADER) if run.config_path.is_file() else {}
-        return cls(record, config, plan.cut)
+        return cls(record, read_config(run.config_path), plan.cut)
 
     @property
     def process(self) -> dict[str, Any]:
         """Which process is at it."""
         return {key: self.record.get(key) for key in ("pid", "pid_start")}
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A resolved config; empty where there is none."""
+    return yaml.load(file.read_bytes(), _LOADER) if file.is_file() else {}
 
 
 class FoldFit:
