@@ -9,6 +9,7 @@ where it was stopped; exit status 1 says that a part failed.
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from plcourse import Run
 from plcourse.core.batch import Cell, carry_out
 from plcourse.core.configs import find_config, parse_config
-from plcourse.core.data.folder import EXTENSIONS
+from plcourse.core.data.image_files import find_images, left_out_line
 from plcourse.core.errors import UserError
 from plcourse.core.runs import write_json
 
@@ -30,14 +31,17 @@ def predict(view: Run, overrides: dict[str, Any]) -> dict[str, Any]:
     return {"files": [str(file) for file in files], "rows": sum(pq.read_metadata(file).num_rows for file in files)}
 
 
-def image_files(inputs: list[Path]) -> list[Path]:
-    """The images that files and folders mean, in order, each once."""
-    found: dict[Path, None] = {}
-    for path in inputs:
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        images = [each for each in inside if each.suffix.lower() in EXTENSIONS or not path.is_dir()]
-        found.update(dict.fromkeys(each.resolve() for each in images if not each.is_dir()))
-    return list(found)
+def image_files(inputs: list[str]) -> list[str]:
+    """The images that files, folders, patterns and lists mean, in order, each once; says what is left out.
+
+    Raises:
+        UserError: one of them leads to no image.
+    """
+    left_out: Counter[str] = Counter()
+    found = find_images(inputs, "inputs", left_out)
+    for line in left_out_line("inputs", left_out):
+        print(line)
+    return list(dict.fromkeys(str(Path(each).resolve()) for each in found))
 
 
 def setting_of(run: str) -> str:
@@ -53,13 +57,13 @@ def setting_of(run: str) -> str:
     raise UserError(f"--runs {run}: {data.get('class_path', 'its data module')} takes no files to predict")
 
 
-def plan(files: list[Path], runs: list[str], part_size: int, settings: dict[str, Any], output: Path) -> list[Cell]:
+def plan(files: list[str], runs: list[str], part_size: int, settings: dict[str, Any], output: Path) -> list[Cell]:
     """One cell per run and part."""
     cells = []
     for number, run in enumerate(runs):
         key = setting_of(run)
         for part, start in enumerate(range(0, len(files), part_size)):
-            chosen = [str(file) for file in files[start : start + part_size]]
+            chosen = files[start : start + part_size]
             overrides = {**settings, key: chosen}
             folder = output / f"{number:02d}" / f"part-{part:05d}"
             cells.append(Cell(folder, run, {"run": run, "part": part, "inputs": len(chosen)}, overrides))
@@ -69,20 +73,16 @@ def plan(files: list[Path], runs: list[str], part_size: int, settings: dict[str,
 def main(arguments: list[str] | None = None) -> None:
     """Predicts, writes the manifest, and exits with 1 where a part failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("inputs", nargs="+", type=Path, help="images, and folders of images")
+    parser.add_argument("inputs", nargs="+", help="images, folders of images, patterns, and .txt lists of images")
     parser.add_argument("--runs", nargs="+", required=True, help="folders or names of runs")
     parser.add_argument("--output", type=Path, default=Path("predicted"), help="folder of the manifest and the parts")
     parser.add_argument("--jobs", type=int, default=1, help="parts at a time")
     parser.add_argument("--part_size", type=int, default=1000, help="images of a part")
     parser.add_argument("--skip_unreadable", action="store_true", help="leave unreadable images out")
     options = parser.parse_args(arguments)
-    if missing := next((path for path in options.inputs if not path.exists()), None):
-        parser.error(f"there is no {missing}")
-    files = image_files(options.inputs)
-    if not files:
-        parser.error(f"there is no image in {', '.join(map(str, options.inputs))}")
     settings = {"data.init_args.on_error": "skip"} if options.skip_unreadable else {}
     try:
+        files = image_files(options.inputs)
         cells = plan(files, options.runs, max(1, options.part_size), settings, options.output)
     except UserError as error:
         parser.error(str(error))

@@ -85,8 +85,18 @@ def test_predictions_of_many_files_have_one_manifest(run: Run, tmp_path: Path) -
 def test_files_go_to_whatever_the_runs_data_module_calls_them(tmp_path: Path, data: dict[str, Any], key: str) -> None:
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "config.yaml").write_text(json.dumps({"data": {"class_path": "Own", "init_args": data}}))
-    (cell,) = batch_predict.plan([Path("a.png")], [str(tmp_path)], 10, {}, tmp_path / "out")
+    (cell,) = batch_predict.plan(["a.png"], [str(tmp_path)], 10, {}, tmp_path / "out")
     assert cell.overrides == {key: ["a.png"]}
+
+
+def test_inputs_are_found_as_by_the_data_modules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a[1].png", "a1.png", "b.jfif", "c.heic", ".hidden.png"):
+        (tmp_path / name).touch()
+    found = batch_predict.image_files([str(tmp_path / "a[1].png"), str(tmp_path)])
+    assert found == [str(tmp_path / name) for name in ("a[1].png", "a1.png", "b.jfif")]
+    assert "1 file that is no image Pillow reads was left out: 1 .heic" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"inputs: '.*gone\.png' is not there"):
+        batch_predict.image_files([str(tmp_path / "gone.png")])
 
 
 def test_a_run_that_takes_no_files_is_named(tmp_path: Path) -> None:

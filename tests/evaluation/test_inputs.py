@@ -1,6 +1,7 @@
 """New inputs: found, read when their batch comes, and quarantined where they cannot be read."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from PIL import Image
 import plcourse
 from plcourse.core.data.features import Standardiser
 from plcourse.core.data.frames import read_frame
+from plcourse.core.data.image_files import find_images
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.runs import Run
-from plcourse.evaluation.inputs import TableInputs, find_images
+from plcourse.evaluation.inputs import TableInputs
 from plcourse.evaluation.tables import Schema, TableParts, to_features
 from support import digits_config
 
@@ -49,13 +51,30 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 class TestImages:
     def test_every_way_to_name_them(self, photos: Path, tmp_path: Path) -> None:
-        below = find_images([str(photos)])
+        def find(*paths: Path | str) -> list[str]:
+            return find_images(list(map(str, paths)), "paths", Counter())
+
+        below = find(photos)
         assert len(below) == 14
-        assert find_images([str(photos / "**" / "*.png")]) == sorted(below)
-        (tmp_path / "list.txt").write_text("\n".join([below[3], "", below[1], below[3]]))
-        assert find_images([str(tmp_path / "list.txt")]) == [below[3], below[1]]
-        with pytest.raises(UserError, match=r"'.*nothing\*.png' leads to no image"):
-            find_images([str(photos / "nothing*.png")])
+        assert find(photos / "**" / "*.png") == sorted(below)
+        listed = tmp_path / "list.txt"
+        listed.write_bytes("\r\n".join(["\ufeff" + below[3], "", below[1], below[3]]).encode())
+        assert find(listed) == [below[3], below[1]]
+        with pytest.raises(UserError, match=r"paths: '.*nothing\*.png' leads to no image; give"):
+            find(photos / "nothing*.png")
+
+    def test_a_name_is_taken_as_it_is_before_it_is_a_pattern(self, photos: Path) -> None:
+        for name in ("img[1].png", "img1.png", "a*b.png", "notes.csv"):
+            (photos / name).write_bytes((photos / "00.png").read_bytes())
+        left_out: Counter[str] = Counter()
+        assert find_images([str(photos / "img[1].png")], "paths", left_out) == [f"{photos}/img[1].png"]
+        assert find_images([str(photos / "a*b.png")], "paths", left_out) == [f"{photos}/a*b.png"]
+        assert find_images([str(photos / "img[12].png")], "paths", left_out) == [f"{photos}/img1.png"]
+        assert not left_out
+        assert len(find_images([str(photos / "*")], "paths", left_out)) == 17  # folders that match are looked into
+        assert left_out == {".csv": 1}
+        with pytest.raises(UserError, match=r"leads to no image \(only to 1 .csv\)"):
+            find_images([str(photos / "*.csv")], "paths", left_out)
 
     def test_what_cannot_be_read_is_quarantined_and_the_rest_predicted(
         self, photos: Path, fitted: Run, capsys: pytest.CaptureFixture[str]

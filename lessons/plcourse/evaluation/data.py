@@ -1,5 +1,6 @@
 """What is evaluated and predicted: labelled images, a table of features, or generated rows; and new inputs of each."""
 
+from collections import Counter
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,10 +16,13 @@ from plcourse.core.data import (
     delegated,
     eval_loader,
 )
+from plcourse.core.data.image_files import find_images, left_out_line
 from plcourse.core.data.names import restore_first
 from plcourse.core.errors import UserError
+from plcourse.core.paths import expand
+from plcourse.core.screen import say
 from plcourse.evaluation.generated import GeneratedParts
-from plcourse.evaluation.inputs import ImageInputs, TableInputs, find_images
+from plcourse.evaluation.inputs import ImageInputs, TableInputs
 from plcourse.evaluation.tables import PACKAGED, Schema, TableParts
 
 
@@ -123,8 +127,13 @@ class EvaluationData(pl.LightningDataModule):
         if isinstance(self.parts, GeneratedParts):
             raise UserError("paths: a model of generated rows takes none; leave data.paths out")
         if isinstance(self.parts, TableParts):
-            return TableInputs(paths, self.parts.schema, self.parts.normalisation)
-        return ImageInputs(find_images(paths), self.parts.shape, self.parts.normalisation, self.parts.resize)
+            tables = [found for path in paths for found in expand(path) or [path]]
+            return TableInputs(tables, self.parts.schema, self.parts.normalisation)
+        left_out: Counter[str] = Counter()
+        files = find_images(paths, "paths", left_out)
+        for line in left_out_line("paths", left_out):
+            say(line)
+        return ImageInputs(files, self.parts.shape, self.parts.normalisation, self.parts.resize, self.parts.depth)
 
     def state_dict(self) -> dict[str, Any]:
         """Normalisation, columns and label names, which new inputs need."""

@@ -6,7 +6,6 @@ an input that cannot be read gets zeros, and ``quarantined`` says its row and th
 
 import hashlib
 from collections.abc import Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +15,12 @@ import pyarrow.parquet as pq
 import torch
 
 from plcourse.core.data.features import Standardiser
-from plcourse.core.data.folder import EXTENSIONS, UnreadableImage, images_below, read_image
+from plcourse.core.data.folder import UnreadableImage, read_image
 from plcourse.core.data.frames import SUFFIXES, as_text, read_frame, readable, to_frame
 from plcourse.core.data.images import Normalisation
-from plcourse.core.data.lines import read_lines
 from plcourse.core.data.resize import Resize
 from plcourse.core.errors import UserError
 from plcourse.evaluation.tables import Schema, to_features
-
-
-def find_images(paths: Sequence[str]) -> list[str]:
-    """Image files in the order given, each once.
-
-    Args:
-        paths: files, folders (every image below), glob patterns, and ``.txt`` files with one path per line.
-
-    Raises:
-        UserError: a path or pattern that leads to nothing.
-    """
-    found: list[str] = []
-    for path in paths:
-        file = Path(path)
-        if file.is_dir():
-            inside = [image.as_posix() for image in images_below(file)]
-        elif file.suffix.lower() == ".txt" and file.is_file():
-            inside = [line.strip() for _, line in read_lines(file)]
-        elif any(sign in path for sign in "*?["):
-            inside = [name for name in sorted(glob(path, recursive=True)) if Path(name).is_file()]  # noqa: PTH207  (absolute patterns)
-        else:
-            inside = [file.as_posix()] if file.is_file() else []
-        if not inside:
-            raise UserError(
-                f"paths: '{path}' leads to no image; give files, folders, patterns such as 'photos/*.jpg', or a .txt "
-                f"file with one path per line ({', '.join(EXTENSIONS)})"
-            )
-        found += inside
-    return list(dict.fromkeys(found))
 
 
 class ImageInputs:
@@ -62,6 +31,7 @@ class ImageInputs:
         shape: (channels, height, width) that the model was trained on.
         normalisation: the same.
         resize: the same.
+        depth: the bits of 16-bit files; see `FolderSource`.
     """
 
     def __init__(
@@ -70,8 +40,9 @@ class ImageInputs:
         shape: tuple[int, int, int],
         normalisation: Normalisation,
         resize: Resize = "crop",
+        depth: int = 0,
     ) -> None:
-        self.paths, self.shape = list(paths), shape
+        self.paths, self.shape, self.depth = list(paths), shape, depth
         self.resize: Resize = resize
         self._mean_C11 = torch.tensor(normalisation.mean)[:, None, None]
         self._std_C11 = torch.tensor(normalisation.std)[:, None, None]
@@ -91,7 +62,7 @@ class ImageInputs:
         unread = []
         for row, name in enumerate(names):
             try:
-                pixels_BCHW[row] = read_image(Path(name), self.shape, self.resize)
+                pixels_BCHW[row] = read_image(Path(name), self.shape, self.resize, self.depth)
             except UnreadableImage as error:
                 unread.append((row, str(error)))
         image_BCHW = pixels_BCHW.div_(255).sub_(self._mean_C11).div_(self._std_C11)

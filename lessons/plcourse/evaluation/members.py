@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from glob import glob
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from plcourse.core.checkpoint import load
 from plcourse.core.errors import UserError
+from plcourse.core.paths import expand
 
 
 def find_checkpoints(patterns: Sequence[str]) -> list[str]:
@@ -23,7 +23,7 @@ def find_checkpoints(patterns: Sequence[str]) -> list[str]:
     """
     found: dict[Path, str] = {}
     for pattern in patterns:
-        inside = [path for name in sorted(glob(pattern)) for path in _checkpoints_at(Path(name))]  # noqa: PTH207  (absolute patterns)
+        inside = [path for name in expand(pattern) for path in _checkpoints_at(Path(name))]
         if not inside:
             raise UserError(f"ensemble: '{pattern}' leads to no checkpoint; give .ckpt files, runs, or <run>/folds/*")
         found.update({path.resolve(): str(path) for path in inside})

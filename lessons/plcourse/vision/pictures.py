@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from plcourse.core.captions import caption
-from plcourse.core.data.folder import EXTENSIONS
+from plcourse.core.data.image_files import is_image
 from plcourse.core.data.masks import IGNORE
 from plcourse.core.distributed import gather_objects, is_distributed
 from plcourse.vision.model import Columns
@@ -196,7 +196,7 @@ def mask_file(name: str) -> str:
     with its hash.
     """
     *folders, last = (_piece(piece) for piece in name.split("/"))
-    if last.endswith(".png") and not last.lower().removesuffix(".png").endswith(EXTENSIONS):
+    if last.endswith(".png") and not is_image(last.removesuffix(".png")):
         last = last.removesuffix(".png")  # and a.jpg.png beside a.jpg is another picture
     last = last.replace(".png", "%2Epng")
     return "/".join(["masks", *(folder.replace(".png", "%2Epng") for folder in folders), f"{last}.png"])

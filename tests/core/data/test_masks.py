@@ -164,7 +164,11 @@ class TestMaskFolder:
         [
             ({"b": np.zeros((16, 16), np.uint8)}, None, "b.png' is wrong: it is 16 x 16 pixels and its image 20 x 30"),
             ({"b": None}, None, "'b.png' has no mask"),
-            ({"a": np.zeros((16, 16, 3), np.uint8)}, None, "a.png' is wrong: it has colours (mode RGB)"),
+            (
+                {"a": np.eye(16, dtype=np.uint8)[..., None] * np.uint8([9, 0, 0])},
+                None,
+                "it has 2 colours (mode RGB), and a mask",
+            ),
             ({"a": np.full((16, 16), 300, np.uint16)}, None, "it has the value 300; classes are 0 to 254"),
             ({}, "file,label\na.png,cat\nb.png,dog\n", "has no label for 'c.png'"),
             ({}, "name,label\na.png,cat\n", "has no column 'file'"),

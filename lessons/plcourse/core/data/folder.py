@@ -4,53 +4,37 @@ Decoding is left to `read`; opening a folder only reads the bytes (for the conte
 each file.
 """
 
-import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from plcourse.core.data.decode import (
+    DECODE_ERRORS,
+    Facts,
+    UnreadableImage,
+    check_size,
+    depth_of,
+    inspect,
+    misfit,
+    reason_of,
+    upright,
+)
+from plcourse.core.data.image_files import find_images, left_out_line
+from plcourse.core.data.layouts import class_folders
 from plcourse.core.data.resize import ImageSize, Resize, as_pixels, resized, size_of
 from plcourse.core.errors import UserError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LARGEST_KEPT = 256  # pixels a side up to which a common size is kept; one batch of larger ones fills the memory
 MIXED_SIZE = 64  # pixels a side otherwise: what a photograph still shows and two CPU cores still train
 CACHE_BYTES = 256 << 20  # decoded images of a small folder are kept, so that only the first epoch decodes
-
-_GREY_MODES = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
-_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_LAYOUT = "give a folder with one sub-folder of images per class, or with train/, val/ and test/ of such"
-_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap width and height
-# what Pillow and its codecs raise for a file that is not the image it claims to be
-DECODE_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    TypeError,  # a tag of a TIFF file that holds another type than Pillow counts on
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-_EXIF_FORMATS = ("JPEG", "MPO", "TIFF", "WEBP")  # Pillow decodes a whole PNG to look for EXIF data behind it
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the header and the bytes of a file say."""
-
-    content: bytes  # 8 bytes of BLAKE2b over the file
-    grey: bool
-    size: tuple[int, int]  # height, width as shown
-    error: str | None = None
 
 
 class FolderSource:
@@ -70,9 +54,15 @@ class FolderSource:
         part_of: N part names where the folder has its own split.
         channels: 1 or 3 to decode to, whatever the files are; None leaves it to `shape`.
         resize: how an image of another size is brought to the shape; see `plcourse.core.data.resize`.
+        depth: bits of the values of 16-bit files; 0 refuses files whose values leave that open; None takes the
+            smallest of 8, 10, 12, 14 and 16 that holds all values of all files.
+        notes: lines on what was left out already.
 
     Attributes:
-        sizes: int64 [N, 2], height and width of each file, upright.
+        sizes: int64 [N, 2], height and width of each file as it is shown, upright.
+        orientations: int64 [N], the EXIF orientation of each file.
+        depth: as above; 0 where no file has 16 bits.
+        notes: lines that a person should see once: what was left out, and how files were read that allow two readings.
 
     Raises:
         UserError: an unreadable file, or no readable file at all.
@@ -91,9 +81,13 @@ class FolderSource:
         part_of: Sequence[str] | None = None,
         channels: int | None = None,
         resize: Resize = "crop",
+        depth: int | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing and decoding release the lock
-            facts = list(pool.map(_inspect, paths, [on_error == "skip"] * len(paths)))
+            facts = list(pool.map(inspect, paths, [on_error == "skip"] * len(paths)))
+        if depth is not None:
+            facts = [_fitting(each, depth) for each in facts]
         bad = [i for i, each in enumerate(facts) if each.error]
         if bad and on_error == "raise":
             raise _unreadable(paths[bad[0]], str(facts[bad[0]].error))
@@ -105,6 +99,10 @@ class FolderSource:
         self.name = name
         self.resize: Resize = resize
         self.sizes = np.array([facts[i].size for i in good], np.int64)
+        self.orientations = np.array([facts[i].orientation for i in good], np.int64)
+        self.notes = [*notes, *_notes(name, [facts[i] for i in good])]
+        peak = max(facts[i].peak for i in good)
+        self.depth = depth if depth is not None else depth_of(peak) if peak else 0
         self.paths = [paths[i] for i in good]
         self.ids = [ids[i] for i in good]
         self.labels = np.array([labels[i] for i in good], np.int64)
@@ -131,48 +129,26 @@ class FolderSource:
     ) -> Self:
         """Opens a folder with one sub-folder per class, or with ``train/`` and ``val/``, ``test/`` of such.
 
-        Sub-folders of a class folder belong to it; hidden files and files that are not images are passed
-        over. The id of a sample is its path below `root`.
+        Sub-folders of a class folder belong to it. Hidden files are passed over; other files that are no images are
+        counted in `notes`. The id of a sample is its path below `root`. See `class_folders` for what is refused.
 
         Raises:
             UserError: `root` does not look like that.
         """
-        top = Path(root)
-        if not top.is_dir():
-            raise UserError(f"image_folder: '{root}' is {'a file' if top.is_file() else 'not there'}; {_LAYOUT}")
-        folders = _folders(top)
-        by_part = _is_by_part(folders)
-        classes: list[tuple[str, Path]] = [
-            (_PARTS[part.name] if by_part else "", folder) for part in (folders if by_part else [top])
-            for folder in _folders(part)
-        ]  # fmt: skip
-        label_names = sorted({folder.name for part, folder in classes if part in ("", "train")})
-        paths, labels, part_of = [], [], []
-        for part, folder in classes:
-            if folder.name not in label_names:
-                raise UserError(f"image_folder: '{folder}' holds a class that train/ has not: {', '.join(label_names)}")
-            found = images_below(folder)
-            if not found:
-                raise UserError(
-                    f"image_folder: no image in '{folder}' ({', '.join(EXTENSIONS)}); add some or remove it"
-                )
-            paths += found
-            labels += [label_names.index(folder.name)] * len(found)
-            part_of += [part] * len(found)
-        if not paths:
-            raise UserError(f"image_folder: no class folder in '{root}'; {_LAYOUT}")
-        ids = [path.relative_to(top).as_posix() for path in paths]
+        found = class_folders(root)
+        ids = [path.relative_to(root).as_posix() for path in found.paths]
         return cls(
             "image_folder",
-            paths,
+            found.paths,
             ids,
-            labels,
-            label_names,
+            found.labels,
+            found.label_names,
             None,
             image_size,
             on_error,
-            part_of if by_part else None,
+            found.part_of,
             resize=resize,
+            notes=found.notes,
         )
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
@@ -188,13 +164,19 @@ class FolderSource:
             self._cached[i] = True
         return self._cache.index_select(0, torch.from_numpy(indices))
 
+    def use_depth(self, depth: int) -> None:
+        """Reads 16-bit files as a checkpoint was trained to see them."""
+        if depth != self.depth:
+            self.depth = depth
+            self._cached[:] = False
+
     def read_raw(self, index: int) -> torch.Tensor:
         """One image as it is before it is resized: uint8 [C, H, W] in its own size, upright."""
         return self._decoded(index, whole=True)
 
     def _decoded(self, index: int, whole: bool = False) -> torch.Tensor:
         try:
-            return read_image(self.paths[index], self.shape, None if whole else self.resize)
+            return read_image(self.paths[index], self.shape, None if whole else self.resize, self.depth)
         except UnreadableImage as error:
             raise _unreadable(self.paths[index], str(error)) from error
 
@@ -204,38 +186,32 @@ def open_files(
     shape: tuple[int, int, int] | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     resize: Resize = "crop",
+    depth: int | None = None,
 ) -> FolderSource:
     """Opens files without labels, for prediction. The id of a file is its path as given.
 
     Args:
-        paths: image files, and folders of which every image is taken, sub-folders included.
+        paths: image files, folders, patterns and lists; see `find_images`.
         shape: (channels, height, width) that the model was trained on.
         on_error: see `FolderSource`.
         resize: the rule that the model was trained with.
+        depth: see `FolderSource`.
 
     Raises:
-        UserError: a path that is not there, or no image at all.
+        UserError: a path that leads to no image.
     """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found += images_below(path)
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UserError(f"predict_paths: '{path}' is not there; give image files or folders of them")
-    found = list(dict.fromkeys(found))
-    if not found:
-        raise UserError(f"predict_paths: no image in {', '.join(paths) or 'an empty list'} ({', '.join(EXTENSIONS)})")
-    ids = [path.as_posix() for path in found]
-    return FolderSource("files", found, ids, [-1] * len(found), [], shape, None, on_error, resize=resize)
+    left_out: Counter[str] = Counter()
+    names = find_images(paths, "predict_paths", left_out)
+    if not names:
+        raise UserError("predict_paths: the list is empty; give image files, folders, patterns or .txt lists")
+    notes = left_out_line("predict_paths", left_out)
+    files, labels = [Path(name) for name in names], [-1] * len(names)
+    return FolderSource(
+        "files", files, names, labels, [], shape, None, on_error, resize=resize, depth=depth, notes=notes
+    )
 
 
-class UnreadableImage(Exception):
-    """A file that is not the image it claims to be; the text is the reason."""
-
-
-def read_image(path: Path, shape: tuple[int, int, int], resize: Resize | None = "crop") -> torch.Tensor:
+def read_image(path: Path, shape: tuple[int, int, int], resize: Resize | None = "crop", depth: int = 0) -> torch.Tensor:
     """One file as uint8 [C, H, W], upright and brought to `shape` (channels, height, width); see `FolderSource`.
 
     Without a rule it keeps its own height and width.
@@ -246,65 +222,27 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: Resize | None = 
     try:
         with Image.open(path) as image:
             check_size(image)
-            return _pixels(image, shape, resize)
+            return _pixels(image, shape, resize, depth)
     except DECODE_ERRORS as error:
         raise UnreadableImage(reason_of(error)) from error
 
 
-def check_size(image: Image.Image) -> None:
-    """Refuses what Pillow only warns of: a header that asks for up to a gigabyte, whatever the file holds.
-
-    Raises:
-        Image.DecompressionBombError: more pixels than ``Image.MAX_IMAGE_PIXELS``.
-    """
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise Image.DecompressionBombError(f"{image.height} x {image.width} pixels are more than {limit:,}")
+def _fitting(facts: Facts, depth: int) -> Facts:
+    reason = misfit(facts.peak, depth) if facts.peak else None
+    return replace(facts, error=facts.error or reason)
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+def _notes(name: str, facts: Sequence[Facts]) -> list[str]:
+    """What is known of files that could be read in several ways."""
+    notes = []
+    if n := sum(each.transparent for each in facts):
+        notes.append(f"{name}: {n:,} of {len(facts):,} images have an alpha channel; what is transparent shows white")
+    if n := sum(each.frames for each in facts):
+        notes.append(f"{name}: {n:,} of {len(facts):,} images have several frames or pages; the first is read")
+    return notes
 
 
-def _is_by_part(folders: list[Path]) -> bool:
-    """Whether these are parts rather than classes: a class may be called "train", but then it holds files."""
-    names = {folder.name for folder in folders}
-    return "train" in names and names <= set(_PARTS) and any(_folders(f) for f in folders if f.name == "train")
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Every image file in a folder and its sub-folders, sorted; hidden ones are passed over.
-
-    A link that leads nowhere counts, so that reading it names it.
-    """
-    return sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in EXTENSIONS
-        and (p.is_file() or (p.is_symlink() and not p.exists()))
-        and not any(piece.startswith(".") for piece in p.relative_to(folder).parts)
-    )
-
-
-def _inspect(path: Path, decode: bool) -> _Facts:
-    try:
-        content = path.read_bytes()
-        with Image.open(BytesIO(content)) as image:
-            check_size(image)
-            height, width = image.height, image.width
-            if image.format in _EXIF_FORMATS and image.getexif().get(_ORIENTATION, 1) >= 5:
-                height, width = width, height
-            grey = image.mode in _GREY_MODES
-            if decode:
-                _pixels(image, (1, height, width), None)
-            else:
-                image.verify()
-    except DECODE_ERRORS as error:
-        return _Facts(b"", False, (0, 0), reason_of(error))
-    return _Facts(hashlib.blake2b(content, digest_size=8).digest(), grey, (height, width))
-
-
-def _common_shape(facts: list[_Facts]) -> tuple[int, int, int]:
+def _common_shape(facts: list[Facts]) -> tuple[int, int, int]:
     channels = 1 if all(each.grey for each in facts) else 3
     sizes = {each.size for each in facts}
     height, width = sizes.pop()
@@ -313,33 +251,16 @@ def _common_shape(facts: list[_Facts]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _pixels(image: Image.Image, shape: tuple[int, int, int], resize: Resize | None) -> torch.Tensor:
+def _pixels(image: Image.Image, shape: tuple[int, int, int], resize: Resize | None, depth: int) -> torch.Tensor:
     """Upright, and brought to `shape` by the rule where there is one: uint8 [C, H, W]."""
     channels, height, width = shape
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips 16 bits at 255 instead of scaling them
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no fixed range; convert the file to 8 or 16 bits")
-    elif image.mode == "P":
-        image = image.convert("RGBA")  # a palette's transparency may be bytes, which only RGBA can hold
-    # without copies that change nothing: each is as large as the picture, which may have 89 million pixels
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode != (mode := "L" if channels == 1 else "RGB"):
-        image = image.convert(mode)
+    image = upright(image, channels, depth)
     return as_pixels(image if resize is None else resized(image, (height, width), resize))
 
 
 def _indices_of(part_of: list[str]) -> dict[str, np.ndarray]:
     names = np.array(part_of)
     return {part: np.flatnonzero(names == part) for part in ("train", "val", "test") if part in part_of}
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a file could not be read, in one line."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known format"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _unreadable(path: Path, reason: str) -> UserError:

@@ -197,7 +197,8 @@ class MaskParts:
         self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0
     ) -> BatchLoader:
         """New files without labels and masks, scaled and normalised as the model was trained."""
-        files = open_files(paths, self.images.shape, self.images.on_error, self.images.resize)
+        images = self.images
+        files = open_files(paths, images.shape, images.on_error, images.resize, images.depth)
         report_rejected(files)
         data = self._set(files, np.arange(len(files.ids)))
         return eval_loader(data, batch_size, Process.of(trainer), num_workers)

@@ -11,31 +11,28 @@ A mask has one class per pixel; `IGNORE` says that a pixel belongs to none and i
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.nn import functional
 
-from plcourse.core.data.classes import class_names
-from plcourse.core.data.delimited import line_of
-from plcourse.core.data.folder import CACHE_BYTES, DECODE_ERRORS, FolderSource, check_size, images_below, reason_of
-from plcourse.core.data.frames import as_text, read_frame
+from plcourse.core.data.decode import reason_of
+from plcourse.core.data.folder import CACHE_BYTES, FolderSource
+from plcourse.core.data.mask_files import IGNORE, MaskFile, fitted, read_mask, smeared, turns
+from plcourse.core.data.mask_layout import find_masks
 from plcourse.core.data.photos import digits_on_photos
 from plcourse.core.data.protocols import Source
 from plcourse.core.data.resize import ImageSize, Resize, check_resize, size_of, window_of
 from plcourse.core.data.sources import OnError
 from plcourse.core.errors import UserError, nearest
 
-IGNORE = 255
 MASK_SOURCES = ("digits_on_photos", "oxford_pets", "mask_folder")
 
+_NO_PIXELS = np.empty((0, 0), np.uint8)
 _PETS = "oxford-iiit-pet"
 _TRIMAP = {1: 1, 2: 0, 3: IGNORE}  # the pets' masks: pet, background, not classified
-_LAYOUT = "it holds images/, masks/ (the same file names, one integer class per pixel) and labels.csv (file,label)"
 
 
 class MaskSource(Source, Protocol):
@@ -134,6 +131,7 @@ class PairedFiles:
         lookup: uint8 [256], the class of each value in a mask file.
         mask_names: one name per class.
         rejected: (path, reason) of what was left out already.
+        turns: the EXIF orientation to turn each mask by; None turns none.
     """
 
     def __init__(
@@ -143,9 +141,12 @@ class PairedFiles:
         lookup: np.ndarray,
         mask_names: Sequence[str],
         rejected: Sequence[tuple[str, str]] = (),
+        turns: Sequence[int] | None = None,
     ) -> None:
         assert len(mask_paths) == len(images.ids)
         self._images, self._mask_paths, self._lookup = images, list(mask_paths), lookup
+        self._turns = list(turns) if turns is not None else [1] * len(mask_paths)
+        self.notes, self.use_depth = images.notes, images.use_depth
         self.name, self.ids, self.labels, self.label_names = images.name, images.ids, images.labels, images.label_names
         self.parts, self.shape, self.sizes = images.parts, images.shape, images.sizes
         self.mask_names = list(mask_names)
@@ -154,6 +155,11 @@ class PairedFiles:
         fits = len(images.ids) * int(np.prod(size)) <= CACHE_BYTES
         self._cache = torch.empty((len(images.ids), *size), dtype=torch.uint8) if fits else None
         self._cached = np.zeros(len(images.ids), bool)
+
+    @property
+    def depth(self) -> int:
+        """Bits of the values of 16-bit images; see `FolderSource`."""
+        return self._images.depth
 
     @property
     def hashes(self) -> np.ndarray:
@@ -195,48 +201,10 @@ class PairedFiles:
         return mask_HW
 
     def _classes(self, index: int, size: tuple[int, int]) -> torch.Tensor:
-        found = _read_mask(self._mask_paths[index], size)
+        found = read_mask(self._mask_paths[index])
         if found.error:
             raise UserError(f"cannot read the mask '{self._mask_paths[index]}': {found.error}; mend or remove it")
-        return torch.from_numpy(self._lookup[found.pixels])
-
-
-@dataclass(frozen=True)
-class _Mask:
-    """A decoded mask file, or why it is none."""
-
-    pixels: np.ndarray
-    size: tuple[int, int]  # height, width
-    values: frozenset[int]
-    error: str = ""
-
-
-_NO_MASK = np.empty((0, 0), np.uint8)
-
-
-def _read_mask(path: Path, size: tuple[int, int] | None = None) -> _Mask:
-    """The values of a mask file; of an image with a palette, the numbers in the palette."""
-    try:
-        with Image.open(path) as image:
-            check_size(image)
-            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
-                raise ValueError(f"it has colours (mode {image.mode}), and a mask has one integer per pixel")
-            shown = (image.height, image.width)
-            pixels_HW = np.asarray(image).astype(np.int64)
-    except DECODE_ERRORS as error:
-        return _Mask(_NO_MASK, (0, 0), frozenset(), reason_of(error))
-    values = frozenset(np.unique(pixels_HW).tolist())
-    if max(values) > IGNORE or min(values) < 0:
-        return _Mask(_NO_MASK, shown, values, f"it has the value {max(values)}; classes are 0 to 254, 255 is none")
-    if size is not None and size != shown:
-        scaled = functional.interpolate(torch.from_numpy(pixels_HW)[None, None].double(), size, mode="nearest-exact")
-        pixels_HW = scaled[0, 0].numpy()
-    return _Mask(pixels_HW.astype(np.uint8), shown, values)
-
-
-def _inspect_mask(path: Path) -> _Mask:
-    found = _read_mask(path)
-    return _Mask(_NO_MASK, found.size, found.values, found.error)
+        return torch.from_numpy(self._lookup[fitted(found, self._turns[index], size)])
 
 
 def _pairs(
@@ -249,8 +217,10 @@ def _pairs(
     on_error: OnError,
     part_of: Sequence[str] | None,
     resize: Resize,
-) -> tuple[FolderSource, list[Path], frozenset[int], list[tuple[str, str]]]:
-    """The images whose masks fit them, their masks, the values in these, and what was left out."""
+    notes: Sequence[str] = (),
+    mask_values: Sequence[int] | None = None,
+) -> tuple[FolderSource, list[Path], list[int], frozenset[int], list[tuple[str, str]]]:
+    """The images whose masks fit them, their masks, how to turn these, their values, and what was left out."""
     with ThreadPoolExecutor(8) as pool:
         found = dict(zip(ids, pool.map(_inspect_mask, masks), strict=True))
     label_names = sorted(set(labels))
@@ -269,6 +239,7 @@ def _pairs(
             None if part_of is None else [part_of[i] for i in kept],
             channels=3,  # one model for grey and colour; a grey image has three equal channels
             resize=resize,
+            notes=notes,
         )
 
     def reject(i: int, reason: str) -> None:
@@ -279,29 +250,39 @@ def _pairs(
             )
         rejected.append((str(masks[i]), reason))
 
-    kept = []
-    for i, each in enumerate(ids):
-        if error := found[each].error:
-            reject(i, error)
-        else:
-            kept.append(i)
+    wrong = {i: found[each].error for i, each in enumerate(ids) if found[each].error}
+    wrong |= smeared([found[each] for each in ids], mask_values)
+    for i in sorted(wrong):
+        reject(i, wrong[i])
+    kept = [i for i in range(len(ids)) if i not in wrong]
     if not kept:
-        raise UserError(f"none of {len(masks)} masks can be read; the first is '{masks[0]}': {found[ids[0]].error}")
+        raise UserError(f"none of {len(masks)} masks can be used; the first is '{masks[0]}': {wrong[0]}")
     source = opened(kept)
     position = {each: i for i, each in enumerate(ids)}
-    misfits = 0
-    for each, (height, width) in zip(source.ids, source.sizes.tolist(), strict=True):
-        if found[each].size != (height, width):
-            h, w = found[each].size
-            reject(position[each], f"it is {h} x {w} pixels and its image {height} x {width}")
-            kept.remove(position[each])
-            misfits += 1
+    turned_by, said = turns([found[each] for each in source.ids], source.sizes, source.orientations, name)
+    misfits = [each for each, turn in zip(source.ids, turned_by, strict=True) if turn is None]
+    for each in misfits:
+        row = source.ids.index(each)
+        (height, width), orientation = source.sizes[row].tolist(), int(source.orientations[row])
+        shown = f" as shown, turned by its EXIF orientation {orientation}" if orientation > 1 else ""
+        reject(
+            position[each],
+            "it is {} x {} pixels".format(*found[each].size) + f" and its image {height} x {width}{shown}",
+        )
+        kept.remove(position[each])
     if misfits:
         if not kept:
             raise UserError(f"no mask has the size of its image; the first is '{rejected[0][0]}': {rejected[0][1]}")
         source = opened(kept)
+        turned_by = [turn for turn in turned_by if turn is not None]
+    source.notes += said
     values = frozenset().union(*(found[each].values for each in source.ids))
-    return source, [masks[position[each]] for each in source.ids], values, rejected
+    mask_paths = [masks[position[each]] for each in source.ids]
+    return source, mask_paths, [turn or 1 for turn in turned_by], values, rejected
+
+
+def _inspect_mask(path: Path) -> MaskFile:
+    return replace(read_mask(path), pixels=_NO_PIXELS)
 
 
 def _mask_folder(
@@ -312,29 +293,23 @@ def _mask_folder(
     mask_values: Sequence[int] | None,
     resize: Resize,
 ) -> PairedFiles:
-    top = Path(root)
-    for piece in ("images", "masks", "labels.csv"):
-        if not (top / piece).exists():
-            raise UserError(f"mask_folder: there is no '{top / piece}'; {_LAYOUT}")
-    label_of = _labels(top / "labels.csv")
-    images = images_below(top / "images")
-    if not images:
-        raise UserError(f"mask_folder: no image in '{top / 'images'}'; {_LAYOUT}")
-    ids = [path.relative_to(top / "images").as_posix() for path in images]
-    for each in ids:
-        if each not in label_of:
-            known = list(label_of)
-            raise UserError(f"mask_folder: '{top / 'labels.csv'}' has no label for '{each}'{nearest(each, known)}")
-    if missing := next((each for each in label_of if each not in set(ids)), None):
-        raise UserError(f"mask_folder: '{top / 'labels.csv'}' names '{missing}', which is not in '{top / 'images'}'")
-    masks = [_mask_of(top / "masks", each) for each in ids]
-    labels = [label_of[each] for each in ids]
-    source, mask_paths, values, rejected = _pairs(
-        "mask_folder", images, masks, ids, labels, image_size, on_error, None, resize
+    found = find_masks(root)
+    source, mask_paths, turns, values, rejected = _pairs(
+        "mask_folder",
+        found.images,
+        found.masks,
+        found.ids,
+        found.labels,
+        image_size,
+        on_error,
+        found.part_of,
+        resize,
+        found.notes,
+        mask_values,
     )
     lookup, count = _mask_classes(values, mask_names, mask_values)
     names = list(mask_names or map(str, mask_values or range(count)))
-    return PairedFiles(source, mask_paths, lookup, names, rejected)
+    return PairedFiles(source, mask_paths, lookup, names, rejected, turns)
 
 
 def _mask_classes(
@@ -381,39 +356,6 @@ def _listed(values: frozenset[int], mask_names: Sequence[str] | None, mask_value
     return lookup
 
 
-def _mask_of(folder: Path, name: str) -> Path:
-    """The mask of an image: the same name, or, since photographs are JPEG and masks are not, the same as PNG.
-
-    Predicted masks have the name with ``.png`` behind it, and are found too.
-    """
-    same, png = folder / name, (folder / name).with_suffix(".png")
-    found = next((path for path in (same, png, folder / f"{name}.png") if path.is_file()), None)
-    if found is None:
-        raise UserError(f"mask_folder: the image '{name}' has no mask: neither '{same}' nor '{png.name}' is there")
-    return found
-
-
-def _labels(path: Path) -> dict[str, str]:
-    frame = read_frame(path)
-    for column in ("file", "label"):
-        if column not in frame:
-            raise UserError(
-                f"'{path}' has no column '{column}': its first line is {','.join(frame)}, and should be file,label"
-            )
-    found: dict[str, str] = {}
-    for row, (name, label) in enumerate(zip(as_text(frame, "file"), as_text(frame, "label"), strict=True)):
-        if name is None or label is None or not label.strip():
-            line = line_of(path, row)
-            raise UserError(f"'{path}', line {line}: a file and a label are needed, not '{name or ''},{label or ''}'")
-        if name in found:
-            raise UserError(f"'{path}', line {line_of(path, row)}: '{name}' is there twice")
-        found[name] = label
-    names = class_names(str(path), found.values())
-    if len(names) < 2:
-        raise UserError(f"'{path}' has {len(names)} label(s); a classifier takes two or more")
-    return found
-
-
 def _pets(root: str, image_size: ImageSize | None, on_error: OnError, resize: Resize) -> PairedFiles:
     folder = Path(root) / _PETS
     ids, part_of = [], []
@@ -425,7 +367,7 @@ def _pets(root: str, image_size: ImageSize | None, on_error: OnError, resize: Re
         ids += lines
         part_of += [part] * len(lines)
     labels = [each.rpartition("_")[0].replace("_", " ").lower() for each in ids]
-    source, masks, _, rejected = _pairs(
+    source, masks, turns, _, rejected = _pairs(
         "oxford_pets",
         [folder / "images" / f"{each}.jpg" for each in ids],
         [folder / "annotations" / "trimaps" / f"{each}.png" for each in ids],
@@ -439,7 +381,7 @@ def _pets(root: str, image_size: ImageSize | None, on_error: OnError, resize: Re
     lookup = np.full(256, IGNORE, np.uint8)
     for value, mask_class in _TRIMAP.items():
         lookup[value] = mask_class
-    return PairedFiles(source, masks, lookup, ("background", "pet"), rejected)
+    return PairedFiles(source, masks, lookup, ("background", "pet"), rejected, turns)
 
 
 def _no_pets(root: str) -> str:

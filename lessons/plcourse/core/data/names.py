@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import pytorch_lightning as pl
 
+from plcourse.core.data.part_names import normal
 from plcourse.core.data.protocols import Labelled
 from plcourse.core.errors import UserError, nearest
 
@@ -70,13 +71,13 @@ def adopt_mask_names(source: _Masked, names: Sequence[str]) -> None:
 
 def _numbers(source: str, what: str, used: Sequence[str], own: Sequence[str], known: Sequence[str]) -> np.ndarray:
     """The model's number of each of a source's own names, int64; -1 for one that is not used."""
-    number_of = {name: number for number, name in enumerate(known)}
-    if unknown := next((name for name in used if name not in number_of), None):
+    number_of = {normal(name): number for number, name in enumerate(known)}
+    if unknown := next((name for name in used if normal(name) not in number_of), None):
         raise UserError(
             f"{source} has the {what} '{unknown}', which the checkpoint was not trained on; it was trained on "
             f"{listed(known)}{nearest(unknown, known)}"
         )
-    return np.array([number_of.get(name, -1) for name in own], np.int64)
+    return np.array([number_of.get(normal(name), -1) for name in own], np.int64)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -97,6 +97,7 @@ class ImageParts:
         report_rejected(source)
         if self._restored is not None:
             self._adopt(self._restored, source)
+            _use_depth(self._restored, source)
         return source
 
     @cached_property
@@ -134,6 +135,13 @@ class ImageParts:
         return self._resize if self._restored is None else self._restored.get("resize", self._resize)
 
     @property
+    def depth(self) -> int:
+        """Bits of the values of 16-bit files, see `FolderSource`; 0 where the model knows 8-bit images alone."""
+        if self._restored is not None:
+            return self._restored.get("depth", 16)  # what was taken for granted before it was recorded
+        return getattr(self.source, "depth", 0)
+
+    @property
     def channels(self) -> int:
         """1 for grey, 3 for colour."""
         return self.shape[0]
@@ -152,7 +160,14 @@ class ImageParts:
         """What a model needs of its training data, in plain types."""
         mean, std = self.normalisation.mean, self.normalisation.std
         names = list(self.label_names)
-        return {"mean": mean, "std": std, "shape": list(self.shape), "resize": self.resize, "label_names": names}
+        return {
+            "mean": mean,
+            "std": std,
+            "shape": list(self.shape),
+            "resize": self.resize,
+            "depth": self.depth,
+            "label_names": names,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what a checkpoint was trained with.
@@ -162,6 +177,7 @@ class ImageParts:
         """
         if "source" in self.__dict__:
             self._adopt(state, self.source)
+            _use_depth(state, self.source)
         self._restored = state
 
     def train_loader(
@@ -185,7 +201,7 @@ class ImageParts:
         self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0
     ) -> BatchLoader:
         """New files without labels, scaled and normalised as the model was trained; see `open_files`."""
-        files: FolderSource = open_files(paths, self.shape, self.on_error, self.resize)
+        files: FolderSource = open_files(paths, self.shape, self.on_error, self.resize, self.depth)
         report_rejected(files)
         data = ImageSet(files, np.arange(len(files.ids)), self.normalisation)
         return eval_loader(data, batch_size, Process.of(trainer), num_workers)
@@ -248,7 +264,14 @@ def delegated(path: str) -> Any:
 
 
 def report_rejected(source: Source) -> None:
-    """Says which files were left out, if any."""
+    """Says which files were left out, if any, and how those were read that allow two readings."""
+    for note in getattr(source, "notes", ()):
+        say(note)
     if source.rejected:
         listed = "; ".join(f"{path} ({reason})" for path, reason in source.rejected[:_LISTED])
         say(f"{source.name}: {len(source.rejected)} unreadable files left out: {listed}")
+
+
+def _use_depth(state: dict[str, Any], source: Source) -> None:
+    if use := getattr(source, "use_depth", None):  # a source of files
+        use(state.get("depth", 16))
