@@ -18,12 +18,14 @@ import yaml
 from plcourse import Run
 from plcourse.core.batch import Cell, carry_out
 from plcourse.core.errors import UserError
+from plcourse.core.variants import evaluations
 
 
 def evaluate(view: Run, overrides: dict[str, Any]) -> dict[str, Any]:
     """The test metrics of a run's best checkpoint, and how many samples they saw."""
     metrics = view.test(overrides)
-    return {**metrics, "samples": (view.eval("test")["coverage"] or {}).get("seen")}
+    (found,) = evaluations(view)  # a view has no other
+    return {**metrics, "samples": (found.content["coverage"] or {}).get("seen")}
 
 
 def read_data(words: list[str]) -> tuple[str, dict[str, Any]]:

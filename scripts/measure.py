@@ -32,6 +32,7 @@ import regolden
 from other_work import OtherWork, is_alone
 from plcourse import catalog
 from plcourse.core.configs import find_config, parse_header
+from plcourse.core.headline import headline
 from plcourse.core.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,10 +107,9 @@ def measure(name: str, seed: int) -> dict[str, Any]:
 
 
 def _score(record: dict[str, Any], tested: dict[str, float]) -> tuple[str, float]:
-    """The score that stands for a run: test accuracy or IoU, else what it was chosen by, on the test part if any."""
+    """The score that stands for a run: of the test part, if there is one."""
     best = record.get("best") or {}
-    wanted = ["test/accuracy", "test/foreground_iou", f"test/{str(best.get('metric')).partition('/')[2]}", *tested]
-    metric = next((name for name in wanted if name in tested), None)
+    metric = headline(tested, best.get("metric"))
     return (metric, tested[metric]) if metric else (best["metric"], best["value"])
 
 

@@ -17,6 +17,7 @@ import yaml
 from plcourse.core.errors import UserError
 from plcourse.core.request import as_flags
 from plcourse.core.runs import Run
+from plcourse.core.variants import predictions_folder
 
 
 def run(
@@ -76,10 +77,11 @@ def evaluate(run: Run, verb: str, overrides: dict[str, Any] | None = None) -> An
     Returns:
         The scores of validate and test, the Parquet files of predict.
     """
-    _run(verb, ["--run", str(run.path), *as_flags(overrides)])
+    variant = _run(verb, ["--run", str(run.path), *as_flags(overrides)]).variant
     if verb == "predict":
-        return run.predictions
-    return run.eval("val" if verb == "validate" else "test")["metrics"]
+        return sorted(predictions_folder(run.path, variant).glob("*.parquet")) if variant else run.predictions
+    stage = "val" if verb == "validate" else "test"
+    return run.eval(f"{stage}-{variant}" if variant else stage)["metrics"]
 
 
 def _run(verb: str, arguments: list[str]) -> Run:

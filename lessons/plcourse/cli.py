@@ -27,20 +27,21 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.distributed.constants import default_pg_timeout
 
 from plcourse.core import launch, safety
-from plcourse.core.callbacks import Coverage, samples_of
+from plcourse.core.callbacks import Coverage
 from plcourse.core.changes import Change, nothing_left
 from plcourse.core.checkpoint import load
 from plcourse.core.continuing import changed, dumped, is_finished
 from plcourse.core.errors import RunFailed, UserError, first_line
-from plcourse.core.evaluations import save_evaluation
+from plcourse.core.evaluations import relative_to_run, save_evaluation
 from plcourse.core.explain import Explainer
 from plcourse.core.loops import PredictLoop
 from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.request import Request, read_request
+from plcourse.core.request import EVALUATIONS, Request, read_request
 from plcourse.core.runs import Run, runs_below
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
+from plcourse.core.variants import AS_TRAINED, Variant, predictions_folder
 from plcourse.core.writer import PredictionWriter
 
 _STAGES = {"validate": "val", "test": "test"}
@@ -81,6 +82,7 @@ class CourseCLI(LightningCLI):
         self.run_folder: Run | None = request.run
         self.change: Change | None = None
         self.trains = True  # whether a fit has anything left to train
+        self.variant = AS_TRAINED
         CourseParser.explainer = Explainer(request.verb, request.sources)
         super().__init__(
             save_config_callback=None,
@@ -137,6 +139,7 @@ class CourseCLI(LightningCLI):
         if self.change is not None and self.change.touches_callbacks:
             own = trainer.arguments["callbacks"]
             trainer.changed_callbacks = [(own[place], name) for place, name in self.change.of_callbacks]
+        trainer.variant = self.variant
         return trainer
 
     def _loggers(self, chosen: Any, run: Run) -> list[Logger]:
@@ -173,6 +176,9 @@ class CourseCLI(LightningCLI):
             self.request.continues = self.trains = False
         session = Session(self.request, text, config.get("seed_everything"), self.change)
         self.run_folder = session.run
+        if self.request.run is not None and subcommand in EVALUATIONS:
+            self.variant = Variant.of(self.request.run, text, self.request.checkpoint, self.request.trusted)
+        session.run.variant = self.variant.name
         with session.recording():
             if processes > 1:
                 launch.supervise(
@@ -256,9 +262,9 @@ class CourseCLI(LightningCLI):
             stage, seconds = _STAGES[verb], time.monotonic() - started
             coverage = self.coverage.report
             report = save_evaluation(
-                run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds, loop.findings
+                run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds, loop.findings, self.variant
             )
-            _say_scores(stage, report["metrics"], coverage)
+            _say_scores(stage, report["metrics"], coverage, self.variant)
             for line in loop.lines:
                 say(line)
 
@@ -277,26 +283,25 @@ class CourseCLI(LightningCLI):
     def _predict(self, run: Run, arguments: dict[str, Any]) -> None:
         trainer, loop = self.trainer, self.trainer.predict_loop
         assert isinstance(loop, PredictLoop)
-        loop.settings = self._prediction_settings()
+        config = self.config[self.request.verb].as_dict()
+        loop.settings = _prediction_settings(config)
+        loop.facts = {
+            "settings": dict(self.variant.settings),
+            "trust": list(self.variant.trust),
+            "checkpoint": relative_to_run(arguments["ckpt_path"], run.path),
+            "inputs": config.get("data"),
+        }
         if loop.writes_predictions:
             trainer.predict(self.model, return_predictions=False, **arguments)
         else:
-            writer = PredictionWriter(run.path / "predictions")
+            writer = PredictionWriter(predictions_folder(run.path, self.variant.name), facts=loop.facts)
             trainer.callbacks.append(writer)
             trainer.predict(self.model, return_predictions=False, **arguments)
             trainer.callbacks.remove(writer)
             if trainer.is_global_zero:
-                given = samples_of(trainer.predict_dataloaders)
-                of = "" if given is None else f" of {given:,}"
-                say(f"predictions in {writer.folder}: {writer.rows:,}{of} samples")
+                say(f"predictions in {writer.folder}: {writer.said}")
         if self.request.strict and loop.quarantined:
             raise RunFailed(f"--strict: inputs that could not be read: {loop.quarantined}")
-
-    def _prediction_settings(self) -> str:
-        """What the config says of model, data and seed, which tells one prediction from another."""
-        config = self.config[self.request.verb]
-        parts = {key: value for key, value in config.as_dict().items() if key in ("model", "data", "seed_everything")}
-        return json.dumps(parts, sort_keys=True, default=str)
 
 
 class Resolver(CourseCLI):
@@ -416,11 +421,18 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _say_scores(stage: str, scores: dict[str, float], coverage: dict[str, int] | None) -> None:
+def _prediction_settings(config: dict[str, Any]) -> str:
+    """What a config says of model, data and seed, which tells one prediction from another."""
+    parts = {key: value for key, value in config.items() if key in ("model", "data", "seed_everything")}
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
+def _say_scores(stage: str, scores: dict[str, float], coverage: dict[str, int] | None, variant: Variant) -> None:
     seen = ": which samples were seen is unknown, since batches carry no ids"
     if coverage:
         seen = f": {coverage['seen']} of {coverage['expected']} seen, {coverage['twice']} twice"
-    say("\n".join([f"{stage}{seen}", *table(scores)]))
+    asked = f" ({variant.said}; in eval/{variant.file_stem(stage)}.json)" if variant.settings else ""
+    say("\n".join([f"{stage}{seen}{asked}", *table(scores)]))
 
 
 def _say_what_next(run: Run) -> None:

@@ -1,5 +1,6 @@
 """`plcourse learn`: the learning path, a lesson's guide, and its exercises. No torch in this process."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,8 +13,10 @@ from typing import Any
 
 from plcourse import catalog
 from plcourse.core.errors import RUN_FAILED, UserError, nearest
-from plcourse.core.look import LineParser, aligned, say
-from plcourse.core.runs import list_runs, runs_root
+from plcourse.core.headline import test_score
+from plcourse.core.layout import aligned
+from plcourse.core.look import LineParser, say
+from plcourse.core.runs import Run, list_runs, runs_root
 from plcourse.core.syllabus import PLANS, TRACKS
 from plcourse.exercises import MARK, exercises_of, starting_file
 
@@ -66,11 +69,19 @@ def _finished(flag: str | None) -> dict[str, str]:
         if run.status != "finished":
             continue
         record = run.record
-        best, said = record.get("best"), "finished"
-        if isinstance(best, dict) and isinstance(best.get("value"), int | float):
-            said = f"{best.get('metric')} {best['value']:.4g}"
-        found.setdefault(str(record.get("config")), said)
+        found.setdefault(str(record.get("config")), _score(run, record))
     return found
+
+
+def _score(run: Run, record: dict[str, Any]) -> str:
+    """The run's score of the test part, else the best one while it trained."""
+    with contextlib.suppress(UserError):  # a broken file hides no run
+        if tested := test_score(run, record):
+            return f"{tested[0]} {tested[1]:.4g}"
+    best = record.get("best")
+    if isinstance(best, dict) and isinstance(best.get("value"), int | float):
+        return f"{best.get('metric')} {best['value']:.4g}"
+    return "finished"
 
 
 def _path(finished: dict[str, str]) -> str:

@@ -132,7 +132,7 @@ class TestLsRuns:
         (broken.path / "run.json").write_text("{")
         _, out, _ = typed("ls", "runs")
         head, first, second = out.splitlines()
-        assert head.split() == ["run", "status", "best", "when", "took"]
+        assert head.split() == ["run", "status", "score", "when", "took"]
         assert first.split() == [broken.name, "unreadable", "-", "-", "-"]
         assert second.startswith(f"{run.name} ")
         assert "finished" in second

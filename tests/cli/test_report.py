@@ -49,6 +49,7 @@ def a_run(root: Path, name: str = "evaluation/classifier", seed: int = 0, accura
             "test/gain_high": 0.005,
         },
         "coverage": {"expected": 200, "seen": 200, "twice": 0},
+        "checkpoint": "checkpoints/best.ckpt",
         "per_class": {HOSTILE: {"n": 20, "f1": 0.9}, "y": {"n": 20, "f1": None}},
     }
     (run.path / "eval").mkdir()

@@ -59,9 +59,10 @@ def test_a_part_of_a_prediction_is_called_a_part(fast: Path, runs: Path, capsys:
     main(["fit", "-c", str(fast)])
     main(["predict", "--run", "own/fast/latest", "--trainer.limit_predict_batches", "1"])
     run = plcourse.Run.load("own/fast", runs)
-    rows = len(pq.read_table(run.predictions))
+    (folder,) = (run.path / "predictions").iterdir()
+    rows = len(pq.read_table(folder))
     assert 0 < rows < 359
-    assert f"predictions in {run.path / 'predictions'}: {rows} of 359 samples" in capsys.readouterr().out
+    assert f"predictions in {folder}: {rows} of 359 samples" in capsys.readouterr().out
 
 
 def test_evaluation_writes_into_the_run_it_evaluates(fast: Path, runs: Path) -> None:
@@ -72,7 +73,7 @@ def test_evaluation_writes_into_the_run_it_evaluates(fast: Path, runs: Path) -> 
     main(["test", "-c", str(fast), "--ckpt_path", "best"])
     main(["test", "-c", str(fast), "--ckpt_path", str(run.checkpoint("last"))])
     assert [folder.name for folder in run.path.parent.iterdir() if not folder.is_symlink()] == [run.path.name]
-    assert sorted(path.name for path in (run.path / "eval").iterdir()) == ["test-1.json", "test-2.json", "test.json"]
+    assert sorted(path.name for path in (run.path / "eval").iterdir()) == ["test-1.json", "test-last.json", "test.json"]
     assert json.loads((run.path / "eval" / "test-1.json").read_text()) == first
 
 

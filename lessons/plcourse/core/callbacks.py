@@ -1,6 +1,8 @@
 """The callbacks that every run of the suite has, whatever its config says."""
 
 import math
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -111,13 +113,45 @@ class Coverage(Callback):
         self.report = {"expected": expected, "seen": seen, "twice": int(keys.size) - seen}
 
 
-def samples_of(loader: Any) -> int | None:
-    """The samples that a loader has in all, whatever limits leave out; None where it cannot be asked."""
-    planned = getattr(getattr(loader, "plan", None), "n", None)
-    dataset: Any = getattr(loader, "dataset", None)
-    if planned:
+def samples_of(loaders: Any) -> int | None:
+    """The samples that one or several loaders have, whatever limits leave out; None where one cannot be asked."""
+    if isinstance(loaders, list | tuple):
+        return _sum(map(samples_of, loaders))
+    planned = getattr(getattr(loaders, "plan", None), "n", None)
+    dataset: Any = getattr(loaders, "dataset", None)
+    if planned is not None:
         return int(planned)
     return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def samples_in(loaders: Any, batches: Mapping[int, int]) -> int | None:
+    """The samples in the first batches of this process; None where a loader does not say how it makes them.
+
+    Args:
+        loaders: one or several loaders.
+        batches: how many batches of each loader, by its position.
+    """
+    several = loaders if isinstance(loaders, list | tuple) else [loaders]
+    return _sum(_samples_in(loader, batches.get(position, 0)) for position, loader in enumerate(several))
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+def _samples_in(loader: Any, batches: int) -> int | None:
+    plan = getattr(loader, "plan", None)
+    if plan is not None:
+        return sum(len(each) for each in islice(plan.batches(0), batches))
+    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    if size is None or not hasattr(getattr(loader, "dataset", None), "__len__") or not hasattr(sampler, "__len__"):
+        return None
+    return min(batches * size, len(sampler))
 
 
 def _boundary(trainer: pl.Trainer) -> Any:

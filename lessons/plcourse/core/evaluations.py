@@ -9,7 +9,8 @@ from typing import Any
 
 from plcourse.core.errors import RunFailed
 from plcourse.core.record import shortest
-from plcourse.core.runs import package_version, write_json
+from plcourse.core.runs import package_version, read_record, write_json
+from plcourse.core.variants import AS_TRAINED, Variant
 
 
 def save_evaluation(
@@ -21,8 +22,9 @@ def save_evaluation(
     processes: int,
     seconds: float,
     findings: Mapping[str, Any] = MappingProxyType({}),
+    variant: Variant = AS_TRAINED,
 ) -> dict[str, Any]:
-    """Writes ``eval/<stage>.json``; for the first rank only.
+    """Writes ``eval/<stage>.json``, or ``eval/<stage>-<variant>.json``; for the first rank only.
 
     Args:
         run: the run's folder.
@@ -33,20 +35,25 @@ def save_evaluation(
         processes: processes that scored.
         seconds: time of the evaluation.
         findings: what the loop found out beside the scores, further fields of the file.
+        variant: in what the evaluation differs from the run as it was trained.
 
     Returns:
         What was written.
     """
     report = {
+        "stage": stage,
+        "settings": dict(variant.settings),
         "metrics": {name: shortest(value) for name, value in metrics.items()},
         "coverage": coverage,
-        "checkpoint": _relative(checkpoint, run),
+        "checkpoint": relative_to_run(checkpoint, run),
         "processes": processes,
+        "best_step": _best_step(run),
         "seconds": round(seconds, 3),
+        "trust": list(variant.trust),
         "plcourse": package_version("plcourse"),
         **findings,
     }
-    path = run / "eval" / f"{stage}.json"
+    path = run / "eval" / f"{variant.file_stem(stage)}.json"
     path.parent.mkdir(exist_ok=True)
     older = _free_name(path)
     try:
@@ -59,7 +66,14 @@ def save_evaluation(
     return report
 
 
-def _relative(checkpoint: Path | None, folder: Path) -> str | None:
+def _best_step(run: Path) -> int | None:
+    """The step of the run's best checkpoint now: a run that is trained further may get another."""
+    best = read_record(run / "run.json").get("best") if (run / "run.json").is_file() else None
+    return best.get("step") if isinstance(best, dict) else None
+
+
+def relative_to_run(checkpoint: Path | None, folder: Path) -> str | None:
+    """A checkpoint's path as records name it: below the run's folder where it is there."""
     if checkpoint is None:
         return None
     checkpoint, folder = checkpoint.resolve(), folder.resolve()

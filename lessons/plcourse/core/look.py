@@ -1,13 +1,12 @@
 """The verbs that only look: `ls`, `cat` and `cp`. None of them imports torch."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
 import sys
-import textwrap
-from collections.abc import Container, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +14,12 @@ from typing import Any, NoReturn
 from plcourse import catalog
 from plcourse.core.configs import ConfigHeader, ConfigSource, find_config, parse_header, resolved_path
 from plcourse.core.errors import UserError, nearest, printable
+from plcourse.core.headline import score_of
+from plcourse.core.layout import broken, fitted, width
 from plcourse.core.runs import SWEEPS, Run, age_key, list_runs, list_sweeps, read_record, runs_root, status_of
+from plcourse.core.variants import Evaluation, evaluations, said
+
+_READABLE = 120  # columns, however wide the terminal is
 
 
 class LineParser(argparse.ArgumentParser):
@@ -40,18 +44,6 @@ class LineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print below its usage."""
         raise UserError(f"{self.prog}: {message}; see `{self.prog} -h`")
-
-
-def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
-    """Rows as columns of text, those of the given numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if at in right else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def ls(argv: list[str]) -> None:
@@ -159,7 +151,16 @@ def _ls_runs(flag: str | None, as_json: bool) -> None:
         say(f"No runs in '{root}' yet; `plcourse fit -c NAME` makes one.")
         return
     cells = [(row["name"], row["status"], _result(row), _when(row), duration(row["seconds"])) for row in rows]
-    say("\n".join(aligned([("run", "status", "best", "when", "took"), *cells])))
+    head, limit = ("run", "status", "score", "when", "took"), width()
+    lines = fitted(head, cells, limit=limit)
+    others = [line for row in rows for line in _others(row)]
+    if others:
+        lines += [
+            "",
+            "with other settings than the run's own",
+            *(line for each in others for line in broken(each, limit)),
+        ]
+    say("\n".join(lines))
 
 
 def _run_row(run: Run) -> dict[str, Any]:
@@ -170,7 +171,24 @@ def _run_row(run: Run) -> dict[str, Any]:
         row["status"] = status_of(record)
     except UserError:
         record = {}
-    return row | {key: record.get(key) for key in ("verb", "config", "best", "created", "seconds", "error")}
+    row |= {key: record.get(key) for key in ("verb", "config", "best", "created", "seconds", "error")}
+    row["evaluations"] = []
+    with contextlib.suppress(UserError):  # a broken file hides no run
+        row["evaluations"] = [_evaluated(each, record) for each in evaluations(run)]
+    return row
+
+
+def _evaluated(evaluation: Evaluation, record: dict[str, Any]) -> dict[str, Any]:
+    """What `ls runs --json` says of one evaluation."""
+    metric, value = score_of(evaluation, record) or (None, None)
+    found = {"stage": evaluation.stage, "file": evaluation.file.name, "settings": evaluation.settings}
+    return {**found, "variant": evaluation.is_variant, "metric": metric, "value": value}
+
+
+def _others(row: dict[str, Any]) -> list[str]:
+    """A line for each evaluation of a run with other settings than its own."""
+    found = [each for each in row.get("evaluations", []) if each["variant"]]
+    return [f"  {row['name']}  {_scored(each)}  {said(each['settings'])}" for each in found]
 
 
 def _sweep_row(folder: Path, root: Path) -> dict[str, Any]:
@@ -191,16 +209,17 @@ def _sweep_row(folder: Path, root: Path) -> dict[str, Any]:
 
 
 def _result(row: dict[str, Any]) -> str:
-    """A run's best score, or how many cells of a sweep are done."""
+    """A run's score of the test part, else its best one, or how many cells of a sweep are done."""
     if "cells" in row:
         return f"{row['cells'].get('finished', 0)} of {row['cells']['total']} cells"
-    return _best(row["best"])
+    tested = [each for each in row.get("evaluations", []) if each["stage"] == "test" and not each["variant"]]
+    return _scored(tested[0] if tested and tested[0]["metric"] else row["best"])
 
 
-def _best(best: Any) -> str:
-    if not isinstance(best, dict) or not isinstance(best.get("value"), int | float):
+def _scored(score: Any) -> str:
+    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
         return "-"
-    return f"{best.get('metric')} {best['value']:.4f}"
+    return f"{score.get('metric')} {score['value']:.4f}"
 
 
 def _when(row: dict[str, Any]) -> str:
@@ -260,20 +279,16 @@ def _config_row(name: str) -> dict[str, Any]:
 
 def _shelf_text(shelf: dict[str, Any]) -> str:
     number = "    " if shelf["number"] is None else f"{shelf['number']}  "
-    lines = [f"{number}{shelf['lesson']}: {shelf['title']}", f"    {shelf['summary']}"]
+    found = width()
+    limit = found and min(found, _READABLE)
+    lines = [f"{number}{shelf['lesson']}: {shelf['title']}", *broken(f"    {shelf['summary']}", limit, "    ")]
     indent = 6 + max((len(config["name"]) for config in shelf["configs"]), default=0)
     for config in shelf["configs"]:
         text = config["problem"] or config["shows"]
         if config["needs"]:
             text = f"[needs {', '.join(config['needs'])}] {text}"
         first = f"    {config['name']}".ljust(indent + 2)
-        lines += textwrap.wrap(
-            first + text,
-            _width(),
-            subsequent_indent=" " * len(first),
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
+        lines += broken(first + text, limit, " " * (len(first) if limit is None or 2 * len(first) < limit else 6))
     if not shelf["configs"]:
         lines.append("    (no configs in this version)")
     return "\n".join(lines)
@@ -285,14 +300,6 @@ def _header(name: str) -> tuple[ConfigHeader | None, str]:
         return parse_header(find_config(str(catalog.config_path(name)))), ""
     except UserError as error:
         return None, str(error)
-
-
-def _width() -> int:
-    """The terminal's width, at most what is pleasant to read; fixed where the output is no terminal."""
-    try:
-        return max(60, min(os.get_terminal_size(sys.stdout.fileno()).columns, 120))
-    except (OSError, ValueError):
-        return 110
 
 
 def say(text: str) -> None:

@@ -506,11 +506,13 @@ class PredictLoop(_AllRanks, _PredictionLoop):
         writes_predictions: whether the loop writes them itself, in place of `PredictionWriter`.
         settings: what the predictions depend on beside weights and inputs, in the words of the config; set by the
             command line.
+        facts: what the manifest of the predictions says of where they come from; set by the command line.
         quarantined: inputs that could not be read and have no row.
     """
 
     writes_predictions = False
     settings = ""
+    facts: Mapping[str, Any] = MappingProxyType({})
     quarantined = 0
 
     def _get_batch_indices(self, dataloader: object) -> list[list[int]]:

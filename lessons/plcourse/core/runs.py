@@ -48,7 +48,13 @@ class Run:
     Args:
         path: the folder.
         root: the runs' root that its name is relative to; without it the name is the path.
+
+    Attributes:
+        variant: the name of the evaluation that the command which gave this run has made; see
+            `plcourse.core.variants`. Empty for that of the run as it was trained.
     """
+
+    variant = ""
 
     def __init__(self, path: str | Path, root: str | Path | None = None) -> None:
         self.path = Path(path)
@@ -108,6 +114,11 @@ class Run:
         path = self.path.resolve()
         root = self._root.resolve() if self._root is not None else None
         return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else str(path)
+
+    @property
+    def root(self) -> Path | None:
+        """The root of the runs, None where it is not known."""
+        return self._root
 
     @property
     def record(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Session:
         self._before: dict[Path, str] = {}
         self._last: str | None = None
         self._owns_record = request.run is None or request.continues
-        record = {"verb": request.verb, "seed": seed}
+        record = {"verb": request.verb, "seed": seed, "trust": request.trusted}
         if request.verb == "fit" and request.run is None and is_first_process():
             record["start"] = start_record(request.checkpoint)
         if torchrun.is_rank():
@@ -52,7 +52,7 @@ class Session:
             kept = (self.run.path / "run.json", self.run.config_path)
             self._before = {path: path.read_text(encoding="utf-8") for path in kept if path.is_file()}
             self._last = last_digest(self.run)
-            self.run.resume(start=start_record(request.checkpoint, self.run))
+            self.run.resume(trust=request.trusted, start=start_record(request.checkpoint, self.run))
             if request.checkpoint is None or not _is_below(request.checkpoint, self.run.path):
                 TidyLogger(self.run.path / "metrics.csv").cut(0)  # it starts over
         if not request.continues or request.checkpoint is None or change is None:

@@ -29,6 +29,7 @@ from plcourse.core.runs import (
     write_json,
 )
 from plcourse.core.sweep_plan import LATEST, Plan, cell_label, grid_label
+from plcourse.core.variants import evaluations
 
 RECORD = "sweep.json"
 LOG = "log.txt"
@@ -189,7 +190,7 @@ class Sweep:
     def scores(self, cell: dict[str, Any]) -> list[str]:
         """The names of the scores that a cell has."""
         run = self.run(cell)
-        evaluated = [name for file in (run.path / "eval").glob("*.json") for name in run.eval(file.stem)["metrics"]]
+        evaluated = [name for each in evaluations(run) if not each.is_variant for name in each.metrics]
         return sorted({*evaluated, *(row["metric"] for row in run.metrics)})
 
     def _check_same(self, plan: Plan) -> None:

@@ -24,6 +24,7 @@ from plcourse.core.data.loader import Batch
 from plcourse.core.errors import UserError
 from plcourse.core.interrupts import Interrupts
 from plcourse.core.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop, adopt_fit_loop, inside_fit
+from plcourse.core.variants import AS_TRAINED, Variant
 
 
 class NoProfiler(PassThroughProfiler):
@@ -136,6 +137,7 @@ class Trainer(pl.Trainer):
         changed_callbacks: arguments of callbacks that a resumed run changes, as pairs of callback and name; None where
             it changes nothing about its callbacks.
         cache_dir: where what many runs can share is kept; below the root of the runs, or below `default_root_dir`.
+        variant: how an evaluation differs from the run as it was trained; set by the command line.
 
     Raises:
         UserError: a slot holds something that is not a loop of that stage.
@@ -167,6 +169,7 @@ class Trainer(pl.Trainer):
         if type(self.profiler) is PassThroughProfiler:
             self.profiler = NoProfiler()
         self.cache_dir = Path(self.default_root_dir) / "cache"
+        self.variant: Variant = AS_TRAINED
         self.boundary = Boundary(self)
         self._signal_connector = Interrupts(self)
         self._checkpoint_connector = NamedCheckpoints(self)

@@ -10,7 +10,6 @@ Shapes: B samples of a batch, N of the part, K classes.
 """
 
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from plcourse.core.distributed import gather_objects
 from plcourse.core.errors import UserError
 from plcourse.core.loops import TestLoop
+from plcourse.core.variants import results_folder
 from plcourse.evaluation.diagnostics import (
     Calibration,
     ConfidentErrors,
@@ -96,7 +96,7 @@ class DiagnosticTestLoop(TestLoop):
             self._temperature,
             {row_of[name]: image for _, name, image in pictures},
         )
-        folder = Path(self.trainer.default_root_dir) / "plots"
+        folder = results_folder(self.trainer) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         self.findings, lines = {}, []
         for look in self.diagnostics:

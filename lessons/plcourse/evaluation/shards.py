@@ -18,9 +18,10 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from plcourse.core.errors import RunFailed, UserError, first_line
@@ -30,6 +31,7 @@ from plcourse.evaluation.formats import Format
 MANIFEST, QUARANTINE, PARTIAL = "_manifest.json", "_quarantine.csv", "_partial"
 _KEPT = "journal-kept.jsonl"  # what earlier attempts have committed
 _SCHEMA = 1
+_NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,13 @@ class ShardFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def publish(self, shards: Iterable[Shard], given: int) -> dict[str, Any]:
+    def publish(self, shards: Iterable[Shard], given: int, facts: Mapping[str, Any] = _NO_FACTS) -> dict[str, Any]:
         """Puts the complete dataset in the place of an earlier one; for rank 0, when all ranks have committed.
 
         Args:
             shards: all of them, in any order.
             given: inputs in all; each is a row or quarantined.
+            facts: further fields of the manifest, such as where the inputs come from.
 
         Returns:
             The manifest.
@@ -157,6 +160,7 @@ class ShardFolder:
             "given": given,
             "seen": seen,
             "quarantined": len(quarantined),
+            **facts,
             "shards": [asdict(shard) for shard in ordered],
         }
         write_json(self.partial / MANIFEST, manifest)

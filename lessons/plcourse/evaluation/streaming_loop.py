@@ -24,6 +24,7 @@ from plcourse.core.distributed import gather_objects, total
 from plcourse.core.errors import UserError
 from plcourse.core.loops import PredictLoop
 from plcourse.core.screen import say
+from plcourse.core.variants import AS_TRAINED, Variant, predictions_folder
 from plcourse.evaluation.formats import WRITERS, Format
 from plcourse.evaluation.shards import QUARANTINE, Shard, ShardFolder
 from plcourse.evaluation.sink import ShardSink
@@ -37,7 +38,8 @@ class StreamingPredictLoop(PredictLoop):
 
     Args:
         trainer: the trainer that runs it.
-        output_dir: the folder of the dataset; None for ``predictions`` in the run's folder.
+        output_dir: the folder of the dataset; None for ``predictions`` in the run's folder, and for a folder of its own
+            below it where other inputs or settings than those of the run's config are asked for.
         format: ``parquet``, ``csv`` or ``jsonl``.
         columns: which columns to write, in this order; None for all that ``predict_step`` returns.
         rows_per_shard: rows after which a shard is committed, 1 or more.
@@ -84,7 +86,8 @@ class StreamingPredictLoop(PredictLoop):
         limit = trainer.limit_predict_batches  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
         batches = _limited(-(-n // batch_size), limit, trainer.world_size)
         self._given = min(n, batches * batch_size)
-        folder = Path(self.output_dir or Path(trainer.default_root_dir) / "predictions")
+        variant: Variant = getattr(trainer, "variant", AS_TRAINED)
+        folder = Path(self.output_dir or predictions_folder(Path(trainer.default_root_dir), variant.name))
         key = self._key(loader, f"{n} {batches} {batch_size}")
         self._folder = ShardFolder(folder, key, self.format, trainer.global_rank)
         self._committed, self._finished = self._open()
@@ -150,7 +153,7 @@ class StreamingPredictLoop(PredictLoop):
         self.quarantined = sum(len(shard.quarantined) for shard in shards)
         if self.trainer.is_global_zero:
             if not self._finished:
-                self._folder.publish(shards, self._given)
+                self._folder.publish(shards, self._given, self.facts)
             self._folder.close()
         gather_objects(None)  # no rank is done before the dataset is there
         where = self._folder.folder

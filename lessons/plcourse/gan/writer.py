@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from plcourse.core.distributed import is_distributed
+from plcourse.core.variants import results_folder
 from plcourse.gan.latents import between, latents_of
 from plcourse.gan.quality import to_pixels
 from plcourse.gan.sampling import Columns, sample
@@ -48,7 +49,7 @@ class SamplePictures(Callback):
         model: Any = pl_module
         made = sample(model, np.arange(self.samples, dtype=np.uint64))
         picture_HWC = model.quality.picture(made, self.columns)
-        folder = Path(trainer.default_root_dir) / "plots"
+        folder = results_folder(trainer) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture_HWC).save(folder / f"samples-{epoch:04d}.png")
         for logger in trainer.loggers:
@@ -90,10 +91,10 @@ class SamplePictures(Callback):
         latents = latents_of(np.array(self._seeds, np.uint64), model.generator.latent_dim)
         path = torch.cat([between(a, b, self.columns) for a, b in itertools.pairwise(latents)])
         made = model(path.to(model.device, model.dtype))  # hooks of an evaluation run without gradients
-        folder = Path(trainer.default_root_dir) / "plots"
+        folder = results_folder(trainer) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(model.quality.picture(made, self.columns)).save(folder / "interpolation.png")
 
 
 def _images(trainer: pl.Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "samples"
+    return results_folder(trainer) / "samples"

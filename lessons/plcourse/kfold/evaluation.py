@@ -83,7 +83,7 @@ class _Members:
         """Scores one fold's model, and writes what it scored into its folder."""
         found = evaluate(self.start, verb, data, fold.path, fold.best, None)
         if verb != "predict" and self.trainer.is_global_zero:
-            fold.save({"validate": "val", "test": "test"}[verb], found, self.trainer.world_size)
+            fold.save({"validate": "val", "test": "test"}[verb], found, self.trainer.world_size, self.trainer.variant)
         return found
 
 

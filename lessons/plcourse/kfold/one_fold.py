@@ -27,6 +27,7 @@ from plcourse.core.interrupts import undisturbed
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.runs import OUT_OF_FOLD, SCHEMA, Run, environment, replace_file, write_json
 from plcourse.core.trainer import Trainer, with_checkpoint_io
+from plcourse.core.variants import AS_TRAINED, Variant
 from plcourse.kfold.fold_data import fold_config
 from plcourse.kfold.folds import Fold, Plan
 from plcourse.kfold.outputs import Combine, Recording, out_of_fold_rows
@@ -47,6 +48,7 @@ class CleanState:
         arguments: of the trainer; see `plcourse.Trainer.arguments`.
         random_state: Python's, NumPy's and torch's, of this process.
         checkpoint_io: writes the checkpoints of all folds, and so proves once that they can be read.
+        variant: how the evaluation differs from the run as it was trained.
     """
 
     model: pl.LightningModule
@@ -55,6 +57,7 @@ class CleanState:
     arguments: dict[str, Any]
     random_state: dict[str, Any]
     checkpoint_io: AtomicCheckpointIO = field(default_factory=AtomicCheckpointIO)
+    variant: Variant = AS_TRAINED
 
     @classmethod
     def of(cls, trainer: Trainer, model: pl.LightningModule) -> "CleanState":
@@ -65,7 +68,8 @@ class CleanState:
         slots = {key: None for key in ("validate_loop", "test_loop") if hasattr(getattr(trainer, key), "scores_folds")}
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
         arguments = {**trainer.arguments, **slots}
-        return cls(copy.deepcopy(model), data, copy.deepcopy(own), arguments, random_state.capture())
+        start = (copy.deepcopy(model), data, copy.deepcopy(own), arguments, random_state.capture())
+        return cls(*start, variant=trainer.variant)
 
     def new_model(self) -> pl.LightningModule:
         """A model with the weights that it was built with."""
@@ -79,7 +83,9 @@ class CleanState:
                 settings[key] = copy.deepcopy(settings[key])
         settings["plugins"] = with_checkpoint_io(settings.get("plugins"), self.checkpoint_io)
         settings |= {"enable_progress_bar": False, "enable_model_summary": False, **changes}
-        return Trainer(**{**settings, "default_root_dir": str(folder), "logger": logger, "callbacks": callbacks})
+        trainer = Trainer(**{**settings, "default_root_dir": str(folder), "logger": logger, "callbacks": callbacks})
+        trainer.variant = self.variant
+        return trainer
 
 
 class FoldRun:
@@ -139,9 +145,10 @@ class FoldRun:
         """The data module that trains on this fold's samples and validates on those held out."""
         return data.with_split(self.fold.train_ids, self.fold.val_ids)
 
-    def save(self, stage: str, found: "Scored", processes: int) -> None:
-        """Writes ``eval/<stage>.json``."""
-        save_evaluation(self.path, stage, found.metrics, found.coverage, self.best, processes, found.seconds)
+    def save(self, stage: str, found: "Scored", processes: int, variant: Variant = AS_TRAINED) -> None:
+        """Writes ``eval/<stage>.json``, or that of a variant."""
+        scored = (found.metrics, found.coverage, self.best, processes, found.seconds)
+        save_evaluation(self.path, stage, *scored, variant=variant)
 
 
 class LeakGuard(Callback):

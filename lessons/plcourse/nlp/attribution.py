@@ -15,7 +15,6 @@ Shapes: B texts, T tokens, E embedding.
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from plcourse.core.errors import UserError
 from plcourse.core.metrics import probabilities
 from plcourse.core.screen import say
+from plcourse.core.variants import results_folder
 from plcourse.nlp.tokenizers import UNKNOWN
 
 
@@ -146,7 +146,7 @@ class Attributions(pl.Callback):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the page, on the first rank."""
         if trainer.is_global_zero and self._rows:
-            path = Path(trainer.default_root_dir) / "plots" / "attributions.html"
+            path = results_folder(trainer) / "plots" / "attributions.html"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(_PAGE.format(rows="\n".join(self._rows)), encoding="utf-8")
 

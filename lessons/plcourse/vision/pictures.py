@@ -17,6 +17,7 @@ from plcourse.core.captions import caption
 from plcourse.core.data.image_files import is_image
 from plcourse.core.data.masks import IGNORE
 from plcourse.core.distributed import gather_objects, is_distributed
+from plcourse.core.variants import results_folder
 from plcourse.vision.model import Columns
 
 # of a mask's classes, repeated where there are more; class 0 stays as the picture is
@@ -71,7 +72,7 @@ class Overlays(Callback):
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
         if not trainer.is_global_zero or not any(kept["best"] for kept in found):
             return
-        folder = Path(trainer.default_root_dir) / "plots"
+        folder = results_folder(trainer) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         for name, sign in (("best", 1), ("worst", -1)):
             rows = sorted((entry for kept in found for entry in kept[name]), key=lambda e: e[:2], reverse=True)
@@ -181,9 +182,11 @@ class MaskWriter(Callback):
         if not isinstance(outputs, Columns) or not outputs.masks:
             return
         files = [mask_file(each) for each in outputs["id"]]
-        outputs["mask_file"] = files
+        top = _folder(trainer).parent
+        below = top.relative_to(trainer.default_root_dir)  # not "." for a variant's predictions
+        outputs["mask_file"] = [(below / file).as_posix() for file in files]
         for file, mask_HW in zip(files, outputs.masks, strict=True):
-            path = _folder(trainer).parent / file
+            path = top / file
             path.parent.mkdir(parents=True, exist_ok=True)
             save_mask(mask_HW.cpu().numpy(), path)
 
@@ -226,4 +229,4 @@ def save_mask(mask_HW: np.ndarray, path: Path) -> None:
 
 
 def _folder(trainer: pl.Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "masks"
+    return results_folder(trainer) / "masks"

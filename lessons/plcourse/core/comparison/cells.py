@@ -1,7 +1,6 @@
 """The cells of a comparison, read from the folders of runs and sweeps: each is one score's place in it."""
 
 import json
-import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from plcourse.core.comparison.wording import shown
 from plcourse.core.configs import find_config, parse_config
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.runs import SWEEPS, Run, find_folder, list_runs, list_sweeps, read_record, status_of
+from plcourse.core.variants import evaluations
 
 _SPLIT_KEYS = ("split_seed", "val_size", "test_size")
 _FOLD_KEYS = ("n_splits", "n_repeats", "stratified", "groups", "random_state")
@@ -197,13 +197,11 @@ def _with_results(cell: Cell) -> Cell:
     """The cell with what its folder says."""
     run = Run(cell.folder)
     record = _record(run)
-    files = sorted((run.path / "eval").glob("*.json"))
-    # an evaluation such as test-1.json is an older one, kept beside the newer
-    found = {file.stem: run.eval(file.stem) for file in files if not re.search(r"-\d+$", file.stem)}
-    evaluations = {stage: content for stage, content in found.items() if isinstance(content, dict)}
+    # those of the run as it was trained: others say how their flags differ, and are not what is compared
+    found = {each.stage: each.content for each in evaluations(run) if not each.is_variant}
     best = record.get("best")
     scores = {
-        "eval": {name: value for each in evaluations.values() for name, value in (each.get("metrics") or {}).items()},
+        "eval": {name: value for each in found.values() for name, value in (each.get("metrics") or {}).items()},
         "best": {best["metric"]: best.get("value")} if isinstance(best, dict) and best.get("metric") else {},
         "last": {row["metric"]: row["value"] for row in run.metrics},
     }
@@ -211,7 +209,7 @@ def _with_results(cell: Cell) -> Cell:
     recorded = recorded if isinstance(recorded, dict) else {}
     sizes = {key: size for key, size in recorded.items() if key.startswith("n_") and isinstance(size, int)}
     checkpoints = {}
-    for stage, content in evaluations.items():
+    for stage, content in found.items():
         checkpoints[stage] = Path(content["checkpoint"]).name if content.get("checkpoint") else None
         coverage = content.get("coverage")
         if isinstance(coverage, dict) and isinstance(coverage.get("seen"), int):

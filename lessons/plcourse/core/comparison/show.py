@@ -9,7 +9,7 @@ from plcourse.core.captions import caption
 from plcourse.core.comparison.cells import as_key
 from plcourse.core.comparison.wording import grid_line, interval_name, p_equals, shown
 from plcourse.core.errors import UserError
-from plcourse.core.look import aligned
+from plcourse.core.layout import broken, fitted, width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,8 @@ def as_text(report: dict[str, Any]) -> str:
         )
     if any(test["needed"] for comparison in report["comparisons"] for test in comparison["tests"]):
         notes.append("a number of pairs needed is computed from the spread seen here, itself an estimate")
-    return "\n".join([*parts, "", *(f"- {note}" for note in notes)]) + "\n"
+    lines = [*parts, "", *(f"- {note}" for note in notes)]
+    return "\n".join(line for each in lines for line in broken(each, width())) + "\n"
 
 
 def _metric_line(report: dict[str, Any]) -> str:
@@ -66,7 +67,7 @@ def _comparison_lines(comparison: dict[str, Any], report: dict[str, Any], tested
         row += [_p_text(test["p_holm"])] * (tested > 1) + [_p_text(test["p_naive"])] * resampled
         rows.append([*row, _fixed(test["effect_size"], 2, "+")])
     lines = [grid_line(comparison["grid"])] if comparison["grid"] else []
-    lines += [*aligned([head, *rows], range(1, len(head))), ""]
+    lines += [*fitted(head, rows, range(1, len(head)), width()), ""]
     lines += [test["sentence"] for test in comparison["tests"]]
     return [*lines, "", *_cell_lines(comparison["cells"], digits)]
 
@@ -74,12 +75,12 @@ def _comparison_lines(comparison: dict[str, Any], report: dict[str, Any], tested
 def _cell_lines(cells: list[dict[str, Any]], digits: int) -> list[str]:
     keys = [key for key in cells[0]["split"] if len({as_key(cell["split"].get(key)) for cell in cells}) > 1]
     fold = ["fold"] * any(cell["fold"] is not None for cell in cells)
-    rows = [["cell", "seed", *fold, *keys, "steps", "value", "run"]]
+    head, rows = ["cell", "seed", *fold, *keys, "steps", "value", "run"], []
     for cell in cells:
         row = [cell["arm"], *(shown(cell[key]) for key in ("seed", *fold))]
         row += [*(shown(cell["split"].get(key)) for key in keys), shown(cell["steps"])]
         rows.append([*row, cell["left_out"] or _fixed(cell["value"], digits), cell["run"] or "-"])
-    return aligned(rows, range(1, len(rows[0]) - 1))
+    return fitted(head, rows, range(1, len(head) - 1), width())
 
 
 def _digits(spreads: Sequence[float]) -> int:

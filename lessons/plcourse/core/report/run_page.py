@@ -3,19 +3,20 @@
 import json
 import math
 import re
-import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from plcourse.catalog import LESSONS
 from plcourse.core.errors import UserError
-from plcourse.core.intervals import wilson
 from plcourse.core.look import duration
 from plcourse.core.report import page
 from plcourse.core.report.charts import Line, curve
+from plcourse.core.report.repeat_part import predictions_part, repeat_part
 from plcourse.core.report.scaling_part import scaling_part
+from plcourse.core.report.scores_part import headline_tiles, scores_part
 from plcourse.core.runs import Run, status_of
+from plcourse.core.variants import Evaluation, evaluations, said
 
 _SHARED = ("loss", "accuracy", "f1", "iou", "dice", "grad_norm", "lr")  # metrics of these words share a chart
 _MOST_LINES = 7
@@ -46,21 +47,22 @@ def run_page(run: Run) -> str:
         UserError: the run's record or table cannot be read.
     """
     record = run.record
-    evaluations = _evaluations(run)
+    found = evaluations(run)
     summary = _json(run.path / "summary.json")
     sections = [
-        page.section("scores", "Scores", _scores(evaluations, summary)),
+        page.section("scores", "Scores", scores_part(found, record, summary)),
         page.section("folds", "Folds", _folds(summary)),
+        page.section("predictions", "Predictions", predictions_part(run)),
         page.section("curves", "Curves", _curves(run, record)),
-        page.section("pictures", "Pictures", _pictures(run.path / "plots")),
+        page.section("pictures", "Pictures", _all_pictures(run, found)),
         page.section("scaling", "Scaling", scaling_part(run.path, str(record.get("config")))),
         page.section("exports", "Exports", _exports(run.path / "export" / "verification.json")),
         page.section("config", "Config", _config(run)),
         page.section("environment", "Environment", _environment(record)),
-        page.section("repeat", "How to repeat it", _repeat(run, record)),
+        page.section("repeat", "How to repeat it", repeat_part(run, found, record)),
     ]
     title = f"{record.get('config') or 'run'}, {run.path.resolve().name}"
-    return page.document(title, _header(run, record, evaluations, summary), sections, footer(record))
+    return page.document(title, _header(run, record, found, summary), sections, footer(record))
 
 
 def footer(record: dict[str, Any]) -> str:
@@ -77,7 +79,7 @@ def when(moment: Any) -> str:
         return "–"  # noqa: RUF001  (a dash on purpose)
 
 
-def _header(run: Run, record: dict[str, Any], evaluations: dict[str, Any], summary: dict[str, Any]) -> str:
+def _header(run: Run, record: dict[str, Any], found: list[Evaluation], summary: dict[str, Any]) -> str:
     name = str(record.get("config") or "run")
     lesson = next((each for each in LESSONS if each.key == name.partition("/")[0]), None)
     kicker = f"Lesson {lesson.number}: {lesson.title}" if lesson else "A run of plcourse"
@@ -90,117 +92,12 @@ def _header(run: Run, record: dict[str, Any], evaluations: dict[str, Any], summa
     ]
     if record.get("error"):
         lines.append(f'<p class="problem">{page.text(record["error"])}</p>')
-    tiles = [*_headline(evaluations, record, summary), page.tile("took", duration(record.get("seconds")))]
+    tiles = [*headline_tiles(found, record, summary), page.tile("took", duration(record.get("seconds")))]
     if isinstance(record.get("steps"), int):
         tiles.append(page.tile("optimizer steps", f"{record['steps']:,}"))
     if record.get("seed") is not None:
         tiles.append(page.tile("seed", str(record["seed"])))
     return "".join([*lines, f'<ul class="tiles">{"".join(tiles)}</ul>'])
-
-
-def _headline(evaluations: dict[str, Any], record: dict[str, Any], summary: dict[str, Any]) -> list[str]:
-    """The tiles of the test part's first score and of the best score while training."""
-    tiles = []
-    test = evaluations.get("test")
-    if test:
-        metrics = test["metrics"]
-        name = next((name for name in metrics if name.endswith("/accuracy")), next(iter(metrics), None))
-        if name is not None:
-            interval = _interval(test, name)
-            note = f"{100 * interval[2]:g} % interval {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
-            tiles.append(page.tile(name, page.number(metrics[name]), note))
-    best = record.get("best")
-    if isinstance(best, dict) and isinstance(best.get("value"), int | float):
-        name = str(best.get("metric"))
-        found = (summary.get("metrics") or {}).get(name) or {}
-        if found.get("low") is not None:
-            note = f"mean of the folds, 95 % corrected: {found['low']:.4g} to {found['high']:.4g}"
-        else:
-            note = f"best, epoch {best['epoch'] + 1}" if isinstance(best.get("epoch"), int) else "best"
-        tiles.append(page.tile(name, page.number(best["value"]), note))
-    return tiles
-
-
-def _interval(report: dict[str, Any], name: str) -> tuple[float, float, float] | None:
-    """Low, high and coverage of a score's interval: what the evaluation found or logged, or Wilson's for a share."""
-    found = (report.get("intervals") or {}).get(name)
-    if isinstance(found, dict) and isinstance(found.get("low"), int | float):
-        return found["low"], found["high"], report["intervals"].get("confidence", 0.95)
-    if logged := _logged_ends(report["metrics"], name):
-        low, high = logged.values()
-        return low, high, 0.95
-    value, n = report["metrics"].get(name), (report.get("coverage") or {}).get("seen")
-    if not name.endswith("/accuracy") or not isinstance(value, float) or not n or report["coverage"].get("twice"):
-        return None
-    right = round(value * n)
-    return (*wilson(right, n), 0.95) if 0 <= right <= n and abs(right - value * n) < 0.01 else None
-
-
-def _logged_ends(metrics: dict[str, Any], name: str) -> dict[str, Any]:
-    """Low and high of a score's interval by the names that a callback logged them under; empty where it did not."""
-    names = (f"{name}_low", f"{name}_high")
-    return {end: metrics[end] for end in names} if metrics.keys() >= set(names) else {}
-
-
-def _evaluations(run: Run) -> dict[str, Any]:
-    """The newest evaluation of each part; older ones stay in their files."""
-    found = {path.stem: _json(path) for path in sorted((run.path / "eval").glob("*.json"))}
-    return {
-        stage: report
-        for stage, report in found.items()
-        if isinstance(report.get("metrics"), dict) and not re.search(r"-\d+$", stage)
-    }
-
-
-def _scores(evaluations: dict[str, Any], summary: dict[str, Any]) -> str:
-    over_folds = summary.get("metrics") or {}
-    parts = []
-    for stage, report in evaluations.items():
-        rows = []
-        ends = {end for name in report["metrics"] for end in _logged_ends(report["metrics"], name)}
-        for name, value in report["metrics"].items():
-            if name in ends:
-                continue
-            if name in over_folds:  # samples of one fold share a model, so that Wilson's interval would be too narrow
-                rows.append([name, value, over_folds[name].get("low"), over_folds[name].get("high")])
-                continue
-            interval = _interval(report, name)
-            rows.append([name, value, *(interval[:2] if interval else (None, None))])
-        coverage = report.get("coverage") or {}
-        said = ""
-        if coverage:
-            said = f": {coverage.get('seen'):,} of {coverage.get('expected'):,} samples seen, "
-            said += f"{coverage.get('twice')} twice"
-        head = ["score", "value", "low", "high"]
-        parts.append(page.table(head, rows, f"Part {stage}{said}; 95 % intervals where there are some"))
-        parts += [
-            found
-            for key, section in report.items()
-            if key not in ("metrics", "coverage", "intervals") and (found := _finding(stage, key, section))
-        ]
-    return "".join(parts)
-
-
-def _finding(stage: str, key: str, section: Any) -> str:
-    """What an evaluation found beside the scores, as a table wherever it has the form of one."""
-    title = f"{stage}, {key.replace('_', ' ')}"
-    if key == "confusion" or not isinstance(section, dict):
-        return ""  # the matrix is among the pictures
-    rows: list[dict[str, Any]] = []
-    for name, value in section.items():
-        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-            rows += [_scalars(each) for each in value]
-        elif isinstance(value, dict) and _scalars(value):
-            rows.append({"": name, **_scalars(value)})
-    if not rows:
-        return ""
-    head = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[row.get(name) for name in head] for row in rows]
-    return page.folded(title, page.table([name.replace("_", " ") for name in head], cells, title))
-
-
-def _scalars(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if isinstance(value, str | int | float) or value is None}
 
 
 def _folds(summary: dict[str, Any]) -> str:
@@ -250,6 +147,17 @@ def _group(metric: str) -> str:
     """The chart that a metric belongs into: that of its word where many have it, else one of its own name."""
     base = metric.partition("/")[2] or metric
     return next((word for word in _SHARED if f"_{word}_" in f"_{base}_"), base)
+
+
+def _all_pictures(run: Run, evaluated: list[Evaluation]) -> str:
+    """The run's plots, then those of evaluations with other settings."""
+    others = [(each, _pictures(each.file.with_suffix("") / "plots")) for each in evaluated if each.is_variant]
+    parts = [
+        f"<h3>{page.text(f'Part {each.stage} with {said(each.settings)}')}</h3>{found}"
+        for each, found in others
+        if found
+    ]
+    return "".join([_pictures(run.path / "plots"), *parts])
 
 
 def _pictures(folder: Path) -> str:
@@ -306,19 +214,6 @@ def _environment(record: dict[str, Any]) -> str:
         pairs.append(("git commit", f"{git.get('commit')}{', with changes' if git.get('dirty') else ''}"))
     pairs += [("training seconds", record.get("training_seconds")), ("began", when(record.get("created")))]
     return page.facts([(name, value) for name, value in pairs if value not in (None, "")])
-
-
-def _repeat(run: Run, record: dict[str, Any]) -> str:
-    folder = shlex.quote(str(run.path))
-    lines = []
-    if isinstance(record.get("command"), str):
-        lines += ["# as it was typed", record["command"], ""]
-    lines += [
-        "# from the run's own folder, every default written out",
-        f"plcourse fit -c {shlex.quote(str(run.config_path))}",
-    ]
-    lines += ["", "# score and predict with its best checkpoint", f"plcourse test --run {folder}"]
-    return page.code("\n".join([*lines, f"plcourse predict --run {folder}"]))
 
 
 def _json(path: Path) -> dict[str, Any]:

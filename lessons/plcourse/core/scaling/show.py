@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plcourse.core.errors import UserError
-from plcourse.core.look import aligned
+from plcourse.core.layout import broken, fitted, width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,11 +44,11 @@ def as_text(report: dict[str, Any]) -> str:
         f"{model['parameters']:,} parameters",
         f"{report['pairs']} rounds of {report['steps']} steps, interleaved; medians of the ratios within a round",
         "",
-        *aligned([head, *rows], range(1, len(head))),
+        *fitted(head, rows, range(1, len(head)), width()),
         "",
         *report["sentences"],
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(line for each in lines for line in broken(each, width())) + "\n"
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
