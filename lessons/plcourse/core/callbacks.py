@@ -148,7 +148,8 @@ def _samples_in(loader: Any, batches: int) -> int | None:
     plan = getattr(loader, "plan", None)
     if plan is not None:
         return sum(len(each) for each in islice(plan.batches(0), batches))
-    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    sampler: Any = getattr(loader, "sampler", None)
+    size = getattr(loader, "batch_size", None)
     if size is None or not hasattr(getattr(loader, "dataset", None), "__len__") or not hasattr(sampler, "__len__"):
         return None
     return min(batches * size, len(sampler))
