@@ -108,6 +108,26 @@ def test_a_folder_keeps_its_own_parts_without_what_leaks(tmp_path: Path) -> None
     assert not overlap(parts, source)
 
 
+@pytest.mark.parametrize(
+    "names", [("Train.csv", "TEST.csv"), ("training.csv", "eval.tsv"), ("train.csv", "testing.csv")]
+)
+def test_parts_are_known_in_any_case_and_by_their_usual_names(
+    tmp_path: Path, names: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, rows in zip((*names, "unlabelled.csv", "Dev.csv"), (30, 10, 5, 7), strict=True):
+        frame = pd.read_csv(table(tmp_path / "any.csv", rows, seed=rows))
+        frame.to_csv(tmp_path / name, index=False, sep="\t" if name.endswith("tsv") else ",")
+    (tmp_path / "any.csv").unlink()
+    source = open_texts("text_table", str(tmp_path))
+    assert source.parts is not None
+    assert {part: len(rows) for part, rows in source.parts.items()} == {"train": 30, "val": 7, "test": 10}
+    assert {source.ids[i].split("/")[0] for i in source.parts["test"]} == {names[1].split(".")[0]}
+    assert "tables of no part were left out of" in capsys.readouterr().out
+    table(tmp_path / "valid.csv", 4)
+    with pytest.raises(UserError, match=r"'.*Dev\.csv' and 'valid\.csv' both mean the val part; keep one of them"):
+        open_texts("text_table", str(tmp_path))
+
+
 def test_rows_that_cannot_be_used_are_named_or_left_out(tmp_path: Path) -> None:
     path = tmp_path / "holes.csv"
     path.write_text("text,label\nfine,good\n,bad\nfair,\n   ,bad\nflat,bad\n" + "x" * 1_000_001 + ",good\n")

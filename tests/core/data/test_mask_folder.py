@@ -115,6 +115,7 @@ class TestParts:
             for name in names:
                 photo_and_mask(tmp_path / part, f"{name}.png", (8, 8 + ord(name)))
             label(tmp_path / part, [f"{name}.png" for name in names], "Labels.csv")
+        (tmp_path / "Testing/Labels.csv").write_text("file,label\ne.png,a\nf.png,a\n")  # one of the two classes
         source = open_masks("mask_folder", str(tmp_path))
         assert source.ids == [
             "Testing/e.png",
@@ -211,8 +212,13 @@ class TestValues:
         circle(32).save(root / "masks/1.jpg", quality=90)
         with pytest.raises(UserError, match=r"masks/1.jpg' is wrong: its format compresses with loss, and it has \d+ "):
             open_masks("mask_folder", str(root))
-        Image.new("L", (32, 32), 255).save(root / "masks/1.jpg", quality=90)
-        assert open_masks("mask_folder", str(root)).read_masks(np.array([1])).unique().tolist() == [1]
+        blocks = np.zeros((32, 32), np.uint8)
+        blocks[:16] = 1  # so dim that it vanishes
+        Image.fromarray(blocks).save(root / "masks/1.jpg", quality=50)
+        with pytest.raises(UserError, match=r"1.jpg' is wrong: its format .* it has 1 value \(0\); save masks as PNG"):
+            open_masks("mask_folder", str(root))
+        Image.fromarray(blocks * 255).save(root / "masks/1.jpg", quality=90)
+        assert open_masks("mask_folder", str(root)).read_masks(np.array([1])).sum() == 16 * 32
 
     def test_thin_classes_are_no_smoothed_edges(self, root: Path) -> None:
         for i in range(4):

@@ -119,14 +119,15 @@ class TestMaskFolder:
                  for i, n in enumerate("abcdef")}  # fmt: skip
         root = str(folder(**names))
         with pytest.raises(
-            UserError, match=r"have the values 0, 85, 170, .*mask_values='\[0, 85, 170\]', or name all 171"
+            UserError,
+            match=r"have the values 0, 85, 170, .*\.png' has 170\).*mask_values='\[0, 85, 170\]', or name all 171",
         ):
             open_masks("mask_folder", root)
         source = open_masks("mask_folder", root, mask_values=[0, 170, 85])
         assert source.mask_names == ["0", "170", "85"]
         assert [each.unique().tolist() for each in source.read_masks(np.arange(3))] == [[0], [2], [1]]
         for listed, named, told in (
-            ([0, 85], None, r"the value 170, which mask_values \[0, 85\] does not list"),
+            ([0, 85], None, r"f.png' has the value 170, which mask_values \[0, 85\] does not list"),
             ([0, 85, 85], None, "give two or more different values"),
             ([0, 85, 170], ["sky", "sea"], "mask_values has 3 classes and mask_names 2"),
         ):

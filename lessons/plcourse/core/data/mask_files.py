@@ -146,10 +146,12 @@ def smeared(masks: Sequence[MaskFile], listed: Sequence[int] | None = None) -> d
         listed: the values that the user says there are.
     """
     known = frozenset(listed if listed is not None else (0, IGNORE)) | {IGNORE}
+    lossy = {i: mask for i, mask in enumerate(masks) if mask.lossy}
+    lost = len(frozenset().union(*(mask.values for mask in lossy.values()))) == 1  # 0 and 1 become one value
     found = {
         i: f"its format compresses with loss, and it has {_count(mask.values)}; save masks as PNG"
-        for i, mask in enumerate(masks)
-        if mask.lossy and not mask.values <= known
+        for i, mask in lossy.items()
+        if lost or not mask.values <= known
     }
     values = frozenset().union(*(mask.values for mask in masks))
     solid = frozenset().union(*(mask.solid for mask in masks))
@@ -197,4 +199,4 @@ def _found(pixels: np.ndarray) -> frozenset[int]:
 
 def _count(values: frozenset[int]) -> str:
     shown = ", ".join(map(str, sorted(values)[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")
-    return f"{len(values)} values ({shown})"
+    return f"{len(values)} value{'s' * (len(values) > 1)} ({shown})"

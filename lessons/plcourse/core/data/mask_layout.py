@@ -63,6 +63,9 @@ def find_masks(root: str) -> MaskFolder:
             found.part_of += [part] * (len(found.ids) - len(found.part_of))
     if found.part_of is not None and "train" not in found.part_of:
         raise UserError(f"mask_folder: '{root}' has {', '.join(sorted(set(found.part_of)))} and no train part")
+    where = _piece(top, "labels.csv") if _piece(top, "labels.csv").exists() else top
+    if (n := len(class_names(str(where), found.labels))) < 2:
+        raise UserError(f"'{where}' has {n} label(s); a classifier takes two or more")
     twice = [path for path, n in Counter(found.masks).items() if n > 1]
     if twice:
         pair = [each for each, mask in zip(found.ids, found.masks, strict=True) if mask == twice[0]][:2]
@@ -193,7 +196,4 @@ def read_labels(path: Path) -> dict[str, str]:
         if name in found:
             raise UserError(f"'{path}', line {line_of(path, row)}: '{name}' is there twice")
         found[name] = label
-    names = class_names(str(path), found.values())
-    if len(names) < 2:
-        raise UserError(f"'{path}' has {len(names)} label(s); a classifier takes two or more")
     return found

@@ -219,8 +219,8 @@ def _pairs(
     resize: Resize,
     notes: Sequence[str] = (),
     mask_values: Sequence[int] | None = None,
-) -> tuple[FolderSource, list[Path], list[int], frozenset[int], list[tuple[str, str]]]:
-    """The images whose masks fit them, their masks, how to turn these, their values, and what was left out."""
+) -> tuple[FolderSource, list[Path], list[int], dict[int, Path], list[tuple[str, str]]]:
+    """The images whose masks fit them, their masks, how to turn these, a mask for each value, and what was left out."""
     with ThreadPoolExecutor(8) as pool:
         found = dict(zip(ids, pool.map(_inspect_mask, masks), strict=True))
     label_names = sorted(set(labels))
@@ -276,8 +276,8 @@ def _pairs(
         source = opened(kept)
         turned_by = [turn for turn in turned_by if turn is not None]
     source.notes += said
-    values = frozenset().union(*(found[each].values for each in source.ids))
     mask_paths = [masks[position[each]] for each in source.ids]
+    values = {value: path for each, path in zip(source.ids, mask_paths, strict=True) for value in found[each].values}
     return source, mask_paths, [turn or 1 for turn in turned_by], values, rejected
 
 
@@ -313,14 +313,14 @@ def _mask_folder(
 
 
 def _mask_classes(
-    values: frozenset[int], mask_names: Sequence[str] | None, mask_values: Sequence[int] | None
+    values: dict[int, Path], mask_names: Sequence[str] | None, mask_values: Sequence[int] | None
 ) -> tuple[np.ndarray, int]:
     """The class of each of 256 values that a mask may have, and how many classes there are."""
-    found = sorted(values - {IGNORE})
+    found = sorted(values.keys() - {IGNORE})
     if mask_values is not None:
         return _listed(values, mask_names, mask_values), len(mask_values)
     lookup = np.arange(256, dtype=np.uint8)
-    if values == {0, IGNORE}:  # how many programs write a mask of two classes
+    if values.keys() == {0, IGNORE}:  # how many programs write a mask of two classes
         lookup[IGNORE], found = 1, [0, 1]
     count = max(2, max(found, default=0) + 1)
     if mask_names is not None:
@@ -332,24 +332,24 @@ def _mask_classes(
     if found and 2 * len(found) < count:  # a rare class may be in no mask, but most of them?
         shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
         raise UserError(
-            f"mask_folder: the masks have the values {shown}, and counted from 0 that makes {count}; "
-            f"say which value is which class with --data.init_args.mask_values='[{shown}]', or name all {count} with "
-            "mask_names"
+            f"mask_folder: the masks have the values {shown}, and counted from 0 that makes {count} "
+            f"('{values[found[-1]]}' has {found[-1]}); say which value is which class with "
+            f"--data.init_args.mask_values='[{shown}]', or name all {count} with mask_names"
         )
     return lookup, count
 
 
-def _listed(values: frozenset[int], mask_names: Sequence[str] | None, mask_values: Sequence[int]) -> np.ndarray:
+def _listed(values: dict[int, Path], mask_names: Sequence[str] | None, mask_values: Sequence[int]) -> np.ndarray:
     """The class of each value where the user lists them; what is not listed may only be `IGNORE`."""
     listed = list(mask_values)
     if len(listed) < 2 or len(set(listed)) < len(listed) or not all(0 <= value <= 255 for value in listed):
         raise UserError(f"mask_folder: mask_values is {listed}; give two or more different values from 0 to 255")
     if mask_names is not None and len(mask_names) != len(listed):
         raise UserError(f"mask_folder: mask_values has {len(listed)} classes and mask_names {len(mask_names)}")
-    if unknown := sorted(values - {IGNORE, *listed}):
+    if unknown := sorted(values.keys() - {IGNORE, *listed}):
         raise UserError(
-            f"mask_folder: the masks have the value {unknown[0]}, which mask_values {listed} does not list; 255 alone "
-            "may be left out, as a pixel of no class"
+            f"mask_folder: the mask '{values[unknown[0]]}' has the value {unknown[0]}, which mask_values {listed} does "
+            "not list; 255 alone may be left out, as a pixel of no class"
         )
     lookup = np.full(256, IGNORE, np.uint8)
     lookup[listed] = np.arange(len(listed))

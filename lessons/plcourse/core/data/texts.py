@@ -16,9 +16,13 @@ import pandas as pd
 
 from plcourse.core.data.classes import class_names
 from plcourse.core.data.frames import as_text, read_frame
+from plcourse.core.data.image_files import is_dropping
+from plcourse.core.data.names import listed
 from plcourse.core.data.near_duplicates import content_hashes
+from plcourse.core.data.part_names import by_part
 from plcourse.core.data.sources import OnError
 from plcourse.core.errors import UserError, nearest
+from plcourse.core.screen import say
 
 LABELLED = ("reviews", "imdb", "rotten_tomatoes", "text_table")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -159,16 +163,19 @@ def _files(path: str) -> dict[str, Path]:
     folder = Path(path)
     if not folder.is_dir():
         return {"train": folder}
-    found = {
-        part: file
-        for part in ("train", "val", "test")
-        for suffix in SUFFIXES
-        if (file := folder / f"{part}{suffix}").is_file()
-    }
+    tables = [
+        each for each in sorted(folder.iterdir()) if each.suffix.lower() in SUFFIXES and not is_dropping(each.name)
+    ]
+    found = by_part([each for each in tables if each.is_file()], "text_table")
+    others = [each.name for each in tables if each not in found.values()]
     if "train" not in found or len(found) == 1:
+        inside = f"; it holds {listed([each.name for each in tables])}" if tables else ""
         raise UserError(
-            f"the folder '{path}' must hold train and val or test as {', '.join(SUFFIXES)}; a single file is split"
+            f"the folder '{path}' must hold train and val or test as {', '.join(SUFFIXES)}, and a single file is "
+            f"split{inside}"
         )
+    if others:
+        say(f"text_table: tables of no part were left out of '{path}': {listed(others)}")
     return found
 
 
