@@ -11,6 +11,24 @@ def text_of(lesson: str) -> str:
     return (catalog.PACKAGE / lesson / "README.md").read_text(encoding="utf-8")
 
 
+def commands(text: str) -> list[str]:
+    """The `plcourse` commands of a page, from its code blocks and its lines; loops of the shell are unrolled."""
+    text = re.sub(r" *\\\n\s*", " ", text)
+    text = re.sub(r"`(plcourse [^`]+)`", lambda code: f"\n    {' '.join(code[1].split())}\n", text)
+    found: list[str] = []
+    variable, values = "", [""]
+    for line in text.splitlines():
+        if loop := re.search(r"\bfor (\w+) in ([^;]*); do", line):
+            variable, values = loop[1], loop[2].split()
+        command = re.match(r"(?:    |.*\bdo )\s*(plcourse .*)", line)
+        if command is None:
+            continue
+        words = re.split(r"  #| +[|>&](?: |$)|; done", command[1])[0].strip()
+        each = re.compile(rf"\$\{{?{variable}\b\}}?") if variable else re.compile("$^")
+        found += [each.sub(value, words) for value in values] if each.search(words) else [words]
+    return found
+
+
 def defined(text: str) -> list[re.Pattern[str]]:
     """The metrics that the section "What is logged" defines; ``<word>`` in a name stands for anything."""
     found = re.search(r"^## What is logged\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)

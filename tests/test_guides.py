@@ -1,9 +1,6 @@
 """The guides hold to the code: sections, files, configs, scripts, tables and commands that exist."""
 
-import contextlib
-import io
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,6 @@ from scripts import measure, measure_tips
 
 import guides
 from plcourse import catalog
-from plcourse.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 KEYS = [lesson.key for lesson in catalog.LESSONS]
@@ -26,12 +22,6 @@ SECTIONS = (
     "Pitfalls",
     "Limits",
 )
-
-
-def commands(text: str) -> list[str]:
-    """The lines of the code blocks that start with `plcourse`, continued lines joined."""
-    lines = re.sub(r"\\\n\s*", "", text).splitlines()
-    return [line.strip().partition("  #")[0] for line in lines if line.startswith("    plcourse ")]
 
 
 @pytest.mark.parametrize("lesson", KEYS)
@@ -101,27 +91,3 @@ def test_a_table_of_tips_takes_ratios_within_a_round(tmp_path: Path, monkeypatch
     record["limits"] = "--trainer.max_steps 1"
     (tmp_path / "export.json").write_text(measure_tips.json.dumps(record))
     assert measure_tips.table("export").startswith("Not measured yet")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
-def test_every_command_of_a_page_is_accepted(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """All that start from a config or its run and need no config of the reader's: every class and key is checked."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PLCOURSE_RUNS", str(tmp_path / "runs"))
-    refused = []
-    for command in commands(page.read_text(encoding="utf-8")):
-        words = shlex.split(re.sub(r"--run (\w+/\w+)/latest", r"-c \1", command))[1:]
-        if words[0] not in ("fit", "test", "predict", "validate") or "-c" not in words or "$" in command:
-            continue
-        if "--trust" in words or words[words.index("-c") + 1].endswith(".yaml"):
-            continue
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                main([*words, "--print_config"])
-        except SystemExit as stopped:
-            if stopped.code:
-                refused.append((command, capsys.readouterr().err))
-    assert not refused

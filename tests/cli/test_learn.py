@@ -41,6 +41,9 @@ class TestPath:
             assert plan.outcome[0].islower()
             assert not plan.outcome.endswith(".")
         assert TRACKS["practitioner"] == tuple(PLANS)
+        for track, numbers in TRACKS.items():
+            missing = {need for number in numbers for need in PLANS[number].needs} - {*numbers}
+            assert not missing, f"{track} leaves out {missing}, on which its lessons build"
 
     def test_the_readme_shows_the_same_table_and_every_need(self):
         text = README.read_text(encoding="utf-8")

@@ -85,7 +85,7 @@ PLANS = {
 
 TRACKS = {
     "practitioner": (12, 13, 14, 15, 16, 17, 18, 19),
-    "researcher": (13, 14, 15, 18, 19),
+    "researcher": (12, 13, 14, 15, 16, 18, 19),
     "production engineer": (12, 16, 17),
 }
 

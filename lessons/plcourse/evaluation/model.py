@@ -43,7 +43,7 @@ class Classifier(pl.LightningModule):
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
         mc_samples: passes with dropout on per prediction; 0 for one without.
         ensemble: checkpoints, runs, or patterns of them, whose networks are averaged with this one at test and
-            prediction; ``runs/kfold/digits/latest/folds/*`` takes the folds of a cross-validation.
+            prediction; ``runs/kfold/classifier/latest/folds/*`` takes the folds of a cross-validation.
         tta: augmentations of images at test and prediction (test-time augmentation); None for none.
         tta_views: augmented views of an image beside the image itself, averaged with it.
         embedding: whether `predict_step` also returns what goes into the last linear layer.
