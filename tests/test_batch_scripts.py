@@ -94,7 +94,7 @@ def test_inputs_are_found_as_by_the_data_modules(tmp_path: Path, capsys: pytest.
         (tmp_path / name).touch()
     found = batch_predict.image_files([str(tmp_path / "a[1].png"), str(tmp_path)])
     assert found == [str(tmp_path / name) for name in ("a[1].png", "a1.png", "b.jfif")]
-    assert "1 file that is no image Pillow reads was left out: 1 .heic" in capsys.readouterr().out
+    assert "left out 1 file that Pillow does not read as an image: 1 .heic" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"inputs: '.*gone\.png' is not there"):
         batch_predict.image_files([str(tmp_path / "gone.png")])
 

@@ -42,7 +42,7 @@ class CurriculumData(pl.LightningDataModule):
         noise_seed: another seed makes other labels wrong.
         augment: applied to training images, in this order; never to images that are scored.
         num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
-        predict_paths: files or folders to predict; None predicts the test part.
+        predict_paths: images to predict, as files, folders, patterns or .txt lists; None predicts the test part.
 
     Raises:
         ValueError: a share of wrong labels outside its range.

@@ -26,7 +26,7 @@ class ImageData(pl.LightningDataModule):
         augment: applied to training images, in this order.
         num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
         on_error: ``skip`` leaves unreadable files out and lists them, ``raise`` stops at the first.
-        predict_paths: files or folders to predict; None predicts the test part.
+        predict_paths: images to predict, as files, folders, patterns or .txt lists; None predicts the test part.
     """
 
     ids = delegated("images.ids")

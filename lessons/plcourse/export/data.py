@@ -24,7 +24,7 @@ class ExportData(pl.LightningDataModule):
         augment: applied to training images, in this order, and never to calibration samples.
         num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
         on_error: ``skip`` leaves unreadable files out and lists them, ``raise`` stops at the first.
-        predict_paths: files or folders to predict; None predicts the test part.
+        predict_paths: images to predict, as files, folders, patterns or .txt lists; None predicts the test part.
     """
 
     label_names = delegated("images.label_names")

@@ -31,7 +31,7 @@ class VisionData(pl.LightningDataModule):
         mask_values: the value of each class in the mask files, such as [0, 128, 64]; None for 0, 1, 2, ...
         num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
         on_error: ``skip`` leaves bad samples out and lists them, ``raise`` stops at the first.
-        predict_paths: files or folders to predict; None predicts the test part.
+        predict_paths: images to predict, as files, folders, patterns or .txt lists; None predicts the test part.
     """
 
     ids = delegated("parts.images.ids")

@@ -117,12 +117,12 @@ def test_parts_are_known_in_any_case_and_by_their_usual_names(tmp_path, names):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (("train/cat", "test/cat", "unlabeled"), r"'unlabeled' lies beside 'test', 'train' .* move it elsewhere"),
-        (("Train/cat", "bus", "car"), r"'bus' lies beside 'Train'.* or rename 'Train' if that is a class"),
+        (("train/cat", "test/cat", "unlabeled"), r"'unlabeled' beside 'test', 'train' .* move it elsewhere"),
+        (("Train/cat", "bus", "car"), r"'bus' beside 'Train'.* or rename 'Train' if these are classes"),
         (("train/cat", "val/cat", "valid/cat"), r"'.*val' and 'valid' both mean the val part"),
-        (("train/cat", "test"), r"test' holds no class folders, unlike 'train'; .* predict_paths"),
-        (("Train", "test"), r"is split into 'Train', 'test', which hold no class folders"),
-        (("test/cat", "val/cat"), r"has 'test', 'val' and no train folder"),
+        (("train/cat", "test"), r"test' has no class folders, unlike 'train'; .* predict_paths"),
+        (("Train", "test"), r"'Train', 'test' in .* are named like parts but have no class folders"),
+        (("test/cat", "val/cat"), r"has 'test', 'val' but no train folder"),
         (
             ("2019/cat", "2019/dog", "2020/cat", "2020/dog"),
             r"'2019', '2020' .* all hold the same folders, 'cat', 'dog'",
@@ -199,7 +199,7 @@ def test_every_kind_of_file_is_read_as_it_looks(tmp_path):
     (tmp_path / "a/.hidden.png").write_bytes(b"passed over too")
     source = open_source("image_folder", str(tmp_path))
     assert source.ids == ["a/bmp.BMP", "a/deep/palette.png", "a/rgba.png", "a/webp.webp"]
-    assert source.notes[0] == "image_folder: 1 file that is no image Pillow reads was left out: 1 .txt"
+    assert source.notes[0] == "image_folder: left out 1 file that Pillow does not read as an image: 1 .txt"
     shown = source.read(np.arange(4)).permute(0, 2, 3, 1).numpy()
     for name in ("a/bmp.BMP", "a/rgba.png", "a/webp.webp"):
         np.testing.assert_array_equal(shown[source.ids.index(name)], image)
@@ -230,14 +230,14 @@ def test_whatever_pillow_reads_is_read_and_the_rest_is_counted_by_its_ending(tmp
     source = open_source("image_folder", str(tmp_path))
     assert sorted(source.ids) == sorted(f"{name}/x.{ending.upper()}" for name in ("cat", "dog") for ending in kinds)
     assert source.notes == [
-        "image_folder: 5 files that are no images Pillow reads were left out: 2 .txt, 1 .heic (Pillow cannot read it; "
+        "image_folder: left out 5 files that Pillow does not read as images: 2 .txt, 1 .heic (Pillow cannot read it; "
         "convert it to JPEG or PNG), 1 .eps (a drawing, not pixels), 1 without an ending",
-        f"image_folder: 1 images in no class folder were left out, such as '{tmp_path}/loose.png'",
+        f"image_folder: left out 1 image outside of the class folders, such as '{tmp_path}/loose.png'",
     ]
     files = open_files([str(tmp_path / "cat")], (3, 16, 16))
     assert len(files.ids) == len(kinds)
     assert files.notes[0].startswith(
-        "predict_paths: 2 files that are no images Pillow reads were left out: 1 .txt, 1 .heic"
+        "predict_paths: left out 2 files that Pillow does not read as images: 1 .txt, 1 .heic"
     )
 
 

@@ -132,7 +132,7 @@ class TestParts:
             "test": source.ids[:2],
         }
         (tmp_path / "unlabeled").mkdir()
-        with pytest.raises(UserError, match="'unlabeled' lies beside Train, Testing in"):
+        with pytest.raises(UserError, match="'unlabeled' beside Train, Testing in"):
             open_masks("mask_folder", str(tmp_path))
 
     def test_parts_may_be_folders_within_images_and_masks(self, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ class TestParts:
         assert found == {"train": names[:2], "val": names[2:3], "test": names[3:]}
         photo_and_mask(tmp_path, "more/x.png")
         label(tmp_path, [*names, "more/x.png"])
-        with pytest.raises(UserError, match=r"the folder 'more' lies in .* belongs to no part"):
+        with pytest.raises(UserError, match=r"the folder 'more' in .* belongs to none of the parts"):
             open_masks("mask_folder", str(tmp_path))
 
 
@@ -171,8 +171,8 @@ class TestNames:
         label(tmp_path, ["a.png", "b.png"])
         source: Any = open_masks("mask_folder", str(tmp_path), image_size=24)
         assert (source.read_raw_mask(0) == source.read_raw_mask(1)).all()
-        assert any("1 file that is no image Pillow reads was left out: 1 .txt" in note for note in source.notes)
-        assert any("are the mask of no image and were left out, such as 'c.png'" in note for note in source.notes)
+        assert any("left out 1 file that Pillow does not read as an image: 1 .txt" in note for note in source.notes)
+        assert any("that belong to no image, such as 'c.png'" in note for note in source.notes)
         photo_and_mask(tmp_path, "a.webp")
         (tmp_path / "masks/a.tif").unlink()
         label(tmp_path, ["a.png", "a.webp", "b.png"])

@@ -135,5 +135,7 @@ def left_out_line(name: str, left_out: Counter[str]) -> list[str]:
     n = left_out.total()
     if not n:
         return []
-    files = "file that is no image Pillow reads was" if n == 1 else "files that are no images Pillow reads were"
-    return [f"{name}: {n:,} {files} left out: {describe(left_out)}"]
+    files = (
+        "1 file that Pillow does not read as an image" if n == 1 else f"{n:,} files that Pillow does not read as images"
+    )
+    return [f"{name}: left out {files}: {describe(left_out)}"]

@@ -64,9 +64,7 @@ def class_folders(root: str) -> ClassFolders:
     loose = _loose([top, *parts.values()], left_out)
     found.notes = left_out_line("image_folder", left_out)
     if loose:
-        found.notes.append(
-            f"image_folder: {len(loose):,} images in no class folder were left out, such as '{loose[0]}'"
-        )
+        found.notes.append(f"image_folder: left out {_count(loose)} outside of the class folders, such as '{loose[0]}'")
     return found
 
 
@@ -82,25 +80,25 @@ def _parts(top: Path) -> dict[str, Path]:
     if not split:
         if len(named) > 1 and not others:
             raise UserError(
-                f"image_folder: '{top}' is split into {_listed(named)}, which hold no class folders; put the images of "
-                "each class into a folder, or rename these if they are classes"
+                f"image_folder: {_listed(named)} in '{top}' are named like parts but have no class folders; put the "
+                "images of each class into a folder, or rename these folders if they are classes"
             )
         _check_classes(top, folders)
         return {}
     if others:
         raise UserError(
-            f"image_folder: '{others[0].name}' lies beside {_listed(named)} in '{top}' and is none of train, val and "
-            f"test; move it elsewhere, or rename {_listed(split)} if that is a class"
+            f"image_folder: the folder '{others[0].name}' beside {_listed(named)} in '{top}' is not one of the parts "
+            f"train, val and test; move it elsewhere, or rename {_listed(split)} if these are classes"
         )
     parts = by_part(named, "image_folder")
     for folder in parts.values():
         if folder not in split:
             raise UserError(
-                f"image_folder: '{folder}' holds no class folders, unlike {_listed(split)}; add them, or move it "
+                f"image_folder: '{folder}' has no class folders, unlike {_listed(split)}; add them, or move it "
                 "elsewhere and predict its images with predict_paths"
             )
     if "train" not in parts:
-        raise UserError(f"image_folder: '{top}' has {_listed(named)} and no train folder to train on; {LAYOUT}")
+        raise UserError(f"image_folder: '{top}' has {_listed(named)} but no train folder; {LAYOUT}")
     return parts
 
 
@@ -130,6 +128,10 @@ def _loose(folders: Sequence[Path], left_out: Counter[str]) -> list[Path]:
         if not is_dropping(path.name) and not is_image(path.name):
             left_out[path.suffix.lower()] += 1
     return [path for path in files if is_image(path.name) and not is_dropping(path.name)]
+
+
+def _count(images: Sequence[Path]) -> str:
+    return "1 image" if len(images) == 1 else f"{len(images):,} images"
 
 
 def _listed(folders: Sequence[Path]) -> str:

@@ -54,15 +54,15 @@ def find_masks(root: str) -> MaskFolder:
         if other := next((each for each in folders_in(top) if part_of(each.name) is None), None):
             beside = ", ".join(each.name for each in parts.values())
             raise UserError(
-                f"mask_folder: '{other.name}' lies beside {beside} in '{root}' and is none of train, val and test; "
-                "move it elsewhere"
+                f"mask_folder: the folder '{other.name}' beside {beside} in '{root}' is not one of the parts train, "
+                "val and test; move it elsewhere"
             )
         found.part_of = []
         for part, folder in sorted(parts.items(), key=lambda item: item[1]):
             _add(found, folder, f"{folder.name}/", left_out)
             found.part_of += [part] * (len(found.ids) - len(found.part_of))
     if found.part_of is not None and "train" not in found.part_of:
-        raise UserError(f"mask_folder: '{root}' has {', '.join(sorted(set(found.part_of)))} and no train part")
+        raise UserError(f"mask_folder: '{root}' has {', '.join(sorted(set(found.part_of)))} but no train part")
     where = _piece(top, "labels.csv") if _piece(top, "labels.csv").exists() else top
     if (n := len(class_names(str(where), found.labels))) < 2:
         raise UserError(f"'{where}' has {n} label(s); a classifier takes two or more")
@@ -107,8 +107,10 @@ def _add(found: MaskFolder, folder: Path, prefix: str, left_out: Counter[str]) -
     masks = _Masks(pieces["masks"])
     paths = [masks.of(name) for name in names]
     if unused := sorted(masks.files - set(paths)):
-        such = f"{len(unused):,} file(s) in '{pieces['masks']}' are the mask of no image and were left out"
-        found.notes.append(f"mask_folder: {such}, such as '{unused[0].name}'")
+        found.notes.append(
+            f"mask_folder: left out {len(unused):,} file(s) of '{pieces['masks']}' that belong to no image, such as "
+            f"'{unused[0].name}'"
+        )
     found.images += images
     found.masks += paths
     found.ids += [prefix + name for name in names]
@@ -125,8 +127,8 @@ def _parts_within(images: Path, ids: list[str]) -> list[str] | None:
         if part is None:
             where = f"the folder '{first}'" if slash else f"the image '{first}'"
             raise UserError(
-                f"mask_folder: {where} lies in '{images}' beside train, val or test and belongs to no part; move it "
-                "into one, or rename the folders if they are no parts"
+                f"mask_folder: {where} in '{images}' belongs to none of the parts that lie there; move it into one, or "
+                "rename the folders if they are not parts"
             )
         found.append(part)
     return found
