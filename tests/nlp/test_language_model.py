@@ -12,11 +12,12 @@ from kills import Forker, kill_and_resume
 from nlp.corpus import language_config, long_text, table
 from plcourse.core.runs import Run
 from plcourse.nlp.data import LanguageData
-from plcourse.nlp.floors import lzma_bits, ngram_bits, zlib_bits
+from plcourse.nlp.floors import joined, lzma_bits, ngram_bits, zlib_bits
 from plcourse.nlp.gpt import GPT
 from plcourse.nlp.language_model import TextScore
 from plcourse.nlp.lstm import LSTMLanguageModel
-from plcourse.nlp.streams import NOT_SCORED
+from plcourse.nlp.streams import NOT_SCORED, Stream
+from plcourse.nlp.tokenizers import Kind, fit_tokenizer
 from support import TWO_PROCESSES, Command, assert_same_end, kill_at_step, write_config
 
 NETWORKS = ["LSTMLanguageModel", "GPT"]
@@ -152,12 +153,20 @@ class TestFloors:
     def test_an_order_of_one_is_the_smoothed_frequency(self) -> None:
         # Witten and Bell: (count + kinds / base) / (n + kinds), of 6 a and 2 b
         bits = -np.log2([(6 + 2 / 2) / 10, (2 + 2 / 2) / 10])
-        assert ngram_bits("aaaaaabb", "ab", 1) == pytest.approx(bits.mean(), rel=1e-12)
+        assert ngram_bits("aaaaaabb", "ab", 1) == pytest.approx(bits.sum(), rel=1e-12)
 
     def test_what_repeats_is_cheap(self) -> None:
         text = "the film was good but the ending was not " * 30
-        assert ngram_bits(text, text[:200]) < 0.2
+        assert ngram_bits(text, text[:200]) < 0.2 * 200
         assert lzma_bits(text, text[:400]) < zlib_bits(text[:400])
+
+    @pytest.mark.parametrize("kind", ["characters", "words", "bpe"])
+    @pytest.mark.parametrize("texts", [["A film, really."], ["A film.", "Not a  film!", "Ends\u2026 here"]])
+    def test_floors_and_models_code_the_same_and_divide_by_the_same(self, kind: Kind, texts: list[str]) -> None:
+        stream = Stream(texts, fit_tokenizer(kind, texts * 2, 300))
+        assert stream.characters.sum() == sum(map(len, texts))  # what the floors divide by
+        if kind == "characters":  # every token but the first is scored: each character, and the end of each of several
+            assert len(stream) - 1 == len(joined(texts))
 
 
 @pytest.mark.parametrize(

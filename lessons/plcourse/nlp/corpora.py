@@ -52,6 +52,11 @@ class OneText:
             )
         return {"train": text[: n - val - test], "val": text[n - val - test : n - test], "test": text[n - test :]}
 
+    @property
+    def n_parts(self) -> dict[str, int]:
+        """Characters of each part: ``n_train``, ``n_val`` and ``n_test``."""
+        return {f"n_{name}": len(text) for name, text in self._cut.items()}
+
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The checkpoint's, or one fitted to the training part."""

@@ -10,6 +10,7 @@ where kinds(h) is how many different characters followed h. Below order 1 every 
 import lzma
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from plcourse.nlp.tokenizers import CharacterTokenizer
 
 
 def ngram_bits(training: str, held_out: str, order: int = 6) -> float:
-    """Bits per character of an n-gram model of characters, trained on one text and summed over another.
+    """Bits that an n-gram model of characters, trained on one text, needs for another.
 
     Args:
         training: the training part.
@@ -47,7 +48,7 @@ def ngram_bits(training: str, held_out: str, order: int = 6) -> float:
         weight = of_history + n_kinds
         known = weight > 0
         probability[known] = (of_run + n_kinds * probability)[known] / weight[known]
-    return float(-np.log2(probability).mean())
+    return float(-np.log2(probability).sum())
 
 
 def _codes(symbols: np.ndarray, k: int, base: int) -> np.ndarray:
@@ -65,18 +66,25 @@ def _looked_up(keys: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.nd
 
 
 def zlib_bits(held_out: str) -> float:
-    """Bits per character of the held-out text alone, compressed by zlib, which forgets after 32 KiB anyway."""
-    return 8 * len(zlib.compress(held_out.encode(), 9)) / len(held_out)
+    """Bits of the held-out text alone, compressed by zlib, which forgets after 32 KiB anyway."""
+    return 8.0 * len(zlib.compress(held_out.encode(), 9))
 
 
 def lzma_bits(training: str, held_out: str) -> float:
-    """Bits per character by which the held-out text lengthens the compressed training text."""
+    """Bits by which the held-out text lengthens the compressed training text."""
     alone, both = (len(lzma.compress(text.encode(), preset=9)) for text in (training, training + held_out))
-    return 8 * (both - alone) / len(held_out)
+    return 8.0 * (both - alone)
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Texts as the model is scored on them: an end after each where there are several, which must be predicted too."""
+    return texts[0] if len(texts) == 1 else "".join(f"{text}\n" for text in texts)
 
 
 class TextFloors(pl.Callback):
     """Logs ``test/ngram_bits_per_character``, ``test/zlib_...`` and ``test/lzma_...`` beside the model's own.
+
+    All of them, and the model, must say where each text ends, and are divided by the characters of the texts alone.
 
     Args:
         order: of the n-gram model, 1 or more.
@@ -99,11 +107,12 @@ class TextFloors(pl.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "parts") or not hasattr(data.parts, "texts"):
             raise UserError("TextFloors scores texts; use it with LanguageData")
-        training, held_out = ("\n".join(data.parts.texts(part)) for part in ("train", "test"))
+        training, held_out = (joined(data.parts.texts(part)) for part in ("train", "test"))
+        characters = sum(map(len, data.parts.texts("test")))
         bits = {
             "ngram": ngram_bits(training, held_out, self.order),
             "zlib": zlib_bits(held_out),
             "lzma": lzma_bits(training, held_out),
         }
-        values: dict[str, Any] = {f"test/{name}_bits_per_character": value for name, value in bits.items()}
+        values: dict[str, Any] = {f"test/{name}_bits_per_character": value / characters for name, value in bits.items()}
         pl_module.log_dict(values, sync_dist=True)
