@@ -35,6 +35,7 @@ from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.evaluations import relative_to_run, save_evaluation
 from plcourse.core.explain import Explainer
 from plcourse.core.loops import PredictLoop
+from plcourse.core.next_steps import what_next
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.request import EVALUATIONS, Request, read_request
 from plcourse.core.runs import Run, runs_below
@@ -187,7 +188,7 @@ class CourseCLI(LightningCLI):
             else:
                 self._work(self.request.verb)
         if subcommand == "fit" and self.trains and is_first_process():
-            _say_what_next(session.run)
+            say("\n".join(what_next(session.run, self.request.then, self.request.trusted)))
 
     def _work(self, verb: str) -> None:
         """What each process does: builds the model, the data and the trainer, then runs the verbs in turn."""
@@ -433,12 +434,3 @@ def _say_scores(stage: str, scores: dict[str, float], coverage: dict[str, int] |
         seen = f": {coverage['seen']} of {coverage['expected']} seen, {coverage['twice']} twice"
     asked = f" ({variant.said}; in eval/{variant.file_stem(stage)}.json)" if variant.settings else ""
     say("\n".join([f"{stage}{seen}{asked}", *table(scores)]))
-
-
-def _say_what_next(run: Run) -> None:
-    lines = [f"\nfinished: {run.path}"]
-    if (run.path / "checkpoints").is_dir():
-        lines += [f"  plcourse test --run {run.path}", f"  plcourse predict --run {run.path}"]
-    if (run.path / "tensorboard").is_dir():
-        lines.append(f"  tensorboard --logdir {run.path / 'tensorboard'}")
-    say("\n".join(lines))

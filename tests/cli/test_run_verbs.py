@@ -40,8 +40,8 @@ def test_fit_then_test_and_predict(fast: Path, runs: Path, capsys: pytest.Captur
     assert run.status == "finished"
     assert run.record["best"]["metric"] == "val/loss"
     assert run.eval("test")["coverage"] == {"expected": 359, "seen": 359, "twice": 0}
-    assert f"plcourse test --run {run.path}" in printed
-    assert f"plcourse predict --run {run.path}" in printed
+    assert "plcourse test --run" not in printed  # it has been done
+    assert f"\n  plcourse report {run.path}\n" in printed
     assert f"predictions in {run.path / 'predictions'}: 359 of 359 samples" in printed
     table = pq.read_table(run.predictions).to_pydict()
     assert set(table) == {"id", "label", "label_name", "probability"}

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from plcourse.__main__ import main
+from plcourse.core import screen
 from plcourse.core.headline import headline
 from plcourse.core.layout import fitted, flowed
 from plcourse.core.runs import Run
@@ -134,3 +135,52 @@ def test_no_number_is_cut_and_no_line_too_long(limit: int | None) -> None:
         assert limit is None or len(line) <= max(limit, 35)
     assert [word for line in flow for word in line.split()] == ["epoch", "1/9", *" ".join(parts).split()]
     assert limit is not None or len(flow) == 1
+
+
+def test_advice_works_when_it_is_pasted(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    network = {"class_path": "faulty.UnevenNorm"}
+    path = write_config(tmp_path / "fast.yaml", digits_config(**FAST, model__init_args__network=network))
+    root = tmp_path / "my runs"
+    main(["fit", "-c", str(path), "--trust", "faulty", "--runs_root", str(root), "--then", "test"])
+    advice = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  plcourse ")]
+    assert [line.split()[1] for line in advice] == ["predict", "report"]
+    for line in advice:
+        main(shlex.split(line)[1:])
+    run = Run.load("own/fast", root)
+    assert len(pq.read_table(run.predictions)) == 359
+    again = [line for line in commands_of(run) if line.startswith("plcourse test")]
+    own = run.eval("test")["metrics"]
+    (run.path / "eval" / "test.json").unlink()
+    main(shlex.split(again[0])[1:])
+    assert run.eval("test")["metrics"] == own
+
+
+def test_no_advice_for_a_part_that_does_not_exist(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = digits_config(**FAST, data__init_args__test_size=0)
+    main(["fit", "-c", str(write_config(tmp_path / "fast.yaml", config))])
+    advice = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  plcourse ")]
+    assert advice == ["report"]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_line_shows_what_its_epoch_logged_and_says_which_epochs_have_none(
+    seconds: float, tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "LINE_SECONDS", seconds)
+    trainer = {"trainer__max_epochs": 4, "trainer__limit_train_batches": 2, "trainer__check_val_every_n_epoch": 2}
+    main(["fit", "-c", str(write_config(tmp_path / "fast.yaml", digits_config(**trainer)))])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    rows = Run.load("own/fast").metrics
+    values = {row["epoch"]: row["value"] for row in rows if row["metric"] == "val/loss"}
+    shown = {line.split()[1]: re.findall(r"  val/loss ([\d.]+)", line) for line in lines}
+    last = [f"{values[3]:.4g}"]
+    assert shown == (
+        {"1/4": [], "2/4": [f"{values[1]:.4g}"], "3/4": [], "4/4": last} if seconds == 0 else {"1/4": [], "4/4": last}
+    )
+    assert f"best val/loss {min(values.values()):.4g} (epoch " in lines[-1]
+    assert lines[-1].endswith("(epochs 2 to 3: see metrics.csv)") == (seconds > 0)

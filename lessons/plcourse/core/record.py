@@ -16,6 +16,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from plcourse.core.changes import Change
 from plcourse.core.errors import RunFailed
+from plcourse.core.next_steps import verbs_after
 from plcourse.core.runs import Run
 from plcourse.core.screen import say
 
@@ -175,15 +176,16 @@ class RunRecorder(Callback):
         self.logger.save()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock, set-up and imports being over, and records how many samples there are."""
+        """Starts the clock, set-up and imports being over, and records the samples there are and what can follow."""
         self._started = time.monotonic()
         self.began = True
         if self.change is not None and trainer.is_global_zero:
             self.change.record(self.run, trainer.global_step, trainer.current_epoch)
             say(f"from step {trainer.global_step} on: {self.change}")
         sizes = getattr(getattr(trainer, "datamodule", None), "sizes", None)
-        if sizes and trainer.is_global_zero and self.run.record.get("data") != sizes:
-            self.run.update(data=sizes)
+        if trainer.is_global_zero:
+            found = {"data": sizes or self.run.record.get("data"), "verbs": verbs_after(trainer, pl_module)}
+            self.run.update(**{key: value for key, value in found.items() if value is not None})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Records the best score so far."""

@@ -1,6 +1,5 @@
 """What a person sees while a run goes on: one bar, one line per epoch, and what to type next."""
 
-import shutil
 import sys
 import time
 from typing import Any
@@ -11,9 +10,11 @@ from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
 from plcourse.core.accumulation import planned_batches
+from plcourse.core.layout import flowed, width
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 1.0
+_NARROW = 72  # columns below which the bar has no room for speed and time
 
 
 @rank_zero_only
@@ -25,7 +26,8 @@ def say(text: str) -> None:
 class RunProgress(ProgressBar):
     """A bar for the whole fit with the best score so far, and a line per epoch, at most one a second.
 
-    Where standard error is not a terminal there is no bar, only the lines.
+    Where standard error is not a terminal there is no bar, only the lines. A line says which epochs had none, and shows
+    only what was logged in its epoch.
     """
 
     def __init__(self) -> None:
@@ -34,6 +36,8 @@ class RunProgress(ProgressBar):
         self._next_refresh = 0.0
         self._next_line = 0.0
         self._enabled = True
+        self._earlier: dict[str, Any] = {}
+        self._waiting: list[tuple[int, list[str]]] = []  # epochs without a line so far
 
     def disable(self) -> None:
         """Called by Lightning on every rank but the first."""
@@ -49,7 +53,11 @@ class RunProgress(ProgressBar):
             batches = planned_batches(trainer, trainer.max_epochs, trainer.max_steps)
             total = None if batches == float("inf") else int(batches)
             done = trainer.fit_loop.total_batch_idx + 1
-            self._bar = tqdm(total=total, initial=done, desc="fit", leave=False, unit="batch", dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=done, desc="fit", leave=False, unit="batch")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes what was logged before this epoch; Lightning goes on to give it as if it were new."""
+        self._earlier = dict(trainer.progress_bar_metrics)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,23 +67,20 @@ class RunProgress(ProgressBar):
             return
         self._next_refresh = now + REFRESH_SECONDS
         self._bar.n = trainer.fit_loop.total_batch_idx + 1
-        self._bar.set_postfix_str(self._scores(trainer), refresh=True)
+        self._draw(self._scores(trainer))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says how the epoch went."""
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        if not self._enabled or (time.monotonic() < self._next_line and not last):
+        if not self._enabled:
             return
-        self._next_line = time.monotonic() + LINE_SECONDS
-        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
-        line = f"epoch {trainer.current_epoch + 1}/{epochs}  {self._scores(trainer)}"
-        if self._bar is None:
-            say(line)
-        else:
-            self._bar.write(line[: shutil.get_terminal_size().columns - 1])
+        self._waiting.append((trainer.current_epoch + 1, self._scores(trainer)))
+        if time.monotonic() >= self._next_line or trainer.current_epoch + 1 == trainer.max_epochs:
+            self._say_epoch(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Closes the bar."""
+        """Says how the last epoch went, if it has no line yet, and closes the bar."""
+        if self._waiting:
+            self._say_epoch(trainer)
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -87,17 +92,51 @@ class RunProgress(ProgressBar):
             self._bar.close()
             self._bar = None
 
-    def _scores(self, trainer: pl.Trainer) -> str:
+    def _say_epoch(self, trainer: pl.Trainer) -> None:
+        """The line of the newest epoch, and which ones before it are only in the table."""
+        self._next_line = time.monotonic() + LINE_SECONDS
+        *left_out, (epoch, scores) = self._waiting
+        self._waiting = []
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
+        parts = [f"epoch {epoch}/{epochs}", *scores]
+        if left_out:
+            first, last = left_out[0][0], left_out[-1][0]
+            parts.append(f"(epoch{f' {first}' if first == last else f's {first} to {last}'}: see metrics.csv)")
+        lines = "\n".join(flowed(parts, width()))
+        say(lines) if self._bar is None else self._bar.write(lines)
+
+    def _draw(self, scores: list[str]) -> None:
+        """Draws the bar with as many of the scores as it has room for, whole ones."""
+        columns = (width(sys.stderr) or 80) - 1
+        bar = self._bar
+        bar.ncols = columns
+        bar.bar_format = None if columns >= _NARROW else "{desc} {n_fmt}/{total_fmt}{postfix}"
+        bar.set_postfix_str("", refresh=False)
+        used = len(tqdm.format_meter(**{**bar.format_dict, "ncols": 0 if bar.bar_format is None else None}))
+        shown = ""
+        for score in scores:
+            longer = f"{shown}  {score}" if shown else score
+            if used + len(longer) + 4 > columns:
+                break
+            shown = longer
+        bar.set_postfix_str(shown, refresh=True)
+
+    def _scores(self, trainer: pl.Trainer) -> list[str]:
         parts = []
         checkpoint = getattr(trainer, "run_checkpoint", None)
         if checkpoint is not None and checkpoint.best_model_score is not None:
-            parts.append(f"best {checkpoint.best_model_score:.4g} (epoch {checkpoint.best_epoch + 1})")
+            best = f"best {checkpoint.monitor} {checkpoint.best_model_score:.4g}"
+            parts.append(f"{best} (epoch {checkpoint.best_epoch + 1})")
         for name, value in trainer.progress_bar_metrics.items():
-            parts.append(f"{name} {float(value):.4g}")
-        return "  ".join(parts)
+            if value is not self._earlier.get(name):
+                parts.append(f"{name} {float(value):.4g}")
+        return parts
 
 
 def table(metrics: dict[str, float]) -> list[str]:
-    """The lines of a small table of scores."""
-    width = max(map(len, metrics), default=0)
-    return [f"  {name:<{width}}  {value:.6g}" for name, value in metrics.items()]
+    """The lines of a small table of scores; where a line is too narrow for both, a value stands below its name."""
+    longest, limit = max(map(len, metrics), default=0), width()
+    lines = [f"  {name:<{longest}}  {value:.6g}" for name, value in metrics.items()]
+    if limit is None or max(map(len, lines), default=0) <= limit:
+        return lines
+    return [line for name, value in metrics.items() for line in flowed([name, f"{value:.6g}"], limit, "  ", "    ")]
