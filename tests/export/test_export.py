@@ -19,6 +19,7 @@ from export.modules import Generator, RecurrentClassifier, TextClassifier, Texts
 from plcourse import Run, Trainer
 from plcourse.__main__ import main
 from plcourse.cli import latency
+from plcourse.core.data.resize import as_image, as_pixels, resized
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.export_request import FORMATS, ExportRequest
 from plcourse.core.exportable import is_replaced, standing_in
@@ -28,8 +29,9 @@ from plcourse.export.card import Card, Port
 from plcourse.export.data import ExportData
 from plcourse.export.graph import Bridge, Pixels, Program
 from plcourse.export.runners import open_exported, open_onnx
+from plcourse.export.samples import Samples
 from plcourse.export.verb import export
-from plcourse.export.verify import Samples, compare, verify
+from plcourse.export.verify import compare, verify
 from plcourse.export.worker import Worker
 
 FLOAT = [name for name in FORMATS if "int8" not in name]
@@ -56,6 +58,7 @@ class TestCertificate:
             assert row["status"] == "verified", row["failed"]
             assert list(row["batches"]) == ["1", "3", "64"]
             assert row["coverage"] == {"expected": 300, "seen": 300, "twice": 0}
+            assert row["raw_shapes"].keys() == {"8 x 8", "13 x 13", "8 x 25", "25 x 8", "2 x 3", "901 x 1203"}
             assert row["bytes"] == Artefacts(exported).path(name).stat().st_size  # no side file
             for batch in row["batches"].values():
                 assert batch["worst"].startswith("digits/")
@@ -76,7 +79,8 @@ class TestCertificate:
         assert {"QuantizeLinear", "DequantizeLinear"} <= operators
         graph = onnx.load(Artefacts(exported).path("onnx_int8")).graph
         made_by = {name: node.op_type for node in graph.node for name in node.output}
-        sums = [{made_by[name] for name in node.input} for node in graph.node if node.op_type == "Add"]
+        first = next(i for i, node in enumerate(graph.node) if node.op_type == "Conv")  # behind the preprocessing
+        sums = [{made_by[name] for name in node.input} for node in graph.node[first:] if node.op_type == "Add"]
         assert len(sums) >= 2
         assert all(each == {"DequantizeLinear"} for each in sums), "a float sum between two int8 convolutions"
         weights = {name: weight_bytes(Artefacts(exported).path(name)) for name in ("onnx", "onnx_int8")}
@@ -99,9 +103,13 @@ class TestFile:
             assert np.abs(fast - slow).max() < (1e-5 if name == "onnx" else 0.05)
 
     @pytest.mark.parametrize("size", [(1, 8, 8), (5, 17, 9), (2, 4, 31)])
-    def test_pixels_of_any_size_are_resized_as_torch_resizes_them(self, exported: Run, size: tuple[int, ...]) -> None:
+    def test_pixels_of_any_size_are_resized_as_files_are(self, exported: Run, size: tuple[int, ...]) -> None:
         image = pixels((size[0], 1, *size[1:]))
+        small = [as_pixels(resized(as_image(each), (8, 8), "crop")) for each in torch.from_numpy(image)]
         answers = [open_exported(exported, name)[0]([image])[0] for name in FLOAT]
+        for name, answer in zip(FLOAT, answers, strict=True):
+            expected = open_exported(exported, name)[0]([torch.stack(small).numpy()])[0]
+            np.testing.assert_allclose(answer, expected, atol=1e-6)
         assert all(np.abs(each - answers[0]).max() < 1e-5 for each in answers)
         np.testing.assert_allclose(answers[0].sum(1), 1, rtol=1e-5)
         assert np.abs(answers[0][0] - answers[0][-1]).max() > 0 or size[0] == 1
@@ -275,7 +283,7 @@ class TestSeveralOutputs:
                     change(own[0][position], own[1][position])
             return own
 
-        return compare(runner, samples, 4, self.PORTS)
+        return compare(runner, [samples], 4, self.PORTS)
 
     def test_preprocessing_and_softmax_go_around_all_of_them(self) -> None:
         torch.manual_seed(0)
@@ -296,7 +304,7 @@ class TestSeveralOutputs:
 
     def test_only_images_have_pixels(self) -> None:
         module, state = TwoHeads().eval(), {"mean": [0.2], "std": [0.3], "shape": [1, 6, 6]}
-        with pytest.raises(UserError, match="--preprocess is for images: TwoHeads takes 'image'"):
+        with pytest.raises(UserError, match="--preprocess is for images and tables: TwoHeads takes 'image'"):
             Program(module, module, state, preprocess=True).inputs({"image": torch.zeros(4, 7)})
 
     def test_each_is_held_against_its_own_scale(self) -> None:
@@ -399,7 +407,7 @@ class TestOtherModules:
         trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
         with pytest.raises(UserError, match="a model of one input"):
             export(run, trainer, Generator(), Texts(), None, ExportRequest(preprocess=True))
-        with pytest.raises(UserError, match="no mean, shape, std"):
+        with pytest.raises(UserError, match="no mean, std"):
             export(run, trainer, TextClassifier(), Texts(), None, ExportRequest(preprocess=True))
 
 

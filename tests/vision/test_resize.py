@@ -1,6 +1,8 @@
 """Images of any shape with a mask each: padding belongs to no class, and predicted masks cover the whole input."""
 
+import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,8 @@ from torch.nn import functional
 from plcourse import Run
 from plcourse.__main__ import main
 from plcourse.core.data import IGNORE, MaskParts, open_masks
-from plcourse.core.data.resize import window_of
-from plcourse.vision.model import in_size_of_input
+from plcourse.core.data.resize import in_size_of_input, window_of
+from plcourse.export.runners import open_exported
 from support import write_config
 from vision_configs import vision_config
 
@@ -72,3 +74,48 @@ def test_predicted_masks_leave_the_padding_out(
     with pytest.raises(SystemExit):
         main(["fit", "-c", str(path), "--data.init_args.resize", "crop"])
     assert "a mask must cover the whole input; give 'pad'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rule", ["pad", "stretch"])
+def test_an_exported_segmenter_gives_the_masks_that_predict_writes(
+    mask_folder: Callable[..., Path], runs: Path, tmp_path: Path, rule: str
+) -> None:
+    """From the raw pixels of images of several shapes, each mask in the size of its image; the metric is of these."""
+    root = mask_folder(n=24, sizes=((24, 60), (60, 24), (30, 30), (44, 52)))
+    config = vision_config(
+        data={
+            "class_path": "VisionData",
+            "init_args": {"source": "mask_folder", "root": str(root), "image_size": [24, 32], "resize": rule},
+        },
+        model__init_args__encoder__init_args={"widths": [8, 8]},
+        trainer__callbacks=[{"class_path": name} for name in ("RunCheckpoint", "Overlays", "MaskWriter")],
+        trainer__max_epochs=2,
+    )
+    path = write_config(tmp_path / "whole.yaml", config)
+    words = ["--format", "onnx", "--preprocess", "--probabilities", "--batch_sizes", "1,3"]
+    main(["fit", "-c", str(path), "--then", "predict,export", *words])
+    run = Run(runs / "own" / "whole" / "latest")
+    row = json.loads((run.path / "export" / "verification.json").read_text())["rows"]["onnx"]
+    assert row["status"] == "verified"
+    runner, card = open_exported(run, "onnx")
+    assert [port.shape for port in card.outputs] == [["batch", 3], ["batch", 3, "height", "width"]]
+    counts = np.zeros((3, 3), np.int64)
+    for sample in pd.concat(pd.read_parquet(file) for file in run.predictions).itertuples():
+        image, written, true = (
+            np.asarray(Image.open(BytesIO(file.read_bytes())))
+            for file in (
+                root / "images" / str(sample.id),
+                run.path / str(sample.mask_file),
+                root / "masks" / str(sample.id),
+            )
+        )
+        probability, mask = runner([np.ascontiguousarray(image.transpose(2, 0, 1)[None])])
+        np.testing.assert_allclose(probability[0], sample.probability, atol=1e-5)
+        assert mask.shape == (1, 3, *written.shape)
+        assert (mask[0].argmax(axis=0) == written).mean() > 0.999
+        np.add.at(counts, (true, mask[0].argmax(axis=0)), 1)
+    either = counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
+    iou = (np.diag(counts) / np.maximum(either, 1))[1:][either[1:] > 0].mean()
+    (foreground,) = (each for each in row["other_metrics"] if each["name"] == "test/foreground_iou")
+    assert foreground["exported"] == pytest.approx(iou, abs=1e-5)
+    assert foreground["drop"] == pytest.approx(0, abs=1e-3)

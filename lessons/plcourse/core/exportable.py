@@ -5,7 +5,7 @@ A module that maps the ``image`` or the ``features`` of a batch to class scores 
 format and verifies it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -54,10 +54,13 @@ class Output:
     Args:
         name: its name in the exported file.
         classes: the position of the dimension whose largest value is the decision; None where nothing is decided.
+        per_pixel: whether positions 2 and 3 are the rows and columns of the image; with ``--preprocess`` such an output
+            comes in the size of the raw image.
     """
 
     name: str
     classes: int | None = None
+    per_pixel: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,33 @@ class ExportedByDefault:
     def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
         """The images [B, C, H, W], or the features [B, D]."""
         return (batch[self.field],)
+
+
+@runtime_checkable
+class RawInputs(Protocol):
+    """A data module that knows what its samples were made from, which ``--preprocess`` is verified with."""
+
+    def raw_inputs(self, ids: Sequence[str]) -> list[Tensor]:
+        """What samples were before: pixels uint8 [C, H, W] of any size, or the numbers [D] of a row."""
+        ...
+
+
+@runtime_checkable
+class RawImages(RawInputs, Protocol):
+    """The same of images; its ``state_dict`` says by which rule it resizes."""
+
+    def files_dataloader(self, paths: Sequence[str]) -> Iterable[Any]:
+        """Batches of new image files, as ``predict`` reads them."""
+        ...
+
+
+@runtime_checkable
+class RawMasks(RawImages, Protocol):
+    """The same of images with a mask each."""
+
+    def raw_masks(self, ids: Sequence[str]) -> list[Tensor]:
+        """The masks of samples, uint8 [H, W] in the size of their raw images."""
+        ...
 
 
 def as_exportable(module: pl.LightningModule, batch: Any) -> Exportable:

@@ -34,6 +34,7 @@ class ImageData(pl.LightningDataModule):
     groups = delegated("images.groups")
     sizes = delegated("images.sizes")
     label_names = delegated("images.label_names")
+    raw_inputs = delegated("images.raw_inputs")
     num_classes = delegated("images.num_classes")
     channels = delegated("images.channels")
     shape = delegated("images.shape")
@@ -86,7 +87,11 @@ class ImageData(pl.LightningDataModule):
         """The new files, or each test sample once."""
         if self.predict_paths is None:
             return self.test_dataloader()
-        return self.images.files_loader(self.trainer, self.predict_paths, self.batch_size, self.num_workers)
+        return self.files_dataloader(self.predict_paths)
+
+    def files_dataloader(self, paths: Sequence[str]) -> BatchLoader:
+        """New files, as `predict` reads them."""
+        return self.images.files_loader(self.trainer, paths, self.batch_size, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Normalisation, image shape and label names, which new images need."""

@@ -1,6 +1,7 @@
 """What is evaluated and predicted: labelled images, a table of features, or generated rows; and new inputs of each."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -55,6 +56,7 @@ class EvaluationData(pl.LightningDataModule):
     """
 
     label_names = delegated("parts.label_names")
+    raw_inputs = delegated("parts.raw_inputs")
 
     def __init__(
         self,
@@ -120,10 +122,14 @@ class EvaluationData(pl.LightningDataModule):
         if not self.paths:
             part = "all" if isinstance(self.parts, GeneratedParts) else "test"
             return self.parts.eval_loader(self.trainer, part, self.eval_batch_size, self.num_workers)
-        inputs = self._inputs(self.paths)
+        return self.files_dataloader(self.paths)
+
+    def files_dataloader(self, paths: Sequence[str]) -> BatchLoader:
+        """New inputs, as `predict` reads them."""
+        inputs = self._inputs(paths)
         return eval_loader(inputs, self.eval_batch_size, Process.of(self.trainer), self.num_workers)
 
-    def _inputs(self, paths: list[str]) -> ImageInputs | TableInputs:
+    def _inputs(self, paths: Sequence[str]) -> ImageInputs | TableInputs:
         if isinstance(self.parts, GeneratedParts):
             raise UserError("paths: a model of generated rows takes none; leave data.paths out")
         if isinstance(self.parts, TableParts):

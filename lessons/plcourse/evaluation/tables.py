@@ -287,6 +287,11 @@ class TableParts:
             return Standardiser(names, np.array(self._restored["mean"]), np.array(self._restored["std"]))
         return Standardiser.fit(self.source.features[self.parts["train"]], names)
 
+    def raw_inputs(self, ids: Sequence[str]) -> list[torch.Tensor]:
+        """The features of rows before they were standardised, float64 [D] each."""
+        position = {each: i for i, each in enumerate(self.source.ids)}
+        return list(torch.from_numpy(self.source.features[[position[each] for each in ids]]))
+
     @property
     def label_names(self) -> list[str]:
         """One name per class."""

@@ -40,8 +40,9 @@ class Card:
         outputs: in the order in which they come.
         structure: what the model's ``forward`` returned: ``tensor``, ``tuple`` or ``dict``.
         probabilities: whether the outputs that decide are a softmax of the scores.
-        preprocess: whether the input is uint8 pixels of any size, resized and normalised inside.
-        data: what the data module knew of its training data: ``mean``, ``std``, ``shape``, ``label_names``.
+        preprocess: whether the input is raw: uint8 pixels, which are normalised inside, and resized by the rule that
+            ``data`` names; without one they have the training size. Or the float64 numbers of a row.
+        data: what the data module knew of its training data: ``mean``, ``std``, ``shape``, ``resize``, ``label_names``.
         source: ``run``, ``checkpoint`` and its ``sha256``.
         versions: of plcourse, torch and what wrote the file.
         opset: the version of ONNX's operators, None for other formats.

@@ -1,5 +1,6 @@
 """Labelled images for training, with what an export needs of them: calibration samples, and the state that travels."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -28,6 +29,7 @@ class ExportData(pl.LightningDataModule):
     """
 
     label_names = delegated("images.label_names")
+    raw_inputs = delegated("images.raw_inputs")
 
     def __init__(
         self,
@@ -84,7 +86,11 @@ class ExportData(pl.LightningDataModule):
         """The new files, or each test sample once."""
         if self.predict_paths is None:
             return self.test_dataloader()
-        return self.images.files_loader(self.trainer, self.predict_paths, self.batch_size, self.num_workers)
+        return self.files_dataloader(self.predict_paths)
+
+    def files_dataloader(self, paths: Sequence[str]) -> BatchLoader:
+        """New files, as `predict` reads them."""
+        return self.images.files_loader(self.trainer, paths, self.batch_size, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Normalisation, image shape and label names: what the exported file carries as its own preprocessing."""

@@ -1,20 +1,20 @@
 """The program that is exported: the model, with what stands before and after it where that was asked for.
 
-Shape suffixes: B samples, C channels, H rows, W columns.
+Shape suffixes: B samples, C channels, H rows, W columns, D features.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from plcourse.core.data.resize import Resize, Resizer, Unresizer, in_size_of_input
 from plcourse.core.errors import UserError
-from plcourse.core.exportable import Dimension, Exportable, Input
+from plcourse.core.exportable import Dimension, Exportable, Input, RawImages, RawInputs
 from plcourse.export.card import Card, Port, flatten
 
 FREE_SIZE = {2: Dimension("height"), 3: Dimension("width")}
@@ -27,24 +27,26 @@ class Pixels(nn.Module):
         mean: per channel, of pixels in [0, 1].
         std: the same.
         shape: channels, rows and columns of the training images.
+        resize: the rule by which pixels of another size are resized; None takes pixels of the training size alone.
     """
 
     factor: Tensor
     shift: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], shape: Sequence[int]) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], shape: Sequence[int], resize: Resize | None = None
+    ) -> None:
         super().__init__()
         mean_C = torch.tensor(mean, dtype=torch.float64)
         std_C = torch.tensor(std, dtype=torch.float64)
         self.register_buffer("factor", (1 / (std_C * 255)).float()[:, None, None])
         self.register_buffer("shift", (-mean_C / std_C).float()[:, None, None])
-        self.height, self.width = int(shape[1]), int(shape[2])
+        self.resizer = nn.Identity() if resize is None else Resizer((int(shape[1]), int(shape[2])), resize)
+        self.takes_any_size = resize is not None
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """uint8 [B, C, any, any] in, normalised float32 [B, C, H, W] out."""
-        size = (self.height, self.width)
-        image_BCHW = functional.interpolate(pixels_BCHW.float(), size=size, mode="bilinear", antialias=True)
-        return image_BCHW * self.factor + self.shift
+        return self.resizer(pixels_BCHW).float() * self.factor + self.shift
 
     def back(self, image_BCHW: Tensor) -> Tensor:
         """The pixels, uint8, that normalised images were made from: exactly, since they were whole numbers.
@@ -59,24 +61,57 @@ class Pixels(nn.Module):
         return whole_BCHW.to(torch.uint8)
 
 
+class Columns(nn.Module):
+    """From the numbers of a table's rows to standardised features, and back.
+
+    Args:
+        mean: per feature.
+        std: the same.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float64))
+        self.takes_any_size = False
+
+    def forward(self, numbers_BD: Tensor) -> Tensor:
+        """float64 [B, D] in, standardised float32 [B, D] out."""
+        return ((numbers_BD - self.mean) / self.std).float()
+
+    def back(self, features_BD: Tensor) -> Tensor:
+        """The numbers that features were made from, up to rounding."""
+        return features_BD.double() * self.std + self.mean
+
+
+class Same(nn.Module):
+    """Leaves an output as it is; stands where `Unresizer` may stand."""
+
+    def forward(self, scores: Tensor, x: Tensor) -> Tensor:
+        """The scores."""
+        return scores
+
+
 class WithEnds(nn.Module):
-    """A model of one input and one output with preprocessing before it and a softmax after it, each on request.
+    """A model of one input and one output with preprocessing before it and its reverse and a softmax after it.
 
     Args:
         model: the model.
-        pixels: the preprocessing, None for none.
-        softmax_dim: the dimension of the classes, None for no softmax.
+        pixels: the preprocessing; an identity for none.
+        back: brings the output into the size of the raw input.
+        softmax: of the output.
     """
 
-    def __init__(self, model: nn.Module, pixels: Pixels | None, softmax_dim: int | None) -> None:
+    def __init__(self, model: nn.Module, pixels: nn.Module, back: nn.Module, softmax: nn.Module) -> None:
         super().__init__()
-        self.pixels = pixels if pixels is not None else nn.Identity()
-        self.model = model
-        self.softmax = nn.Softmax(softmax_dim) if softmax_dim is not None else nn.Identity()
+        self.model, self.pixels, self.back, self.softmax = model, pixels, back, softmax
 
     def forward(self, x: Tensor) -> Tensor:
         """What the exported file computes."""
-        return self.softmax(self.model(self.pixels(x)))
+        return self.softmax(self.back(self.model(self.pixels(x)), x))
 
 
 class WithSeveralEnds(nn.Module):
@@ -84,20 +119,23 @@ class WithSeveralEnds(nn.Module):
 
     Args:
         model: the model.
-        pixels: the preprocessing, None for none.
-        softmax_dims: of each output, the dimension of the classes; None for no softmax.
+        pixels: the preprocessing; an identity for none.
+        backs: of each output, see `WithEnds`.
+        softmaxes: the same.
     """
 
-    def __init__(self, model: nn.Module, pixels: Pixels | None, softmax_dims: Sequence[int | None]) -> None:
+    def __init__(
+        self, model: nn.Module, pixels: nn.Module, backs: Sequence[nn.Module], softmaxes: Sequence[nn.Module]
+    ) -> None:
         super().__init__()
-        self.pixels = pixels if pixels is not None else nn.Identity()
-        self.model = model
-        self.ends = nn.ModuleList(nn.Identity() if dim is None else nn.Softmax(dim) for dim in softmax_dims)
+        self.model, self.pixels = model, pixels
+        self.backs, self.softmaxes = nn.ModuleList(backs), nn.ModuleList(softmaxes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the exported file computes."""
         outputs = flatten(self.model(self.pixels(x)))
-        return tuple(end(each) for end, each in zip(self.ends, outputs, strict=True))
+        ends = zip(self.backs, self.softmaxes, outputs, strict=True)
+        return tuple(softmax(back(each, x)) for back, softmax, each in ends)
 
 
 class Program:
@@ -109,6 +147,8 @@ class Program:
         data: what its data module knew of the training data; see `Card.data`.
         preprocess: whether preprocessing becomes part of the graph.
         probabilities: whether a softmax does.
+        datamodule: knows what its samples were made from, if it is a `RawInputs`. Images are resized in the graph only
+            where that can be verified: by a `RawImages` whose state names the rule.
 
     Raises:
         UserError: what was asked for does not fit the module.
@@ -121,8 +161,12 @@ class Program:
         data: dict[str, Any],
         preprocess: bool = False,
         probabilities: bool = False,
+        datamodule: Any = None,
     ) -> None:
+        if preprocess and "shape" in data and not isinstance(datamodule, RawImages):
+            data = {key: value for key, value in data.items() if key != "resize"}
         self.module, self.exportable, self.data = module, exportable, data
+        self.raw: RawInputs | None = datamodule if preprocess and isinstance(datamodule, RawInputs) else None
         self.preprocess, self.probabilities = preprocess, probabilities
         signature = exportable.export_signature()
         if (preprocess or probabilities) and len(signature.inputs) != 1:
@@ -130,18 +174,27 @@ class Program:
         self.softmax_dims = [each.classes if probabilities else None for each in signature.outputs]
         if probabilities and not any(dim is not None for dim in self.softmax_dims):
             raise UserError(f"--probabilities: {type(module).__name__} has no classes to give probabilities of")
-        self.pixels = pixels_of(data, type(module).__name__) if preprocess else None
-        if preprocess:
+        self.pixels = preprocessing_of(data, type(module).__name__) if preprocess else None
+        self.takes_any_size = self.pixels is not None and self.pixels.takes_any_size
+        self.in_own_size = [each.per_pixel and self.takes_any_size for each in signature.outputs]
+        if isinstance(self.pixels, Pixels):
             (image,) = signature.inputs
-            signature = replace(signature, inputs=(Input(image.name, {**image.free, **FREE_SIZE}),))
+            free = {**image.free, **FREE_SIZE} if self.takes_any_size else {0: image.free[0]}
+            signature = replace(signature, inputs=(Input(image.name, free),))
         self.signature = signature
         self.graph: nn.Module = module
         if preprocess or probabilities:
-            several = len(self.softmax_dims) > 1
+            if any(self.in_own_size) and data["resize"] == "crop":
+                raise UserError(
+                    "--preprocess: the data module resizes by 'crop', and the rims cut off have no mask; train with "
+                    "'pad' or 'stretch'"
+                )
+            ends = [nn.Identity() if dim is None else nn.Softmax(dim) for dim in self.softmax_dims]
+            backs = [Unresizer(data["resize"]) if own else Same() for own in self.in_own_size]
+            before = self.pixels or nn.Identity()
+            several = len(ends) > 1
             self.graph = (
-                WithSeveralEnds(module, self.pixels, self.softmax_dims)
-                if several
-                else WithEnds(module, self.pixels, self.softmax_dims[0])
+                WithSeveralEnds(module, before, backs, ends) if several else WithEnds(module, before, backs[0], ends[0])
             )
         self.graph.eval()
 
@@ -150,17 +203,44 @@ class Program:
         inputs = self.exportable.export_inputs(batch)
         if self.pixels is None:
             return inputs
-        if inputs[0].ndim != 4:
+        if inputs[0].ndim != (4 if isinstance(self.pixels, Pixels) else 2):
             name = self.signature.inputs[0].name
-            raise UserError(f"--preprocess is for images: {type(self.module).__name__} takes '{name}'")
+            raise UserError(f"--preprocess is for images and tables: {type(self.module).__name__} takes '{name}'")
+        if isinstance(self.pixels, Columns) and self.raw is not None:
+            return (torch.stack([each.double() for each in self.raw.raw_inputs(batch["id"])]),)
         return (self.pixels.back(inputs[0]),)
+
+    def answers(self, batch: Any) -> list[Tensor]:
+        """The module's own outputs for a batch of its data module, whatever stands in for its ``forward``."""
+        with torch.inference_mode():
+            return flatten(type(self.module).forward(self.module, *self.exportable.export_inputs(batch)))
 
     def reference(self, batch: Any) -> list[np.ndarray]:
         """What the exported file should return for a batch: the module's own outputs, preprocessed by its own data."""
-        with torch.inference_mode():
-            outputs = flatten(self.module(*self.exportable.export_inputs(batch)))
-            ends = zip(outputs, self.softmax_dims, strict=True)
-            return [(each if dim is None else each.softmax(dim)).numpy() for each, dim in ends]
+        return self.finished(self.answers(batch))
+
+    def brought_back(self, outputs: Sequence[Tensor], place: "Place | None" = None) -> list[Tensor]:
+        """Outputs of a single sample, those of pixels in the size of the raw image; as they are without a place."""
+        return [
+            in_size_of_input(each[0], place.size, place.window)[None] if own and place is not None else each
+            for each, own in zip(outputs, self.in_own_size, strict=True)
+        ]
+
+    def finished(self, outputs: Sequence[Tensor], place: "Place | None" = None) -> list[np.ndarray]:
+        """The module's outputs as the exported file returns them; see `brought_back`."""
+        ends = zip(self.brought_back(outputs, place), self.softmax_dims, strict=True)
+        return [(each if dim is None else each.softmax(dim)).numpy() for each, dim in ends]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images that the model was trained on."""
+        _, height, width = self.data["shape"]
+        return height, width
+
+    @property
+    def raw_dtype(self) -> torch.dtype:
+        """Of the raw inputs of the graph: uint8 for pixels, float64 for the numbers of a table."""
+        return torch.uint8 if isinstance(self.pixels, Pixels) else torch.float64
 
     def eager(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What the graph itself returns, run by torch as it was written."""
@@ -177,10 +257,12 @@ class Program:
             Port(
                 each.name if dim is None else _of_probabilities(each.name),
                 _dtype(x),
-                _shape(x, {0: "batch"}),
+                _shape(x, {0: "batch", **({2: "height", 3: "width"} if own else {})}),
                 each.classes,
             )
-            for each, x, dim in zip(self.signature.outputs, flatten(returned), self.softmax_dims, strict=True)
+            for each, x, dim, own in zip(
+                self.signature.outputs, flatten(returned), self.softmax_dims, self.in_own_size, strict=True
+            )
         ]
         structure = "dict" if isinstance(returned, dict) else "tensor" if isinstance(returned, Tensor) else "tuple"
         return Card(
@@ -188,17 +270,27 @@ class Program:
         )
 
 
-def pixels_of(data: dict[str, Any], owner: str) -> Pixels:
+class Place(NamedTuple):
+    """Where an input lies in its resized image: its own height and width, and the window (see `resize.Window`)."""
+
+    size: tuple[int, int]
+    window: tuple[int, int, int, int]
+
+
+def preprocessing_of(data: dict[str, Any], owner: str) -> Pixels | Columns:
     """The preprocessing that a data module's state describes.
 
     Raises:
         UserError: it describes none.
     """
-    missing = {"mean", "std", "shape"} - data.keys()
-    if missing:
+    if missing := {"mean", "std"} - data.keys():
         lacking = ", ".join(sorted(missing))
-        raise UserError(f"--preprocess is for images: the data module of {owner} has no {lacking} in its state_dict")
-    return Pixels(data["mean"], data["std"], data["shape"])
+        raise UserError(
+            f"--preprocess is for images and tables: the data module of {owner} has no {lacking} in its state_dict"
+        )
+    if "shape" in data:
+        return Pixels(data["mean"], data["std"], data["shape"], data.get("resize"))
+    return Columns(data["mean"], data["std"])
 
 
 class Bridge:
@@ -210,7 +302,7 @@ class Bridge:
 
     def __init__(self, card: Card) -> None:
         self.card = card
-        self._pixels = pixels_of(card.data, "the exported model") if card.preprocess else None
+        self._pixels = preprocessing_of(card.data, "the exported model") if card.preprocess else None
 
     def inputs(self, tensors: Sequence[Tensor]) -> list[np.ndarray]:
         """The arguments of ``forward`` as the file takes them: pixels again where it normalises by itself."""

@@ -1,6 +1,6 @@
 """What `plcourse export` and `plcourse benchmark latency` do once model, data and trainer are there."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -14,7 +14,7 @@ import torch
 from plcourse.core.callbacks import Coverage
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.export_request import ExportRequest
-from plcourse.core.exportable import as_exportable, standing_in
+from plcourse.core.exportable import RawMasks, as_exportable, standing_in
 from plcourse.core.record import shortest
 from plcourse.core.runs import Run, environment, write_json
 from plcourse.core.screen import say
@@ -23,7 +23,10 @@ from plcourse.export import formats, report
 from plcourse.export import latency as racing
 from plcourse.export.artefacts import Artefacts, digest
 from plcourse.export.graph import Bridge, Program
-from plcourse.export.verify import Samples, eager_row, verify
+from plcourse.export.runners import Runner
+from plcourse.export.samples import RawSamples, Samples
+from plcourse.export.scoring import RawAnswers, masks_in_own_size
+from plcourse.export.verify import eager_row, verify
 from plcourse.export.worker import Worker, timed
 
 CALIBRATION_BATCHES = 8
@@ -61,9 +64,17 @@ class Exporter:
         self.trained = self.score(checkpoint)
         batch = next(iter(datamodule.test_dataloader()))
         self.program = Program(
-            module, as_exportable(module, batch), datamodule.state_dict(), request.preprocess, request.probabilities
+            module,
+            as_exportable(module, batch),
+            datamodule.state_dict(),
+            request.preprocess,
+            request.probabilities,
+            datamodule,
         )
         self.samples = Samples.of(self.program, datamodule.test_dataloader())
+        self.raw = RawSamples.of(self.program, datamodule)
+        if any(self.program.in_own_size) and isinstance(datamodule, RawMasks):
+            self.trained = self.score_raw()
         self.source = {
             "run": run.name,
             "checkpoint": checkpoint.name if checkpoint else None,
@@ -94,6 +105,20 @@ class Exporter:
             self.trainer.callbacks.remove(self.coverage)
         return {name: shortest(value) for result in found for name, value in result.items()}
 
+    def score_raw(self, bridge: Bridge | None = None, runner: Runner | None = None) -> dict[str, float]:
+        """The test metrics on raw inputs, masks in the size of these; of the trained model without a runner."""
+        answers = RawAnswers(self.program, bridge, runner)
+        own_size = any(self.program.in_own_size) and isinstance(self.datamodule, RawMasks)
+        before = self.trainer.callbacks
+        # what draws or writes test samples counts on masks of the trained size
+        kept = [each for each in before if not own_size or "on_test_batch_end" not in vars(type(each))]
+        self.trainer.callbacks = [*kept, answers]
+        try:
+            with standing_in(self.module, answers), masks_in_own_size(self.datamodule) if own_size else nullcontext():
+                return self.score()
+        finally:
+            self.trainer.callbacks = before
+
     def write(self, format_: str) -> None:
         """Writes one format and lists it in the manifest."""
         _, inputs, _ = self.samples.batch(0, 2)
@@ -115,6 +140,8 @@ class Exporter:
 
             def score(runner: Any) -> dict[str, float]:
                 bridge = Bridge(card)
+                if self.program.raw is not None:
+                    return self.score_raw(bridge, runner)
                 with standing_in(self.module, lambda *inputs: bridge.outputs(runner(bridge.inputs(inputs)))):
                     return self.score()
 
@@ -129,11 +156,15 @@ class Exporter:
                 self.metrics,
                 self.program.signature.mode,
                 self.request,
+                self.raw,
+                self.program,
             )
         self.artefacts.mark(format_, row["status"] == "verified")
         return {**row, "coverage": self.coverage.report, "threads": threads, "source": self.source}
 
     def _smaller(self) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+        if self.raw is not None:
+            return None  # other sizes are among the raw images
         _, inputs, _ = self.samples.batch(0, min(8, len(self.samples.ids)))
         smaller = formats.narrowed(tuple(map(torch.from_numpy, inputs)), self.program)
         if smaller is None:

@@ -5,22 +5,23 @@ on the whole test set as good? The first two are asked at several batch sizes, b
 saw; numbers are also compared with a second, independent implementation of ONNX, the reference of the standard itself.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from plcourse.core.errors import UserError, first_line
 from plcourse.core.export_request import ExportRequest
-from plcourse.core.exportable import ids_of
 from plcourse.export.artefacts import checked_onnx
-from plcourse.export.card import Card, Port
-from plcourse.export.graph import Program
+from plcourse.export.card import Card, Port, flatten
+from plcourse.export.graph import Bridge, Program
 from plcourse.export.runners import Runner
+from plcourse.export.samples import Probe, RawSamples, Samples, shape_of
+from plcourse.export.scoring import MAX_VALUES
 from plcourse.export.worker import Worker, timed
 
-MAX_SAMPLES = 256  # compared one by one; the metric takes the whole test set
 MAX_CALLS = 64  # of each batch size
 TIMED_SECONDS = 0.3  # per format and batch size
 REFERENCE_SAMPLES = 2  # the reference implementation is written to be read, not to be fast
@@ -45,50 +46,6 @@ _INT8 = Tolerance(deviation=0.25, agreement=0.98)
 TOLERANCES = {"onnx_int8": _INT8, "onnx_int8_dynamic": _INT8}
 
 
-@dataclass
-class Samples:
-    """Real test samples, as the exported files take them, with what the trained model answers.
-
-    Attributes:
-        ids: N of them.
-        inputs: one array [N, ...] per input.
-        outputs: one array [N, ...] per output.
-    """
-
-    ids: list[str] = field(default_factory=list)
-    inputs: list[np.ndarray] = field(default_factory=list)
-    outputs: list[np.ndarray] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, program: Program, batches: Iterable[Any]) -> "Samples":
-        """The first samples of some batches, up to `MAX_SAMPLES` and while they have one shape.
-
-        Raises:
-            UserError: there is none.
-        """
-        parts: list[tuple[list[np.ndarray], list[np.ndarray]]] = []
-        ids: list[str] = []
-        for batch in batches:
-            inputs = [each.numpy() for each in program.inputs(batch)]
-            if parts and any(a.shape[1:] != b.shape[1:] for a, b in zip(inputs, parts[0][0], strict=True)):
-                break
-            parts.append((inputs, program.reference(batch)))
-            ids += ids_of(batch, len(ids), len(inputs[0]))
-            if len(ids) >= MAX_SAMPLES:
-                break
-        if not ids:
-            raise UserError("there is no test sample to verify the export with")
-        inputs, outputs = (
-            [np.concatenate(column) for column in zip(*side, strict=True)] for side in zip(*parts, strict=True)
-        )
-        return cls(ids[:MAX_SAMPLES], [x[:MAX_SAMPLES] for x in inputs], [y[:MAX_SAMPLES] for y in outputs])
-
-    def batch(self, start: int, size: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """Indices, inputs and outputs of ``size`` samples from ``start`` on, beginning again after the last."""
-        indices = np.arange(start, start + size) % len(self.ids)
-        return indices, [x[indices] for x in self.inputs], [y[indices] for y in self.outputs]
-
-
 def verify(
     worker: Worker,
     card: Card,
@@ -100,6 +57,8 @@ def verify(
     metrics: Sequence[str],
     mode: str,
     request: ExportRequest,
+    raw: RawSamples | None = None,
+    program: Program | None = None,
 ) -> dict[str, Any]:
     """Compares one exported file with the trained model.
 
@@ -107,13 +66,15 @@ def verify(
         worker: the process that has the file open.
         card: what the file says about itself.
         path: the file.
-        samples: real samples.
+        samples: real samples, as the data module prepared them.
         smaller: inputs and outputs at another size of the free dimensions beside the batch, None where there is none.
         trained: the test metrics of the trained model.
         score: computes them for a runner.
         metrics: those that must not get worse, the first of them the headline.
         mode: whether a larger (``max``) or a smaller (``min``) value of them is better.
         request: batch sizes, and by how much the metric may be worse.
+        raw: the same samples and others as the file takes them, where it resizes images.
+        program: what the file was made from; needed for raw images.
 
     Returns:
         The row of ``verification.json``; ``failed`` lists every check that failed, in words.
@@ -129,13 +90,16 @@ def verify(
     }
     for size in request.batch_sizes:
         try:
-            found = compare(worker, samples, size, card.outputs)
+            found = compare(worker, raw.groups if raw else [samples], size, card.outputs)
         except UserError as error:
             failed.append(f"batch size {size}: {error}")
             continue
         failed += [f"batch size {size}: {reason}" for reason in _reasons(found, tolerance)]
         calls = np.array(worker.time(samples.batch(0, size)[1], TIMED_SECONDS)) * 1e3
         row["batches"][str(size)] = {**found, **percentiles(calls)}
+    if raw is not None and program is not None:
+        row["raw_shapes"] = raw.shapes
+        failed += misprepared(worker, program, card, raw.probes)
     if smaller is not None:
         failed += _check_again("another size", row, "other_size", lambda: (worker(smaller[0]), smaller[1]), tolerance)
     if (reference := _reference(path, card)) is not None:
@@ -209,8 +173,8 @@ class _Tally:
         }
 
 
-def compare(runner: Runner, samples: Samples, size: int, ports: Sequence[Port]) -> dict[str, Any]:
-    """Runs real samples in batches of one size.
+def compare(runner: Runner, groups: Sequence[Samples], size: int, ports: Sequence[Port]) -> dict[str, Any]:
+    """Runs real samples in batches of one size; a batch has samples of one group, repeated where it has too few.
 
     Returns:
         ``samples``; by output in ``outputs`` the ``scale`` (the largest value of the trained model), ``max_deviation``,
@@ -220,22 +184,61 @@ def compare(runner: Runner, samples: Samples, size: int, ports: Sequence[Port]) 
     Raises:
         UserError: the file cannot take this size, or answers in another shape.
     """
-    calls = min(MAX_CALLS, -(-len(samples.ids) // size))
     tallies = [_Tally(port.classes) for port in ports]
-    for call in range(calls):
-        indices, inputs, expected = samples.batch(call * size, size)
-        ids = [samples.ids[index] for index in indices]
+    compared: set[str] = set()
+    for group, start in islice(_calls(groups, size), MAX_CALLS):
+        indices, inputs, expected = group.batch(start, size)
+        ids = [group.ids[index] for index in indices]
+        compared.update(ids)
         for tally, answer, right in zip(tallies, runner(inputs), expected, strict=True):
             tally.add(answer, right, ids)
     outputs = {port.name: tally.row() for port, tally in zip(ports, tallies, strict=True)}
     worst = max(tallies, key=lambda tally: tally.largest / (tally.scale or 1.0)).row()
     agreements = [row["agreement"] for row in outputs.values() if row["agreement"] is not None]
     return {
-        "samples": min(calls * size, len(samples.ids)),
+        "samples": len(compared),
         **worst,
         "agreement": min(agreements, default=None),
         "outputs": outputs,
     }
+
+
+def _calls(groups: Sequence[Samples], size: int) -> Iterator[tuple[Samples, int]]:
+    """Which group's samples each call takes, and from where on: the groups in turn, for there may be more than calls.
+
+    Groups of images so large that a batch does not fit into the memory are left to smaller batches.
+    """
+    smallest = min(group.values for group in groups)
+    fitting = [group for group in groups if group.values == smallest or group.values * size <= MAX_VALUES]
+    for start in range(0, max(len(group.ids) for group in fitting), size):
+        yield from ((group, start) for group in fitting if start < len(group.ids))
+
+
+def misprepared(runner: Runner, program: Program, card: Card, probes: Sequence[Probe]) -> list[str]:
+    """Where the file answers otherwise to a raw image than to what the data module makes of it, in words.
+
+    The file is compared with itself, so that nothing hides behind what quantisation may cost.
+    """
+    bridge, reasons = Bridge(card), []
+    for probe in probes:
+        what = f"raw image of {shape_of(probe.raw)} pixels"
+        try:
+            answers = runner([probe.raw])
+            prepared = flatten(bridge.outputs(runner([probe.prepared])))
+        except UserError as error:
+            reasons.append(f"{what}: {error}")
+            continue
+        for port, answer, right in zip(card.outputs, answers, program.finished(prepared, probe.place), strict=True):
+            if answer.shape != right.shape:
+                reasons.append(f"{what}: {port.name} has shape {list(answer.shape)} in place of {list(right.shape)}")
+                continue
+            found, allowed = float(np.abs(answer - right).max()), _FLOAT.deviation * float(np.abs(right).max())
+            if not found <= allowed:
+                reasons.append(
+                    f"{what}: {port.name} deviates by {found:.2g} from that of the image as the data module resizes "
+                    f"it, allowed are {allowed:.2g}"
+                )
+    return reasons
 
 
 def percentiles(calls_ms: np.ndarray) -> dict[str, Any]:

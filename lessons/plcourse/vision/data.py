@@ -44,6 +44,8 @@ class VisionData(pl.LightningDataModule):
     shape = delegated("parts.images.shape")
     normalisation = delegated("parts.images.normalisation")
     sizes = delegated("parts.images.sizes")
+    raw_inputs = delegated("parts.images.raw_inputs")
+    raw_masks = delegated("parts.raw_masks")
 
     def __init__(
         self,
@@ -103,7 +105,11 @@ class VisionData(pl.LightningDataModule):
         """The new files, or each test sample once."""
         if self.predict_paths is None:
             return self.test_dataloader()
-        return self.parts.files_loader(self.trainer, self.predict_paths, self.eval_batch_size, self.num_workers)
+        return self.files_dataloader(self.predict_paths)
+
+    def files_dataloader(self, paths: Sequence[str]) -> BatchLoader:
+        """New files, as `predict` reads them."""
+        return self.parts.files_loader(self.trainer, paths, self.eval_batch_size, self.num_workers)
 
     def calibration_dataloader(self) -> BatchLoader:
         """Shuffled training samples without augmentation, as an int8 export needs them."""

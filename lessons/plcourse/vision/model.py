@@ -16,8 +16,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional
 
+from plcourse.core.data.resize import in_size_of_input
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.core.metrics import StepMeans, in_full, probabilities
@@ -240,7 +240,7 @@ class ClassifierSegmenter(pl.LightningModule):
         smallest = getattr(encoder, "stride", 1) * 2 ** (len(encoder.widths) - 1) + 1
         free = {0: BATCH, 2: Dimension("height", min=smallest), 3: Dimension("width", min=smallest)}
         outputs = [Output("class_scores", classes=1)] if self.classifies else []
-        outputs += [Output("mask_scores", classes=1)] if self.segments else []
+        outputs += [Output("mask_scores", classes=1, per_pixel=True)] if self.segments else []
         metrics = ("test/accuracy",) if self.classifies else ()
         metrics += ("test/foreground_iou",) if self.segments else ()
         return Signature((Input("image", free),), tuple(outputs), metrics)
@@ -270,18 +270,3 @@ def _names(count: int | None, data: Any, names: str, argument: str) -> list[str]
             f"{type(data).__name__} does not say its classes: give it `{names}`, or set --model.init_args.{argument}"
         )
     return list(known) if known is not None and count in (None, len(known)) else [str(i) for i in range(count or 0)]
-
-
-def in_size_of_input(scores_MHW: Tensor, size: Sequence[int], window: Sequence[int]) -> Tensor:
-    """The scores of the pixels [M, height, width] of an input, from those of its resized image.
-
-    Args:
-        scores_MHW: scores of the resized image.
-        size: height and width of the input.
-        window: where it lies in the resized image; see `plcourse.core.data.resize.Window`.
-    """
-    top, left, rows, columns = window
-    scores_MHW = scores_MHW[:, top : top + rows, left : left + columns]
-    if tuple(scores_MHW.shape[-2:]) == tuple(size):
-        return scores_MHW
-    return functional.interpolate(scores_MHW[None], size=tuple(size), mode="bilinear")[0]

@@ -181,6 +181,10 @@ class MaskParts:
         if "source" in self.images.__dict__:
             _ = self.source
 
+    def raw_masks(self, ids: Sequence[str]) -> list[torch.Tensor]:
+        """The masks of samples before they were resized, uint8 [H, W] each."""
+        return [self.source.read_raw_mask(self.images.position[each]) for each in ids]
+
     def train_loader(
         self, trainer: Trainer | None, batch_size: int, augment: JointAugmentation | None = None, num_workers: int = 0
     ) -> BatchLoader:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from pytorch_lightning import Trainer
+from torch import Tensor
 
 from plcourse.core.data.folder import FolderSource, open_files
 from plcourse.core.data.images import (
@@ -179,6 +180,15 @@ class ImageParts:
             self._adopt(state, self.source)
             _use_depth(state, self.source)
         self._restored = state
+
+    def raw_inputs(self, ids: Sequence[str]) -> list[Tensor]:
+        """The images of samples before they were resized, uint8 [C, H, W] each."""
+        return [self.source.read_raw(self.position[each]) for each in ids]
+
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """The number of each sample in the source, by its id."""
+        return {each: i for i, each in enumerate(self.source.ids)}
 
     def train_loader(
         self,

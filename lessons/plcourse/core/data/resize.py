@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 Resize = Literal["crop", "stretch", "pad"]
 ImageSize = int | tuple[int, int]
@@ -106,6 +107,21 @@ def _scaled(image: Image.Image, size: tuple[int, int], cut: bool = False) -> Ima
     return image.resize((columns, rows), bilinear, (0, top, columns, top + height))
 
 
+def in_size_of_input(scores_MHW: Tensor, size: Sequence[int], window: Sequence[int]) -> Tensor:
+    """The scores of the pixels [M, height, width] of an input, from those of its resized image.
+
+    Args:
+        scores_MHW: scores of the resized image.
+        size: height and width of the input.
+        window: where it lies in the resized image; see `Window`.
+    """
+    top, left, rows, columns = window
+    scores_MHW = scores_MHW[:, top : top + rows, left : left + columns]
+    if tuple(scores_MHW.shape[-2:]) == tuple(size):
+        return scores_MHW
+    return functional.interpolate(scores_MHW[None], size=tuple(size), mode="bilinear")[0]
+
+
 class Resizer(nn.Module):
     """The same on tensors, for graphs that take images of any height and width.
 
@@ -159,9 +175,10 @@ class Unresizer(nn.Module):
         first_row, first_column, rows, columns = window_in_graph(
             row_P[-1] + 1, column_P[-1] + 1, scores_BMHW.shape[2], scores_BMHW.shape[3], self.rule
         )
-        row_PN = _between(row_P, scores_BMHW.shape[2], first_row, rows).to(scores_BMHW.dtype)
-        column_PN = _between(column_P, scores_BMHW.shape[3], first_column, columns).to(scores_BMHW.dtype)
-        return torch.matmul(torch.matmul(row_PN, scores_BMHW), column_PN.t())
+        row_PN = _between(row_P, scores_BMHW.shape[2], first_row, rows)
+        column_PN = _between(column_P, scores_BMHW.shape[3], first_column, columns)
+        # in float64 again, which no quantisation touches
+        return torch.matmul(torch.matmul(row_PN, scores_BMHW.double()), column_PN.t()).float()
 
 
 def window_in_graph(

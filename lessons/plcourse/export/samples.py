@@ -1,0 +1,195 @@
+"""Samples that exported files are compared on: as the data module prepared them, or raw.
+
+A file with ``--preprocess`` takes what samples were before, so its certificate begins there: at the raw images of the
+test part, each in its own size. A test part may have a single shape, so images of five more are made from test samples;
+the data module reads them from files, as `predict` would.
+
+Shape suffixes: B samples, C channels, H rows, W columns.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plcourse.core.data.resize import as_image
+from plcourse.core.errors import UserError
+from plcourse.core.exportable import RawImages, ids_of
+from plcourse.export.graph import Place, Program
+
+MAX_SAMPLES = 256  # compared one by one; the metric takes the whole test set
+MAX_BYTES = 1 << 28  # of raw images and their outputs that are held to be compared
+MAX_PROBES = 16
+
+
+@dataclass
+class Samples:
+    """Real test samples of one shape, as the exported files take them, with what the trained model answers.
+
+    Attributes:
+        ids: N of them.
+        inputs: one array [N, ...] per input.
+        outputs: one array [N, ...] per output.
+    """
+
+    ids: list[str]
+    inputs: list[np.ndarray]
+    outputs: list[np.ndarray]
+
+    @classmethod
+    def of(cls, program: Program, batches: Iterable[Any]) -> "Samples":
+        """The first samples of some batches, up to `MAX_SAMPLES` and while they have one shape.
+
+        Raises:
+            UserError: there is none.
+        """
+        parts: list[tuple[list[np.ndarray], list[np.ndarray]]] = []
+        ids: list[str] = []
+        for batch in batches:
+            inputs = [each.numpy() for each in program.inputs(batch)]
+            if parts and any(a.shape[1:] != b.shape[1:] for a, b in zip(inputs, parts[0][0], strict=True)):
+                break
+            parts.append((inputs, program.reference(batch)))
+            ids += ids_of(batch, len(ids), len(inputs[0]))
+            if len(ids) >= MAX_SAMPLES:
+                break
+        if not ids:
+            raise UserError("there is no test sample to verify the export with")
+        inputs, outputs = (
+            [np.concatenate(column) for column in zip(*side, strict=True)] for side in zip(*parts, strict=True)
+        )
+        return cls(ids[:MAX_SAMPLES], [x[:MAX_SAMPLES] for x in inputs], [y[:MAX_SAMPLES] for y in outputs])
+
+    def batch(self, start: int, size: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+        """Indices, inputs and outputs of ``size`` samples from ``start`` on, beginning again after the last."""
+        indices = np.arange(start, start + size) % len(self.ids)
+        return indices, [x[indices] for x in self.inputs], [y[indices] for y in self.outputs]
+
+    @property
+    def values(self) -> int:
+        """Numbers in the inputs of one sample."""
+        return sum(x[0].size for x in self.inputs)
+
+
+@dataclass
+class Probe:
+    """A raw image, and what the data module makes of it.
+
+    Attributes:
+        id: the sample that it is, or was made from.
+        raw: uint8 [1, C, H, W], of any size.
+        prepared: uint8 [1, C, H, W], the pixels of the image that the data module gives the model.
+        place: where the one lies in the other.
+    """
+
+    id: str
+    raw: np.ndarray
+    prepared: np.ndarray
+    place: Place
+
+
+@dataclass
+class RawSamples:
+    """Raw images of the test part, and of other shapes.
+
+    Attributes:
+        groups: raw images of the test part by their shape, with what the trained model answers; as many as
+            `MAX_SAMPLES` and `MAX_BYTES` allow.
+        probes: one image of each shape, real ones first.
+    """
+
+    groups: list[Samples]
+    probes: list[Probe]
+
+    @classmethod
+    def of(cls, program: Program, datamodule: Any) -> "RawSamples | None":
+        """Those of a data module; None where the program does not resize."""
+        if not program.takes_any_size:
+            return None
+        assert isinstance(datamodule, RawImages)
+        groups, probes = _real(program, datamodule)
+        return cls(groups, probes + _derived(program, datamodule, groups[0]))
+
+    @property
+    def shapes(self) -> dict[str, int]:
+        """How many images of each height and width are compared, such as ``{"48 x 96": 24}``."""
+        found = {shape_of(group.inputs[0]): len(group.ids) for group in self.groups}
+        for probe in self.probes:
+            found.setdefault(shape_of(probe.raw), 1)
+        return found
+
+
+def shape_of(pixels_BCHW: np.ndarray) -> str:
+    """Height and width, such as ``48 x 96``."""
+    return " x ".join(map(str, pixels_BCHW.shape[2:]))
+
+
+def other_shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """A square, a wide, a tall, a tiny and a huge one, for a model that was trained on this height and width."""
+    rows, columns = size
+    side = max(rows, columns) + 5
+    return [(side, side), (rows, 3 * columns + 1), (3 * rows + 1, columns), (2, 3), (901, 1203)]
+
+
+def place_of(batch: Any, i: int, raw_CHW: Tensor) -> Place:
+    """Where a sample of a batch lies in its resized image: all over it if the batch does not say."""
+    height, width = raw_CHW.shape[1:]
+    rows, columns = batch["image"].shape[2:]
+    top, left, rows, columns = batch["window"][i].tolist() if "window" in batch else (0, 0, rows, columns)
+    return Place((height, width), (top, left, rows, columns))
+
+
+def _real(program: Program, datamodule: RawImages) -> tuple[list[Samples], list[Probe]]:
+    found: dict[tuple[int, ...], tuple[list[str], list[Tensor], list[list[np.ndarray]]]] = {}
+    probes: list[Probe] = []
+    held = n = 0
+    for batch in datamodule.test_dataloader():  # pyright: ignore[reportAttributeAccessIssue]  (a data module)
+        outputs, (prepared_BCHW,) = program.answers(batch), program.inputs(batch)
+        for i, each in enumerate(batch["id"]):
+            if n and (n >= MAX_SAMPLES or held >= MAX_BYTES):
+                break
+            (raw_CHW,) = datamodule.raw_inputs([each])
+            place = place_of(batch, i, raw_CHW)
+            answer = program.finished([output[i : i + 1] for output in outputs], place)
+            if tuple(raw_CHW.shape) not in found and len(probes) < MAX_PROBES:
+                probes.append(Probe(each, raw_CHW[None].numpy(), prepared_BCHW[i : i + 1].numpy(), place))
+            for column, value in zip(
+                found.setdefault(tuple(raw_CHW.shape), ([], [], [])), (each, raw_CHW, answer), strict=True
+            ):
+                column.append(value)  # pyright: ignore[reportArgumentType]  (each to its own column)
+            n, held = n + 1, held + raw_CHW.numel() + sum(x.nbytes for x in answer)
+    groups = [
+        Samples(ids, [torch.stack(raws).numpy()], [np.concatenate(each) for each in zip(*answers, strict=True)])
+        for ids, raws, answers in found.values()
+    ]
+    return groups, probes
+
+
+def _derived(program: Program, datamodule: RawImages, samples: Samples) -> list[Probe]:
+    """Images of other shapes, made from test samples, and what the data module makes of their files."""
+    raws: list[Tensor] = []
+    for number, size in enumerate(other_shapes(program.size)):
+        pixels_CHW = torch.from_numpy(samples.inputs[0][number % len(samples.ids)])
+        rows, columns = (
+            np.linspace(0, have - 1, want).round().astype(np.int64)
+            for have, want in zip(pixels_CHW.shape[1:], size, strict=True)
+        )
+        raws.append(pixels_CHW[:, rows][:, :, columns])
+    probes: list[Probe] = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / f"{number}.png") for number in range(len(raws))]
+        for path, raw_CHW in zip(paths, raws, strict=True):
+            as_image(raw_CHW).save(path)
+        for batch in datamodule.files_dataloader(paths):
+            (prepared_BCHW,) = program.inputs(batch)
+            for i, path in enumerate(batch["id"]):
+                number = paths.index(path)
+                raw_CHW, name = raws[number], samples.ids[number % len(samples.ids)]
+                pair = (raw_CHW[None].numpy(), prepared_BCHW[i : i + 1].numpy())
+                probes.append(Probe(name, *pair, place_of(batch, i, raw_CHW)))
+    return probes

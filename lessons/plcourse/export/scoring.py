@@ -1,0 +1,101 @@
+"""Lets an exported file that takes raw inputs be scored on them, by the test loop of the module it was made from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from plcourse.core.errors import UserError
+from plcourse.core.exportable import RawMasks
+from plcourse.export.graph import Bridge, Program
+from plcourse.export.runners import Runner
+from plcourse.export.samples import place_of
+
+MAX_VALUES = 1 << 25  # of the raw inputs of one call: a graph that resizes holds them in float64
+
+
+class RawAnswers(Callback):
+    """Stands in for ``forward``: answers from the raw inputs of the batch that is being tested.
+
+    Args:
+        program: what the file was made from.
+        bridge: from the file's outputs to those of ``forward``.
+        runner: runs the file; None lets the trained model answer, in the size of the raw inputs.
+    """
+
+    def __init__(self, program: Program, bridge: Bridge | None = None, runner: Runner | None = None) -> None:
+        self.program, self.bridge, self.runner = program, bridge, runner
+        self.batch: Any = None
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Notes the batch."""
+        self.batch = batch
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What ``forward`` returns for these inputs, which must be those of the batch.
+
+        Raises:
+            UserError: they are others, so that nobody knows what they were made from.
+        """
+        program, raw = self.program, self.program.raw
+        assert raw is not None
+        own = program.exportable.export_inputs(self.batch)
+        if len(own) != len(inputs) or not all(torch.equal(x, y) for x, y in zip(inputs, own, strict=True)):
+            raise UserError(
+                f"--preprocess: the test_step of {type(program.module).__name__} changes a batch before its forward, "
+                "so the file cannot be scored on what the batch was made from"
+            )
+        raws = raw.raw_inputs(self.batch["id"])
+        if self.runner is None or self.bridge is None:
+            outputs = program.brought_back(program.answers(self.batch), place_of(self.batch, 0, raws[0]))
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        return self.bridge.outputs(run_raw(self.runner, raws, program.raw_dtype))
+
+
+def run_raw(runner: Runner, raws: Sequence[Tensor], dtype: torch.dtype) -> list[np.ndarray]:
+    """The outputs for raw inputs of any shapes, in their order; equal shapes are computed together."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, raw in enumerate(raws):
+        by_shape.setdefault(tuple(raw.shape), []).append(i)
+    rows: dict[int, list[np.ndarray]] = {}
+    for members in by_shape.values():
+        step = max(1, MAX_VALUES // raws[members[0]].numel())
+        for start in range(0, len(members), step):
+            chosen = members[start : start + step]
+            outputs = runner([torch.stack([raws[i] for i in chosen]).to(dtype).numpy()])
+            rows.update({i: [each[at : at + 1] for each in outputs] for at, i in enumerate(chosen)})
+    return [np.concatenate(each) for each in zip(*(rows[i] for i in range(len(raws))), strict=True)]
+
+
+class _OneByOne:
+    """The samples of a loader one at a time, each with its mask in the size of its raw image."""
+
+    def __init__(self, loader: Any, datamodule: RawMasks) -> None:
+        self.loader, self.datamodule = loader, datamodule
+        self.plan = loader.plan  # what `Coverage` counts by
+
+    def __len__(self) -> int:
+        return self.plan.n
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.loader:
+            for i, mask_HW in enumerate(self.datamodule.raw_masks(batch["id"])):
+                yield {**{key: value[i : i + 1] for key, value in batch.items()}, "mask": mask_HW[None].long()}
+
+
+@contextmanager
+def masks_in_own_size(datamodule: Any) -> Iterator[None]:
+    """Lets the test loader of a `RawMasks` give one sample at a time, with its mask in the size of its raw image."""
+    loader: Callable[[], Any] = datamodule.test_dataloader
+    datamodule.test_dataloader = lambda: _OneByOne(loader(), datamodule)
+    try:
+        yield
+    finally:
+        del datamodule.test_dataloader
