@@ -19,7 +19,7 @@ from plcourse.core.data.image_files import find_images
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.runs import Run
 from plcourse.evaluation.inputs import TableInputs
-from plcourse.evaluation.tables import Schema, TableParts, to_features
+from plcourse.evaluation.tables import Schema, TableParts, TableSource, to_features
 from support import digits_config
 
 
@@ -162,6 +162,8 @@ class TestTables:
         config["trainer"]["max_epochs"] = 6
         run = plcourse.run("fit", config, then=["test"], runs_root=tmp_path / "runs")
         assert run.eval("test")["metrics"]["test/accuracy"] == 1
+        predicted = pd.concat(map(pd.read_parquet, run.predict({"data.init_args.paths": [data["root"]]})))
+        assert predicted["text"].tolist() == frame["text"].tolist()
 
     def test_the_training_table_is_checked(self, table: Path, tmp_path: Path) -> None:
         frame = pd.read_csv(table)
@@ -174,6 +176,33 @@ class TestTables:
         assert skipped.rejected[0][0] == "3"
         with pytest.raises(UserError, match=r"no label column 'knd'; did you mean 'kind'"):
             _ = TableParts(str(table), Schema(label="knd")).source
+
+    def test_columns_that_are_not_features_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        frame = pd.DataFrame(
+            {"ticket": [1, 2, 3, "A/5"], "place": "north", "flag": [True, False] * 2, "x": [3, 1, 2, 9]}
+        )
+        frame.assign(label=[0, 1, 0, 1]).to_csv(tmp_path / "t.csv", index=False)
+        assert TableParts(str(tmp_path / "t.csv"), Schema()).source.schema.features == ["x"]
+        said = capsys.readouterr().out
+        assert "1 features; not numeric, and so none: ticket ('A/5' is not a number), place, flag" in said
+        source = TableParts(str(tmp_path / "t.csv"), Schema(features=["flag", "x"])).source
+        assert source.features.tolist() == [[1, 3], [0, 1], [1, 2], [0, 9]]
+
+    def test_rows_that_are_equal_in_float32_alone_are_no_duplicates(self, tmp_path: Path) -> None:
+        frame = pd.DataFrame({"x": [1e9, 1e9 + 1, 1e9 + 1, 0.1, 0.1], "label": [0, 1, 1, 0, 1]})
+        hashes = TableSource("t", frame, Schema(), "raise").hashes
+        assert [hashes[0] == hashes[1], hashes[1] == hashes[2], hashes[3] == hashes[4]] == [False, True, True]
+
+    def test_a_row_beyond_float32_is_named(self, tmp_path: Path) -> None:
+        small = Standardiser.fit(np.array([[1.0], [1.0 + 1e-9]]), ["x"])
+        assert small.std[0] == pytest.approx(5e-10)
+        assert list(small.beyond(np.array([[1.5], [1e35]]))) == [1]
+        with pytest.raises(UserError, match=r"column 'x' is 1e\+35, too far from the training rows"):
+            small(np.array([[1e35]]))
+        frame = pd.DataFrame({"x": [1.0, 1e35]})
+        frame.to_csv(tmp_path / "new.csv", index=False)
+        batch = TableInputs([str(tmp_path / "new.csv")], Schema(features=["x"]), small).fetch(np.arange(2), 0)
+        assert [row for row, _ in batch["quarantined"]] == [1]
 
     @pytest.mark.parametrize("name", ["missing.csv", "table.xlsx", "broken.parquet"])
     def test_a_file_that_is_no_table(self, tmp_path: Path, name: str) -> None:

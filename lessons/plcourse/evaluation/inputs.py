@@ -106,7 +106,9 @@ class TableInputs:
         features, wrong = to_features(frame, self.schema)
         wrong = self.standardise.beyond(features) | wrong
         features[list(wrong)] = 0
+        text = self.schema.text
         return {
+            **({} if text is None else {"written": as_text(frame, text).fillna("").tolist()}),
             "features": self.standardise(features),
             "id": self._ids(frame, indices, owner),
             "quarantined": sorted(wrong.items()),

@@ -143,6 +143,8 @@ class Classifier(pl.LightningModule):
         if len(probability_MBK) == 1:
             uncertainty = {"total": uncertainty["total"]}
         columns = {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
+        if "written" in batch:
+            columns["text"] = batch["written"]
         if self.embedding:
             columns["embedding"] = embedding_of(self.network, _inputs(batch))
         return {**columns, **uncertainty}

@@ -21,7 +21,7 @@ from pytorch_lightning import Trainer
 
 from plcourse.core.data import BatchLoader, OnError, Process, eval_loader, split, train_loader
 from plcourse.core.data.classes import class_names
-from plcourse.core.data.features import Standardiser, features_of
+from plcourse.core.data.features import Standardiser, feature_values, features_of
 from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.data.names import adopt_classes, listed
 from plcourse.core.errors import UserError, nearest
@@ -72,7 +72,7 @@ def to_features(frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[i
             raise UserError(f"the table has no column '{name}'; it has {', '.join(frame)}{nearest(name, frame)}")
     values_ND = np.empty((len(frame), len(schema.features)))
     for i, name in enumerate(schema.features):
-        values_ND[:, i] = numbers(frame, name)
+        values_ND[:, i] = feature_values(frame, name)
     wrong: dict[int, str] = {}
     for row, column in zip(*np.nonzero(~np.isfinite(values_ND)), strict=True):
         value = frame[schema.features[column]].iloc[row]
@@ -112,6 +112,7 @@ class TableSource:
     Attributes:
         columns: the names of all columns.
         features: float64 [N, D].
+        texts: the column of texts, where there is one.
         metadata: the columns that are neither feature nor label, N rows.
 
     Raises:
@@ -149,6 +150,7 @@ class TableSource:
         self.labels = classes.map({label: i for i, label in enumerate(self.label_names)}).to_numpy(np.int64)
         self.features = features[keep]
         other = [column for column in frame if column not in taken and column not in schema.features]
+        self.texts = None if schema.text is None else as_text(frame, schema.text).iloc[keep].tolist()
         self.metadata = frame[other].iloc[keep].reset_index(drop=True)
         self.shape: tuple[int, int, int] = (self.features.shape[1], 1, 1)
         self._hashes: np.ndarray | None = None
@@ -202,6 +204,8 @@ def _check_ids(name: str, frame: pd.DataFrame, column: str) -> None:
 class TableSet:
     """The rows of one part as batches: ``features`` float32 [B, D], ``label`` int64 [B], ``id``, ``metadata``.
 
+    Where the table has a column of texts, batches carry these along as ``written``.
+
     Args:
         source: the table.
         indices: int64, the part's rows.
@@ -219,7 +223,9 @@ class TableSet:
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """The batch of the part's rows at `indices` (int64 [B]); the epoch changes nothing."""
         rows, source = self.indices[indices], self.source
+        written = {} if source.texts is None else {"written": [source.texts[i] for i in rows.tolist()]}
         return {
+            **written,
             "features": self.standardise(source.features[rows]),
             "label": torch.from_numpy(source.labels[rows]),
             "id": [source.ids[i] for i in rows.tolist()],

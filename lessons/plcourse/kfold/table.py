@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from plcourse.core.data import permutation
-from plcourse.core.data.features import Standardiser, index_like
+from plcourse.core.data.features import Standardiser, feature_values, index_like
 from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.data.names import listed
 from plcourse.core.errors import UserError, nearest
@@ -192,10 +192,8 @@ def _values(name: str, column: str, frame: pd.DataFrame) -> np.ndarray:
     Raises:
         UserError: a cell that is missing, or no finite number.
     """
-    values, cells = numbers(frame, column), as_text(frame, column)
+    values, cells = feature_values(frame, column), as_text(frame, column)
     missing = np.flatnonzero(cells.isna())
-    if np.isnan(values).all():
-        values = cells.str.lower().map({"true": 1.0, "false": 0.0}).to_numpy(np.float64)
     wrong = np.setdiff1d(np.flatnonzero(~np.isfinite(values)), missing)
     if len(wrong) and len(wrong) + len(missing) == len(values):
         raise UserError(

@@ -12,14 +12,12 @@ import pandas as pd
 import torch
 
 from plcourse.core.data.frames import as_text, numbers
+from plcourse.core.data.names import listed
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
 
 _INDEX = re.compile(r"Unnamed: \d+(\.\d+)*")  # an index of pandas, or the row names of R
-_NO_NUMBER = {
-    *("na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".", "missing", "unknown"),
-    *("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"),
-}
+_NO_NUMBER = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".", "missing", "unknown"}
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 # a spread below this share of the largest value is rounding, not information
 _CONSTANT = 1e-12
@@ -28,9 +26,9 @@ _CONSTANT = 1e-12
 def features_of(name: str, frame: pd.DataFrame, taken: Collection[str | None]) -> list[str]:
     """The numeric columns of a table that may be features, in its order.
 
-    A column is numeric if its cells are numbers, some of which may be missing or written as ``NA``, ``null``, ``?`` or
-    ``inf``: such rows are refused later. Left out, with a line: a column without a name, as pandas and R write for an
-    index; one that only counts the rows, from 0 or 1; and one of which most cells are numbers but not all.
+    A column is numeric if its cells are numbers, some of which may be missing or written as ``NA``, ``null`` or ``?``:
+    such rows are refused later. All others are left out with a line, and so are a column without a name, as pandas and
+    R write for an index, and one that only counts the rows, from 0 or 1.
 
     Args:
         name: what an error calls the table.
@@ -41,28 +39,38 @@ def features_of(name: str, frame: pd.DataFrame, taken: Collection[str | None]) -
         UserError: a column that writes numbers with a decimal comma.
     """
     chosen: list[str] = []
+    others: list[str] = []
     for column in map(str, frame):
-        if column in taken or pd.api.types.is_bool_dtype(frame[column]):
+        if column in taken:
             continue
-        values = numbers(frame, column)
-        cells = as_text(frame, column)
-        known = np.isfinite(values)
-        others = [cell for cell in cells[~known] if cell is not None and cell.strip().lower() not in _NO_NUMBER]
-        commas = [cell for cell in others if _COMMA.fullmatch(cell.strip())]
-        if commas and len(commas) == len(others):
+        values, cells = numbers(frame, column), as_text(frame, column)
+        known = ~np.isnan(values)
+        words = [cell for cell in cells[~known] if cell is not None and cell.strip().lower() not in _NO_NUMBER]
+        commas = [cell for cell in words if _COMMA.fullmatch(cell.strip())]
+        if commas and len(commas) == len(words):
             raise UserError(
                 f"{name}: column '{column}' writes numbers with a comma ('{commas[0]}'); write them with a point, "
                 f"{commas[0].replace(',', '.')}"
             )
-        if others or not known.any():
-            if known.sum() > len(others):
-                say(f"{name}: column '{column}' is not a feature, since '{others[0]}' is not a number")
-            continue
-        if reason := index_like(column, values):
+        if words or not known.any() or pd.api.types.is_bool_dtype(frame[column]):
+            mostly = known.sum() > len(words) > 0
+            others.append(f"{column} ('{words[0]}' is not a number)" if mostly else column)
+        elif reason := index_like(column, values):
             say(f"{name}: column '{column}' {reason} and is left out; name it in feature_columns to use it")
-            continue
-        chosen.append(column)
+        else:
+            chosen.append(column)
+    if others:
+        say(f"{name}: {len(chosen)} features; not numeric, and so none: {listed(others)}")
     return chosen
+
+
+def feature_values(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """A column that was chosen as a feature, float64 [N]: its numbers, and 1 and 0 for ``True`` and ``False``."""
+    values = numbers(frame, column)
+    if not np.isnan(values).any():
+        return values
+    flags = as_text(frame, column).str.strip().str.lower().map({"true": 1.0, "false": 0.0})
+    return np.where(np.isnan(values), flags.to_numpy(np.float64), values)
 
 
 def index_like(column: str, values: np.ndarray) -> str | None:
