@@ -237,8 +237,7 @@ def test_all_verbs(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str
     new = tmp_path / "new.txt"
     new.write_bytes("a lovely\u2028, tender\x0c film .\r\n\r\nthe plot was dull and clumsy .".encode())
     (tmp_path / "mine.csv").unlink()  # new texts need the checkpoint alone
-    main(["predict", "--run", str(run.path), f"--data.init_args.predict_path={new}"])
-    (file,) = (run.path / "predictions").glob("*.parquet")
+    (file,) = run.predict({"data.init_args.predict_path": str(new)})
     table_of_new = pq.read_table(file)
     assert table_of_new["label_name"].to_pylist() == ["good", "bad"]
     assert table_of_new["id"].to_pylist() == ["line/00001", "line/00003"]
