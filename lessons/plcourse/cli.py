@@ -12,6 +12,7 @@ errors, configs that can name only known classes, ranks that are watched over, a
 import json
 import logging
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.distributed.constants import default_pg_timeout
 
 from plcourse.core import launch, safety
+from plcourse.core.baselines import find_baselines
 from plcourse.core.callbacks import Coverage
 from plcourse.core.changes import Change, nothing_left
 from plcourse.core.checkpoint import load
@@ -34,6 +36,7 @@ from plcourse.core.continuing import changed, dumped, is_finished
 from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.evaluations import relative_to_run, save_evaluation
 from plcourse.core.explain import Explainer
+from plcourse.core.few_steps import few_steps
 from plcourse.core.loops import PredictLoop
 from plcourse.core.next_steps import what_next
 from plcourse.core.record import RunRecorder, TidyLogger
@@ -42,7 +45,7 @@ from plcourse.core.runs import Run, runs_below
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
-from plcourse.core.variants import AS_TRAINED, Variant, predictions_folder
+from plcourse.core.variants import AS_TRAINED, Variant, environment_flags, predictions_folder
 from plcourse.core.writer import PredictionWriter
 
 _STAGES = {"validate": "val", "test": "test"}
@@ -214,12 +217,26 @@ class CourseCLI(LightningCLI):
                 self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
             if self.request.continues and not self.recorder.began:
                 self._say_nothing_left()
+            elif self.trainer.is_global_zero:
+                self._say_few_steps()
         for following in [verb for verb in self.request.then if verb != "export"]:
             keeper = self.trainer.run_checkpoint
             best = Path(keeper.best_model_path) if keeper is not None and keeper.best_model_path else None
             if not self.trains and self.run_folder is not None:
                 self.table.active, best = False, self.run_folder.checkpoint("best")
             self._evaluate(following, best)
+
+    def _say_few_steps(self) -> None:
+        """Says so where the training was too short for a network to learn much."""
+        run, trainer = self.run_folder, self.trainer
+        assert run is not None
+        n_train = getattr(getattr(trainer.train_dataloader, "plan", None), "n", None)
+        n_train = n_train or (run.record.get("data") or {}).get("n_train", 0)  # of one fold, where there are folds
+        advice = few_steps(self.config[self.request.verb].as_dict(), n_train, trainer.world_size)
+        if advice is not None:
+            more = shlex.join(environment_flags(run.root, self.request.trusted))
+            words = f"plcourse fit -c {shlex.quote(str(run.config_path))} {advice.flags} {more}"
+            say(f"{advice.what}; try\n  {words.rstrip()}")
 
     def _say_nothing_left(self) -> None:
         """Says so, or refuses a change that no step was left for."""
@@ -262,11 +279,15 @@ class CourseCLI(LightningCLI):
             scores = {name: value for result in metrics for name, value in result.items()}
             stage, seconds = _STAGES[verb], time.monotonic() - started
             coverage = self.coverage.report
+            findings, lines = dict(loop.findings), list(loop.lines)
+            whole = coverage is not None and coverage["seen"] == coverage["expected"]
+            if stage == "test" and whole and (baselines := find_baselines(self.datamodule, scores)) is not None:
+                findings["baselines"], lines = baselines.section(), [*baselines.lines(), *lines]
             report = save_evaluation(
-                run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds, loop.findings, self.variant
+                run.path, stage, scores, coverage, checkpoint, trainer.world_size, seconds, findings, self.variant
             )
             _say_scores(stage, report["metrics"], coverage, self.variant)
-            for line in loop.lines:
+            for line in lines:
                 say(line)
 
     @contextmanager

@@ -18,6 +18,7 @@ from plcourse.cli import CourseCLI, quieten
 from plcourse.core import safety
 from plcourse.core.data.splits import overlap
 from plcourse.core.errors import UserError, first_line
+from plcourse.core.few_steps import few_steps
 from plcourse.core.request import read_request
 from plcourse.core.runs import Run
 from plcourse.doctor.findings import FIX, NOTE, OK, Finding, examined
@@ -121,7 +122,7 @@ def _data(cli: Examiner) -> Iterator[Finding]:
     size = cli.settings.get("data", {}).get("init_args", {}).get("batch_size")
     devices = cli.settings.trainer.get("devices")
     ranks = (int(devices) if str(devices).isdecimal() else 1) * int(cli.settings.trainer.get("num_nodes") or 1)
-    sampler = getattr(loader, "sampler", None)
+    sampler = getattr(loader, "plan", None) or getattr(loader, "sampler", None)
     n = getattr(data, "sizes", {}).get("n_train") or getattr(sampler, "n", None)
     if not size or not n:
         return
@@ -131,9 +132,20 @@ def _data(cli: Examiner) -> Iterator[Finding]:
     else:
         steps = -(-n // (size * ranks))
         yield Finding(OK, f"{n:,} training samples, {steps:,} batches of {size} on {ranks} process(es) in an epoch")
+        if (advice := few_steps(cli.settings.as_dict(), _of_a_fold(cli, n), ranks)) is not None:
+            yield Finding(NOTE, advice.what, f"add {advice.flags}")
         every = cli.settings.trainer.get("log_every_n_steps") or 50
         if every > steps * max(1, cli.settings.trainer.get("max_epochs") or 1):
             yield Finding(NOTE, f"trainer.log_every_n_steps is {every}, more than all steps: no training curve")
+
+
+def _of_a_fold(cli: Examiner, n_train: int) -> int:
+    """The samples that are trained on at a time, where the loop cuts them into folds."""
+    loop = cli.settings.trainer.get("fit_loop") or {}
+    if "KFoldLoop" not in str(loop.get("class_path")):
+        return n_train
+    folds = (loop.get("init_args") or {}).get("n_splits") or 5
+    return (n_train + getattr(cli.datamodule, "sizes", {}).get("n_val", 0)) * (folds - 1) // folds
 
 
 def _duplicates(data: Any) -> Iterator[Finding]:

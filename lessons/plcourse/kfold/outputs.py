@@ -190,10 +190,10 @@ def out_of_fold_rows(recording: Recording, combine: Combine, repeat: int, fold: 
     if combine == "logits":
         if output.ndim != 2:
             return None
-        log_BK, probability_BK = _log_probabilities(output), probabilities(output)
+        log_BK = _log_probabilities(output)
         loss_B = functional.nll_loss(log_BK, label_B, reduction="none")
-        columns |= {"label": label_B.numpy(), "prediction": probability_BK.argmax(dim=1).numpy()}
-        columns["probability"] = pa.array(probability_BK.tolist(), pa.list_(pa.float64()))
+        columns |= {"label": label_B.numpy(), "prediction": probabilities(output).argmax(dim=1).numpy()}
+        columns["probability"] = pa.array(log_BK.exp().tolist(), pa.list_(pa.float64()))
     else:
         if output.numel() != label_B.numel():
             return None

@@ -82,6 +82,7 @@ class ImageSet:
     ) -> None:
         self.source = source
         self.indices = indices
+        self._normalisation = normalisation
         self.augment = list(augment or ())
         self.seed = seed
         self.ids = [source.ids[i] for i in indices.tolist()]
@@ -95,6 +96,10 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def plain(self) -> "ImageSet":
+        """The same samples without augmentation."""
+        return ImageSet(self.source, self.indices, self._normalisation, None, self.seed, self.labels)
 
     @cached_property
     def _keys(self) -> np.ndarray:

@@ -66,6 +66,12 @@ class MaskSet:
         self._windows = torch.tensor(windows).reshape(-1, 4)
         self._has_masks = hasattr(source, "read_masks")
 
+    def plain(self) -> "MaskSet":
+        """The same samples without augmentation."""
+        plain = copy.copy(self)
+        plain.augment = None
+        return plain
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -1,0 +1,64 @@
+"""Says when a config takes too few optimizer steps to train a network, and which flags would change that."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+FEW = 120  # optimizer steps below which a network has hardly begun to learn; the shortest packaged fits take more
+ENOUGH = 400
+_BATCHES = 16  # batches of an epoch that a smaller batch_size is to give
+_SMALLEST = 8
+
+
+class Advice(NamedTuple):
+    """What is wrong with the length of a training.
+
+    Attributes:
+        what: how many steps it takes, and why that is little.
+        flags: what to add to the command.
+    """
+
+    what: str
+    flags: str
+
+
+def few_steps(config: Mapping[str, Any], n_train: int, processes: int) -> Advice | None:
+    """Looks at the steps that a config plans.
+
+    Args:
+        config: with ``trainer`` and ``data``, resolved.
+        n_train: training samples; of one fold where the samples are cut into folds.
+        processes: that share each step.
+
+    Returns:
+        None where there are enough, where a limit or a trial is asked for, or where the config does not tell.
+    """
+    trainer, data = config.get("trainer") or {}, (config.get("data") or {}).get("init_args") or {}
+    data = (data.get("data") or {}).get("init_args") or {} if "fold" in data else data
+    batch_size, accumulate = data.get("batch_size"), trainer.get("accumulate_grad_batches") or 1
+    limited = trainer.get("limit_train_batches") not in (None, 1.0) or trainer.get("overfit_batches")
+    timed = trainer.get("max_time") is not None
+    if limited or timed or trainer.get("fast_dev_run") or not isinstance(batch_size, int) or n_train < 1:
+        return None
+    max_epochs, max_steps = trainer.get("max_epochs"), trainer.get("max_steps") or -1
+    # without either limit Lightning trains for 1,000 epochs
+    epochs = math.inf if max_epochs == -1 or (max_epochs is None and max_steps > 0) else max_epochs or 1000
+    steps_an_epoch = math.ceil(math.ceil(n_train / (batch_size * processes)) / accumulate)
+    steps = min(epochs * steps_an_epoch, max_steps if max_steps > 0 else math.inf)
+    if steps >= FEW:
+        return None
+    smaller = 2 ** int(math.log2(max(1.0, n_train / (_BATCHES * processes))))
+    batch = min(batch_size, max(_SMALLEST, smaller))
+    needed = math.ceil(ENOUGH / math.ceil(n_train / (batch * processes)))
+    flags = [f"--data.init_args.batch_size {batch}"] if batch < batch_size else []
+    if accumulate > 1:
+        flags.append("--trainer.accumulate_grad_batches 1")
+    if epochs < needed:
+        flags.append(f"--trainer.max_epochs {needed}")
+    if max_steps > 0:
+        flags.append(f"--trainer.max_steps {ENOUGH}")
+    what = (
+        f"{steps:,} optimizer steps are few: {n_train:,} training samples in batches of {batch_size * processes} make "
+        f"{steps_an_epoch} steps an epoch, and a network needs some hundreds"
+    )
+    return Advice(what, " ".join(flags))
