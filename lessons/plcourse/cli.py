@@ -32,7 +32,7 @@ from plcourse.core.baselines import find_baselines
 from plcourse.core.callbacks import Coverage
 from plcourse.core.changes import Change, nothing_left
 from plcourse.core.checkpoint import load
-from plcourse.core.continuing import changed, dumped, is_finished
+from plcourse.core.continuing import changed, is_finished
 from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.evaluations import relative_to_run, save_evaluation
 from plcourse.core.explain import Explainer
@@ -41,6 +41,7 @@ from plcourse.core.loops import PredictLoop
 from plcourse.core.next_steps import what_next
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.request import EVALUATIONS, Request, read_request
+from plcourse.core.round_trip import register_types, repeatable
 from plcourse.core.runs import Run, runs_below
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
@@ -88,6 +89,7 @@ class CourseCLI(LightningCLI):
         self.trains = True  # whether a fit has anything left to train
         self.variant = AS_TRAINED
         CourseParser.explainer = Explainer(request.verb, request.sources)
+        register_types()
         super().__init__(
             save_config_callback=None,
             trainer_class=Trainer,
@@ -163,7 +165,7 @@ class CourseCLI(LightningCLI):
     def resolved(self) -> tuple[str, int]:
         """The complete config as YAML, and how many processes it takes."""
         config = self.config[self.request.parsed_as]
-        return dumped(self._parser(self.request.parsed_as), config), _processes(config.trainer)
+        return repeatable(self._parser(self.request.parsed_as), config), _processes(config.trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Opens the run's folder, does the work in this process or in several, and records how it ended."""

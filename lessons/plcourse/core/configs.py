@@ -155,6 +155,11 @@ def read_tree(text: str) -> dict[str, Any]:
     return yaml.load(text, _ConfigLoader)
 
 
+def write_tree(tree: dict[str, Any]) -> str:
+    """The text that `read_tree` reads as this mapping."""
+    return yaml.dump(tree, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
+
+
 def parse_header(source: ConfigSource) -> ConfigHeader:
     """Reads the comment block at the top of a config.
 
@@ -277,6 +282,16 @@ _ConfigLoader.yaml_implicit_resolvers = {
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _ConfigLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+class _ConfigDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # pyright: ignore[reportGeneralTypeIssues]
+    """Puts quotes around every text that `_ConfigLoader` would read as something else, such as `1e-3`."""
+
+
+_ConfigDumper.yaml_implicit_resolvers = {
+    first: yaml.SafeDumper.yaml_implicit_resolvers.get(first, []) + pairs
+    for first, pairs in _ConfigLoader.yaml_implicit_resolvers.items()
+}
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge")}
 
 

@@ -6,14 +6,7 @@ from plcourse.core.changes import Change
 from plcourse.core.checkpoint import LAST
 from plcourse.core.configs import read_tree
 from plcourse.core.request import Request
-
-
-def dumped(parser: Any, config: Any) -> str:
-    """A parsed config as YAML, complete; where it started from is no part of what it is."""
-    complete = config.clone()
-    for key in ("ckpt_path", "config"):
-        complete.pop(key, None)
-    return parser.dump(complete, skip_unset=False, skip_validation=True)
+from plcourse.core.round_trip import dumped
 
 
 def changed(request: Request, parser: Any, text: str) -> Change | None:

@@ -12,7 +12,7 @@ import yaml
 
 from plcourse import catalog
 from plcourse.core import safety
-from plcourse.core.configs import ConfigSource, expand_class_names, find_config, parse_config
+from plcourse.core.configs import ConfigSource, expand_class_names, find_config, parse_config, write_tree
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest
 from plcourse.core.runs import Run, runs_root
@@ -218,7 +218,7 @@ def _add_config(request: Request, name: str, own: Run | None = None) -> None:
 def _as_argument(source: ConfigSource, trusted: list[str]) -> str:
     tree = expand_class_names(parse_config(source), source)
     safety.check(tree, trusted, source.label)
-    return "--config=" + yaml.safe_dump(tree, sort_keys=False)
+    return "--config=" + write_tree(tree)
 
 
 def _choose_checkpoint(request: Request, wanted: str | None) -> None:

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 from plcourse.core import random_state
 from plcourse.core.callbacks import Coverage
 from plcourse.core.checkpoint import BEST, LAST, AtomicCheckpointIO
+from plcourse.core.configs import write_tree
 from plcourse.core.distributed import from_rank_0, gather_objects
 from plcourse.core.errors import Interrupted, RunFailed, UserError, first_line
 from plcourse.core.evaluations import save_evaluation
@@ -34,7 +35,6 @@ from plcourse.kfold.outputs import Combine, Recording, out_of_fold_rows
 
 # libyaml's, ten times as fast, where PyYAML has it
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 @dataclass
@@ -139,7 +139,7 @@ class FoldRun:
         write_json(self.path / "run.json", {**record, **outer.process, **again})
         if outer.config:
             config = fold_config(outer.config, self.fold.number, outer.cut)
-            replace_file(self.run.config_path, yaml.dump(config, Dumper=_DUMPER, sort_keys=False))
+            replace_file(self.run.config_path, write_tree(config))
 
     def split(self, data: Any) -> Any:
         """The data module that trains on this fold's samples and validates on those held out."""
