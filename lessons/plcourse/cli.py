@@ -46,7 +46,14 @@ from plcourse.core.runs import Run, runs_below
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
-from plcourse.core.variants import AS_TRAINED, Variant, environment_flags, predictions_folder
+from plcourse.core.variants import (
+    AS_TRAINED,
+    Variant,
+    environment_flags,
+    hide_newest,
+    predictions_folder,
+    show_newest,
+)
 from plcourse.core.writer import PredictionWriter
 
 _STAGES = {"validate": "val", "test": "test"}
@@ -308,6 +315,8 @@ class CourseCLI(LightningCLI):
         trainer, loop = self.trainer, self.trainer.predict_loop
         assert isinstance(loop, PredictLoop)
         config = self.config[self.request.verb].as_dict()
+        if not self.variant.name and trainer.is_global_zero:
+            hide_newest(run.path)
         loop.settings = _prediction_settings(config)
         loop.facts = {
             "settings": dict(self.variant.settings),
@@ -324,6 +333,8 @@ class CourseCLI(LightningCLI):
             trainer.callbacks.remove(writer)
             if trainer.is_global_zero:
                 say(f"predictions in {writer.folder}: {writer.said}")
+        if self.variant.name and trainer.is_global_zero:
+            show_newest(run.path, self.variant.name)
         if self.request.strict and loop.quarantined:
             raise RunFailed(f"--strict: inputs that could not be read: {loop.quarantined}")
 

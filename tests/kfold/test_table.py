@@ -79,6 +79,8 @@ def test_new_rows_are_predicted_by_the_mean_of_the_folds_each_with_its_own_scale
     new[["temp", "lift", "house", "size", "rooms"]].to_csv(tmp_path / "new.csv", index=False)
     files = run.predict({"data.init_args.predict_path": str(tmp_path / "new.csv")})
     found = pd.concat(map(pd.read_parquet, files)).set_index("id")["prediction"]
+    # the run has no predictions of its own, so that `predictions/` shows these
+    assert [pd.read_parquet(file)["id"].tolist() for file in run.predictions] == [found.index.tolist()]
     assert sorted(found.index) == sorted(new["house"])
     expected = np.zeros(9)
     for k in "012":

@@ -238,6 +238,7 @@ def test_all_verbs(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str
     new.write_bytes("a lovely\u2028, tender\x0c film .\r\n\r\nthe plot was dull and clumsy .".encode())
     (tmp_path / "mine.csv").unlink()  # new texts need the checkpoint alone
     (file,) = run.predict({"data.init_args.predict_path": str(new)})
+    assert [pq.read_table(each).num_rows for each in run.predictions] == [len(predicted)]  # stays what it was
     table_of_new = pq.read_table(file)
     assert table_of_new["label_name"].to_pylist() == ["good", "bad"]
     assert table_of_new["id"].to_pylist() == ["line/00001", "line/00003"]

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +31,7 @@ _HOW = re.compile(
 )
 _LETTERS = str.maketrans("0123456789", "ghijklmnop")  # a name never ends like the number of an older copy
 _LONGEST = 48
+_NEWEST = "newest-"  # begins the names of links to the predictions of a variant
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,32 @@ def predictions_folder(run: Path, name: str = "") -> Path:
     The underscore keeps readers that take the whole of ``predictions/`` as one table from mixing them.
     """
     return run / "predictions" / f"_{name}" if name else run / "predictions"
+
+
+def show_newest(run: Path, name: str) -> None:
+    """Lets ``predictions/`` hold the newest predictions of a run that has made none as it was trained.
+
+    They are links to the files in the folder of their variant, which stays as it is.
+
+    Args:
+        run: the run's folder.
+        name: the variant that was predicted.
+    """
+    top, own = predictions_folder(run), predictions_folder(run, name)
+    if (top / "_manifest.json").is_file():
+        return
+    hide_newest(run)
+    for path in own.glob("part-*"):
+        try:
+            (top / f"{_NEWEST}{path.name}").hardlink_to(path)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, top / f"{_NEWEST}{path.name}")
+
+
+def hide_newest(run: Path) -> None:
+    """Clears ``predictions/`` of what `show_newest` put there, before the run is predicted as it was trained."""
+    for path in predictions_folder(run).glob(f"{_NEWEST}*"):
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
