@@ -16,12 +16,13 @@ class Points(pl.LightningDataModule):
 
     Args:
         with_ids: whether batches are dicts with ids and labels, or mere pairs.
+        triples: whether the ids follow in a tuple instead.
         leak: whether one sample that is held out is trained on.
     """
 
-    def __init__(self, with_ids: bool = True, leak: bool = False) -> None:
+    def __init__(self, with_ids: bool = True, leak: bool = False, triples: bool = False) -> None:
         super().__init__()
-        self.with_ids, self.leak = with_ids, leak
+        self.with_ids, self.leak, self.triples = with_ids and not triples, leak, triples
         generator = np.random.RandomState(0)
         self.points = generator.normal(size=(90, 2)).astype(np.float32)
         self.labels = (self.points.sum(axis=1) > 0).astype(np.int64)
@@ -53,6 +54,8 @@ class Points(pl.LightningDataModule):
         samples: list[Any] = [(self.points[row], int(self.labels[row])) for row in rows]
         if self.with_ids:
             samples = [{"x": x, "label": y, "id": f"p{row}"} for row, (x, y) in zip(rows, samples, strict=True)]
+        if self.triples:
+            samples = [(x, y, f"p{row}") for row, (x, y) in zip(rows, samples, strict=True)]
         return DataLoader(samples, batch_size=16, shuffle=shuffle)
 
 
@@ -84,5 +87,5 @@ class Linear(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
     def _loss(self, batch: Any) -> torch.Tensor:
-        x, y = (batch["x"], batch["label"]) if isinstance(batch, dict) else batch
+        x, y = (batch["x"], batch["label"]) if isinstance(batch, dict) else batch[:2]
         return functional.cross_entropy(self(x), y)

@@ -288,7 +288,7 @@ class CourseCLI(LightningCLI):
             scores = {name: value for result in metrics for name, value in result.items()}
             stage, seconds = _STAGES[verb], time.monotonic() - started
             coverage = self.coverage.report
-            findings, lines = dict(loop.findings), list(loop.lines)
+            findings, lines = {**loop.findings, **trainer.training_samples.findings}, list(loop.lines)
             whole = coverage is not None and coverage["seen"] == coverage["expected"]
             if stage == "test" and whole and (baselines := find_baselines(self.datamodule, scores)) is not None:
                 findings["baselines"], lines = baselines.section(), [*baselines.lines(), *lines]

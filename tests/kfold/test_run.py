@@ -259,6 +259,17 @@ class TestNothingLeaks:
         with pytest.raises(UserError, match=r"fold 0: sample p\d+ is held out, but Points trains on it"):
             plcourse.run("fit", config, trust=["own_kfold"])
 
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            ({"triples": True}, r"sample p\d+ is held out"),
+            ({"with_ids": False}, r"sample \d+ of validation batch \d+ is held out"),
+        ],
+    )
+    def test_and_one_in_tuples(self, runs: Path, data: dict[str, bool], words: str) -> None:
+        with pytest.raises(UserError, match=f"fold 0: {words}, but Points trains on it"):
+            plcourse.run("fit", own_config(leak=True, **data), trust=["own_kfold"])
+
 
 def own_config(**data: Any) -> dict[str, Any]:
     slots = {"validate_loop": "KFoldValidationLoop", "test_loop": "KFoldTestLoop", "predict_loop": "KFoldPredictLoop"}
@@ -286,6 +297,21 @@ class TestAUsersOwn:
         singles = [Run(run.path / "folds" / str(k)).eval("test")["metrics"]["test/loss"] for k in range(3)]
         # the loss is convex in the probabilities, so that the ensemble cannot be worse than the mean of its members
         assert run.eval("test")["metrics"]["test/loss"] <= np.mean(singles)
+
+    def test_the_loop_brings_its_evaluation_loops_along(self, runs: Path) -> None:
+        bare = own_config()
+        for slot in ("validate_loop", "test_loop", "predict_loop"):
+            del bare["trainer"][slot]
+        made = [
+            plcourse.run("fit", config, then=["validate", "test", "predict"], trust=["own_kfold"])
+            for config in (own_config(), bare)
+        ]
+        for stage in ("val", "test"):
+            first, second = (run.eval(stage) for run in made)
+            assert first["metrics"] == second["metrics"]
+            assert first["coverage"] == second["coverage"]
+        first, second = (pq.read_table(run.predictions[0]) for run in made)
+        assert first.equals(second)
 
     def test_batches_without_ids_have_scores_and_no_table(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = plcourse.run("fit", own_config(with_ids=False), then=["test"], trust=["own_kfold"])

@@ -29,7 +29,7 @@ two epochs at which nothing is half done; checkpoints are written and signals ob
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MappingProxyType
@@ -291,6 +291,10 @@ class FitLoop(_FitLoop):
         trainer: the trainer that runs it. Epoch and step limits are set by the trainer afterwards.
     """
 
+    # what evaluates a run of this loop, by slot: where a slot is left empty, the trainer takes it from here
+    evaluation_loops: Mapping[str, Callable[[pl.Trainer], Any]] = MappingProxyType({})
+    _remembered: Any = None  # the loaders whose samples the trainer knows
+
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
         self.epoch_loop = EpochLoop(trainer)
@@ -308,6 +312,9 @@ class FitLoop(_FitLoop):
         Lightning forgets it when `estimated_stepping_batches` was asked for before the checkpoint was loaded.
         """
         super().setup_data()
+        if self._combined_loader is not None and self._combined_loader is not self._remembered:
+            self._remembered = self._combined_loader
+            self.trainer.training_samples.remember(self._combined_loader.flattened)  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
         if self.restarting and self._combined_loader_states_to_load and self._data_fetcher is not None:
             self._load_combined_loader_states()
             iter(self._data_fetcher)
@@ -407,6 +414,12 @@ class _Evaluation(_AllRanks, _EvaluationLoop):
     def __init__(self, trainer: pl.Trainer, trainer_fn: TrainerFn, stage: RunningStage, verbose: bool) -> None:
         super().__init__(trainer, trainer_fn, stage, verbose)
         self._results = self._logged = Results(training=False)
+
+    def setup_data(self) -> None:
+        """Requests the data, and refuses to score samples that the model was trained on."""
+        super().setup_data()
+        if self.trainer.state.fn != TrainerFn.FITTING and self._combined_loader is not None:
+            self.trainer.check_evaluated(self._combined_loader.flattened)  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
 
     def on_run_start(self) -> None:
         """Gives all ranks the buffers of rank 0 and lets the ranks run unequal numbers of batches."""

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from plcourse.core.data.loader import Batch
 from plcourse.core.errors import UserError
 from plcourse.core.interrupts import Interrupts
 from plcourse.core.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop, adopt_fit_loop, inside_fit
+from plcourse.core.unseen import TrainingSamples
 from plcourse.core.variants import AS_TRAINED, Variant
 
 
@@ -52,9 +53,10 @@ class NamedCheckpoints(_CheckpointConnector):
         self.configured = configured(self.trainer.optimizers, self._schedules)
 
     def dump_checkpoint(self, weights_only: bool | None = None) -> dict[str, Any]:
-        """Lightning's checkpoint, and what the optimizers were configured with."""
+        """Lightning's checkpoint, what the optimizers were configured with, and what the weights were trained on."""
         own = {} if weights_only or self.configured is None else {"configured": self.configured}
-        return {**super().dump_checkpoint(weights_only), **own}
+        trained_on = self.trainer.training_samples.states()  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
+        return {**trained_on, **super().dump_checkpoint(weights_only), **own}
 
     def restore_callbacks(self) -> None:
         """Restores their states, but not the settings that have changed, which some take for a part of their state."""
@@ -105,8 +107,17 @@ class NamedCheckpoints(_CheckpointConnector):
 
     def resume_start(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
         """Reads the checkpoint, unless it was read before the data were set up."""
-        if not self._loaded_checkpoint or checkpoint_path != self._ckpt_path:
-            super().resume_start(checkpoint_path, weights_only)
+        if self._loaded_checkpoint and checkpoint_path == self._ckpt_path:
+            return
+        super().resume_start(checkpoint_path, weights_only)
+        if self._loaded_checkpoint:
+            samples = self.trainer.training_samples  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
+            samples.take_over(self._loaded_checkpoint, checkpoint_path)
+
+    @property
+    def announced(self) -> Any:
+        """The path of the checkpoint that this run restores, None for none."""
+        return self._coming[0]
 
     def _parse_ckpt_path(self, state_fn: TrainerFn, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
         keeper = self.trainer.run_checkpoint  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
@@ -122,13 +133,16 @@ class Trainer(pl.Trainer):
     """Lightning's Trainer, whose loops are arguments.
 
     Each slot takes a callable that builds the loop from the trainer; in a config that is a ``class_path`` with
-    ``init_args``. Epoch and step limits, ``limit_*_batches`` and ``inference_mode`` hold for every loop.
+    ``init_args``. A slot that is left empty gets the loop that the fit loop brings along, or else the plain one. Epoch
+    and step limits, ``limit_*_batches`` and ``inference_mode`` hold for every loop.
 
     Args:
         fit_loop: builds the loop of `fit`; `plcourse.core.loops.FitLoop` or a class derived from it.
         validate_loop: builds the loop of `validate`, and a second one for the validation inside `fit`.
         test_loop: builds the loop of `test`.
         predict_loop: builds the loop of `predict`.
+        allow_training_samples: score samples that the model was trained on, too; otherwise an evaluation that has
+            some is refused, see `plcourse.core.unseen`.
         **kwargs: everything that `pytorch_lightning.Trainer` takes.
 
     Attributes:
@@ -156,9 +170,12 @@ class Trainer(pl.Trainer):
         validate_loop: Callable[[pl.Trainer], ValidationLoop] | None = None,
         test_loop: Callable[[pl.Trainer], TestLoop] | None = None,
         predict_loop: Callable[[pl.Trainer], PredictLoop] | None = None,
+        allow_training_samples: bool = False,
         **kwargs: Any,
     ) -> None:
         self.arguments: dict[str, Any] = {"validate_loop": validate_loop, "test_loop": test_loop, **kwargs}
+        self.arguments["allow_training_samples"] = allow_training_samples
+        self.training_samples = TrainingSamples(self, allow_training_samples)
         self.arguments |= {key: copy.deepcopy(kwargs[key]) for key in ("strategy", "plugins") if key in kwargs}
         kwargs["plugins"] = with_checkpoint_io(kwargs.get("plugins"), AtomicCheckpointIO())
         if not kwargs.get("barebones"):
@@ -179,6 +196,10 @@ class Trainer(pl.Trainer):
         limits = (stock.min_epochs, stock.max_epochs, stock.min_steps, stock.max_steps)
         inference_mode = self.test_loop.inference_mode
         adopt_fit_loop(self, _build("fit_loop", fit_loop, FitLoop, self), *limits)
+        partners = self.fit_loop.evaluation_loops  # pyright: ignore[reportAttributeAccessIssue]  (a FitLoop of ours)
+        validate_loop = validate_loop or partners.get("validate_loop")
+        test_loop = test_loop or partners.get("test_loop")
+        predict_loop = predict_loop or partners.get("predict_loop")
         self.fit_loop.epoch_loop.val_loop = inside_fit(_build("validate_loop", validate_loop, ValidationLoop, self))
         self.validate_loop = _build("validate_loop", validate_loop, ValidationLoop, self)
         self.test_loop = _build("test_loop", test_loop, TestLoop, self)
@@ -210,6 +231,16 @@ class Trainer(pl.Trainer):
         state = state or getattr(self.lightning_module, "data_state", None)
         if state:
             data.load_state_dict(state)
+
+    def check_evaluated(self, loaders: Iterable[Any]) -> None:
+        """Refuses to evaluate samples that the model was trained on; called by the evaluation loops."""
+        self.training_samples.check(loaders, self._checkpoint_connector.announced)
+
+    def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
+        """As Lightning's; beside the checkpoint lies a file with the samples that it was trained on."""
+        if self.is_global_zero:
+            self.training_samples.save(Path(filepath).parent)
+        super().save_checkpoint(filepath, weights_only, storage_options)
 
     @property
     def run_checkpoint(self) -> RunCheckpoint | None:

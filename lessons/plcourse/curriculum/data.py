@@ -54,6 +54,7 @@ class CurriculumData(pl.LightningDataModule):
     sizes = delegated("images.sizes")
     label_names = delegated("images.label_names")
     raw_inputs = delegated("images.raw_inputs")
+    terms = delegated("images.terms")
     num_classes = delegated("images.num_classes")
 
     def __init__(

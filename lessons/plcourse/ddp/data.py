@@ -35,6 +35,7 @@ class ImageData(pl.LightningDataModule):
     sizes = delegated("images.sizes")
     label_names = delegated("images.label_names")
     raw_inputs = delegated("images.raw_inputs")
+    terms = delegated("images.terms")
     num_classes = delegated("images.num_classes")
     channels = delegated("images.channels")
     shape = delegated("images.shape")

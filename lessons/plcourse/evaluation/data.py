@@ -57,6 +57,7 @@ class EvaluationData(pl.LightningDataModule):
 
     label_names = delegated("parts.label_names")
     raw_inputs = delegated("parts.raw_inputs")
+    terms = delegated("parts.terms")
 
     def __init__(
         self,

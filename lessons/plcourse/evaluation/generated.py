@@ -14,7 +14,8 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
-from plcourse.core.data import BatchLoader, Process, eval_loader, train_loader
+from plcourse.core.data import BatchLoader, Process, eval_loader, keys_of, train_loader
+from plcourse.core.data.provenance import Identities
 from plcourse.core.errors import UserError
 
 FEATURES, CLASSES = 16, 4
@@ -48,6 +49,12 @@ class GeneratedRows:
 
     def __len__(self) -> int:
         return self.n
+
+    @property
+    def identities(self) -> Identities:
+        """Who the rows are: their numbers, which is all that they follow from."""
+        end = self.first + self.n
+        return Identities(keys_of(np.arange(self.first, end)), range(self.first, end))
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """The batch of the rows at `indices` (int64 [B]); the epoch changes nothing."""
@@ -117,4 +124,4 @@ class GeneratedParts:
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each row of `part` once, in order; the part ``all`` is the whole table, without labels."""
         rows = GeneratedRows(self.rows, labelled=False) if part == "all" else self._parts[part]
-        return eval_loader(rows, batch_size, Process.of(trainer), num_workers)
+        return eval_loader(rows, batch_size, Process.of(trainer), num_workers, part)

@@ -2,7 +2,9 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from plcourse.core.checkpoint import load
 from plcourse.core.errors import UserError
 from plcourse.core.paths import expand
+from plcourse.core.unseen import check_other_weights
 
 
 def find_checkpoints(patterns: Sequence[str]) -> list[str]:
@@ -37,21 +40,28 @@ def _checkpoints_at(path: Path) -> Iterator[Path]:
         yield path / "checkpoints" / "best.ckpt"
 
 
-def load_members(network: nn.Module, checkpoints: Sequence[str]) -> list[nn.Module]:
+def load_members(network: nn.Module, checkpoints: Sequence[str], trainer: Any = None) -> list[nn.Module]:
     """Copies of a network with the weights of other checkpoints, ready for evaluation.
 
-    A checkpoint with the very weights of `network` is that network, and not counted twice.
+    A checkpoint with the very weights of `network` is that network, and not counted twice. Each member sees the inputs
+    as its own training prepared them, and answers in the order of this model's classes: see `Member`.
 
     Args:
         network: the network of this model.
         checkpoints: files whose ``state_dict`` has its weights below ``network.``.
+        trainer: of the evaluation or prediction that the members take part in; without one, nothing is checked but
+            the network.
 
     Raises:
-        UserError: a checkpoint of another network.
+        UserError: a checkpoint of another network, or of other columns or classes, or one that was trained on a sample
+            that is about to be scored.
     """
     own, members = network.state_dict(), []
+    data = getattr(trainer, "datamodule", None)
+    here = None if data is None else data_state(data.state_dict())
     for path in checkpoints:
-        states = load(Path(path))["state_dict"]
+        checkpoint = load(Path(path))
+        states = checkpoint["state_dict"]
         weights = {
             name.removeprefix("network."): value for name, value in states.items() if name.startswith("network.")
         }
@@ -61,10 +71,80 @@ def load_members(network: nn.Module, checkpoints: Sequence[str]) -> list[nn.Modu
             )
         if all(torch.equal(value, own[name].cpu()) for name, value in weights.items()):
             continue
+        if trainer is not None:
+            check_other_weights(trainer, checkpoint, path)
         member = copy.deepcopy(network)
         member.load_state_dict(weights)
+        there = next((state for each in checkpoint.values() if (state := data_state(each))), None)
+        if here is not None and there is not None and here != there:
+            member = Member(member, here, there, path)
         members.append(member.eval().requires_grad_(False))
     return members
+
+
+@dataclass
+class DataState:
+    """How a model's inputs were prepared and what its outputs mean; columns are empty for images."""
+
+    mean: list[float]
+    std: list[float]
+    label_names: list[str]
+    columns: list[str]
+
+
+def data_state(state: Any) -> DataState | None:
+    """What the state of a data module says; None for anything else in a checkpoint."""
+    if not isinstance(state, dict) or not {"mean", "std", "label_names"} <= state.keys():
+        return None
+    return DataState(state["mean"], state["std"], list(state["label_names"]), list(state.get("features", ())))
+
+
+class Member(nn.Module):
+    """A network that was trained with other normalisation, or another order of columns or classes, than this model.
+
+    Args:
+        network: the network with the member's weights.
+        here: how this model's inputs are prepared.
+        there: the same for the member.
+        path: the member's checkpoint, for messages.
+
+    Raises:
+        UserError: the member has other columns or classes.
+    """
+
+    column: Tensor
+    factor: Tensor
+    shift: Tensor
+    answer: Tensor
+
+    def __init__(self, network: nn.Module, here: DataState, there: DataState, path: str) -> None:
+        super().__init__()
+        self.network = network
+        columns = _places(there.columns, here.columns, "columns", path)
+        classes = _places(here.label_names, there.label_names, "classes", path)
+        # hashed words follow the columns, and have one place in both
+        columns += range(len(columns), len(here.mean))
+        mean, std = (torch.tensor(values, dtype=torch.float64)[columns] for values in (here.mean, here.std))
+        its_mean, its_std = (torch.tensor(values, dtype=torch.float64) for values in (there.mean, there.std))
+        self.register_buffer("column", torch.tensor(columns))
+        self.register_buffer("factor", (std / its_std).float())
+        self.register_buffer("shift", ((mean - its_mean) / its_std).float())
+        self.register_buffer("answer", torch.tensor(classes))
+
+    def forward(self, x_B: Tensor) -> Tensor:
+        """Inputs as this model gets them, [B, C, H, W] or [B, D], in; scores in the order of its classes out."""
+        tail = (1,) * (x_B.ndim - 2)
+        x_B = x_B[:, self.column] * self.factor.reshape(-1, *tail) + self.shift.reshape(-1, *tail)
+        return self.network(x_B)[..., self.answer]
+
+
+def _places(wanted: Sequence[str], given: Sequence[str], what: str, path: str) -> list[int]:
+    """Where each wanted name is among those that are given."""
+    if set(wanted) != set(given):
+        odd = sorted(set(wanted) ^ set(given))[0]
+        raise UserError(f"ensemble: {path} was trained on other {what} than this model: '{odd}' is in one of them only")
+    place = {name: number for number, name in enumerate(given)}
+    return [place[name] for name in wanted]
 
 
 def embedding_of(network: nn.Module, x_B: Tensor) -> Tensor:

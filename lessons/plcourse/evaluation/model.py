@@ -194,7 +194,8 @@ class Classifier(pl.LightningModule):
         return int(stream(run_seed(), member, int(first[0]))[0] >> np.uint64(1))
 
     def _load_ensemble(self) -> None:
-        self._others = tuple(member.to(self.device) for member in load_members(self.network, self.ensemble))
+        members = load_members(self.network, self.ensemble, self._trainer)
+        self._others = tuple(member.to(self.device) for member in members)
 
 
 def _inputs(batch: dict[str, Any]) -> Tensor:

@@ -7,7 +7,6 @@ feature nor label nor id is metadata: it says which slice of the data a row belo
 Shapes: N rows of the table, B rows of a batch, D features.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +23,7 @@ from plcourse.core.data.classes import class_names
 from plcourse.core.data.features import Standardiser, feature_values, features_of
 from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.data.names import adopt_classes, listed
+from plcourse.core.data.provenance import Identities, row_hashes
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.screen import say
 
@@ -164,9 +164,9 @@ class TableSource:
 
     def _hash(self) -> np.ndarray:
         with np.errstate(over="ignore"):
-            hashes = _digests(self.features.astype(np.float32))
+            hashes = row_hashes(self.features.astype(np.float32))
         near = np.flatnonzero(pd.Series(hashes).duplicated(keep=False))
-        exact = pd.Series(_digests(self.features[near]))
+        exact = pd.Series(row_hashes(self.features[near]))
         differ = exact.groupby(hashes[near]).transform("nunique").to_numpy() > 1  # they are equal in float32 alone
         hashes[near[differ]] = exact[differ]
         return hashes
@@ -174,11 +174,6 @@ class TableSource:
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The features at `indices` (int64 [B]) as float32 [B, D]."""
         return torch.from_numpy(self.features[indices])
-
-
-def _digests(rows_ND: np.ndarray) -> np.ndarray:
-    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in np.ascontiguousarray(rows_ND))
-    return np.frombuffer(digests, "<u8").astype(np.uint64)  # a copy, which can be written to
 
 
 def _tell_left_out(name: str, frame: pd.DataFrame, state: dict[str, Any]) -> None:
@@ -219,6 +214,11 @@ class TableSet:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def identities(self) -> Identities:
+        """Who the rows are."""
+        return Identities.of_source(self.source, self.indices, [self.source.ids[i] for i in self.indices.tolist()])
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """The batch of the part's rows at `indices` (int64 [B]); the epoch changes nothing."""
@@ -299,6 +299,12 @@ class TableParts:
         return list(torch.from_numpy(self.source.features[[position[each] for each in ids]]))
 
     @property
+    def terms(self) -> dict[str, Any]:
+        """How the rows are split, in plain types."""
+        val_size, test_size = self.sizes
+        return {"root": self.path, "val_size": val_size, "test_size": test_size, "split_seed": self.split_seed}
+
+    @property
     def label_names(self) -> list[str]:
         """One name per class."""
         return self.source.label_names if self._restored is None else self._restored["label_names"]
@@ -339,4 +345,4 @@ class TableParts:
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each row of `part` once, in order."""
         rows = TableSet(self.source, self.parts[part], self.normalisation)
-        return eval_loader(rows, batch_size, Process.of(trainer), num_workers)
+        return eval_loader(rows, batch_size, Process.of(trainer), num_workers, part)

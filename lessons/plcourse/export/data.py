@@ -30,6 +30,7 @@ class ExportData(pl.LightningDataModule):
 
     label_names = delegated("images.label_names")
     raw_inputs = delegated("images.raw_inputs")
+    terms = delegated("images.terms")
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class RealImages(pl.LightningDataModule):
 
     sizes = delegated("images.sizes")
     label_names = delegated("images.label_names")
+    terms = delegated("images.terms")
     shape = delegated("images.shape")
 
     def __init__(

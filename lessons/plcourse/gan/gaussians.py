@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from plcourse.core.data import BatchLoader, Process, eval_loader, keys_of, normals, train_loader, uniforms
+from plcourse.core.data.provenance import Identities, row_hashes
 from plcourse.core.distributed import gather_objects
 from plcourse.core.errors import UserError
 from plcourse.gan.data import seed_loader
@@ -54,6 +55,11 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def identities(self) -> Identities:
+        """Who the points are."""
+        return Identities(row_hashes(self.points.numpy()), self.ids)
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """``point`` float32 [B, 2], ``label`` int64 [B], its mode, and ``id``."""

@@ -15,6 +15,7 @@ import torch
 from plcourse.core.data import BatchLoader, Process, eval_loader, train_loader
 from plcourse.core.data.features import Standardiser
 from plcourse.core.data.names import restore_first
+from plcourse.core.data.provenance import Identities
 from plcourse.kfold.table import Columns, Rows, Table, new_rows
 
 
@@ -91,6 +92,12 @@ class TableData(pl.LightningDataModule):
             "target_std": float(target.std[0]),
             "features": self.table.names,
         }
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """How the rows are split, in plain types."""
+        where = {"source": self.source, "path": self.path}
+        return {**where, "test_size": self.test_size, "split_seed": self.split_seed}
 
     @property
     def ids(self) -> list[str]:
@@ -174,7 +181,8 @@ class TableData(pl.LightningDataModule):
         standardise = Standardiser(self.table.names, np.array(scale["mean"]), np.array(scale["std"]))
         ids = [self.table.ids[row] for row in rows.tolist()]
         targets = torch.from_numpy(self.table.targets[rows]).float()
-        return Rows(standardise(self.table.features[rows]), ids, targets)
+        identities = Identities(self.table.hashes[rows], ids)
+        return Rows(standardise(self.table.features[rows]), ids, targets, identities)
 
     def _eval_loader(self, part: str) -> BatchLoader:
-        return eval_loader(self._rows(part), self.batch_size, Process.of(self.trainer))
+        return eval_loader(self._rows(part), self.batch_size, Process.of(self.trainer), part=part)

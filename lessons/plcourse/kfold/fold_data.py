@@ -85,6 +85,11 @@ class FoldData(pl.LightningDataModule):
         """What the data predict."""
         return self.part.predict_dataloader()
 
+    @property
+    def terms(self) -> dict[str, Any]:
+        """How the samples are split, in plain types."""
+        return {**getattr(self.part, "terms", {}), "fold": self.fold}
+
     def state_dict(self) -> dict[str, Any]:
         """What the data of the fold know of its training part."""
         return self.part.state_dict()

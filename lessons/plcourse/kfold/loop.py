@@ -12,9 +12,10 @@ that the folds share (Nadeau and Bengio 2003, Machine Learning 52:239).
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -23,6 +24,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 from plcourse.core.changes import check_folds
 from plcourse.core.checkpoint import BEST, LAST, MIN_SECONDS, link, load
 from plcourse.core.data import run_seed
+from plcourse.core.data.provenance import trainings_of
 from plcourse.core.distributed import from_rank_0, gather_objects, maximum
 from plcourse.core.errors import Interrupted, RunFailed, UserError, nearest
 from plcourse.core.loops import FitLoop
@@ -31,6 +33,7 @@ from plcourse.core.runs import read_record, write_json
 from plcourse.core.trainer import Trainer
 from plcourse.core.workers import Crew, Signals, send_output_to
 from plcourse.kfold.bar import FoldBar
+from plcourse.kfold.evaluation import KFoldPredictLoop, KFoldTestLoop, KFoldValidationLoop
 from plcourse.kfold.fold_data import fold_config
 from plcourse.kfold.folds import Plan, check_splittable, plan_folds
 from plcourse.kfold.one_fold import CleanState, FoldFit, FoldRun, Outer, read_config
@@ -42,6 +45,9 @@ PLAN = "plan.json"
 
 class KFoldLoop(FitLoop):
     """Cross-validates the model of a run; slot ``trainer.fit_loop``.
+
+    It brings its evaluation loops along: where the other slots are left empty, ``validate`` scores each fold on the
+    samples that it never saw, and ``test`` and ``predict`` take the ensemble of the folds.
 
     Args:
         trainer: the trainer that runs it.
@@ -58,6 +64,10 @@ class KFoldLoop(FitLoop):
         combine: how outputs of the model become predictions: ``logits`` by a softmax, ``values`` as they are; None
             decides by the labels.
     """
+
+    evaluation_loops: Mapping[str, Callable[[pl.Trainer], Any]] = MappingProxyType(
+        {"validate_loop": KFoldValidationLoop, "test_loop": KFoldTestLoop, "predict_loop": KFoldPredictLoop}
+    )
 
     def __init__(
         self,
@@ -305,6 +315,9 @@ class BestFold(Callback):
         """Takes over weights, hyper-parameters and the state of the data module, but nothing of the training."""
         if self.checkpoint is not None:
             found = load(self.checkpoint)
+            if trainer.is_global_zero:
+                for training in trainings_of(found, self.checkpoint.parent):
+                    training.save(Path(trainer.default_root_dir) / "checkpoints")
             checkpoint.update({key: value for key, value in found.items() if key not in _OF_THE_TRAINING})
 
 

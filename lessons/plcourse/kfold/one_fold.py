@@ -31,6 +31,7 @@ from plcourse.core.trainer import Trainer, with_checkpoint_io
 from plcourse.core.variants import AS_TRAINED, Variant
 from plcourse.kfold.fold_data import fold_config
 from plcourse.kfold.folds import Fold, Plan
+from plcourse.kfold.leaks import LeakGuard
 from plcourse.kfold.outputs import Combine, Recording, out_of_fold_rows
 
 # libyaml's, ten times as fast, where PyYAML has it
@@ -149,29 +150,6 @@ class FoldRun:
         """Writes ``eval/<stage>.json``, or that of a variant."""
         scored = (found.metrics, found.coverage, self.best, processes, found.seconds)
         save_evaluation(self.path, stage, *scored, variant=variant)
-
-
-class LeakGuard(Callback):
-    """Ends a fold whose data module trains on samples that it was told to hold out.
-
-    It looks at the ids of the first epoch's batches; batches without ids go unchecked.
-
-    Args:
-        held_out: the ids that must not be trained on.
-    """
-
-    def __init__(self, held_out: Sequence[str]) -> None:
-        self.held_out = frozenset(held_out)
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Looks at one batch, before it is trained on."""
-        if trainer.current_epoch or not isinstance(batch, dict) or "id" not in batch:
-            return
-        if not self.held_out.isdisjoint(batch["id"]):
-            leaked = next(name for name in batch["id"] if name in self.held_out)
-            raise RunFailed(f"sample {leaked} is held out, but {type(trainer.datamodule).__name__} trains on it")  # pyright: ignore[reportAttributeAccessIssue]  (set late)
 
 
 @dataclass
@@ -305,7 +283,7 @@ class FoldFit:
         last = from_rank_0(folder.last)
         if last is None and self.is_first:
             table.cut(0)  # killed before its first checkpoint: it starts over
-        guard = LeakGuard(folder.fold.val_ids)
+        guard = LeakGuard(folder.fold.val_ids, folder.fold.train_ids)
         own = [*copy.deepcopy(start.callbacks), guard, *self.callbacks, RunRecorder(folder.run, table)]
         trainer = start.new_trainer(folder.path, own, table)
         trainer.fit(model, data, ckpt_path=last, weights_only=True)

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from plcourse.core.data import permutation
+from plcourse.core.data import keys_of, permutation
 from plcourse.core.data.features import Standardiser, feature_values, index_like
 from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.data.names import listed
+from plcourse.core.data.provenance import Identities, row_hashes
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.screen import say
 
@@ -44,10 +45,17 @@ class Rows:
         features: float32 [N, F], standardised.
         ids: N names.
         labels: float32 [N], in the target's own units; None where they are not known.
+        identities: who the rows are; None for new ones.
     """
 
-    def __init__(self, features: torch.Tensor, ids: list[str], labels: torch.Tensor | None = None) -> None:
-        self.features, self.ids, self.labels = features, ids, labels
+    def __init__(
+        self,
+        features: torch.Tensor,
+        ids: list[str],
+        labels: torch.Tensor | None = None,
+        identities: Identities | None = None,
+    ) -> None:
+        self.features, self.ids, self.labels, self.identities = features, ids, labels, identities
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +76,7 @@ class Table:
         targets: float64 [N].
         ids: N distinct names.
         units: int64 [N], equal for rows that must not be separated.
+        hashes: uint64 [N], equal for equal rows; of another group they are other rows.
     """
 
     def __init__(
@@ -77,10 +86,14 @@ class Table:
         targets: np.ndarray,
         ids: list[str],
         groups: np.ndarray | None,
+        group_keys: np.ndarray | None = None,
     ) -> None:
         self.features, self.names, self.targets, self.ids = features, list(names), targets, ids
         whole = np.column_stack([features, targets]) if groups is None else groups
         self.units = np.unique(whole, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        self.hashes = row_hashes(np.column_stack([features, targets]))
+        if group_keys is not None:  # equal rows of two groups may be on two sides of a split
+            self.hashes = row_hashes(np.column_stack([self.hashes, group_keys]))
 
     @classmethod
     def read(cls, source: str, path: str | None, columns: Columns, known: Sequence[str] | None = None) -> "Table":
@@ -107,14 +120,14 @@ class Table:
         if not chosen:
             raise UserError(f"{name} has no column to learn from; it has {', '.join(frame)}")
         ids = _ids(name, frame, columns.id) or [f"{source}/{row:05d}" for row in range(len(frame))]
-        groups = None
+        groups = keys = None
         if columns.group is not None:
             cells = as_text(frame, columns.group)
             if cells.isna().any():
                 raise UserError(f"{name}: row {np.flatnonzero(cells.isna())[0]} has no value in '{columns.group}'")
-            groups = cells.astype("category").cat.codes.to_numpy()
+            groups, keys = cells.astype("category").cat.codes.to_numpy(), keys_of(cells.tolist())
         values = np.column_stack([_values(name, each, frame) for each in chosen])
-        return cls(values, chosen, _values(name, columns.target, frame), ids, groups)
+        return cls(values, chosen, _values(name, columns.target, frame), ids, groups, keys)
 
     def choose(self, size: int | float, seed: int) -> np.ndarray:
         """Sorted numbers of about ``size`` rows, in whole units, another choice for another seed.

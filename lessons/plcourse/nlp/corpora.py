@@ -8,12 +8,15 @@ import numpy as np
 import torch
 
 from plcourse.core.data.lines import read_lines, read_text
+from plcourse.core.data.provenance import Identities
+from plcourse.core.data.randoms import keys_of
 from plcourse.core.errors import UserError
 from plcourse.nlp.parts import TextParts
 from plcourse.nlp.streams import Stream
 from plcourse.nlp.tokenizers import END, Kind, TextTokenizer, check_known, fit_tokenizer, load_tokenizer, report_unknown
 
 PARTS = ("train", "val", "test")
+_PIECE = 64  # characters that are recognised together
 
 
 class OneText:
@@ -74,6 +77,26 @@ class OneText:
             raise UserError(f"the {part} part of '{self.path}' is empty; give --data.init_args.{part}_size")
         return [self._cut[part]]
 
+    def identities(self, part: str) -> Identities:
+        """Which pieces of 64 characters a part has: each is known by its place in the text and what stands there.
+
+        A text that begins alike is recognised under another name, with other sizes of its parts, and after something
+        was appended to it; one that had something inserted is not, behind that place.
+        """
+        cut = self._cut
+        first = sum(len(cut[name]) for name in PARTS[: PARTS.index(part)])
+        end = first + len(cut[part])
+        text = "".join(cut[name] for name in PARTS)
+        pieces = range(-(-first // _PIECE) * _PIECE, end - _PIECE + 1, _PIECE)
+        hashes = keys_of([f"{start} {text[start : start + _PIECE]}" for start in pieces])
+        return Identities(hashes, [f"characters {start:,} to {start + _PIECE:,}" for start in pieces])
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """How the text is cut, in plain types."""
+        val_size, test_size = self.sizes
+        return {"path": self.path, "val_size": val_size, "test_size": test_size}
+
     def state_dict(self) -> dict[str, Any]:
         """What new texts need, in plain types."""
         return {"tokenizer": self.tokenizer.state_dict()}
@@ -86,7 +109,7 @@ class OneText:
 
 def stream_of(parts: TextParts | OneText, part: str) -> Stream:
     """The tokens of one part, one behind the other."""
-    stream = Stream(parts.texts(part), parts.tokenizer)
+    stream = Stream(parts.texts(part), parts.tokenizer, parts.identities(part))
     report_unknown(parts.tokenizer, [stream.tokens], part)
     return stream
 

@@ -46,6 +46,7 @@ class TextData(pl.LightningDataModule):
     groups = delegated("parts.groups")
     sizes = delegated("parts.n_parts")
     label_names = delegated("parts.label_names")
+    terms = delegated("parts.terms")
     tokenizer = delegated("parts.tokenizer")
     max_length = delegated("parts.max_length")
 
@@ -142,6 +143,7 @@ class LanguageData(pl.LightningDataModule):
     """
 
     label_names = delegated("parts.label_names")
+    terms = delegated("parts.terms")
     tokenizer = delegated("parts.tokenizer")
 
     def __init__(
@@ -206,7 +208,7 @@ class LanguageData(pl.LightningDataModule):
 
     def _eval_loader(self, part: str) -> BatchLoader:
         windows = EvalWindows(stream_of(self.parts, part), self.block_size, self.eval_context, part)
-        return eval_loader(windows, self.eval_batch_size, Process.of(self.trainer))
+        return eval_loader(windows, self.eval_batch_size, Process.of(self.trainer), part=part)
 
     def predict_dataloader(self) -> BatchLoader:
         """One prompt a batch."""

@@ -13,12 +13,15 @@ Shapes: B texts, T tokens, E embedding, H features, K classes.
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from plcourse.core.checkpoint import load
+from plcourse.core.data.provenance import trainings_of
 from plcourse.core.errors import UserError
 from plcourse.core.runs import Run, runs_root
+from plcourse.core.unseen import learn
 from plcourse.nlp.embedding_bag import mask_of
 from plcourse.nlp.tokenizers import END
 
@@ -65,11 +68,12 @@ class LanguageModelClassifier(nn.Module):
         return self.head(self.dropout(torch.cat([last_BH, mean_BH, largest_BH], dim=1)))
 
 
-def take_over(network: nn.Module, run: str) -> dict[str, Any]:
+def take_over(network: nn.Module, run: str, model: pl.LightningModule | None = None) -> dict[str, Any]:
     """Copies the weights of a trained language model into a classifier.
 
     Args:
         network: a `LanguageModelClassifier`.
+        model: the model that the classifier is part of; gets to know which texts the language model has read.
         run: a run of a `LanguageModel`, by folder or name, whose best checkpoint is taken; or a ``.ckpt`` file.
 
     Returns:
@@ -102,4 +106,6 @@ def take_over(network: nn.Module, run: str) -> dict[str, Any]:
                 "the encoder the class and the sizes of that run's model.network"
             )
     network.encoder.load_state_dict(weights)
+    if model is not None:
+        learn(model, trainings_of(checkpoint, path.parent))
     return known["tokenizer"]

@@ -25,6 +25,7 @@ from plcourse.core.data import (
     training_parts,
 )
 from plcourse.core.data.names import adopt_classes
+from plcourse.core.data.provenance import Identities
 from plcourse.core.data.splits import check_classes
 from plcourse.core.data.texts import TextSource, open_texts
 from plcourse.core.errors import UserError
@@ -42,6 +43,7 @@ class TokenSet:
         labels: int64 [N], -1 where unknown.
         ids: N names.
         texts: the N texts, which batches then carry along as ``written``, for predictions; None leaves them out.
+        identities: who the texts are; None for new ones.
     """
 
     def __init__(
@@ -50,8 +52,9 @@ class TokenSet:
         labels: np.ndarray,
         ids: Sequence[str],
         texts: Sequence[str] | None = None,
+        identities: Identities | None = None,
     ) -> None:
-        self.texts = texts
+        self.texts, self.identities = texts, identities
         self.tokens = [each if len(each) else np.array([UNKNOWN], np.int32) for each in tokens]
         self.labels, self.ids = torch.from_numpy(labels), list(ids)
         self.lengths = np.array([len(each) for each in self.tokens], np.int64)
@@ -211,7 +214,20 @@ class TextParts:
         indices, texts = self.parts[part], self.texts(part)
         ids = [self.source.ids[i] for i in indices.tolist()]
         encoded = self._encoded(texts, f"{self.source.name}, {part}")
-        return TokenSet(encoded, self.source.labels[indices], ids, texts if part != "train" else None)
+        written = texts if part != "train" else None
+        return TokenSet(encoded, self.source.labels[indices], ids, written, self.identities(part))
+
+    def identities(self, part: str) -> Identities:
+        """Who the texts of a part are: each by its own letters, and by those it shares with its near-duplicates."""
+        indices = self.parts[part]
+        return Identities(self.source.both_hashes[indices], [self.source.ids[i] for i in indices.tolist()])
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """How the texts are split, in plain types."""
+        (source, path, *_), (val_size, test_size) = self._opened, self.sizes
+        sizes = {"val_size": val_size, "test_size": test_size, "split_seed": self.split_seed}
+        return {"source": source, "path": path, **sizes, "train_size": self.train_size}
 
     def new_tokens(self, texts: Sequence[str], ids: Sequence[str], name: str) -> TokenSet:
         """Texts without labels, tokenised as the model was trained; `name` is what a report calls them."""
@@ -232,7 +248,7 @@ class TextParts:
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each text of `part` once, in order."""
-        return eval_loader(self.tokens(part), batch_size, Process.of(trainer), num_workers)
+        return eval_loader(self.tokens(part), batch_size, Process.of(trainer), num_workers, part)
 
     def state_dict(self) -> dict[str, Any]:
         """What new texts need, in plain types."""

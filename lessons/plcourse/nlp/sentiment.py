@@ -76,7 +76,7 @@ class SentimentClassifier(pl.LightningModule):
         """
         if stage == "fit" and self.pretrained is not None and self.trainer.ckpt_path is None:
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            tokenizer = take_over(self.network, self.pretrained)
+            tokenizer = take_over(self.network, self.pretrained, self)
             data.load_state_dict({"tokenizer": tokenizer, "label_names": data.label_names})
 
     def on_fit_start(self) -> None:

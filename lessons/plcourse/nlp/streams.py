@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from plcourse.core.data import uniforms
+from plcourse.core.data.provenance import Identities
 from plcourse.core.errors import UserError
 from plcourse.nlp.tokenizers import END, PAD, TextTokenizer
 
@@ -31,12 +32,14 @@ class Stream:
     Args:
         texts: one text or more.
         tokenizer: turns them into numbers.
+        identities: who the texts, or the pieces of a single one, are; None where nobody asks.
 
     Attributes:
         tokens: int32 [N].
     """
 
-    def __init__(self, texts: Sequence[str], tokenizer: TextTokenizer) -> None:
+    def __init__(self, texts: Sequence[str], tokenizer: TextTokenizer, identities: Identities | None = None) -> None:
+        self.identities = identities
         self._texts, self._tokenizer = texts, tokenizer
         self.tokens = self._joined(tokenizer.encode(texts), END)
 
@@ -71,6 +74,7 @@ class TrainWindows:
     """
 
     def __init__(self, stream: Stream, length: int, seed: int) -> None:
+        self.identities = stream.identities
         self._tokens, self.length, self._seed = torch.from_numpy(stream.tokens.astype(np.int64)), length, seed
         if len(self) < 1:
             raise UserError(
@@ -144,6 +148,7 @@ class EvalWindows:
     """
 
     def __init__(self, stream: Stream, length: int, context: int, name: str) -> None:
+        self.identities = stream.identities
         self._stream, self._length, self._context, self._name = stream, length, context, name
 
     def __len__(self) -> int:

@@ -38,6 +38,7 @@ class VisionData(pl.LightningDataModule):
     labels = delegated("parts.images.labels")
     groups = delegated("parts.images.groups")
     label_names = delegated("parts.images.label_names")
+    terms = delegated("parts.images.terms")
     num_classes = delegated("parts.images.num_classes")
     mask_names = delegated("parts.mask_names")
     channels = delegated("parts.images.channels")

@@ -17,6 +17,7 @@ from pytorch_lightning import Trainer
 from plcourse.core.accumulation import Accumulation
 from plcourse.core.data.loader import BatchLoader
 from plcourse.core.data.protocols import Fetcher, Source
+from plcourse.core.data.provenance import Identities
 from plcourse.core.data.randoms import keys_of, run_seed
 from plcourse.core.data.samplers import EvalSampler, TrainSampler
 from plcourse.core.data.transforms import Augmentation, augment_batch
@@ -100,6 +101,11 @@ class ImageSet:
     def plain(self) -> "ImageSet":
         """The same samples without augmentation."""
         return ImageSet(self.source, self.indices, self._normalisation, None, self.seed, self.labels)
+
+    @cached_property
+    def identities(self) -> Identities:
+        """Who the samples are."""
+        return Identities.of_source(self.source, self.indices, self.ids)
 
     @cached_property
     def _keys(self) -> np.ndarray:
@@ -188,7 +194,12 @@ def train_loader(
     return BatchLoader(data, sampler, num_workers, process.pin_memory, accumulation=process.accumulation)
 
 
-def eval_loader(data: Part, batch_size: int, process: Process, num_workers: int = 0) -> BatchLoader:
-    """Each sample once, in order, on one process, for validation, test and prediction."""
+def eval_loader(data: Part, batch_size: int, process: Process, num_workers: int = 0, part: str = "") -> BatchLoader:
+    """Each sample once, in order, on one process, for validation, test and prediction.
+
+    The part's name says whether training samples are asked for on purpose, which any other part must not have.
+    """
     sampler = EvalSampler(len(data), batch_size, process.rank, process.world_size)
-    return BatchLoader(data, sampler, num_workers, process.pin_memory)
+    loader = BatchLoader(data, sampler, num_workers, process.pin_memory)
+    loader.part = part
+    return loader

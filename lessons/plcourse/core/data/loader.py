@@ -62,6 +62,8 @@ class BatchLoader:
         accumulation: which batches make one optimizer step; None for a step with every batch.
     """
 
+    part = ""  # the name of the part that is read, where it has one
+
     def __init__(
         self,
         data: Fetcher,

@@ -14,6 +14,7 @@ from plcourse.core.data.loader import BatchLoader
 from plcourse.core.data.masks import MaskSource, open_masks, prepare_masks
 from plcourse.core.data.names import adopt_mask_names
 from plcourse.core.data.parts import ImageParts, report_rejected
+from plcourse.core.data.provenance import Identities
 from plcourse.core.data.randoms import keys_of, run_seed
 from plcourse.core.data.resize import ImageSize, Resize, check_resize, window_of
 from plcourse.core.data.sources import OnError
@@ -74,6 +75,11 @@ class MaskSet:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def identities(self) -> Identities:
+        """Who the samples are."""
+        return self._images.identities
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """One batch.
@@ -201,7 +207,7 @@ class MaskParts:
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each sample of `part` (``val``, ``test``, or ``train`` to score it) once, in order."""
         data = self._set(self.source, self.images.parts[part])
-        return eval_loader(data, batch_size, Process.of(trainer), num_workers)
+        return eval_loader(data, batch_size, Process.of(trainer), num_workers, part)
 
     def files_loader(
         self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0

@@ -34,6 +34,14 @@ def content_hashes(texts: Sequence[str], similarity: float = 0.5) -> np.ndarray:
     Returns:
         uint64 [N].
     """
+    return own_and_shared_hashes(texts, similarity)[:, 1]
+
+
+def own_and_shared_hashes(texts: Sequence[str], similarity: float = 0.5) -> np.ndarray:
+    """Two numbers per text, uint64 [N, 2]: that of its own letters, and that of `content_hashes`.
+
+    The second depends on which other texts there are; the first is the same among any others.
+    """
     letters, document = _letters(texts)
     own = _whole_hashes(letters, document, texts)
     first, second = _similar_pairs(letters, document, len(texts), similarity)
@@ -43,7 +51,7 @@ def content_hashes(texts: Sequence[str], similarity: float = 0.5) -> np.ndarray:
     # the smallest hash of a component stands for it, whatever the order of the texts
     smallest = np.full(component.max(initial=-1) + 1, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(smallest, component, distinct)
-    return smallest[component[same]]
+    return np.column_stack([own, smallest[component[same]]])
 
 
 def _letters(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -205,7 +205,7 @@ class ImageParts:
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each sample of `part` (``val``, ``test``, or ``train`` to score it) once, in order."""
         data = ImageSet(self.source, self.parts[part], self.normalisation)
-        return eval_loader(data, batch_size, Process.of(trainer), num_workers)
+        return eval_loader(data, batch_size, Process.of(trainer), num_workers, part)
 
     def files_loader(
         self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0
@@ -215,6 +215,12 @@ class ImageParts:
         report_rejected(files)
         data = ImageSet(files, np.arange(len(files.ids)), self.normalisation)
         return eval_loader(data, batch_size, Process.of(trainer), num_workers)
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """How the samples are split, in plain types."""
+        sizes = {"val_size": self.val_size, "test_size": self.test_size}
+        return {"source": self.name, "root": str(self.root), **sizes, "split_seed": self.split_seed}
 
     @property
     def _pool(self) -> np.ndarray:

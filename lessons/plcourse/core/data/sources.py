@@ -9,7 +9,6 @@
 """
 
 import gzip
-import hashlib
 import importlib.util
 import pickle
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import torch
 
 from plcourse.core.data.folder import FolderSource
 from plcourse.core.data.protocols import Source
+from plcourse.core.data.provenance import row_hashes
 from plcourse.core.data.resize import ImageSize, Resize, check_resize, resized_pixels, size_of
 from plcourse.core.errors import UserError, nearest
 
@@ -84,13 +84,8 @@ class ArraySource:
     def hashes(self) -> np.ndarray:
         """uint64 [N]: 64 bits of BLAKE2b over the pixels, computed once."""
         if self._hashes is None:
-            self._hashes = self._hash()
+            self._hashes = row_hashes(self.images.numpy().reshape(len(self.ids), -1))
         return self._hashes
-
-    def _hash(self) -> np.ndarray:
-        pixels = self.images.numpy().reshape(len(self.ids), -1)
-        digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in pixels)
-        return np.frombuffer(digests, "<u8").astype(np.uint64)
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The images at `indices` (int64 [B]) as uint8 [B, C, H, W]."""

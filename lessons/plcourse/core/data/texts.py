@@ -9,6 +9,7 @@
 """
 
 import importlib.util
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from plcourse.core.data.classes import class_names
 from plcourse.core.data.frames import as_text, read_frame
 from plcourse.core.data.image_files import is_dropping
 from plcourse.core.data.names import listed
-from plcourse.core.data.near_duplicates import content_hashes
+from plcourse.core.data.near_duplicates import own_and_shared_hashes
 from plcourse.core.data.part_names import by_part
 from plcourse.core.data.sources import OnError
 from plcourse.core.errors import UserError, nearest
@@ -57,14 +58,16 @@ class TextSource:
         self.name, self.ids, self.texts = name, ids, texts
         self.labels, self.label_names = labels.astype(np.int64), label_names
         self.parts, self.rejected = parts, rejected or []
-        self._hashes: np.ndarray | None = None
 
     @property
     def hashes(self) -> np.ndarray:
         """uint64 [N], equal for texts that are equal or nearly so, see `content_hashes`; computed once."""
-        if self._hashes is None:
-            self._hashes = content_hashes(self.texts)
-        return self._hashes
+        return self.both_hashes[:, 1]
+
+    @cached_property
+    def both_hashes(self) -> np.ndarray:
+        """uint64 [N, 2], see `own_and_shared_hashes`."""
+        return own_and_shared_hashes(self.texts)
 
 
 def open_texts(
