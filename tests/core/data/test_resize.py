@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given
@@ -33,6 +34,23 @@ def test_a_graph_gives_the_pixels_of_a_file_bit_for_bit(
     for rule in RULES:
         of_file = as_pixels(resized(as_image(pixels_CHW), size, rule))
         assert torch.equal(Resizer(size, rule)(pixels_CHW[None])[0], of_file.float()), rule
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_exporter_writes_it_exactly(rule: Resize, tmp_path: Path) -> None:
+    """Where halves are rounded, a constant that an exporter holds in float32 would show."""
+    resizer, example = Resizer((28, 40), rule).eval(), noise(2, 1, 28, 40)
+    free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    torch.onnx.export(
+        resizer, (example,), tmp_path / "resizer.onnx", dynamo=True, dynamic_shapes=(free,), verbose=False
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "resizer.onnx")
+    exported = torch.export.export(resizer, (example,), dynamic_shapes=(free,)).module()
+    for height, width in [(45, 45), (28, 121), (1, 1), (2, 3), (301, 405), *((n, 3 * n) for n in range(9, 80))]:
+        pixels = noise(1, 1, height, width)
+        of_file = as_pixels(resized(as_image(pixels[0]), (28, 40), rule)).numpy()
+        np.testing.assert_array_equal(session.run(None, {session.get_inputs()[0].name: pixels.numpy()})[0][0], of_file)
+        np.testing.assert_array_equal(exported(pixels)[0], of_file)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -98,8 +98,8 @@ def _scaled(image: Image.Image, size: tuple[int, int], cut: bool = False) -> Ima
     height, width = (image.height, image.width)
     top = left = 0.0
     if cut:
-        ratio = columns / rows
-        kept_height, kept_width = min(image.height, image.width / ratio), min(image.width, ratio * image.height)
+        kept_height = min(image.height, image.width * rows / columns)
+        kept_width = min(image.width, image.height * columns / rows)
         top, left = (image.height - kept_height) * 0.5, (image.width - kept_width) * 0.5
         height, width = kept_height, kept_width
     bilinear = Image.Resampling.BILINEAR
@@ -143,8 +143,9 @@ class Resizer(nn.Module):
         top, left = torch.zeros_like(height), torch.zeros_like(width)
         bottom, right = height, width
         if self.rule == "crop":
-            ratio = self.columns / self.rows
-            kept_height, kept_width = torch.minimum(height, width / ratio), torch.minimum(width, ratio * height)
+            # constants are whole numbers, since exporters write others in float32
+            kept_height = torch.minimum(height, width * self.rows / self.columns)
+            kept_width = torch.minimum(width, height * self.columns / self.rows)
             top, left = (height - kept_height) * 0.5, (width - kept_width) * 0.5
             bottom, right = top + kept_height, left + kept_width
         first_row, first_column, rows, columns = window_in_graph(height, width, self.rows, self.columns, self.rule)
