@@ -42,10 +42,11 @@ from plcourse.core.next_steps import what_next
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.request import EVALUATIONS, Request, read_request
 from plcourse.core.round_trip import register_types, repeatable
-from plcourse.core.runs import Run, runs_below
+from plcourse.core.runs import Run, replace_file, runs_below
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
+from plcourse.core.tuning import refuse_tuners, tune, tuners
 from plcourse.core.variants import (
     AS_TRAINED,
     Variant,
@@ -179,6 +180,8 @@ class CourseCLI(LightningCLI):
         config = self.config[subcommand]
         if self.request.checkpoint is None and config.get("ckpt_path"):
             self.request.checkpoint = Path(config.ckpt_path)
+        if subcommand != "fit":
+            refuse_tuners(config, subcommand)
         text, processes = self.resolved()
         _check_nodes(config.trainer)
         self.change = changed(self.request, self._parser(subcommand), text)
@@ -204,6 +207,8 @@ class CourseCLI(LightningCLI):
 
     def _work(self, verb: str) -> None:
         """What each process does: builds the model, the data and the trainer, then runs the verbs in turn."""
+        if verb == "fit" and self.trains:
+            self._tune()
         self._set_seed()
         try:
             super().instantiate_classes()
@@ -256,6 +261,23 @@ class CourseCLI(LightningCLI):
         if self.change is not None:
             raise UserError(f"{line}; {self.change} would have no effect")
         say(line)
+
+    def _tune(self) -> None:
+        """Lets Lightning's tuners choose their settings before the run is built, and records what they chose."""
+        config, run = self.config[self.request.verb], self.run_folder
+        if run is None or not tuners(config):
+            return
+
+        def build() -> Any:
+            self._set_seed()
+            return self.parser.instantiate_classes(self.config)[self.request.verb]
+
+        found = tune(config, build, run.path, self.request.checkpoint)
+        if is_first_process():
+            replace_file(run.config_path, self.resolved()[0])
+            run.update(tuned={key: [before, after] for key, before, after in found})
+            for key, before, after in found:
+                say(f"tuned: {key} {before} -> {after}")
 
     def _export(self, verb: str) -> None:
         from plcourse.export.verb import export, latency  # only here, since it is a lesson's

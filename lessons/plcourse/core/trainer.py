@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import Strategy
@@ -241,6 +243,18 @@ class Trainer(pl.Trainer):
         if self.is_global_zero:
             self.training_samples.save(Path(filepath).parent)
         super().save_checkpoint(filepath, weights_only, storage_options)
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """All optimizer steps of a fit; unlike Lightning's it follows a `GradientAccumulationScheduler`."""
+        estimated = super().estimated_stepping_batches
+        schedule = next((each for each in self.callbacks if isinstance(each, GradientAccumulationScheduler)), None)
+        batches, epochs = self.num_training_batches, self.max_epochs
+        if schedule is None or epochs in (None, -1) or batches == float("inf"):
+            return estimated
+        per_step = [schedule.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
+        steps = sum(math.ceil(batches / number) for number in per_step)
+        return steps if self.max_steps == -1 else min(steps, self.max_steps)
 
     @property
     def run_checkpoint(self) -> RunCheckpoint | None:
