@@ -26,6 +26,7 @@ from plcourse.curriculum.scorers import (
     ScoreColumn,
     Scorer,
     TrainingSamples,
+    write_scores,
 )
 from plcourse.ddp.model import MLP
 
@@ -127,7 +128,7 @@ class TestScoreColumn:
         n = len(samples.ids)
         shuffled = np.random.default_rng(0).permutation(n)
         ids = [samples.ids[i] for i in shuffled]
-        extra = [name for name in samples.known_ids if name not in set(samples.ids)][:3]  # of the test part
+        extra = [name for name in samples.known_ids or () if name not in set(samples.ids)][:3]  # of the test part
         scores = column(samples, tmp_path / name, id=ids + extra, score=[float(i) for i in shuffled] + [0.0] * 3)
         assert scores.tolist() == list(range(n))
 
@@ -193,6 +194,23 @@ class TestCrossValidatedLoss:
             CrossValidatedLoss("kfold/repeated")(samples)
         with pytest.raises(UserError, match="no run 'kfold/repeatd'"):
             CrossValidatedLoss("kfold/repeatd")(samples)
+
+
+def test_ids_of_other_parts_are_passed_over_where_only_the_training_part_is_known(
+    samples: TrainingSamples, tmp_path: Path
+) -> None:
+    table = {"id": [*samples.ids, "held out"], "loss": [float(i) for i in range(len(samples.ids) + 1)]}
+    pq.write_table(pa.table(table), tmp_path / "losses.parquet")
+    own = TrainingSamples(samples.ids, samples.labels, None, samples.module, samples.loader)
+    assert CrossValidatedLoss(str(tmp_path / "losses.parquet"))(own).tolist() == list(range(len(samples.ids)))
+
+
+def test_scores_are_written_by_id_and_read_back(samples: TrainingSamples, tmp_path: Path) -> None:
+    scores = np.random.default_rng(1).normal(size=len(samples.ids))
+    write_scores(tmp_path / "difficulty.csv", samples.ids, scores)
+    assert ScoreColumn(str(tmp_path / "difficulty.csv"))(samples).tolist() == scores.tolist()
+    first = (tmp_path / "difficulty.csv").read_text().splitlines()[1]
+    assert first == f"{samples.ids[int(scores.argmin())]},{scores.min()!r}".replace("np.float64(", "").replace(")", "")
 
 
 class Scores(pl.Callback):

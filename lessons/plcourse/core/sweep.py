@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from plcourse.core.configs import find_config
 from plcourse.core.errors import RunFailed, UserError, nearest
+from plcourse.core.layout import aligned, broken, flowed, width
 from plcourse.core.runs import (
     SCHEMA,
     SWEEPS,
@@ -299,10 +300,11 @@ class Screen:
         if not self._live or (now := time.monotonic()) < self._next:
             return
         self._next = now + REDRAW_SECONDS
-        width, height = shutil.get_terminal_size()
-        lines = [*self._running(now), "", *summary(self._sweep)][: max(1, height - 2)]
+        columns, height = shutil.get_terminal_size()
+        cells = [*self._running(now, columns - 1), "", *summary(self._sweep, columns - 1)]
+        lines = [part[: columns - 1] for line in cells for part in broken(line, columns - 1)][: max(1, height - 2)]
         self._erase()
-        self._stream.write("".join(f"{line[: width - 1]}\n" for line in lines))
+        self._stream.write("".join(f"{line}\n" for line in lines))
         self._stream.flush()
         self._drawn = len(lines)
 
@@ -316,13 +318,13 @@ class Screen:
             self._stream.write(f"\x1b[{self._drawn}A\x1b[J")  # so many lines up, then clear to the end of the screen
             self._drawn = 0
 
-    def _running(self, now: float) -> list[str]:
+    def _running(self, now: float, columns: int) -> list[str]:
         rows = []
         for cell in self._sweep.cells:
             if cell["status"] == "running":
                 seconds = now - self._since.get(cell["run"], now)
                 line = _last_line(self._sweep.path / cell["run"] / LOG)
-                rows.append(f"running  {cell_label(cell)}  {seconds:.0f} s  {line}")
+                rows += flowed(["running", cell_label(cell), f"{seconds:.0f} s", *re.split(r"\s{2,}", line)], columns)
         return rows
 
 
@@ -339,8 +341,14 @@ def cell_line(sweep: Sweep, cell: dict[str, Any]) -> str:
     return f"{cell_label(cell)}  {what}{seconds}"
 
 
-def summary(sweep: Sweep) -> list[str]:
-    """The table of arms and points of the grid: how many cells of each are done, and the mean of their scores."""
+def summary(sweep: Sweep, columns: int | None = None) -> list[str]:
+    """The table of arms and points of the grid: how many cells of each are done, and the mean of their scores.
+
+    Args:
+        sweep: the sweep.
+        columns: the width that there is; None as standard output has it.
+    """
+    limit = columns or width()
     rows: list[tuple[str, ...]] = []
     groups: dict[str, list[dict[str, Any]]] = {}
     for cell in sweep.cells:
@@ -357,8 +365,10 @@ def summary(sweep: Sweep) -> list[str]:
             if len(values) > 1:
                 spread += f"  ({min(values):.4g} to {max(values):.4g})"
         rows.append((name, f"{finished}/{len(cells)} finished{more}", spread))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
+    if limit is None or max(map(len, lines)) <= limit:
+        return lines
+    return [line for row in rows for line in flowed([part for part in row if part], limit)]
 
 
 def failures(sweep: Sweep) -> RunFailed | None:

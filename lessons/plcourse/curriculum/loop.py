@@ -10,6 +10,7 @@ Dyer and Neyshabur 2021, arXiv 2012.03107). As a second mode the model's own los
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from plcourse.core.errors import UserError
 from plcourse.core.loops import EpochLoop, FitLoop
 from plcourse.curriculum.pacing import Pacing
 from plcourse.curriculum.sampler import CurriculumSampler, Order, rank_samples
-from plcourse.curriculum.scorers import Scorer, TrainingSamples
+from plcourse.curriculum.scorers import Scorer, TrainingSamples, write_scores
 from plcourse.curriculum.self_paced import SelfPacing
 
 _ROUNDING = 1e-5  # how far another machine's scores may be off, relative and absolute
@@ -174,6 +175,8 @@ class CurriculumLoop(FitLoop):
         self._data = samples.digest
         # every rank scores, so that none waits in a collective while another computes; the first one's scores count
         self.scores_N = None if self.scorer is None else gather_objects(self.scorer(samples))[0]
+        if self.scores_N is not None and trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+            write_scores(Path(trainer.default_root_dir) / "difficulty.csv", samples.ids, self.scores_N)
         ranking_N = rank_samples(self.order, self.scores_N, samples.labels, self.balanced, self.sampler.seed)
         self._total_batches = self._planned_batches()
         if self._resumed is not None:

@@ -13,7 +13,9 @@ of the run, so that a run with a scorer and all samples admitted is the run with
 Shape suffixes: N samples of the training part, B of a batch, K classes.
 """
 
+import csv
 import hashlib
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +31,7 @@ from plcourse.core.checkpoint import load
 from plcourse.core.data import Batch, BatchLoader
 from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.errors import UserError, nearest
-from plcourse.core.runs import Run, runs_root
+from plcourse.core.runs import Run, replace_file, runs_root
 
 OUT_OF_FOLD = Path("predictions", "out_of_fold.parquet")
 
@@ -41,14 +43,15 @@ class TrainingSamples:
     Attributes:
         ids: the N ids.
         labels: int64 [N], the labels to be trained on.
-        known_ids: the ids of all parts: a file may score more than the training part, but nothing unknown.
+        known_ids: the ids of all parts, where the data say them: a file may score more than the training part, but
+            nothing unknown. None where only the training part is known; then ids of other samples are passed over.
         module: the model about to be trained; `ReferenceLoss` borrows it.
         loader: makes a loader of each training sample once, in order, not augmented; None where there is none.
     """
 
     ids: list[str]
     labels: np.ndarray
-    known_ids: Sequence[str]
+    known_ids: Sequence[str] | None
     module: pl.LightningModule
     loader: Callable[[], BatchLoader] | None
 
@@ -63,7 +66,7 @@ class TrainingSamples:
         ids, labels = getattr(data, "ids", None), getattr(data, "labels", None)
         if ids is None or labels is None:
             raise UserError(f"{type(data).__name__} has no `ids` and `labels`, which a curriculum orders samples by")
-        known_ids = getattr(getattr(data, "source", None), "ids", ids)
+        known_ids = getattr(getattr(data, "source", None), "ids", None)
         loader = getattr(getattr(trainer, "datamodule", None), "scoring_dataloader", None)
         return cls(ids, labels, known_ids, trainer.lightning_module, loader)
 
@@ -101,6 +104,19 @@ def evaluating(module: pl.LightningModule) -> Iterator[None]:
     finally:
         for each, training in modes:
             each.training = training
+
+
+def write_scores(path: Path, ids: Sequence[str], scores_N: np.ndarray) -> None:
+    """Writes ``id,score``, a row per training sample, the easiest first; `ScoreColumn` reads it.
+
+    Raises:
+        RunFailed: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", "score"))
+    writer.writerows((ids[i], repr(float(scores_N[i]))) for i in np.argsort(scores_N, kind="stable"))
+    replace_file(path, text.getvalue())
 
 
 class Scorer(ABC):
@@ -265,8 +281,9 @@ def _scores_from(path: Path, column: str, samples: TrainingSamples, repeats: boo
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values))[0])
         raise UserError(f"{path}: the {column} of {ids[row]!r} is {values[row]}; scores are finite numbers")
-    if foreign := sorted(set(ids) - set(samples.known_ids)):
-        hint = nearest(foreign[0], samples.known_ids)
+    known = samples.known_ids
+    if known is not None and (foreign := sorted(set(ids) - set(known))):
+        hint = nearest(foreign[0], known)
         raise UserError(f"{path}: {len(foreign)} ids are not in the data, the first is {foreign[0]!r}{hint}")
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}

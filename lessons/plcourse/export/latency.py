@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from plcourse.core.errors import UserError
+from plcourse.core.layout import broken, width
 from plcourse.export.artefacts import Artefacts
 from plcourse.export.card import Card
 from plcourse.export.verify import percentiles
@@ -95,7 +96,7 @@ def recommended(rows: Mapping[str, Mapping[str, Any]]) -> str:
 def lines(results: Mapping[str, Any], left_out: Mapping[str, str]) -> list[str]:
     """The table that is printed."""
     names = next(iter(results.values()))["formats"]
-    width = max(map(len, [*names, *left_out]))
+    longest = max(map(len, [*names, *left_out]))
     text = []
     for size, found in results.items():
         text.append(f"batch size {size}: {found['recommended']} is recommended")
@@ -103,8 +104,8 @@ def lines(results: Mapping[str, Any], left_out: Mapping[str, str]) -> list[str]:
             slow = "  slower than eager" if row["speedup"] < 1 and name != EAGER else ""
             low, high = row["speedup_range"]
             text.append(
-                f"  {name:<{width}}{row['p50_ms']:>9.3f} ms p50{row['p99_ms']:>9.3f} ms p99"
+                f"  {name:<{longest}}{row['p50_ms']:>9.3f} ms p50{row['p99_ms']:>9.3f} ms p99"
                 f"{row['speedup']:>7.2f} x ({low:.2f} to {high:.2f}){slow}"
             )
-    text += [f"  {name:<{width}}  left out: {reason}" for name, reason in left_out.items()]
-    return text
+    text += [f"  {name:<{longest}}  left out: {reason}" for name, reason in left_out.items()]
+    return [part for line in text for part in broken(line, width(), "    ")]

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger
 
 from plcourse.core.comparison.statistics import corrected_resampled_t_test, paired_t_test
 from plcourse.core.intervals import within
+from plcourse.core.layout import broken, fitted, width
 from plcourse.core.record import shortest
 from plcourse.core.runs import OUT_OF_FOLD, Run, write_json
 from plcourse.core.screen import say
@@ -124,28 +125,31 @@ class Summary:
         return found and {"metric": self.monitor, "value": shortest(found["mean"])}
 
     def _lines(self, table: dict[str, Any]) -> list[str]:
-        metrics = table["metrics"]
-        rows, first = table["folds"], table["folds"][0]
+        metrics, folds = table["metrics"], table["folds"]
+        train, held_out = (_range([fold[key] for fold in folds]) for key in ("n_train", "n_val"))
+        rows = [(str(fold["fold"]), [fold[name] for name in metrics]) for fold in folds]
+        rows.append(("mean", [found["mean"] for found in metrics.values()]))
+        if len(folds) > 1:
+            rows.append(("sd", [found["sd"] for found in metrics.values()]))
+        cells = [[f"  {name}", *(f"{value:.4g}" for value in values)] for name, values in rows]
+        samples = self.plan.terms["samples"]
         lines = [
-            f"\n{len(rows)} folds of {self.plan.terms['samples']:,} samples, about {first['n_train']:,} to train on "
-            f"and {first['n_val']:,} held out",
-            "  " + "".join(f"{name:<14}" for name in ("fold", *metrics)).rstrip(),
-            *(_row(str(row["fold"]), [row[name] for name in metrics]) for row in rows),
-            _row("mean", [found["mean"] for found in metrics.values()]),
+            f"\n{len(folds)} folds of {samples:,} samples, {train} to train on and {held_out} held out",
+            *fitted(("  fold", *metrics), cells, limit=width()),
         ]
-        if len(rows) < 2:
-            return lines
-        lines.append(_row("sd", [found["sd"] for found in metrics.values()]))
         for name, found in metrics.items():
-            if found["low"] is not None:
+            if len(folds) > 1 and found["low"] is not None:
                 interval = f"{100 * CONFIDENCE:g} % interval {found['low']:.4g} to {found['high']:.4g}"
                 naive = f"{found['naive_low']:.4g} to {found['naive_high']:.4g}"
-                lines.append(f"  {name}: {found['mean']:.4g}, {interval} (uncorrected, too narrow: {naive})")
+                line = f"  {name}: {found['mean']:.4g}, {interval} (uncorrected, too narrow: {naive})"
+                lines += broken(line, width(), "    ")
         return lines
 
 
-def _row(name: str, values: Iterable[float]) -> str:
-    return ("  " + f"{name:<14}" + "".join(f"{value:<14.4g}" for value in values)).rstrip()
+def _range(counts: Sequence[int]) -> str:
+    """A count that all folds share, or the smallest and the largest."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def plot(table: dict[str, Any], path: Path) -> None:

@@ -15,10 +15,10 @@ _VALUES = 10  # different numbers up to which each is a slice; more are cut into
 
 
 class WorstSlices(Diagnostic):
-    """The slices with the lowest accuracy, each with a Wilson interval (Wilson 1927).
+    """The slices that are surely worst, each with a Wilson interval (Wilson 1927).
 
-    They are ordered by the upper end of that interval, so that a few unlucky samples do not make a worst slice. Of many
-    slices the worst looks bad by chance alone: take it as a question to new data.
+    They are ordered by the upper end of that interval, which each line begins with, so that a few unlucky samples do
+    not make a worst slice. Of many slices the worst looks bad by chance alone: take it as a question to new data.
 
     Args:
         metadata: a Parquet, CSV or TSV file with a column ``id`` and one row per sample, beside what the data bring
@@ -52,11 +52,12 @@ class WorstSlices(Diagnostic):
                     found.append({**entry, "low": low, "high": high})
         found.sort(key=lambda entry: (entry["high"], entry["accuracy"]))
         lines = [
-            f"  {entry['column']} = {entry['value']}: accuracy {entry['accuracy']:.3f} "
-            f"({entry['low']:.3f} to {entry['high']:.3f}) of {entry['n']}"
+            f"  at most {entry['high']:.3f}: {entry['column']} = {entry['value']}, accuracy {entry['accuracy']:.3f} of "
+            f"{entry['n']} (at least {entry['low']:.3f})"
             for entry in found[: self.n_slices]
         ]
-        return {"overall": float(scores.correct.mean()), "slices": found}, ["worst slices", *lines] if lines else []
+        head = f"worst slices, by the upper end of their accuracy's {100 * self.confidence:g} % interval"
+        return {"overall": float(scores.correct.mean()), "slices": found}, [head, *lines] if lines else []
 
     def _read(self, path: str, ids: np.ndarray) -> dict[str, np.ndarray]:
         frame = read_frame(path)
