@@ -110,8 +110,8 @@ class TestNetworks:
         torch.testing.assert_close(discriminator(images)[4:], discriminator(images[4:]))
 
 
-def table(run: Run) -> dict[str, list[object]]:
-    return pq.read_table(run.path / "predictions").sort_by("id").to_pydict()
+def table(folder: Path) -> dict[str, list[object]]:
+    return pq.read_table(folder).sort_by("id").to_pydict()
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -126,7 +126,7 @@ class TestPredict:
         config["trainer"]["callbacks"].append({"class_path": "SamplePictures", "init_args": pictures})
         forked("fit", "-c", write_config(tmp_path / "images.yaml", config), "--then", "predict")
         run = Run.load(runs / "own/images/latest")
-        rows = table(run)
+        rows = table(run.path / "predictions")
         assert rows["seed"] == list(range(10))
         assert set(rows) == {"id", "seed", "label", "label_name", "confidence"}
         assert all(0.1 <= value <= 1 for value in rows["confidence"])  # pyright: ignore[reportOperatorIssue]
@@ -141,19 +141,22 @@ class TestPredict:
         flags = ["--data.init_args.predict_seeds", "[7, 123456789]", "--data.init_args.batch_size", "1"]
         two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
         forked("predict", "--run", run.path, *flags, *two)
-        again = table(run)
+        (folder,) = {file.parent for file in (run.path / "predictions").glob("_*/*.parquet")}
+        again = table(folder)
+        assert table(run.path / "predictions") == rows
         assert again["seed"] == [7, 123456789]
         assert again["label"][0] == rows["label"][7]
         assert again["confidence"][0] == pytest.approx(rows["confidence"][7], rel=1e-4)
-        assert sorted(path.stem for path in images.iterdir()) == ["00000007", "123456789"]  # the old ones are gone
-        assert np.abs(pixels(images / "00000007.png") - seventh).max() <= 1
+        assert sorted(path.stem for path in images.iterdir()) == rows["id"]
+        assert sorted(path.stem for path in (folder / "samples").iterdir()) == ["00000007", "123456789"]
+        assert np.abs(pixels(folder / "samples" / "00000007.png") - seventh).max() <= 1
 
     def test_points_have_their_modes(self, forked: Command, tmp_path: Path, runs: Path) -> None:
         config = points_config("GAN", trainer__max_epochs=1, data__init_args__predict_samples=50)
         config["trainer"]["callbacks"].append({"class_path": "SamplePictures"})
         forked("fit", "-c", write_config(tmp_path / "points.yaml", config), "--then", "predict")
         run = Run.load(runs / "own/points/latest")
-        rows = table(run)
+        rows = table(run.path / "predictions")
         assert set(rows) == {"id", "seed", "x", "y", "label"}
         assert len(rows["x"]) == 50
         assert (run.path / "plots/interpolation.png").is_file()
