@@ -148,8 +148,8 @@ class TestPredict:
         assert again["label"][0] == rows["label"][7]
         assert again["confidence"][0] == pytest.approx(rows["confidence"][7], rel=1e-4)
         assert sorted(path.stem for path in images.iterdir()) == rows["id"]
-        assert sorted(path.stem for path in (folder / "samples").iterdir()) == ["00000007", "123456789"]
-        assert np.abs(pixels(folder / "samples" / "00000007.png") - seventh).max() <= 1
+        assert sorted(path.stem for path in (folder / "_pictures" / "samples").iterdir()) == ["00000007", "123456789"]
+        assert np.abs(pixels(folder / "_pictures" / "samples" / "00000007.png") - seventh).max() <= 1
 
     def test_points_have_their_modes(self, forked: Command, tmp_path: Path, runs: Path) -> None:
         config = points_config("GAN", trainer__max_epochs=1, data__init_args__predict_samples=50)

@@ -99,7 +99,7 @@ class Variant:
         if not self.name:
             return run
         if verb == "predict":
-            return predictions_folder(run, self.name)
+            return predictions_folder(run, self.name) / "_pictures"  # passed over by readers of the table
         return run / "eval" / self.file_stem({"validate": "val"}.get(verb, verb))
 
 
