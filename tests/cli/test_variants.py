@@ -41,7 +41,7 @@ def test_each_score_of_a_report_is_repeated_by_its_command(
     own = run.eval("test")
     asked = [
         ["--ckpt_path", "last"],
-        ["--data.init_args.split_seed", "7", "--trainer.limit_test_batches=2"],
+        ["--data.init_args.val_size", "100", "--trainer.limit_test_batches=2"],
         ["--model.init_args.label_smoothing", "0.3", "--trainer.callbacks+=LearningRateMonitor"],
         ["--trainer.precision=bf16-true"],
     ]
@@ -51,9 +51,9 @@ def test_each_score_of_a_report_is_repeated_by_its_command(
     found = evaluations(run)
     assert [each.is_variant for each in found] == [False, True, True, True, True]
     by_keys = {tuple(each.settings): each for each in found}
-    assert by_keys["trainer.limit_test_batches", "data.init_args.split_seed"].settings == {
+    assert by_keys["trainer.limit_test_batches", "data.init_args.val_size"].settings == {
         "trainer.limit_test_batches": 2,
-        "data.init_args.split_seed": 7,
+        "data.init_args.val_size": 100,
     }
     assert by_keys[("ckpt_path",)].file.name == "test-last.json"
     smoothed = by_keys["trainer.callbacks", "model.init_args.label_smoothing"].settings

@@ -350,7 +350,10 @@ class TestAsAModel:
     def test_it_takes_the_training_data_of_the_file_not_of_the_data_module(self, exported: Run, runs: Path) -> None:
         """Another split would be normalised otherwise; the file's own mean and std win."""
         words = [f"--model.init_args.run={exported.path}", "--data.init_args.source=digits"]
-        main(["test", "-c", "export/test_exported", *words, "--data.init_args.split_seed=5"])
+        other = [*words, "--data.init_args.split_seed=5"]
+        with pytest.raises(SystemExit):  # whose test part holds samples that the exported model was trained on
+            main(["test", "-c", "export/test_exported", *other])
+        main(["test", "-c", "export/test_exported", *other, "--trainer.allow_training_samples=true"])
         assert Run.load("export/test_exported").eval("test")["metrics"]["test/accuracy"] > 0.5
         with pytest.raises(SystemExit):
             main(["test", "-c", "export/test_exported", words[0], "--data.init_args.source=mnist5k"])

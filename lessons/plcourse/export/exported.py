@@ -10,9 +10,11 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
+from plcourse.core.data.provenance import trainings_beside
 from plcourse.core.errors import UserError
 from plcourse.core.metrics import ClassificationScores, probabilities
 from plcourse.core.runs import Run
+from plcourse.core.unseen import learn
 from plcourse.export.graph import Bridge
 from plcourse.export.runners import open_exported
 
@@ -42,7 +44,8 @@ class ExportedModel(pl.LightningModule):
         threads: int = 1,
     ) -> None:
         super().__init__()
-        self._runner, self.card = open_exported(Run.load(run), format, threads)
+        self._run = Run.load(run)
+        self._runner, self.card = open_exported(self._run, format, threads)
         self._bridge = Bridge(self.card)
         self.module = module
         if module is not None:
@@ -55,11 +58,18 @@ class ExportedModel(pl.LightningModule):
             raise UserError(f"{run}: the exported model is no classifier; name the module whose test steps it has")
         self.val_scores, self.test_scores = ClassificationScores(classes, "val"), ClassificationScores(classes, "test")
 
+    @property
+    def data_state(self) -> dict[str, Any]:
+        """What the file knows of the training data, for a data module that asks before it opens its own."""
+        return self.card.data
+
     def setup(self, stage: str) -> None:
-        """Gives the data module what the file knows of the training data."""
+        """Gives the data module what the file knows of the training data, and the trainer which samples these were."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None and self.card.data:
             datamodule.load_state_dict(self.card.data)
+        if stage != "predict":
+            learn(self, trainings_beside(self._run.path / "checkpoints", self.card.source.get("trained_on", [""])))
 
     def forward(self, *inputs: Tensor) -> Any:
         """What the exported model's own ``forward`` returned, up to a constant per sample for probabilities."""

@@ -79,6 +79,7 @@ class Exporter:
             "run": run.name,
             "checkpoint": checkpoint.name if checkpoint else None,
             "sha256": digest(checkpoint) if checkpoint else None,
+            "trained_on": [training.digest for training in trainer.training_samples.trainings],
         }
 
     @property

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,15 +109,18 @@ class Training:
         terms, count, digest, inside = (state[name] for name in ("terms", "count", "digest", "hashes"))
         if inside is not None:
             return cls(terms, inside.numpy().view(np.uint64), count, digest)
-        bare = cls(terms, None, count, digest)
+        return cls(terms, None, count, digest).with_file(folder)
+
+    def with_file(self, folder: Path) -> "Training":
+        """The same with what its file says, where that is there and belongs to it."""
         try:
-            content = (folder / bare.file_name).read_bytes()
+            content = (folder / self.file_name).read_bytes()
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                hashes = file["hashes"]
-        except (OSError, ValueError, KeyError, EOFError):
-            return bare
-        right = hashlib.blake2b(hashes.tobytes(), digest_size=8).hexdigest() == digest
-        return cls(terms, hashes, count, digest) if right else bare
+                hashes, terms, count = file["hashes"], json.loads(str(file["terms"])), int(file["count"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return self
+        right = hashlib.blake2b(hashes.tobytes(), digest_size=8).hexdigest() == self.digest
+        return Training(terms, hashes, count, self.digest) if right else self
 
 
 def trainings_of(checkpoint: Mapping[str, Any], folder: Path) -> list[Training]:
@@ -131,6 +135,11 @@ def trainings_of(checkpoint: Mapping[str, Any], folder: Path) -> list[Training]:
     """
     states = checkpoint.get(KEY)
     return [Training.load(state, folder) for state in states] if states else [Training()]
+
+
+def trainings_beside(folder: Path, digests: Sequence[str]) -> list[Training]:
+    """The trainings with these digests, from their files in a folder; without hashes where a file is missing."""
+    return [Training(digest=digest).with_file(folder) for digest in digests]
 
 
 def row_hashes(rows: np.ndarray) -> np.ndarray:
