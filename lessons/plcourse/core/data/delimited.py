@@ -22,7 +22,7 @@ from plcourse.core.screen import say
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _SAMPLE = 50  # rows that are looked at where the first line leaves the separator open
-_CHUNK = 50_000  # rows that are held as Python strings at a time
+_CHUNK = 1_000  # rows that are held as Python strings at a time
 _LONGEST = 2**31 - 1  # characters of a cell; the csv module would stop at 131,072
 
 
@@ -55,7 +55,7 @@ def line_of(file: Path, row: int, quoted: bool = True) -> int:
 def _parser(file: Path, quoted: bool) -> "_Parser":
     text = with_line_feeds(decoded(file, "table"))
     skip, separator = 0, None
-    if found := re.match(r"sep=(.)\r?\n", text):  # Excel's note on the separator
+    if found := re.match(r"sep=([,;|\t])\r?\n", text):  # Excel's note on the separator
         separator, skip, text = found[1], 1, text[found.end() :]
     if not text.strip():
         raise UserError(f"cannot read the table '{file}': it is empty")
@@ -87,7 +87,7 @@ class _Parser:
     def frame(self) -> pd.DataFrame:
         """All rows."""
         rows = self.rows()
-        _, _, header = next(rows)
+        _, _, header = next(rows, (0, 0, []))
         names = self._names(header)
         chunks: list[pa.Table] = []
         held: list[list[str]] = []
@@ -151,6 +151,8 @@ class _Parser:
         return "a carriage return stands within a cell; put the cell into double quotes, or remove it"
 
     def _names(self, header: Sequence[str]) -> list[str]:
+        if not header:
+            raise UserError(f"cannot read the table '{self.file}': it is empty")
         names = [cell.strip() or f"Unnamed: {i}" for i, cell in enumerate(header)]
         if again := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"cannot read the table '{self.file}': it has two columns '{again}'; rename one of them")
