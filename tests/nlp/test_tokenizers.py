@@ -1,11 +1,13 @@
 """Tokenizers: there and back, fitted to the training part alone, and the same after a checkpoint."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlp.corpus import COMMON, WORDS
 from plcourse.core.errors import UserError
+from plcourse.nlp.baseline import LinearBaseline
 from plcourse.nlp.tokenizers import (
     SPECIALS,
     UNKNOWN,
@@ -13,6 +15,7 @@ from plcourse.nlp.tokenizers import (
     Kind,
     check_known,
     fit_tokenizer,
+    is_unspaced,
     load_tokenizer,
     report_unknown,
 )
@@ -95,3 +98,13 @@ def test_unknown_tokens_are_counted_and_another_tokenizer_recommended(capsys: py
     bytes_ = fit_tokenizer("bpe", TEXTS, 300)
     report_unknown(bytes_, bytes_.encode(chinese), "test")
     assert not capsys.readouterr().out
+
+
+def test_scripts_without_blanks_are_known_and_counted_by_characters() -> None:
+    chinese = [f"这部电影{i}很{'好' if i % 2 else '差'}看" for i in range(1200)]
+    assert is_unspaced(chinese)
+    assert is_unspaced(["ภาพยนตร์เรื่องนี้"])
+    assert not is_unspaced([*TEXTS, "naïve Straße, ещё раз 12 好"])
+    assert not is_unspaced([])
+    found = LinearBaseline().predict(chinese, np.arange(1200) % 2, ["这部电影很好看", "这部电影很差看"])
+    assert found.tolist() == [1, 0]

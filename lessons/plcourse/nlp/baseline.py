@@ -13,10 +13,13 @@ import pytorch_lightning as pl
 from plcourse.core.comparison.bootstrap import bootstrap_interval
 from plcourse.core.distributed import from_rank_0, gather_objects
 from plcourse.core.errors import UserError
+from plcourse.nlp.tokenizers import is_unspaced
 
 
 class LinearBaseline(pl.Callback):
     """Fits the baseline to the training texts and scores the test texts that the model scored.
+
+    Texts in a script without blanks between words, such as Chinese or Thai, are counted by characters instead of words.
 
     Logs ``test/tfidf_accuracy``, ``test/minus_tfidf`` (accuracy of the model minus that), its 95 % interval
     ``test/minus_tfidf_low`` and ``..._high``, and ``test/mcnemar_p``.
@@ -87,7 +90,8 @@ class LinearBaseline(pl.Callback):
         from sklearn.linear_model import LogisticRegression
 
         enough = min(self.min_texts, 1 + len(texts) // 1000)  # few texts share few word pairs
-        words = TfidfVectorizer(ngram_range=(1, self.ngrams), min_df=enough, sublinear_tf=True)
+        unit = "char" if is_unspaced(texts) else "word"
+        words = TfidfVectorizer(analyzer=unit, ngram_range=(1, self.ngrams), min_df=enough, sublinear_tf=True)
         linear = LogisticRegression(C=self.regularisation, max_iter=1000)
         linear.fit(words.fit_transform(texts), labels)
         return np.asarray(linear.predict(words.transform(new)))

@@ -8,6 +8,7 @@ Words and byte pairs (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1) are t
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ from plcourse.core.screen import say
 Kind = Literal["characters", "words", "bpe"]
 PAD, UNKNOWN, END = 0, 1, 2
 SPECIALS = ("<pad>", "<unk>", "<end>")
+_SAMPLE = 1000  # texts, and characters of each, that are looked at for their script
+# Thai and Lao, Burmese, Khmer, kana, Chinese characters
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 _MANY = 0.2  # share of unknown tokens from which another tokenizer is recommended
 
 
@@ -228,6 +232,12 @@ def check_known(tokenizer: TextTokenizer, text: str, what: str) -> None:
             f"{what}: character {unknown[0] + 1} is {symbol!r} (U+{ord(symbol):04X}), which the training text does not "
             "have; leave it out, or train on a text that has it"
         )
+
+
+def is_unspaced(texts: Sequence[str]) -> bool:
+    """Whether most letters of the first texts belong to a script without blanks between words."""
+    letters = [c for text in texts[:_SAMPLE] for c in text[:_SAMPLE] if c.isalpha()]
+    return 2 * sum(_UNSPACED.match(c) is not None for c in letters) > len(letters)
 
 
 def report_unknown(tokenizer: TextTokenizer, tokens: Sequence[np.ndarray], name: str) -> None:
