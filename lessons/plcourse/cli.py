@@ -42,6 +42,7 @@ from plcourse.core.next_steps import what_next
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.request import EVALUATIONS, Request, read_request
 from plcourse.core.round_trip import register_types, repeatable
+from plcourse.core.run_names import named_runs, settle
 from plcourse.core.runs import Run, replace_file, runs_below
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
@@ -171,8 +172,10 @@ class CourseCLI(LightningCLI):
         return int(loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0))
 
     def resolved(self) -> tuple[str, int]:
-        """The complete config as YAML, and how many processes it takes."""
+        """The complete config as YAML, with the runs that its names mean, and how many processes it takes."""
         config = self.config[self.request.parsed_as]
+        self.request.named = named_runs(config, self.request.root, self.request.run if self.request.continues else None)
+        settle(config, self.request.named)
         return repeatable(self._parser(self.request.parsed_as), config), _processes(config.trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -192,6 +195,7 @@ class CourseCLI(LightningCLI):
             self.request.continues = self.trains = False
         session = Session(self.request, text, config.get("seed_everything"), self.change)
         self.run_folder = session.run
+        settle(config, self.request.named)
         if self.request.run is not None and subcommand in EVALUATIONS:
             self.variant = Variant.of(self.request.run, text, self.request.checkpoint, self.request.trusted)
         session.run.variant = self.variant.name

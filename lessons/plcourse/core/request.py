@@ -45,6 +45,7 @@ class Request:
         allow_untrained: whether fresh weights may be evaluated.
         export: the settings of an export, for the verb export and for one after a fit.
         strict: whether a prediction with inputs that could not be read is a failure.
+        named: the runs that the config names; see `plcourse.core.run_names`.
     """
 
     verb: str
@@ -58,6 +59,7 @@ class Request:
     root: Path = field(default_factory=runs_root)
     allow_untrained: bool = False
     strict: bool = False
+    named: list[Any] = field(default_factory=list)
     export: ExportRequest = field(default_factory=ExportRequest)
 
     @property

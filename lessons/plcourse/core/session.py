@@ -122,10 +122,10 @@ def _shared(request: Request, record: dict[str, Any]) -> Run:
             say(f"started again by torchrun: continuing from {checkpoint or 'the beginning'}")
         run = run or Run.create(request.name, request.root, record)
         chosen = str(checkpoint.resolve()) if checkpoint else ""
-        return {"run": str(run.path.resolve()), "checkpoint": chosen, "continues": continues}
+        return {"run": str(run.path.resolve()), "checkpoint": chosen, "continues": continues, "named": request.named}
 
     chosen = torchrun.agree(decide)
-    request.continues = chosen["continues"]
+    request.continues, request.named = chosen["continues"], chosen["named"]
     request.checkpoint = Path(chosen["checkpoint"]) if chosen["checkpoint"] else None
     return Run(chosen["run"], request.root)
 

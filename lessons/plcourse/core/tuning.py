@@ -5,6 +5,7 @@ made from another. Here each tuner gets a model, data and a trainer of its own, 
 the tuner out of it. The run is then the run of that config, and ``config.yaml`` repeats it.
 """
 
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +68,8 @@ def tune(config: Namespace, build: Callable[[], Namespace], folder: Path, checkp
         settings = {**built.trainer.as_dict(), **_OFF, **_PLAIN}
         if isinstance(tuner, LearningRateFinder):  # it takes as many steps as it is told, however few the run has
             settings |= {"max_epochs": _ENDLESS, "max_steps": -1, "limit_val_batches": 0}
-        trainer = Trainer(**{**settings, "callbacks": [tuner], "default_root_dir": str(folder)})
+        own = folder / ".tuning"
+        trainer = Trainer(**{**settings, "callbacks": [tuner], "default_root_dir": str(own)})
         applies = getattr(tuner, "_update_attr", True)
         tuner._update_attr = False  # the config is changed, not the object
         try:
@@ -78,6 +80,9 @@ def tune(config: Namespace, build: Callable[[], Namespace], folder: Path, checkp
             key, value = _batch_size(config, tuner) if by_size else _rate(config, tuner, trainer)
         except (MisconfigurationException, AttributeError, AssertionError) as error:
             raise UserError(f"{name} cannot be used here: {first_line(error)}") from error
+        finally:
+            if trainer.is_global_zero:
+                shutil.rmtree(own, ignore_errors=True)
         config.trainer["callbacks"] = [each for place, each in enumerate(_listed(config)) if place != places[0]]
         if value is not None:
             before = config.get(key)
