@@ -39,8 +39,16 @@ def read_data(words: list[str]) -> tuple[str, dict[str, Any]]:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UserError(f"--data {words[0]}: '{word}' is no setting; write KEY=VALUE, as in split_seed=7")
-        overrides[key if "." in key else f"data.init_args.{key}"] = yaml.safe_load(value)
+        overrides[key if "." in key else f"data.init_args.{key}"] = _value(value)
     return words[0], overrides
+
+
+def _value(text: str) -> Any:
+    """A setting as a flag would give it; a folder called 0017 or 2024-01-05 keeps its name."""
+    value = yaml.safe_load(text)
+    if isinstance(value, bool | float | list | dict | None) or (str(value) == text and isinstance(value, int)):
+        return value
+    return text
 
 
 def plan(runs: list[str], data: list[tuple[str, dict[str, Any]]], output: Path) -> list[Cell]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from scripts import batch_predict
+from scripts import batch_evaluate, batch_predict
 
 from plcourse import Run
 from plcourse.core.errors import UserError
@@ -87,6 +87,31 @@ def test_files_go_to_whatever_the_runs_data_module_calls_them(tmp_path: Path, da
     (tmp_path / "config.yaml").write_text(json.dumps({"data": {"class_path": "Own", "init_args": data}}))
     (cell,) = batch_predict.plan(["a.png"], [str(tmp_path)], 10, {}, tmp_path / "out")
     assert cell.overrides == {key: ["a.png"]}
+
+
+def test_settings_of_data_keep_the_names_of_folders() -> None:
+    words = [
+        "x",
+        "root=0017",
+        "a.b=2024-01-05",
+        "split_seed=7",
+        "val_size=0.10",
+        "resize=pad",
+        "paths=[a, b]",
+        "c.d=img[1]",
+    ]
+    assert batch_evaluate.read_data(words) == (
+        "x",
+        {
+            "data.init_args.root": "0017",
+            "a.b": "2024-01-05",
+            "data.init_args.split_seed": 7,
+            "data.init_args.val_size": 0.1,
+            "data.init_args.resize": "pad",
+            "data.init_args.paths": ["a", "b"],
+            "c.d": "img[1]",
+        },
+    )
 
 
 def test_inputs_are_found_as_by_the_data_modules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

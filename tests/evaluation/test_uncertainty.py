@@ -171,6 +171,13 @@ class TestCheckpoints:
         assert len(load_members(mlp(0), found)) == 2
         assert len(load_members(mlp(1), found)) == 1
 
+    def test_a_folder_is_taken_by_its_name_before_it_is_a_pattern(self, folds: Path, tmp_path: Path) -> None:
+        for name in ("run[1]", "run1"):
+            (tmp_path / name / "checkpoints").mkdir(parents=True)
+            (tmp_path / name / "checkpoints/best.ckpt").touch()
+        assert find_checkpoints([f"{tmp_path}/run[1]"]) == [f"{tmp_path}/run[1]/checkpoints/best.ckpt"]
+        assert find_checkpoints([f"{tmp_path}/run[12]"]) == [f"{tmp_path}/run1/checkpoints/best.ckpt"]
+
     def test_what_leads_nowhere_or_fits_not_is_said(self, folds: Path) -> None:
         with pytest.raises(UserError, match=r"'nowhere/\*' leads to no checkpoint"):
             find_checkpoints(["nowhere/*"])

@@ -288,6 +288,8 @@ def as_flags(overrides: dict[str, Any] | None) -> list[str]:
 
 
 def _inline(value: Any) -> str:
-    """A value as YAML on one line."""
+    """A value as YAML on one line; a text as it is, whose quotes a flag would take for a part of it."""
+    if isinstance(value, str):
+        return value
     text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)
     return text.removesuffix("\n").removesuffix("\n...")
