@@ -27,7 +27,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.distributed.constants import default_pg_timeout
 
-from plcourse.core import launch, safety
+from plcourse.core import launch, log_files, safety
 from plcourse.core.baselines import find_baselines
 from plcourse.core.callbacks import Coverage
 from plcourse.core.changes import Change, nothing_left
@@ -159,14 +159,14 @@ class CourseCLI(LightningCLI):
 
     def _loggers(self, chosen: Any, run: Run) -> list[Logger]:
         if chosen in (None, True):
-            # A resumed run hides the points that are newer than its checkpoint; they will be drawn again.
-            purge: dict[str, Any] = {"purge_step": self._resumed_step()} if self.request.continues else {}
-            chosen = [TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False, **purge)]
+            chosen = [TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)]
         more = list(chosen) if isinstance(chosen, list | tuple) else [chosen] if chosen else []
+        if self.request.continues and is_first_process() and log_files.on_disk(more):
+            log_files.resume(more, run, self._resumed_step())
         return [self.table, *more]
 
     def _resumed_step(self) -> int:
-        if self.request.checkpoint is None or not is_first_process():  # the only one that draws
+        if self.request.checkpoint is None:
             return 0
         loops = load(self.request.checkpoint).get("loops", {})
         return int(loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0))

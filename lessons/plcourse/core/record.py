@@ -14,6 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 
+from plcourse.core import log_files
 from plcourse.core.changes import Change
 from plcourse.core.errors import RunFailed
 from plcourse.core.next_steps import verbs_after
@@ -156,6 +157,7 @@ class RunRecorder(Callback):
     ) -> None:
         """Notes how far the table is, so that a resumed run goes on from the same row."""
         if trainer.is_global_zero:  # the one that writes the file, and perhaps the only one that sees the run's folder
+            log_files.flush(trainer.loggers)
             checkpoint["plcourse"] = {
                 "run": self.run.record["created"],
                 "metrics_size": self.logger.size(),
@@ -182,6 +184,8 @@ class RunRecorder(Callback):
         if self.change is not None and trainer.is_global_zero:
             self.change.record(self.run, trainer.global_step, trainer.current_epoch)
             say(f"from step {trainer.global_step} on: {self.change}")
+        if trainer.is_global_zero and (found := log_files.versions(trainer.loggers)):
+            self.run.update(logger_versions=found)
         sizes = getattr(getattr(trainer, "datamodule", None), "sizes", None)
         if trainer.is_global_zero:
             found = {"data": sizes or self.run.record.get("data"), "verbs": verbs_after(trainer, pl_module)}
