@@ -17,6 +17,7 @@ from plcourse.core.data import (
     delegated,
     eval_loader,
 )
+from plcourse.core.data.folder import header_notes
 from plcourse.core.data.image_files import find_images, left_out_line
 from plcourse.core.data.names import restore_first
 from plcourse.core.errors import UserError
@@ -138,7 +139,7 @@ class EvaluationData(pl.LightningDataModule):
             return TableInputs(tables, self.parts.schema, self.parts.normalisation)
         left_out: Counter[str] = Counter()
         files = find_images(paths, "paths", left_out)
-        for line in left_out_line("paths", left_out):
+        for line in (*left_out_line("paths", left_out), *header_notes("paths", files)):
             say(line)
         return ImageInputs(files, self.parts.shape, self.parts.normalisation, self.parts.resize, self.parts.depth)
 

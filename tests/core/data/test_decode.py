@@ -12,6 +12,7 @@ from PIL import Image
 
 from plcourse.core.data import ImageParts, open_files, open_source
 from plcourse.core.data.decode import inspect
+from plcourse.core.data.folder import header_notes
 from plcourse.core.errors import UserError
 
 # the pixels [H, W] that each EXIF orientation shows of the stored ones, written with NumPy
@@ -51,7 +52,9 @@ class TestOrientation:
     def test_size_and_pixels_are_those_that_a_viewer_shows(self, tmp_path: Path, ending: str, orientation: int) -> None:
         stored, path = np.zeros((16, 24, 3), np.uint8), tmp_path / f"a.{ending}"
         stored[:8, :8], stored[:8, 16:] = 250, 120  # three corners that differ
-        lossless = {"lossless": True} if ending == "webp" else {"quality": 95} if ending in ("jpg", "avif") else {}
+        lossless: dict[str, Any] = (
+            {"lossless": True} if ending == "webp" else {"quality": 95} if ending in ("jpg", "avif") else {}
+        )
         Image.fromarray(stored).save(path, exif=exif(orientation), **lossless)
         expected = SHOWN[orientation](stored)
         assert inspect(path).size == expected.shape[:2]
@@ -140,17 +143,20 @@ def test_what_is_transparent_shows_white_and_is_counted(tmp_path: Path) -> None:
         np.testing.assert_allclose(read[source.ids.index(f"a/{name}")][0], expected, atol=1)
     assert read[source.ids.index("a/palette.gif")][:, 0].min() == 255
     assert read[source.ids.index("a/plain.png")].max() == 40
-    assert source.notes == ["image_folder: 4 of 5 images have an alpha channel; what is transparent shows white"]
+    told = "4 of 5 images have an alpha channel; what is transparent shows white"
+    assert source.notes == [f"image_folder: {told}"]
+    assert header_notes("paths", list(map(str, source.paths))) == [f"paths: {told}"]
 
 
 def test_the_first_frame_or_page_is_read_and_the_files_are_counted(tmp_path: Path) -> None:
     frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (30, 90, 200)]
     for ending in ("gif", "tif", "png", "webp"):
-        extra = {"lossless": True} if ending == "webp" else {}
+        extra: dict[str, Any] = {"lossless": True} if ending == "webp" else {}
         frames[0].convert("RGB").save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:], **extra)
     source = open_files([str(tmp_path)], (1, 4, 4))
     assert source.read(np.arange(4)).flatten(1).unique(dim=1).tolist() == [[30]] * 4
     assert source.notes == ["files: 4 of 4 images have several frames or pages; the first is read"]
+    assert header_notes("paths", source.ids) == ["paths: 4 of 4 images have several frames or pages; the first is read"]
 
 
 def test_a_checkpoint_that_does_not_know_its_depth_read_16_bits(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def photo_and_mask(
     if mask == "shown" and orientation in TURN:
         image = image.transpose(TURN[orientation])
     path = root / "masks" / Path(name).with_suffix(".png")
-    image.save(path, **({} if tag is None else {"exif": exif(tag)}))
+    options: dict[str, Any] = {} if tag is None else {"exif": exif(tag)}
+    image.save(path, **options)
 
 
 def lies_on_its_object(source: Any) -> list[bool]:

@@ -101,6 +101,15 @@ def inspect(path: Path, decode: bool = False) -> Facts:
     return Facts(digest, grey, (height, width), orientation, transparent, frames, peak)
 
 
+def glance(path: Path) -> Facts:
+    """Reads a file's header alone: whether it is transparent and has further frames."""
+    try:
+        with Image.open(path) as image:
+            return Facts(transparent=_is_transparent(image), frames=has_frames(image))
+    except DECODE_ERRORS as error:
+        return Facts(error=reason_of(error))
+
+
 def upright(image: Image.Image, channels: int, depth: int = 0) -> Image.Image:
     """The picture that a newly opened file shows, of mode L or RGB.
 

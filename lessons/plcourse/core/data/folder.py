@@ -22,6 +22,7 @@ from plcourse.core.data.decode import (
     UnreadableImage,
     check_size,
     depth_of,
+    glance,
     inspect,
     misfit,
     reason_of,
@@ -34,6 +35,7 @@ from plcourse.core.errors import UserError
 
 LARGEST_KEPT = 256  # pixels a side up to which a common size is kept; one batch of larger ones fills the memory
 MIXED_SIZE = 64  # pixels a side otherwise: what a photograph still shows and two CPU cores still train
+_GLANCED = 1000  # files that are looked at before a stream of them begins, in a fraction of a second
 CACHE_BYTES = 256 << 20  # decoded images of a small folder are kept, so that only the first epoch decodes
 
 
@@ -225,6 +227,13 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: Resize | None = 
             return _pixels(image, shape, resize, depth)
     except DECODE_ERRORS as error:
         raise UnreadableImage(reason_of(error)) from error
+
+
+def header_notes(name: str, paths: Sequence[str]) -> list[str]:
+    """The lines of `FolderSource.notes` on transparency and frames, by the headers of the first files alone."""
+    some = paths[:_GLANCED]
+    where = name if len(some) == len(paths) else f"{name}, the first {len(some):,} of {len(paths):,}"
+    return _notes(where, [glance(Path(path)) for path in some])
 
 
 def _fitting(facts: Facts, depth: int) -> Facts:
