@@ -37,6 +37,7 @@ from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.evaluations import relative_to_run, save_evaluation
 from plcourse.core.explain import Explainer
 from plcourse.core.few_steps import few_steps
+from plcourse.core.from_data import take_from_data
 from plcourse.core.loops import PredictLoop
 from plcourse.core.next_steps import what_next
 from plcourse.core.record import RunRecorder, TidyLogger
@@ -181,6 +182,7 @@ class CourseCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Opens the run's folder, does the work in this process or in several, and records how it ended."""
         config = self.config[subcommand]
+        take_from_data(config, self.request)
         if self.request.checkpoint is None and config.get("ckpt_path"):
             self.request.checkpoint = Path(config.ckpt_path)
         if subcommand != "fit":
@@ -375,7 +377,8 @@ class Resolver(CourseCLI):
         return cls(request)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Left out."""
+        """Completes the config."""
+        take_from_data(self.config[subcommand], self.request)
 
 
 def run_verb(verb: str, arguments: list[str]) -> Run | None:

@@ -371,7 +371,7 @@ def test_killed_in_mid_epoch_and_resumed(forked: Command, tmp_path: Path, runs: 
         ("text,label\na film,good\nanother,good\n", "holds one class, 'good'; a classifier needs two or more"),
         ("review,label\na film,good\n", "has no column 'text'"),
         ("text,label\na film,good\n ,bad\n", "the text is empty"),
-        ("text,label\n" + "".join(f"film {i},{'abc'[i % 3]}\n" for i in range(60)), "the texts have 3 classes"),
+        ("text,label\n" + "".join(f"film {i},{'abc'[i % 3]}\n" for i in range(60)), "num_classes is 2, but the data"),
     ],
 )
 def test_one_line_says_what_is_wrong(
@@ -379,8 +379,10 @@ def test_one_line_says_what_is_wrong(
 ) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(content)
+    config = sentiment_config(path)
+    config["model"]["init_args"]["num_classes"] = 2  # given, so not taken from the data
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "-c", str(write_config(tmp_path / "own.yaml", sentiment_config(path)))])
+        main(["fit", "-c", str(write_config(tmp_path / "own.yaml", config))])
     assert stopped.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in line

@@ -74,10 +74,12 @@ def find_baselines(data: Any, metrics: Mapping[str, float]) -> Baselines | None:
     Returns:
         None where there is no accuracy, error or IoU of samples with features to compare with.
     """
+    if hasattr(getattr(data, "parts", None), "texts"):
+        return None  # texts have a baseline of their own, and pixels or columns they have not
     if data is None or not {"test/accuracy", "test/rmse", "test/foreground_iou"}.intersection(metrics):
         return None
     try:
-        train, test = (_plain(loader()) for loader in (data.train_dataloader, data.test_dataloader))
+        train, test = (plain_samples(loader()) for loader in (data.train_dataloader, data.test_dataloader))
         if train is None or test is None:
             return None
         known, asked = _read(train, TRAIN_LIMIT), _read(test, TEST_LIMIT)
@@ -105,7 +107,7 @@ class _Samples:
     masks: np.ndarray | None
 
 
-def _plain(loader: Any) -> Any:
+def plain_samples(loader: Any) -> Any:
     """The samples behind a loader of the suite, without augmentation; None for another loader."""
     if not isinstance(loader, BatchLoader):
         return None

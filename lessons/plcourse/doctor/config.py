@@ -19,6 +19,7 @@ from plcourse.core import safety
 from plcourse.core.data.splits import overlap
 from plcourse.core.errors import UserError, first_line
 from plcourse.core.few_steps import few_steps
+from plcourse.core.from_data import take_from_data
 from plcourse.core.request import read_request
 from plcourse.core.runs import Run
 from plcourse.doctor.findings import FIX, NOTE, OK, Finding, examined
@@ -44,6 +45,7 @@ class Examiner(CourseCLI):
     folder: Path
 
     def _run_subcommand(self, subcommand: str) -> None:
+        take_from_data(self.config[subcommand], self.request)
         self.settings = self.config[subcommand].clone()
         for key, value in _TRIAL.items():
             self.config[subcommand].trainer[key] = value
