@@ -178,3 +178,27 @@ def test_a_data_module_that_knows_no_raw_images_takes_pixels_of_the_trained_size
     card = fixed.card("onnx", [torch.from_numpy(samples.inputs[0])], {}, {})
     assert card.inputs[0].shape == ["batch", 3, 20, 28]
     np.testing.assert_allclose(fixed.eager(samples.inputs)[0], samples.outputs[0], atol=1e-5)
+
+
+def test_rows_of_a_table_go_in_as_they_were_written(runs: Path, tmp_path: Path) -> None:
+    """One column is large and varies little, which float32 could not standardise."""
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(draw.normal(size=(120, 3)), columns=["a", "b", "c"])
+    frame["large"] = 1e7 + draw.normal(size=120)
+    label = np.where(frame["large"] - 1e7 + frame["a"] > 0, "yes", "no")
+    frame.assign(label=label).to_csv(tmp_path / "rows.csv", index=False)
+    words = ["--data.init_args.source=table", f"--data.init_args.root={tmp_path / 'rows.csv'}"]
+    words += ["--model.init_args.network.init_args.in_features=4", "--model.init_args.network.init_args.num_classes=2"]
+    words += ["--model.init_args.num_classes=2", "--trainer.max_epochs=2", "--data.init_args.label_column=label"]
+    main(["fit", "-c", "evaluation/tabular", *words, "--then", "test,predict,export", "--format", "onnx", *RAW])
+    run = Run.load("evaluation/tabular")
+    row = certificate(run)["onnx"]
+    assert row["status"] == "verified"
+    assert row["metric"]["trained"] == run.eval("test")["metrics"]["test/accuracy"]
+    runner, card = open_exported(run, "onnx")
+    assert (card.inputs[0].dtype, card.data["features"]) == ("float64", ["a", "b", "c", "large"])
+    predicted = pd.concat(pd.read_parquet(path) for path in run.predictions)
+    for sample in predicted.itertuples():
+        numbers = frame.iloc[[int(str(sample.id).rpartition("/")[2])]].to_numpy()
+        (probability,) = runner([numbers])
+        np.testing.assert_allclose(probability[0], sample.probability, atol=1e-5)

@@ -105,7 +105,7 @@ def read_request(verb: str, arguments: list[str]) -> Request:
             request.arguments.append(value)
     request.arguments = _full_class_names(request.arguments)
     if verb in _EXPORTS:
-        fixed = {**_EXPORT_TRAINER, "test_loop": None}
+        fixed = {**_EXPORT_TRAINER, "fit_loop": None, "test_loop": None}  # a fit loop may bring loops along
         request.arguments += as_flags({f"trainer.{key}": value for key, value in fixed.items()})
     looks_only = any(
         flag.startswith(("--print_config", "--help_all", "--help")) or ".help" in flag for flag in request.arguments

@@ -156,6 +156,11 @@ class TableData(pl.LightningDataModule):
         rows = new_rows(self.predict_path, self.scale, self.columns.id)
         return eval_loader(rows, self.batch_size, Process.of(self.trainer))
 
+    def raw_inputs(self, ids: Sequence[str]) -> list[torch.Tensor]:
+        """The features of rows before they were standardised, float64 [F] each."""
+        position = {each: row for row, each in enumerate(self.table.ids)}
+        return list(torch.from_numpy(self.table.features[[position[each] for each in ids]]))
+
     def state_dict(self) -> dict[str, Any]:
         """What new rows are standardised with."""
         return self.scale

@@ -46,7 +46,7 @@ def test_every_exporter_writes_it_exactly(rule: Resize, tmp_path: Path) -> None:
     )
     session = onnxruntime.InferenceSession(tmp_path / "resizer.onnx")
     exported = torch.export.export(resizer, (example,), dynamic_shapes=(free,)).module()
-    for height, width in [(45, 45), (28, 121), (1, 1), (2, 3), (301, 405), *((n, 3 * n) for n in range(9, 80))]:
+    for height, width in [(45, 45), (28, 121), (1, 1), (2, 3), (301, 405), *((n, 3 * n) for n in range(9, 30))]:
         pixels = noise(1, 1, height, width)
         of_file = as_pixels(resized(as_image(pixels[0]), (28, 40), rule)).numpy()
         np.testing.assert_array_equal(session.run(None, {session.get_inputs()[0].name: pixels.numpy()})[0][0], of_file)
