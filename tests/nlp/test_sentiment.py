@@ -226,6 +226,7 @@ def test_all_verbs(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str
     page = (run.path / "plots" / "attributions.html").read_text()
     assert page.count("<h2>") == 3
     assert "src=" not in page
+    assert 'name="viewport"' in page
     (file,) = (run.path / "predictions").glob("*.parquet")
     assert {"id", "label", "label_name", "probability"} <= set(pq.read_table(file).column_names)
     written = pd.read_csv(tmp_path / "mine.csv", dtype=str, keep_default_na=False)
@@ -234,6 +235,11 @@ def test_all_verbs(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str
     assert predicted["text"].tolist() == rows["text"].tolist()
     right = predicted["label_name"].astype(str).to_numpy() == rows["label"].to_numpy()
     assert metrics["test/accuracy"] == pytest.approx(right.mean())
+    told = re.findall(r"<h2>(.*?)</h2>\n.*predicted (\w+) with .*true label (\w+), (right|wrong);", page)
+    verdicts = ["right" if each else "wrong" for each in right[:3]]
+    assert told == list(
+        zip(predicted["id"][:3], predicted["label_name"].astype(str)[:3], rows["label"][:3], verdicts, strict=True)
+    )
     new = tmp_path / "new.txt"
     new.write_bytes("a lovely\u2028, tender\x0c film .\r\n\r\nthe plot was dull and clumsy .".encode())
     (tmp_path / "mine.csv").unlink()  # new texts need the checkpoint alone

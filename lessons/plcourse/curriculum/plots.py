@@ -87,10 +87,16 @@ def draw_examples(path: Path, images_MCHW: np.ndarray, labels: Sequence[str], sc
     size = images_MCHW.shape[3]
     for (top, left), label, score in zip(corners, labels, scores_M, strict=True):
         axes.text(
-            left + size / 2, top - 0.04 * size, f"{caption(label)}  ({score:.3g})", fontsize=8, ha="center", va="bottom"
+            left + size / 2,
+            top - 0.04 * size,
+            f"{caption(label, 15)}\n{score:.3g}",
+            fontsize=7,
+            ha="center",
+            va="bottom",
         )
-    for title, (top, left) in (("easiest", corners[0]), ("hardest, worst first", corners[half])):
-        axes.text(left, top - 0.27 * size, title, fontsize=11, fontweight="bold", va="bottom")
+    titles = ("easiest first: label and difficulty", "hardest first: label and difficulty")
+    for title, (top, left) in zip(titles, (corners[0], corners[half]), strict=True):
+        axes.text(left, top - 0.4 * size, title, fontsize=11, fontweight="bold", va="bottom")
     axes.set_axis_off()
     figure.savefig(path, format="png")
 
@@ -100,7 +106,7 @@ def _mosaic(images_MCHW: np.ndarray, half: int, rows: int) -> tuple[np.ndarray, 
     _, channels, height, width = images_MCHW.shape
     low, high = float(images_MCHW.min()), float(images_MCHW.max())
     pixels_MHWC = (np.moveaxis(images_MCHW, 1, 3) - low) / max(high - low, 1e-12)
-    step_y, step_x, title = round(1.32 * height), round(1.12 * width), round(0.3 * height)
+    step_y, step_x, title = round(1.4 * height), round(1.12 * width), round(0.3 * height)
     block = rows * step_y + title
     sheet = np.ones((2 * block, _COLUMNS * step_x, channels))
     corners = []

@@ -137,11 +137,15 @@ class Attributions(pl.Callback):
             name, probability = data.label_names[label], float(outputs["probability"][row, label])
             explained = float(found.score[row] - found.baseline[row])
             gap = f"completeness within {float(found.gap[row]):.1e} of {explained:.3g}"
+            true = _true_label(batch, row, data.label_names)
             first = sorted(range(n), key=lambda i: -abs(values[i]))[: self.words]
             weighed = ", ".join(f"{words[i]} {values[i]:+.2f}" for i in first)
-            say(f"{batch['id'][row]}: {name} {probability:.3f}; {weighed}; {gap}")
-            title = f"{batch['id'][row]}: {name} {probability:.3f} ({gap})"
-            self._rows.append(f"<h2>{html.escape(title)}</h2>\n<p>{marked(words, values)}</p>")
+            said = f"{name} {probability:.3f}{'' if true is None else f', true {true}'}"
+            say(f"{batch['id'][row]}: {said}; {weighed}; {gap}")
+            verdict = "" if true is None else f"; true label {true}, {'right' if true == name else 'wrong'}"
+            fact = f"predicted {name} with probability {probability:.3f}{verdict}; {gap}"
+            title = f'<h2>{html.escape(str(batch["id"][row]))}</h2>\n<p class="fact">{html.escape(fact)}</p>'
+            self._rows.append(f"<article>{title}\n<p>{marked(words, values)}</p></article>")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the page, on the first rank."""
@@ -151,24 +155,50 @@ class Attributions(pl.Callback):
             path.write_text(_PAGE.format(rows="\n".join(self._rows)), encoding="utf-8")
 
 
+def _true_label(batch: Any, row: int, names: Sequence[str]) -> str | None:
+    """The label that a text came with, None for a new text."""
+    label = batch.get("label")
+    return None if label is None or int(label[row]) < 0 else names[int(label[row])]
+
+
 def marked(words: Sequence[str], values: Sequence[float]) -> str:
-    """Words as HTML, blue for the predicted class and red against it, the stronger the more it weighs."""
+    """Words as HTML: blue for the predicted class, red and underlined against it, the stronger the more it weighs."""
     largest = max(map(abs, values), default=0.0) or 1.0
     spans = []
     for word, value in zip(words, values, strict=True):
-        colour = "40, 90, 220" if value > 0 else "220, 60, 40"
-        style = f"background: rgba({colour}, {0.7 * abs(value) / largest:.2f})"
-        spans.append(f'<span style="{style}" title="{value:+.4f}">{html.escape(word)}</span>')
+        side, strength = "for" if value > 0 else "against", abs(value) / largest
+        faint = " faint" if strength < 0.1 else ""
+        style = f'style="--s: {strength:.2f}" title="{value:+.4f}"'
+        spans.append(f'<span class="{side}{faint}" {style}>{html.escape(word)}</span>')
     return " ".join(spans)
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Attributions</title>
-<style>body {{ font: 16px/1.7 sans-serif; max-width: 50em; margin: 2em auto; }} h2 {{ font-size: 1em; }}
-span {{ border-radius: 3px; padding: 0 2px; }}</style></head>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Attributions</title>
+<style>
+:root {{ color-scheme: light dark; --ink: #1b1b1b; --soft: #5a5a5a; --page: #fff; --line: #ddd; --blue: 60, 120, 255;
+  --red: 230, 80, 60; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #ececec; --soft: #a8a8a8; --page: #161616; --line: #3a3a3a;
+  --blue: 50, 100, 235; --red: 200, 60, 45; }} }}
+body {{ font: 16px/1.8 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 46em;
+  margin: 1.5em auto; padding: 0 16px; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.4em; line-height: 1.3; }}
+h2 {{ font-size: 1em; margin: 0; }}
+article {{ border-top: 1px solid var(--line); padding: 0.8em 0; }}
+article p {{ margin: 0.2em 0; }}
+.fact {{ color: var(--soft); font-size: 0.875em; line-height: 1.5; }}
+span {{ border-radius: 3px; padding: 1px 2px; }}
+.for {{ background: rgba(var(--blue), calc(0.6 * var(--s))); }}
+.against {{ background: rgba(var(--red), calc(0.6 * var(--s))); text-decoration: underline 2px rgb(var(--red)); }}
+.faint {{ text-decoration: none; }}
+</style></head>
 <body><h1>Which words the predictions rest on</h1>
-<p>Integrated gradients from a text of unknown words: blue speaks for the predicted class, red against it. The values
-add up to the score of the text minus that of the unknown words, within what is written.</p>
+<p>Integrated gradients from a text of unknown words: <span class="for" style="--s: 1">blue</span> speaks for the
+predicted class, <span class="against" style="--s: 1">red and underlined</span> against it, the stronger the more. The
+values add up to the score of the text minus that of the unknown words, within what is written.</p>
 {rows}
 </body></html>
 """

@@ -30,7 +30,7 @@ COLOURS = np.array(
 class Overlays(Callback):
     """Draws the test samples that went best and worst: ``plots/test-best.png``, ``plots/test-worst.png``.
 
-    Each row shows the image, its true mask and the predicted one, and says which class was right and which predicted.
+    Each sample is its image, its true mask and the predicted one, each with a caption, which is red for a wrong class.
     Samples are ranked by the IoU of everything that is not class 0; without a segmenter by the probability of the right
     class.
 
@@ -115,7 +115,9 @@ def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path,
     columns = 3 if "masks" in rows[0][2] else 1
     across = 2 if len(rows) > 1 else 1
     down = -(-len(rows) // across)
-    figure = Figure(figsize=(across * columns * 1.35, down * 1.62), layout="constrained")
+    labelled = "label" in rows[0][2]
+    lines = 2 if columns > 1 else 1 + 2 * labelled  # of the captions
+    figure = Figure(figsize=(across * columns * 1.35, down * (1.4 + 0.13 * lines)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(down, across * columns, squeeze=False)
     for axes in grid.flat:
@@ -128,28 +130,37 @@ def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path,
         pictures = [image_HWC, *(overlaid(image_HWC, mask) for mask in sample.get("masks", ()))]
         for axes, picture in zip(grid[row, first : first + columns], pictures, strict=True):
             axes.imshow(picture, interpolation="nearest")
-        if "label" in sample:
-            wrong = sample["label"] != sample["predicted"]
-            said = f"{caption(names[sample['label']])}, said {caption(names[sample['predicted']])}"
-            grid[row, first].set_title(said, fontsize=7, color="#c8553d" if wrong else "black")
+        titles = ["image"]
+        if labelled:
+            true, predicted = (caption(names[sample[key]], 13) for key in ("label", "predicted"))
+            titles = [f"true {true}\npredicted {predicted}"]
         if columns > 1:
-            grid[row, first + 1].set_title("truth", fontsize=7)
-        grid[row, first + columns - 1].set_title(f"{'IoU' if columns > 1 else ''} {rank:.3f}", fontsize=7, loc="right")
+            titles += ["true mask", f"predicted mask\nIoU {rank:.3f}"]
+        else:
+            titles[0] += f"\np(true) {rank:.3f}"
+        for axes, title in zip(grid[row, first : first + columns], titles, strict=True):
+            axes.set_title(title, fontsize=7)
+        if labelled and sample["label"] != sample["predicted"]:
+            grid[row, first].title.set_color("#c8553d")
     if columns > 1:
-        _legend(figure, data.mask_names)
+        _legend(figure, data.mask_names, any((mask == IGNORE).any() for _, _, each in rows for mask in each["masks"]))
     temporary = folder / f".test-{name}.tmp"
     figure.savefig(temporary, dpi=150, format="png")
     temporary.replace(folder / f"test-{name}.png")
 
 
-def _legend(figure: Any, mask_names: list[str]) -> None:
-    """Says which colour is which class of a pixel, below the rows; one class needs none, and colours repeat."""
+def _legend(figure: Any, mask_names: list[str], any_unknown: bool) -> None:
+    """Says which colour is which class of a pixel, below the rows; colours repeat."""
     from matplotlib.patches import Patch
 
     shown = mask_names[1 : len(COLOURS)]
-    if len(shown) > 1:
-        patches = [Patch(color=COLOURS[1 + i] / 255, label=each) for i, each in enumerate(shown)]
-        figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=7, frameon=False)
+    patches = [Patch(color=COLOURS[1 + i] / 255, label=caption(each)) for i, each in enumerate(shown)]
+    if any_unknown:
+        patches.append(Patch(facecolor="white", edgecolor="black", label="unknown"))
+    if patches:
+        figure.legend(
+            handles=patches, loc="outside lower center", ncols=min(len(patches), 4), fontsize=7, frameon=False
+        )
 
 
 class MaskWriter(Callback):

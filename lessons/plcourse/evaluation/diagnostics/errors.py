@@ -58,11 +58,11 @@ class ConfidentErrors(Diagnostic):
 
 def _draw(scores: Scores, rows: list[int], path: Path) -> None:
     high = -(-len(rows) // _COLUMNS)
-    drawn, grid = figure(1.3 * _COLUMNS, 1.55 * high, nrows=high, ncols=_COLUMNS, squeeze=False)
+    drawn, grid = figure(1.3 * _COLUMNS, 1.75 * high, nrows=high, ncols=_COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, row in zip(grid.flat, rows, strict=False):
         axes.imshow(scores.pictures[row], cmap="gray", vmin=0, vmax=1)
-        truth, guess = (caption(scores.label_names[k]) for k in (scores.labels[row], scores.predicted[row]))
-        axes.set_title(f"{truth}, taken for {guess}\n{scores.confidence[row]:.3f}", fontsize=7)
+        truth, guess = (caption(scores.label_names[k], 13) for k in (scores.labels[row], scores.predicted[row]))
+        axes.set_title(f"true {truth}\npredicted {guess}\nconfidence {scores.confidence[row]:.3f}", fontsize=7)
     save(drawn, path)
