@@ -119,13 +119,14 @@ def test_new_rows_that_cannot_be_predicted_are_named(
 def test_columns_that_only_count_the_rows_are_left_out_unless_they_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    frame = houses(20).drop(columns="house").assign(day=range(1, 21))
+    frame = houses(20).drop(columns="house").assign(day=range(1, 21), Id=DRAW.permutation(50)[:20])
     frame.to_csv(tmp_path / "t.csv", index=False)
     table = Table.read("table_file", str(tmp_path / "t.csv"), Columns("price"))
     assert table.names == ["size", "rooms", "lift", "temp"]
     said = capsys.readouterr().out
     assert "column 'Unnamed: 0' is an index that was saved along and is left out" in said
     assert "column 'day' only counts the rows and is left out" in said
+    assert "column 'Id' only names the rows and is left out" in said
     table = Table.read("table_file", str(tmp_path / "t.csv"), Columns("price", features=["day", "size"]))
     assert table.features[:, 0].tolist() == list(range(1, 21))
 

@@ -205,7 +205,7 @@ def _values(name: str, column: str, frame: pd.DataFrame) -> np.ndarray:
     Raises:
         UserError: a cell that is missing, or no finite number.
     """
-    values, cells = feature_values(frame, column), as_text(frame, column)
+    values, cells = feature_values(frame, column), pd.Series(frame[column])
     missing = np.flatnonzero(cells.isna())
     wrong = np.setdiff1d(np.flatnonzero(~np.isfinite(values)), missing)
     if len(wrong) and len(wrong) + len(missing) == len(values):

@@ -18,6 +18,7 @@ from plcourse.core.screen import say
 
 _INDEX = re.compile(r"Unnamed: \d+(\.\d+)*")  # an index of pandas, or the row names of R
 _NO_NUMBER = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".", "missing", "unknown"}
+_NAMES = ("id", "index", "level_0")  # of whole numbers that are all different
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 # a spread below this share of the largest value is rounding, not information
 _CONSTANT = 1e-12
@@ -28,7 +29,8 @@ def features_of(name: str, frame: pd.DataFrame, taken: Collection[str | None]) -
 
     A column is numeric if its cells are numbers, some of which may be missing or written as ``NA``, ``null`` or ``?``:
     such rows are refused later. All others are left out with a line, and so are a column without a name, as pandas and
-    R write for an index, and one that only counts the rows, from 0 or 1.
+    R write for an index, one that only counts the rows, from 0 or 1, and one of distinct whole numbers that is called
+    ``id`` or ``index``.
 
     Args:
         name: what an error calls the table.
@@ -43,9 +45,10 @@ def features_of(name: str, frame: pd.DataFrame, taken: Collection[str | None]) -
     for column in map(str, frame):
         if column in taken:
             continue
-        values, cells = numbers(frame, column), as_text(frame, column)
+        values = numbers(frame, column)
         known = ~np.isnan(values)
-        words = [cell for cell in cells[~known] if cell is not None and cell.strip().lower() not in _NO_NUMBER]
+        cells = as_text(frame.loc[~known], column).dropna()
+        words = [cell for cell in cells if cell.strip().lower() not in _NO_NUMBER]
         commas = [cell for cell in words if _COMMA.fullmatch(cell.strip())]
         if commas and len(commas) == len(words):
             raise UserError(
@@ -67,10 +70,12 @@ def features_of(name: str, frame: pd.DataFrame, taken: Collection[str | None]) -
 def feature_values(frame: pd.DataFrame, column: str) -> np.ndarray:
     """A column that was chosen as a feature, float64 [N]: its numbers, and 1 and 0 for ``True`` and ``False``."""
     values = numbers(frame, column)
-    if not np.isnan(values).any():
-        return values
-    flags = as_text(frame, column).str.strip().str.lower().map({"true": 1.0, "false": 0.0})
-    return np.where(np.isnan(values), flags.to_numpy(np.float64), values)
+    unknown = np.isnan(values)
+    if unknown.any():
+        flags = as_text(frame.loc[unknown], column).str.strip().str.lower().map({"true": 1.0, "false": 0.0})
+        values = values.copy()
+        values[unknown] = flags.to_numpy(np.float64)
+    return values
 
 
 def index_like(column: str, values: np.ndarray) -> str | None:
@@ -82,7 +87,11 @@ def index_like(column: str, values: np.ndarray) -> str | None:
     """
     if _INDEX.fullmatch(column):
         return "is an index that was saved along"
-    if len(values) > 2 and any(np.array_equal(values, np.arange(start, start + len(values))) for start in (0, 1)):
+    if len(values) < 3:
+        return None
+    if column.casefold() in _NAMES and len(np.unique(values)) == len(values) and not (values % 1).any():
+        return "only names the rows"
+    if any(np.array_equal(values, np.arange(start, start + len(values))) for start in (0, 1)):
         return "only counts the rows"
     return None
 
