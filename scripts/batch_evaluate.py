@@ -1,10 +1,11 @@
 """Scores many checkpoints on many data sets and writes one table, as CSV, Parquet and Markdown.
 
-    python scripts/batch_evaluate.py ddp/one_process export/classifier --data plain --data other split_seed=7 \
+    python scripts/batch_evaluate.py ddp/one_process export/classifier --data plain --data other root=photos \
       --output evaluations
 
 Each ``--data`` is a name and settings of the data module, or dotted keys of the config. The runs themselves stay as
-they are. Called again, it goes on where it was stopped; exit status 1 says that a cell failed, and its row says why.
+they are. A cell whose data hold samples that its run was trained on fails. Called again, the script goes on where it
+was stopped; exit status 1 says that a cell failed, and its row says why.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def read_data(words: list[str]) -> tuple[str, dict[str, Any]]:
     for word in words[1:]:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise UserError(f"--data {words[0]}: '{word}' is no setting; write KEY=VALUE, as in split_seed=7")
+            raise UserError(f"--data {words[0]}: '{word}' is no setting; write KEY=VALUE, as in root=photos")
         overrides[key if "." in key else f"data.init_args.{key}"] = _value(value)
     return words[0], overrides
 

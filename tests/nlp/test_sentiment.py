@@ -291,6 +291,9 @@ def test_a_length_beyond_the_tokens_counts_as_all_of_them() -> None:
     assert torch.equal(module(tokens_BT, torch.tensor([9])), module(tokens_BT, torch.tensor([3])))
 
 
+_SIZES = ("val_size", "test_size")
+
+
 def finetuned_config(path: Path, pretrained: str | None, encoder: str = "LSTMLanguageModel") -> dict[str, Any]:
     """A classifier whose encoder is the network of `language_config`."""
     config = sentiment_config(path, max_epochs=1, callbacks=[])
@@ -320,6 +323,26 @@ def test_finetuned_begins_with_the_weights_and_words_of_the_language_model(tmp_p
     assert own["TextData"]["tokenizer"] == known["LanguageData"]["tokenizer"]
     (runs / "own/lm").rename(runs / "own/moved")  # what was taken over is in the run's own checkpoint
     main(["test", "--run", str(run.path)])
+
+
+def test_texts_that_the_language_model_has_read_are_not_scored(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = table(tmp_path / "mine.csv")
+    changes = {"trainer__max_epochs": 1, "data__init_args__source": "text_table"}
+    config = finetuned_config(own, "own/lm")
+    for seed, status in ((config["data"]["init_args"].get("split_seed", 0), None), (1, 2)):
+        language = language_config(own, **changes, data__init_args__split_seed=seed)
+        language["data"]["init_args"] |= {size: config["data"]["init_args"].get(size, 0.1) for size in _SIZES}
+        main(["fit", "-c", str(write_config(tmp_path / "lm.yaml", language))])
+        main(["fit", "-c", str(write_config(tmp_path / "fine.yaml", config))])
+        if status is None:
+            main(["test", "--run", "own/fine"])
+            continue
+        with pytest.raises(SystemExit) as ended:
+            main(["test", "--run", "own/fine"])
+        assert ended.value.code == status
+        assert re.search(r"was trained on \d+ of the \d+ test samples.*split_seed=1", capsys.readouterr().err)
 
 
 def test_what_cannot_be_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,8 @@ class Training:
     @classmethod
     def on(cls, samples: Identities, terms: Mapping[str, Any]) -> "Training":
         """A training on these samples."""
-        hashes = np.unique(samples.hashes)
+        hashes = np.sort(samples.hashes, axis=None)  # np.unique takes ten times as long
+        hashes = hashes[np.diff(hashes, prepend=~hashes[:1]) != 0]
         digest = hashlib.blake2b(hashes.tobytes(), digest_size=8).hexdigest()
         return cls(dict(terms), hashes, len(samples.hashes), digest)
 
