@@ -147,6 +147,18 @@ class RawMasks(RawImages, Protocol):
         ...
 
 
+@runtime_checkable
+class RawTexts(Protocol):
+    """A data module of texts, whose batches carry them as ``written`` and whose ``state_dict`` can encode new ones.
+
+    That state travels in an exported file, so the file is verified on texts that were encoded by it alone.
+    """
+
+    def encoded(self, state: Mapping[str, Any], written: Sequence[str]) -> dict[str, Tensor]:
+        """The fields of a batch that hold the tokens of some texts, made by nothing but ``state``."""
+        ...
+
+
 def as_exportable(module: pl.LightningModule, batch: Any) -> Exportable:
     """The module itself where it implements `Exportable`, else the default for classifiers of images or features.
 

@@ -3,6 +3,7 @@
 Shape suffixes: B samples, C channels, H rows, W columns, D features.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from plcourse.core.data.resize import Resize, Resizer, Unresizer, in_size_of_input
 from plcourse.core.errors import UserError
-from plcourse.core.exportable import Dimension, Exportable, Input, RawImages, RawInputs
+from plcourse.core.exportable import Dimension, Exportable, Input, RawImages, RawInputs, RawTexts
 from plcourse.export.card import Card, Port, flatten
 
 FREE_SIZE = {2: Dimension("height"), 3: Dimension("width")}
@@ -167,6 +168,7 @@ class Program:
             data = {key: value for key, value in data.items() if key != "resize"}
         self.module, self.exportable, self.data = module, exportable, data
         self.raw: RawInputs | None = datamodule if preprocess and isinstance(datamodule, RawInputs) else None
+        self.texts: RawTexts | None = datamodule if isinstance(datamodule, RawTexts) else None
         self.preprocess, self.probabilities = preprocess, probabilities
         signature = exportable.export_signature()
         if (preprocess or probabilities) and len(signature.inputs) != 1:
@@ -200,6 +202,8 @@ class Program:
 
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
         """What the exported file takes for a batch of the data module."""
+        if self.texts is not None and "written" in batch:
+            batch = {**batch, **self.texts.encoded(json.loads(json.dumps(self.data)), batch["written"])}
         inputs = self.exportable.export_inputs(batch)
         if self.pixels is None:
             return inputs

@@ -141,7 +141,7 @@ class Exporter:
 
             def score(runner: Any) -> dict[str, float]:
                 bridge = Bridge(card)
-                if self.program.raw is not None:
+                if self.program.raw is not None or self.program.texts is not None:
                     return self.score_raw(bridge, runner)
                 with standing_in(self.module, lambda *inputs: bridge.outputs(runner(bridge.inputs(inputs)))):
                     return self.score()

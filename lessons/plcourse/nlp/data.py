@@ -1,11 +1,12 @@
 """Lesson 19: the same reviews as labelled texts and as text to be continued; and files of one's own."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from plcourse.core.data import BatchLoader, OnError, Process, delegated, eval_loader, run_seed, train_loader
 from plcourse.core.data.lines import read_lines
@@ -13,7 +14,7 @@ from plcourse.core.data.names import restore_first
 from plcourse.core.errors import UserError
 from plcourse.core.screen import say
 from plcourse.nlp.corpora import OneText, Prompts, read_prompts, stream_of
-from plcourse.nlp.parts import TextParts
+from plcourse.nlp.parts import TextParts, encoded_by
 from plcourse.nlp.streams import EvalWindows, TrackSampler, TrainWindows
 from plcourse.nlp.tokenizers import Kind
 
@@ -109,8 +110,12 @@ class TextData(pl.LightningDataModule):
         anew.parts = self.parts.with_split(train_ids, val_ids)
         return anew
 
+    def encoded(self, state: Mapping[str, Any], written: Sequence[str]) -> dict[str, Tensor]:
+        """The tokens of texts, encoded by what a checkpoint or an exported file carries alone."""
+        return encoded_by(state, written)
+
     def state_dict(self) -> dict[str, Any]:
-        """Tokenizer and label names, which go into the checkpoint."""
+        """Tokenizer, the length that texts are cut to, and label names, which go into the checkpoint."""
         return self.parts.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -4,13 +4,14 @@ Shapes: N texts of a part, B texts of a batch, T tokens of the longest of them.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
 from pytorch_lightning import Trainer
+from torch import Tensor
 
 from plcourse.core.data import (
     BatchLoader,
@@ -76,6 +77,13 @@ class TokenSet:
             "label": self.labels[torch.from_numpy(indices)],
             "id": [self.ids[i] for i in indices.tolist()],
         }
+
+
+def encoded_by(state: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Tensor]:
+    """The padded tokens of texts and their lengths, by what `TextParts.state_dict` says alone."""
+    tokens = [each[: state["max_length"]] for each in load_tokenizer(state["tokenizer"]).encode(texts)]
+    batch = TokenSet(tokens, np.zeros(len(texts), np.int64), [""] * len(texts)).fetch(np.arange(len(texts)), 0)
+    return {name: batch[name] for name in ("text", "length")}
 
 
 class BucketSampler:
@@ -252,7 +260,8 @@ class TextParts:
 
     def state_dict(self) -> dict[str, Any]:
         """What new texts need, in plain types."""
-        return {"tokenizer": self.tokenizer.state_dict(), "label_names": list(self.label_names)}
+        known = {"label_names": list(self.label_names), "max_length": self.max_length}
+        return {"tokenizer": self.tokenizer.state_dict(), **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what a checkpoint was trained with; without ``label_names`` the texts may have any classes.
