@@ -168,3 +168,20 @@ def test_a_checkpoint_that_does_not_know_its_depth_read_16_bits(tmp_path: Path) 
     parts.source.read(np.arange(1))
     parts.load_state_dict(state)
     assert torch.equal(parts.source.read(np.arange(1))[0, 0], torch.from_numpy((values >> 8).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("ending", ["avif", "tga", "jp2", "qoi", "dds", "png"])
+def test_a_torn_file_of_any_kind_is_named(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "png":
+        cv2.imwrite(str(path), noise(40, 40, 3, top=4096, kind=np.uint16))
+    else:
+        Image.fromarray(noise(40, 40, 3)).save(path)
+    content = path.read_bytes()
+    for cut in (len(content) // 4, len(content) // 2):
+        path.write_bytes(content[:cut])
+        facts = inspect(path, decode=True)
+        assert facts.error
+        assert "\n" not in facts.error
+        with pytest.raises(UserError, match=rf"a\.{ending}'"):
+            open_files([str(path)], (3, 40, 40), depth=16).read(np.array([0]))

@@ -24,6 +24,7 @@ DECODE_ERRORS = (
     EOFError,
     IndexError,
     TypeError,  # a tag of a TIFF file that holds another type than Pillow counts on
+    RuntimeError,  # of the decoder of AVIF, and of formats that are known in part
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
@@ -241,8 +242,11 @@ def _deep_values(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     content = np.frombuffer(stream.read(), np.uint8)
     stream.seek(at)
     image.load()  # names a torn file, of which OpenCV returns what there is
-    values = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16:
+    try:
+        values = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        values = None
+    if values is None or values.dtype != np.uint16 or values.shape[:2] != (image.height, image.width):
         raise ValueError("its colours of 16 bits cannot be decoded; convert the file to 8 bits")
     if values.ndim == 2:
         return values, None
