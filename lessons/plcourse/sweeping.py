@@ -9,6 +9,7 @@ processes come last, one at a time, each in a worker of its own whose ranks `plc
 Workers die with this process, however it dies; `--resume` then takes up each cell at its last checkpoint.
 """
 
+import shlex
 import sys
 import time
 from typing import Any
@@ -81,7 +82,7 @@ def _carry_on(record: Sweep, pending: list[dict[str, Any]], command: Command, cr
         screen.close()
         record.close(bool(stop.stop))
     if stop.stop:
-        screen.say(f"\nto go on: plcourse sweep --resume {record.path}")
+        screen.say(f"\nto go on: plcourse sweep --resume {shlex.quote(str(record.path))}")
         raise Interrupted(stop.stop)
     _say_how_it_ended(record, screen, f" after {time.monotonic() - began:.1f} s")
 
@@ -89,10 +90,11 @@ def _carry_on(record: Sweep, pending: list[dict[str, Any]], command: Command, cr
 def _say_how_it_ended(record: Sweep, screen: Screen, took: str = "") -> None:
     screen.say("\n".join(["", *summary(record), "", f"{record.status}{took}: {record.path}"]))
     if error := failures(record):
-        screen.say(f"  plcourse sweep --resume {record.path}")
+        screen.say(f"  plcourse sweep --resume {shlex.quote(str(record.path))}")
         raise error
-    metric = record.record["metric"]
-    screen.say(f"  plcourse compare {record.path} --metric {metric['name'] if metric else 'NAME'}")
+    scored = next((score for cell in record.cells if (score := record.score(cell))), None)
+    if scored is not None:
+        screen.say(f"  {shlex.join(['plcourse', 'compare', str(record.path), '--metric', scored[0]])}")
 
 
 def _run_cells(record: Sweep, cells: list[dict[str, Any]], command: Command, pool: Pool, screen: Screen) -> None:

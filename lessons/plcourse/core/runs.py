@@ -198,7 +198,11 @@ class Run:
         file = self.path / "eval" / f"{split}.json"
         if not file.is_file():
             known = sorted(path.stem for path in (self.path / "eval").glob("*.json"))
-            there = f"it has {', '.join(known)}" if known else f"`plcourse test --run {self.name}` makes one"
+            there = (
+                f"it has {', '.join(known)}"
+                if known
+                else f"`plcourse test --run {shlex.quote(str(self.path))}` makes one"
+            )
             raise UserError(f"run {self.name} has no evaluation {split!r}; {there}{nearest(split, known)}")
         try:
             evaluation = json.loads(file.read_bytes())

@@ -7,6 +7,7 @@ configs are written, complete, before the first cell runs: what is edited later 
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -200,7 +201,7 @@ class Sweep:
             if asked[key] != self.record.get(key):
                 raise UserError(
                     f"sweep '{self.path}' was made with other {key} than this command; to go on with it as it is: "
-                    f"plcourse sweep --resume {self.path}"
+                    f"plcourse sweep --resume {shlex.quote(str(self.path))}"
                 )
 
 

@@ -7,6 +7,7 @@ name further files; those must lie in its own folder. Neither torch nor onnxrunt
 
 import hashlib
 import json
+import shlex
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -121,7 +122,7 @@ class Artefacts:
             known = ", ".join(manifest) or "none"
             raise UserError(
                 f"run {self.run.name} has no export '{format_}', it has {known}{nearest(format_, manifest)}; "
-                f"plcourse export --run {self.run.name} --format {format_}"
+                f"plcourse export --run {shlex.quote(str(self.run.path))} --format {format_}"
             )
         path, entry = self.path(format_), manifest[format_]
         if not path.is_file() or digest(path) != entry["sha256"]:

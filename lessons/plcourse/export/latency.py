@@ -4,6 +4,7 @@ Each format is open in a process of its own, and all of them take turns within e
 machine that gets slower half-way slows all of them. The speed-up is the median over rounds of the ratio within a round.
 """
 
+import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -52,9 +53,8 @@ def candidates(
             cards[name] = card
     if not cards:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or f"none of {', '.join(formats)}"
-        raise UserError(
-            f"run {artefacts.run.name} has no verified export ({why}): plcourse export --run {artefacts.run.name}"
-        )
+        command = shlex.join(["plcourse", "export", "--run", str(artefacts.run.path)])
+        raise UserError(f"run {artefacts.run.name} has no verified export ({why}): {command}")
     return cards, left_out
 
 

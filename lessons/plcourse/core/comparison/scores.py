@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
@@ -75,7 +76,7 @@ def _no_metric(metric: str, cells: list[Cell]) -> str:
     names = metric_names(cells)
     known = f"there are {few(names, 8)}{nearest(metric, names)}" if names else "these runs have no scores"
     if metric.startswith("test/") and not any(name.startswith("test/") for name in names):
-        known += f"; `plcourse test --run {cells[0].folder}` makes those of test"
+        known += f"; `plcourse test --run {shlex.quote(str(cells[0].folder))}` makes those of test"
     return f"no run has the metric {metric!r}; {known}"
 
 

@@ -25,6 +25,10 @@ def repeat_part(run: Run, evaluated: list[Evaluation], record: dict[str, Any]) -
             words += ["--ckpt_path", str(run.path / start["checkpoint"])]
         words += ["--then", ",".join(verbs)] * bool(verbs)
         lines += ["# from the run's own folder, every default written out", shlex.join([*words, *flags])]
+        if record.get("changes"):
+            lines.append("# (its settings were changed while it trained: run.json says from which step on)")
+        if record.get("changes"):
+            lines.append("# (its settings were changed while it trained: run.json says from which step on)")
     for each in evaluated:
         if each.stage in _VERBS and (line := _evaluation(run, each, record, flags)):
             lines += ["", f"# the scores of part {each.stage}{_with(each.settings)}", line]
