@@ -324,7 +324,7 @@ class TestContents:
 
     def test_evaluations_and_predictions(self, root):
         run = made(root, "20260101-000000")
-        assert f"plcourse test --run {run.name}" in message(run.eval, "test")
+        assert f"plcourse test --run {run.path}" in message(run.eval, "test")
         assert run.predictions == []
         (run.path / "eval").mkdir()
         (run.path / "eval/test.json").write_text('{"metrics": {"test/accuracy": 0.5}}')
