@@ -336,7 +336,7 @@ def test_another_curriculum_is_not_resumed(forked: Command, tmp_path: Path, runs
     run = ["fit", "--run", runs / "own" / "column" / "latest", "--ckpt_path", "last", "--trainer.max_epochs", "2"]
     loop = "--trainer.fit_loop.init_args"
     for flags, message in (
-        (["--data.init_args.label_noise", "0.1"], "orders other training samples or labels"),
+        (["--data.init_args.label_noise", "0.1"], "data.init_args.label_noise is 0.0 in run"),
         ([f"{loop}.pacing.init_args.ramp", "0.3"], "was trained with pacing {'class': 'PacingFunction'"),
     ):
         assert message in forked(*run, *flags, status=2).stderr

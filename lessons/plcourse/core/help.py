@@ -69,7 +69,7 @@ _FLAGS = {
     "fit": (
         _CONFIG,
         ("--then VERBS", "go on with test, predict, validate or export in the same command; a comma list"),
-        ("--run RUN", "with --ckpt_path last: continue this run in its own folder"),
+        ("--run RUN", "continue this run in its own folder; other flags change it from there on"),
         (
             "--ckpt_path last|best|PATH",
             "continue from a checkpoint; last with -c alone: of the config's latest run",
