@@ -144,14 +144,21 @@ class TestOtherSettings:
             ("--seed_everything=9", "seed_everything is 3 in run .* and 9 is asked for"),
             ("--optimizer=torch.optim.AdamW", "model.init_args.optimizer is SGD in run .* and AdamW is asked for"),
             ("--lr_scheduler=WarmupCosine", "lr_scheduler is null in run .* and WarmupCosine is asked for"),
+            (
+                "--trainer.accumulate_grad_batches=2",
+                "trainer.accumulate_grad_batches is 1 in run .* and 2 is asked for",
+            ),
+            ("--trainer.limit_train_batches=2", "trainer.limit_train_batches is null in run .* and 2 is asked for"),
+            ("--trainer.callbacks+=GradientAccumulationScheduler", "the plan of the steps go by it"),
             ("--trainer.fast_dev_run=true", "trainer.fast_dev_run is False in run .* and True is asked for"),
             ("--trainer.callbacks+=BatchSizeFinder", "it chooses a setting before a run begins"),
         ],
     )
     def test_what_would_make_another_run_is_refused(self, finished: Run, flag: str, message: str) -> None:
         before = files(finished)
+        more = ["--trainer.callbacks.scheduling={1: 2}"] if flag.endswith("Scheduler") else []
         with pytest.raises(UserError, match=message) as refused:
-            go_on(finished, flag, "--trainer.max_epochs=3")
+            go_on(finished, flag, *more, "--trainer.max_epochs=3")
         assert "\n" not in str(refused.value)
         assert files(finished) == before
 

@@ -24,6 +24,8 @@ RULES: tuple[tuple[str, str], ...] = (
     ("seed_everything", "the random numbers of a run follow from it"),
     ("trainer.fast_dev_run", "it tries a new run out"),
     ("trainer.overfit_batches", _DATA),
+    ("trainer.limit_train_batches", _PLAN),
+    ("trainer.accumulate_grad_batches", _PLAN),
     ("trainer.*", MAY_CHANGE),
     # the optimizers and schedules of any model; loops and `configured` put their settings in
     ("model.init_args.*optimizer.init_args.*", MAY_CHANGE),
@@ -56,8 +58,11 @@ RULES: tuple[tuple[str, str], ...] = (
 )
 _CALLBACKS = "trainer.callbacks"
 _TUNERS = ("BatchSizeFinder", "LearningRateFinder")  # they choose a setting of a run before it begins
-# Callbacks whose state brings their settings back, so that others would not be used.
-_FROZEN = ("StochasticWeightAveraging",)
+# Callbacks whose settings must stay: the state in the checkpoint brings them back, or the steps were planned by them.
+_FROZEN = {
+    "StochasticWeightAveraging": "the state in the checkpoint brings the old setting back",
+    "GradientAccumulationScheduler": _PLAN,
+}
 # What the folds of a cross-validation may differ in: nothing that a training depends on.
 _OF_NO_FOLD = (
     *("trainer.fit_loop.init_args.folds", "trainer.fit_loop.init_args.n_jobs"),
@@ -154,8 +159,9 @@ def _refusal(key: str, old: Any, new: Any, asked: Mapping[str, Any]) -> str:
         place = key.split(".")[2]
         if _class_name(new) in _TUNERS:
             return "it chooses a setting before a run begins, and this one has begun"
-        if place.isdecimal() and old is not None and _class_name(asked["trainer"]["callbacks"][int(place)]) in _FROZEN:
-            return "the state in the checkpoint brings the old setting back"
+        known = _class_name(asked["trainer"]["callbacks"][int(place)]) if place.isdecimal() else _class_name(old)
+        if known == "GradientAccumulationScheduler" or (place.isdecimal() and old is not None):
+            return _FROZEN.get(known, MAY_CHANGE)
         return MAY_CHANGE
     plain = ("", "FitLoop", "TracingFitLoop")
     if key == "trainer.fit_loop" and not (_class_name(old) in plain and _class_name(new) in plain):
