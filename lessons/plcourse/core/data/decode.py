@@ -35,7 +35,7 @@ _ONE_PICTURE = ("MPO", "PSD")  # formats whose further frames are previews and l
 _DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, scanners and microscopes deliver
 _SURE = 1 << 14  # a file with a value from here on uses all 16 bits
 _ORIENTATION = 0x0112  # the EXIF tag
-_PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # where a PNG can hold an orientation
+_PNG_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts of a PNG that can hold an orientation
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -214,10 +214,21 @@ def _orientation_in(content: bytes, image: Image.Image) -> int:
     """The orientation of a file that has just been opened, without loading it."""
     if image.format != "PNG":
         return orientation_of(image)
-    if not any(mark in content for mark in _PNG_EXIF):
+    if not _has_exif(content):
         return 1  # asked for it, Pillow would decode the whole picture to look for EXIF data behind it
     with Image.open(BytesIO(content)) as again:
         return orientation_of(again)
+
+
+def _has_exif(png: bytes) -> bool:
+    """Whether one of the chunks of a PNG file can hold an orientation; pixels are stepped over."""
+    at = 8
+    while at + 8 <= len(png):
+        kind, data = png[at + 4 : at + 8], at + 8
+        if kind == b"eXIf" or (kind in (b"tEXt", b"zTXt", b"iTXt") and png.startswith(_PNG_TEXTS, data)):
+            return True
+        at = data + int.from_bytes(png[at : at + 4], "big") + 4
+    return False
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -22,6 +22,7 @@ from plcourse.core.data.decode import reason_of
 from plcourse.core.data.folder import CACHE_BYTES, FolderSource
 from plcourse.core.data.mask_files import IGNORE, MaskFile, fitted, read_mask, smeared, turns
 from plcourse.core.data.mask_layout import find_masks
+from plcourse.core.data.mask_values import mask_classes
 from plcourse.core.data.photos import digits_on_photos
 from plcourse.core.data.protocols import Source
 from plcourse.core.data.resize import ImageSize, Resize, check_resize, size_of, window_of
@@ -307,53 +308,9 @@ def _mask_folder(
         found.notes,
         mask_values,
     )
-    lookup, count = _mask_classes(values, mask_names, mask_values)
+    lookup, count = mask_classes(values, mask_names, mask_values)
     names = list(mask_names or map(str, mask_values or range(count)))
     return PairedFiles(source, mask_paths, lookup, names, rejected, turns)
-
-
-def _mask_classes(
-    values: dict[int, Path], mask_names: Sequence[str] | None, mask_values: Sequence[int] | None
-) -> tuple[np.ndarray, int]:
-    """The class of each of 256 values that a mask may have, and how many classes there are."""
-    found = sorted(values.keys() - {IGNORE})
-    if mask_values is not None:
-        return _listed(values, mask_names, mask_values), len(mask_values)
-    lookup = np.arange(256, dtype=np.uint8)
-    if values.keys() == {0, IGNORE}:  # how many programs write a mask of two classes
-        lookup[IGNORE], found = 1, [0, 1]
-    count = max(2, max(found, default=0) + 1)
-    if mask_names is not None:
-        if len(mask_names) < count:
-            raise UserError(
-                f"mask_folder: the masks have {count} classes, 0 to {count - 1}, and mask_names {len(mask_names)}"
-            )
-        return lookup, len(mask_names)
-    if found and 2 * len(found) < count:  # a rare class may be in no mask, but most of them?
-        shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
-        raise UserError(
-            f"mask_folder: the masks have the values {shown}, and counted from 0 that makes {count} "
-            f"('{values[found[-1]]}' has {found[-1]}); say which value is which class with "
-            f"--data.init_args.mask_values='[{shown}]', or name all {count} with mask_names"
-        )
-    return lookup, count
-
-
-def _listed(values: dict[int, Path], mask_names: Sequence[str] | None, mask_values: Sequence[int]) -> np.ndarray:
-    """The class of each value where the user lists them; what is not listed may only be `IGNORE`."""
-    listed = list(mask_values)
-    if len(listed) < 2 or len(set(listed)) < len(listed) or not all(0 <= value <= 255 for value in listed):
-        raise UserError(f"mask_folder: mask_values is {listed}; give two or more different values from 0 to 255")
-    if mask_names is not None and len(mask_names) != len(listed):
-        raise UserError(f"mask_folder: mask_values has {len(listed)} classes and mask_names {len(mask_names)}")
-    if unknown := sorted(values.keys() - {IGNORE, *listed}):
-        raise UserError(
-            f"mask_folder: the mask '{values[unknown[0]]}' has the value {unknown[0]}, which mask_values {listed} does "
-            "not list; 255 alone may be left out, as a pixel of no class"
-        )
-    lookup = np.full(256, IGNORE, np.uint8)
-    lookup[listed] = np.arange(len(listed))
-    return lookup
 
 
 def _pets(root: str, image_size: ImageSize | None, on_error: OnError, resize: Resize) -> PairedFiles:
