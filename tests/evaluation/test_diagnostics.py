@@ -157,6 +157,9 @@ class TestSlices:
         assert (worst["column"], worst["value"], worst["accuracy"]) == ("camera", "old", 0)
         assert sum(each["column"] == "age" for each in section["slices"]) == 4
         assert "camera = old" in lines[1]
+        shown = [float(line.split()[2].rstrip(":")) for line in lines[1:]]
+        assert shown == sorted(shown)
+        assert shown == [round(each["high"], 3) for each in section["slices"][:5]]
 
     def test_metadata_of_a_file_is_joined_by_id(self, tmp_path: Path) -> None:
         found = scores()
