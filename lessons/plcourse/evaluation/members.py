@@ -77,6 +77,7 @@ def load_members(network: nn.Module, checkpoints: Sequence[str], trainer: Any = 
         member.load_state_dict(weights)
         there = next((state for each in checkpoint.values() if (state := data_state(each))), None)
         if here is not None and there is not None and here != there:
+            check_images(path, here, there)
             member = Member(member, here, there, path)
         members.append(member.eval().requires_grad_(False))
     return members
@@ -90,13 +91,26 @@ class DataState:
     std: list[float]
     label_names: list[str]
     columns: list[str]
+    shape: list[int] | None = None
+    resize: str | None = None
+
+
+def check_images(path: str, here: DataState, there: DataState) -> None:
+    """Refuses a member that was trained on images of another shape, or brought to it by another rule.
+
+    All members see the images of one data module. A state that does not say, as of a table, fits.
+    """
+    for what, own, other in (("shape", here.shape, there.shape), ("resize", here.resize, there.resize)):
+        if own is not None and other is not None and own != other:
+            raise UserError(f"ensemble: {path} was trained on images with {what} {other}, and this model with {own}")
 
 
 def data_state(state: Any) -> DataState | None:
     """What the state of a data module says; None for anything else in a checkpoint."""
     if not isinstance(state, dict) or not {"mean", "std", "label_names"} <= state.keys():
         return None
-    return DataState(state["mean"], state["std"], list(state["label_names"]), list(state.get("features", ())))
+    names = (list(state["label_names"]), list(state.get("features", ())))
+    return DataState(state["mean"], state["std"], *names, state.get("shape"), state.get("resize"))
 
 
 class Member(nn.Module):

@@ -16,6 +16,7 @@ from plcourse.core.data import ImageParts, MaskParts, Resize, open_files, open_s
 from plcourse.core.data.resize import Resizer, Unresizer, as_image, as_pixels, resized, size_of, window_of
 from plcourse.core.errors import UserError
 from plcourse.evaluation.data import EvaluationData
+from plcourse.evaluation.members import check_images, data_state
 
 RULES = get_args(Resize)
 SIZES = ((28, 28), (48, 96), (17, 31), (64, 20))
@@ -158,3 +159,17 @@ def test_a_checkpoint_of_another_rule_is_refused(photos: Path) -> None:
     with pytest.raises(UserError, match="was trained on images resized by pad, but image_folder has crop"):
         other.load_state_dict(state)
     other.load_state_dict({key: value for key, value in state.items() if key != "resize"})  # of an earlier version
+
+
+def test_a_member_of_an_ensemble_saw_its_images_by_the_same_rule(photos: Path) -> None:
+    state = ImageParts("image_folder", str(photos), 16, val_size=0, test_size=0).state_dict()
+    own = data_state(state)
+    assert own is not None
+    for changed in ({"resize": "pad"}, {"shape": [3, 16, 24]}):
+        other = data_state({**state, **changed})
+        assert other is not None
+        with pytest.raises(UserError, match=f"ensemble: a.ckpt was trained on images with {next(iter(changed))}"):
+            check_images("a.ckpt", own, other)
+    earlier = data_state({key: value for key, value in state.items() if key != "resize"})
+    assert earlier is not None
+    check_images("a.ckpt", own, earlier)
