@@ -57,8 +57,8 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
     assert len(train) == len(scores) > 1_000
     assert scores.tolist() == pytest.approx(table[train].tolist())
 
-    # lesson 16: an ensemble of the folds, diagnosed; its scores are those of lesson 14's own ensemble, but that there
-    # each fold sees the test part as it normalises images itself, and here all see it as the best fold does
+    # lesson 16: an ensemble of the folds, diagnosed; its scores are those of lesson 14's own ensemble, up to rounding:
+    # both give each fold the test part as it normalises images itself
     by_lesson_14, network = folds.eval("test")["metrics"], "--model.init_args.network"
     forked(
         *("test", "-c", "evaluation/ensemble", "--ckpt_path", folds.checkpoint("best"), *DIGITS, f"{network}=MLP"),
