@@ -62,7 +62,8 @@ def images_below(folder: Path, left_out: Counter[str]) -> list[Path]:
         left_out: counts the other files by their endings; hidden files and those that systems make do not count.
     """
     found = []
-    for path in _files_below(folder, frozenset()):
+    above = frozenset(map(str, Path(os.path.realpath(folder)).parents))
+    for path in _files_below(folder, above):
         if is_image(path.name):
             found.append(path)
         else:
