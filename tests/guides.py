@@ -1,6 +1,8 @@
 """What the guides promise, read from their text."""
 
 import re
+import textwrap
+from dataclasses import dataclass
 
 from plcourse import catalog
 from plcourse.core.runs import Run
@@ -54,3 +56,47 @@ def logged(run: Run) -> set[str]:
     for path in run.path.glob("eval/*.json"):
         found |= set(run.eval(path.stem)["metrics"])
     return found
+
+
+@dataclass(frozen=True)
+class Change:
+    """One of the five changes of a guide.
+
+    Args:
+        lesson: its key.
+        text: of the change, its title first.
+    """
+
+    lesson: str
+    text: str
+
+    @property
+    def blocks(self) -> list[str]:
+        """The commands, one text for each code block."""
+        text = re.sub(r"```.*?```", "", self.text, flags=re.DOTALL)
+        found = re.findall(r"(?:^    .*\n)+", text + "\n", re.MULTILINE)
+        return [textwrap.dedent(block) for block in found]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The Python file that the change has written, by its name."""
+        found = re.search(r"Write `([\w.]+)`.*?```python\n(.*?)```", self.text, re.DOTALL)
+        return {found[1]: found[2]} if found else {}
+
+    def says(self, words: str) -> str:
+        """Words that must stand in the text, as they stand."""
+        assert words in " ".join(self.text.split()), f"the guide no longer says {words!r}"
+        return words
+
+    def figures(self, pattern: str) -> list[float]:
+        """The numbers that a pattern finds in the text, one for each group."""
+        found = re.search(pattern, " ".join(self.text.split()))
+        assert found is not None, f"the guide no longer says {pattern!r}"
+        return [float(group.replace(",", "")) for group in found.groups()]
+
+
+def changes(lesson: str) -> list[Change]:
+    """The five changes of a lesson's guide."""
+    section = re.search(r"^## Five things to change\n(.*?)^## ", text_of(lesson), re.MULTILINE | re.DOTALL)
+    assert section is not None
+    return [Change(lesson, text) for text in re.split(r"^(?=\*\*\d\. )", section[1], flags=re.MULTILINE)[1:]]
