@@ -259,7 +259,7 @@ def test_evaluation(reader: Reader) -> None:
 
     change, _ = reader.change(5)
     [rows, last] = change.figures(r"Expect ([\d,]+) rows below `embeddings`.*`embedding_0` to `embedding_(\d+)`")
-    tables = [list(csv.reader(file.open())) for file in (reader.folder / "embeddings").rglob("*.csv")]
+    tables = [list(csv.reader(file.read_text().splitlines())) for file in (reader.folder / "embeddings").rglob("*.csv")]
     assert sum(len(table) - 1 for table in tables) == rows
     assert tables[0][0] == ["id", "label_name", *(f"embedding_{k}" for k in range(int(last) + 1))]
 
