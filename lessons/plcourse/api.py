@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from plcourse.core.errors import UserError
-from plcourse.core.request import as_flags
+from plcourse.core.flags import as_flags
 from plcourse.core.runs import Run
 from plcourse.core.variants import predictions_folder
 

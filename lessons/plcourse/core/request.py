@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from plcourse import catalog
 from plcourse.core import safety
 from plcourse.core.configs import ConfigSource, expand_class_names, find_config, parse_config, write_tree
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest
+from plcourse.core.flags import as_flags
 from plcourse.core.runs import Run, runs_root
 from plcourse.core.start import pending_start
 
@@ -280,16 +279,3 @@ def _existing(path: str) -> Path:
 def _run_around(checkpoint: Path, root: Path) -> Run | None:
     folder = checkpoint.resolve().parent.parent
     return Run(folder, root) if (folder / "run.json").is_file() else None
-
-
-def as_flags(overrides: dict[str, Any] | None) -> list[str]:
-    """Turns ``{"trainer.max_epochs": 3}`` into the flags that say the same."""
-    return [f"--{key}={_inline(value)}" for key, value in (overrides or {}).items()]
-
-
-def _inline(value: Any) -> str:
-    """A value as YAML on one line; a text as it is, whose quotes a flag would take for a part of it."""
-    if isinstance(value, str):
-        return value
-    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)
-    return text.removesuffix("\n").removesuffix("\n...")

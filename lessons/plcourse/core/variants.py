@@ -20,7 +20,7 @@ from typing import Any
 from plcourse.core.configs import ConfigSource, find_config, parse_config
 from plcourse.core.differences import differences
 from plcourse.core.errors import UserError
-from plcourse.core.request import as_flags
+from plcourse.core.flags import as_flags, inline
 from plcourse.core.runs import Run
 
 CHECKPOINT = "ckpt_path"
@@ -211,15 +211,11 @@ def said(settings: Mapping[str, Any], longest: int = 60) -> str:
     """Settings as a person reads them, long values cut short."""
     parts = []
     for key, value in settings.items():
-        text = _inline(value)
+        text = inline(value)
         if len(text) > longest:
             text = re.sub(r"[\w.]+\.(\w+)", r"\1", text)  # the modules of classes
         parts.append(f"{key}={text if len(text) <= longest else text[: longest - 3] + '...'}")
     return ", ".join(parts)
-
-
-def _inline(value: Any) -> str:
-    return as_flags({"": value})[0].removeprefix("--=")
 
 
 def command(verb: str, run: Path, root: Path | None, settings: Mapping[str, Any], trust: Iterable[str]) -> str:

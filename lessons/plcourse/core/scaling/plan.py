@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from plcourse.core.errors import UserError
+from plcourse.core.flags import as_flags
 from plcourse.core.look import LineParser
-from plcourse.core.request import as_flags
 from plcourse.core.runs import runs_root
 
 PAIRS = 9

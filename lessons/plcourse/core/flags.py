@@ -1,0 +1,19 @@
+"""Settings as the flags of a command line that say the same."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+
+def as_flags(overrides: Mapping[str, Any] | None) -> list[str]:
+    """Turns ``{"trainer.max_epochs": 3}`` into ``["--trainer.max_epochs=3"]``."""
+    return [f"--{key}={inline(value)}" for key, value in (overrides or {}).items()]
+
+
+def inline(value: Any) -> str:
+    """A value as YAML on one line. A text stays as it is, since a flag would take quotes for a part of it."""
+    if isinstance(value, str):
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)
+    return text.removesuffix("\n").removesuffix("\n...")
