@@ -18,6 +18,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # What a shell starts in the background ignores Ctrl-C, and so would every command that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+for _name in ("COLUMNS", "LINES"):  # set by the line editor that pytest loads; output into a pipe has no width
+    os.environ.pop(_name, None)
+
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

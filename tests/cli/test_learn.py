@@ -60,7 +60,7 @@ class TestPath:
         assert "- Done: `kfold/classifier`, val/accuracy 0.959" in out
         assert out.count("- Done:") == 1
         assert [int(number) for number in re.findall(r"^## (\d\d) ", out, re.M)] == list(range(12, 20))
-        assert "researcher: 13, 14, 15, 18, 19" in out
+        assert "researcher: 12, 13, 14, 15, 16, 18, 19" in out
         assert "    plcourse learn 12\n" in out
         main(["learn", "14"])
         assert "- finished: `kfold/classifier`, val/accuracy 0.959" in capsys.readouterr().out

@@ -399,7 +399,7 @@ class TestPredictions:
         assert table["label"].to_pylist() == [i % 2 for i in range(10)]
         assert table["label_name"].to_pylist() == ["even", "odd"] * 5
         assert np.allclose(np.stack(table["probability"].to_pylist())[:, 0], np.arange(10) / 10)
-        assert [path.name for path in (tmp_path / "predictions").iterdir()] == [file.name]
+        assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["_manifest.json", file.name]
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
     def test_tensors_of_any_precision_are_written(self, tmp_path: Path, dtype: torch.dtype) -> None:
@@ -415,14 +415,14 @@ class TestPredictions:
         assert (tmp_path / "part-00000.parquet").read_bytes() == before
         predict(tmp_path, n=12)
         assert pq.read_metadata(tmp_path / "part-00000.parquet").num_rows == 12
-        assert len(list(tmp_path.iterdir())) == 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["_manifest.json", "part-00000.parquet"]
 
     def test_the_files_of_ranks_that_no_longer_exist_go(self, tmp_path: Path) -> None:
         predict(tmp_path)
         (tmp_path / "part-00000.parquet").rename(tmp_path / "part-00001.parquet")
         (tmp_path / "notes.txt").write_text("mine")
         predict(tmp_path)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "part-00000.parquet"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["_manifest.json", "notes.txt", "part-00000.parquet"]
 
     def test_two_ranks_write_two_files_that_hold_the_samples_in_order(
         self, forked: Command, tmp_path: Path, runs: Path

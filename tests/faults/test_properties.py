@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from plcourse.core.captions import caption
 from plcourse.core.configs import ConfigSource, locate_key, own_name, parse_config
 from plcourse.core.errors import RunFailed, printable
+from plcourse.core.flags import as_flags
 from plcourse.core.report import page
-from plcourse.core.request import as_flags
 from plcourse.core.runs import Run
 from plcourse.core.sweep_plan import Arm, Plan
 from plcourse.curriculum.pacing import AdaptivePacing, Kind, PacingFunction

@@ -190,4 +190,4 @@ class TestMistakes:
 def test_two_processes_predict_each_seed_once(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = points_config("GAN", trainer__max_epochs=1, **{**TWO_PROCESSES, "data__init_args__predict_samples": 5})
     forked("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "predict")
-    assert table(Run.load(runs / "own/two/latest"))["seed"] == [0, 1, 2, 3, 4]
+    assert table(Run.load(runs / "own/two/latest").path / "predictions")["seed"] == [0, 1, 2, 3, 4]
