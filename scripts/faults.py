@@ -380,7 +380,7 @@ def _hashes(run: Path) -> tuple[str, str, str, str]:
         weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
     rows = pd.concat(pd.read_parquet(file) for file in sorted((run / "predictions").glob("*.parquet")))
     rows = rows.sort_values("id", ignore_index=True)
-    scores = json.loads((run / "eval" / "test.json").read_bytes())["metrics"]
+    scores = json.loads((run / "eval" / "test-last.json").read_bytes())["metrics"]
     texts = (
         (run / "metrics.csv").read_text(),
         json.dumps(scores, sort_keys=True),

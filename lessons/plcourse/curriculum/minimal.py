@@ -26,7 +26,7 @@ def difficulty(image_NP: np.ndarray, label_N: np.ndarray) -> np.ndarray:
     """Minus the margin of a linear classifier, float64 [N]. Each sample is scored by one that was fitted without it."""
     classifier = LogisticRegression(C=0.001, max_iter=1000, tol=1e-3)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    decision_NK = cross_val_predict(classifier, image_NP, label_N, cv=folds, method="decision_function")
+    decision_NK = np.asarray(cross_val_predict(classifier, image_NP, label_N, cv=folds, method="decision_function"))
     own_N = decision_NK[np.arange(len(label_N)), label_N]
     decision_NK[np.arange(len(label_N)), label_N] = -np.inf
     return decision_NK.max(axis=1) - own_N

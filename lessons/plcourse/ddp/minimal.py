@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 
 from plcourse.core.data import permutation
@@ -67,7 +67,7 @@ def rank_process(rank: int, world_size: int, weighted: bool, folder: str) -> Non
 def train_on(world_size: int, weighted: bool = True) -> dict[str, Tensor]:
     """The weights that `world_size` processes arrive at."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(rank_process, (world_size, weighted, folder), nprocs=world_size)
+        spawn(rank_process, (world_size, weighted, folder), nprocs=world_size)
         return torch.load(Path(folder) / "weights.pt", weights_only=True)
 
 

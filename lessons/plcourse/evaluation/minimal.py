@@ -61,7 +61,9 @@ class ShardWriter(pl.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+    def on_predict_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Makes the file complete under another name, then gives it its name, then adds it to the manifest."""
         columns = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in outputs.items()}
         shard = self.folder / f"part-{batch['number']:06d}.parquet"

@@ -12,6 +12,7 @@ Shape suffixes: B samples of the batch; points have two coordinates.
 
 import copy
 import logging
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -63,7 +64,8 @@ class R3GAN(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One step of each network, then one of the average."""
-        generator_optimizer, discriminator_optimizer = self.optimizers()  # pyright: ignore[reportGeneralTypeIssues]
+        optimizers: Any = self.optimizers()
+        generator_optimizer, discriminator_optimizer = optimizers
         real = batch["point"].requires_grad_()
 
         fake = (

@@ -86,8 +86,8 @@ def corrected_interval(scores: list[float], confidence: float = 0.95) -> tuple[f
     """Mean of the scores of k folds, and the ends of its corrected interval."""
     k = len(scores)
     test_to_train = 1 / (k - 1)  # a fold holds 1/k of the samples, its training part the other (k - 1)/k
-    error = math.sqrt((1 / k + test_to_train) * np.var(scores, ddof=1))  # the naive one lacks the second term
-    reach = stats.t.ppf((1 + confidence) / 2, df=k - 1) * error
+    error = math.sqrt((1 / k + test_to_train) * float(np.var(scores, ddof=1)))  # the naive one lacks the second term
+    reach = float(stats.t.ppf((1 + confidence) / 2, df=k - 1)) * error
     mean = float(np.mean(scores))
     return mean, mean - reach, mean + reach
 
