@@ -57,12 +57,6 @@ class PlannedSchedule(LRScheduler):
         self.total_steps = int(total_steps)
         self._set_rates()
 
-    def replan(self, total_steps: float) -> None:
-        """Changes the length of a training that has begun; the rate moves over to the new curve without a jump."""
-        before = self._factor(self.last_epoch)
-        self.total_steps = int(total_steps)
-        self._move_over(before)
-
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule stands, and the plan that it has followed so far."""
         state = {key: value for key, value in super().state_dict().items() if key not in (*self._plan, "_plan")}
