@@ -171,7 +171,7 @@ class TestSlices:
             "bad": 0.0,
         }
         frame.assign(id="other").to_csv(tmp_path / "meta.csv", index=False)
-        with pytest.raises(UserError, match="no id is one of the samples'; theirs look like"):
+        with pytest.raises(UserError, match="no id matches a sample; the ids of the samples look like"):
             WorstSlices(metadata=str(tmp_path / "meta.csv"))(found, tmp_path)
 
 

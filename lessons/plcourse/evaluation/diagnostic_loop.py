@@ -1,12 +1,11 @@
-"""A test that says more than a score: it gathers every prediction, then shows them to the diagnostics.
+"""A test that says more than a score: the loop collects every prediction, then passes them to the diagnostics.
 
-The loop drives, and knows nothing of what is looked at: each diagnostic is a class in a file of its own below
-`plcourse.evaluation.diagnostics`, and a config can leave some out or add one of its own. The predictions of all
-processes are put together first, so two processes find what one finds.
+Each diagnostic is a class in its own file in `plcourse.evaluation.diagnostics`. A config can leave some out or add
+others. The predictions of all processes are merged first, so two processes find what one finds.
 
     plcourse fit -c evaluation/classifier --then test
 
-Shapes: B samples of a batch, N of the part, K classes.
+Shapes: B samples of a batch, N samples of the split, K classes.
 """
 
 from itertools import islice
@@ -37,15 +36,15 @@ _UNCERTAINTIES = ("total", "aleatoric", "epistemic")
 
 
 class DiagnosticTestLoop(TestLoop):
-    """The test loop that diagnoses; fills the slot ``trainer.test_loop``.
+    """A test loop with diagnostics, for the slot ``trainer.test_loop``.
 
-    It needs of a model only a ``predict_step`` that returns ``probability`` [B, K]; where ``test_step`` returns that
-    already, nothing is computed twice. So it fits the classifiers of other lessons too.
+    It works with any model whose ``predict_step`` returns ``probability`` [B, K]. If ``test_step`` already returns it,
+    ``predict_step`` is not called.
 
     Args:
-        trainer: the trainer that runs it.
-        diagnostics: what to look at; None for all there are, with their defaults.
-        calibrate: whether to predict the validation part first and fit the temperature to it.
+        trainer: the trainer that runs the loop.
+        diagnostics: the diagnostics to run; None runs all of them with their defaults.
+        calibrate: whether to predict the validation split first and fit the temperature to it.
         n_pictures: images of confident errors to keep, 0 or more.
     """
 
@@ -59,20 +58,20 @@ class DiagnosticTestLoop(TestLoop):
         super().__init__(trainer)
         if n_pictures < 0:
             raise ValueError(f"n_pictures={n_pictures}: give 0 or more")
-        self.diagnostics = [look() for look in _ALL] if diagnostics is None else diagnostics
+        self.diagnostics = [diagnostic() for diagnostic in _ALL] if diagnostics is None else diagnostics
         self.calibrate, self.n_pictures = calibrate, n_pictures
         self._collector: Collector | None = None
         self._temperature: float | None = None
 
     def on_run_start(self) -> None:
-        """Starts the test; before its first batch the validation part is predicted."""
+        """Predicts the validation split before the first test batch."""
         super().on_run_start()
         self._temperature = self._fit_temperature() if self.calibrate else None
         self._collector = Collector(self.n_pictures)
         self.trainer.callbacks.append(self._collector)  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_run_end(self) -> list[Any]:
-        """Puts the predictions of all ranks together, and has them looked at on rank 0."""
+        """Merges the predictions of all ranks and runs the diagnostics on rank 0."""
         assert self._collector is not None
         self.trainer.callbacks.remove(self._collector)  # pyright: ignore[reportAttributeAccessIssue]
         columns = _joined(gather_objects(self._collector.columns()))
@@ -90,7 +89,7 @@ class DiagnosticTestLoop(TestLoop):
             list(names or map(str, range(probability.shape[1]))),
             columns["id"],
             columns["label"],
-            probability / probability.sum(axis=1, keepdims=True),  # single precision sums to 1 within 1e-7 only
+            probability / probability.sum(axis=1, keepdims=True),  # in single precision it sums to 1 within 1e-7 only
             {name: columns[name].astype(np.float64) for name in _UNCERTAINTIES if name in columns},
             {name.removeprefix("metadata/"): values for name, values in columns.items() if "metadata/" in name},
             self._temperature,
@@ -99,23 +98,23 @@ class DiagnosticTestLoop(TestLoop):
         folder = results_folder(self.trainer) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         self.findings, lines = {}, []
-        for look in self.diagnostics:
-            self.findings[look.name], more = look(scores, folder)
+        for diagnostic in self.diagnostics:
+            self.findings[diagnostic.name], more = diagnostic(scores, folder)
             lines += more
         self.lines = [*lines, f"plots in {folder}"]
 
     def _fit_temperature(self) -> float | None:
-        """The temperature of the validation part, of all ranks; None where there is no such part."""
+        """The temperature fitted to the validation split of all ranks; None if there is no such split."""
         trainer, module = self.trainer, self.trainer.lightning_module
         loader = getattr(trainer.datamodule, "val_dataloader", lambda: None)()  # pyright: ignore[reportAttributeAccessIssue]
         if loader is None:
             return None
-        probabilities, labels = [], []
-        for index, batch in enumerate(islice(loader, _limited(loader, trainer.limit_val_batches))):  # pyright: ignore[reportAttributeAccessIssue]
+        limit = trainer.limit_val_batches  # pyright: ignore[reportAttributeAccessIssue]
+        own = []
+        for index, batch in enumerate(islice(loader, limit if isinstance(limit, int) else int(len(loader) * limit))):
             batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
-            probabilities.append(_numpy(_prediction(module, None, batch, index)["probability"]))
-            labels.append(_numpy(batch["label"]))
-        parts = [part for rank in gather_objects(list(zip(probabilities, labels, strict=True))) for part in rank]
+            own.append((_numpy(_prediction(module, None, batch, index)["probability"]), _numpy(batch["label"])))
+        parts = [part for rank in gather_objects(own) for part in rank]
         if not parts:
             return None
         probability_NK, label_N = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -123,13 +122,13 @@ class DiagnosticTestLoop(TestLoop):
 
 
 class Collector(pl.Callback):
-    """Keeps the predictions of one process, and the images of its most confident errors.
+    """Keeps the predictions of one process and the images of its most confident errors.
 
     Args:
         n_pictures: images to keep at most.
 
     Attributes:
-        pictures: (confidence, id, image [H, W] or [H, W, 3] in [0, 1]), the surest first.
+        pictures: (confidence, id, image [H, W] or [H, W, 3] in [0, 1]), most confident first.
     """
 
     def __init__(self, n_pictures: int) -> None:
@@ -146,7 +145,7 @@ class Collector(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Takes the predictions of one batch."""
+        """Keeps the predictions of one batch."""
         prediction = _prediction(pl_module, outputs, batch, batch_idx)
         names = ("probability", *(name for name in _UNCERTAINTIES if name in prediction))
         columns = {name: _numpy(prediction[name]) for name in names}
@@ -157,33 +156,27 @@ class Collector(pl.Callback):
             self._keep_pictures(columns, batch["image"])
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The predictions so far, by column; empty where there was no batch."""
+        """The predictions so far by column; empty if there was no batch."""
         return _joined(self._batches)
 
     def _keep_pictures(self, columns: dict[str, np.ndarray], image_BCHW: torch.Tensor) -> None:
         probability_BK = columns["probability"]
         confidence_B = probability_BK.max(axis=1)
         wrong = np.flatnonzero(probability_BK.argmax(axis=1) != columns["label"])
-        surest = wrong[np.argsort(-confidence_B[wrong], kind="stable")[: self.n_pictures]]
-        new = [(float(confidence_B[row]), columns["id"][row].item(), _picture(image_BCHW[row])) for row in surest]
+        first = wrong[np.argsort(-confidence_B[wrong], kind="stable")[: self.n_pictures]]
+        new = [(float(confidence_B[row]), columns["id"][row].item(), _picture(image_BCHW[row])) for row in first]
         self.pictures = sorted([*self.pictures, *new], key=lambda kept: -kept[0])[: self.n_pictures]
 
 
 def _prediction(module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> Any:
-    """What the test step returned, if that is a prediction, else that of the predict step."""
+    """The output of the test step if it is a prediction, else that of the predict step."""
     if isinstance(outputs, dict) and "probability" in outputs:
         return outputs
     prediction = module.predict_step(batch, batch_idx)
     if not (isinstance(prediction, dict) and "probability" in prediction):
-        raise UserError(
-            f"DiagnosticTestLoop: {type(module).__name__}.predict_step returns no 'probability' of shape [B, K]"
-        )
+        name = type(module).__name__
+        raise UserError(f"DiagnosticTestLoop: {name}.predict_step returns no 'probability' of shape [B, K]")
     return prediction
-
-
-def _limited(loader: Any, limit: int | float) -> int:
-    """How many batches ``limit_val_batches`` leaves: a number of them, or a share."""
-    return limit if isinstance(limit, int) else int(len(loader) * limit)
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -193,11 +186,11 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _numpy(values: torch.Tensor) -> np.ndarray:
     values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
 
 
 def _picture(image_CHW: torch.Tensor) -> np.ndarray:
-    """From darkest to brightest pixel, as a person can see it."""
+    """Stretches the values of an image to [0, 1]."""
     pixels_HWC = image_CHW.detach().float().cpu().permute(1, 2, 0).numpy()
     low, high = pixels_HWC.min(), pixels_HWC.max()
     pixels_HWC = (pixels_HWC - low) / max(high - low, 1e-6)

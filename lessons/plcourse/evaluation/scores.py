@@ -1,4 +1,4 @@
-"""What the diagnostics work on: the predictions of one part, of all processes, in the order of the samples.
+"""What the diagnostics read: the test predictions of all processes, in sample order.
 
 Shapes: N samples, K classes.
 """
@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 
+Finding = tuple[dict[str, Any], list[str]]  # a section of ``eval/<split>.json``, of plain types, and lines to print
+
 
 @dataclass
 class Scores:
-    """One row per sample, each once.
+    """The predictions for one split, each sample once.
 
     Attributes:
         stage: ``test``.
-        label_names: one name per class.
-        ids: N names or numbers.
-        labels: int64 [N], the truth.
-        probability: float64 [N, K], rows that sum to 1.
-        uncertainty: float64 [N] by name, such as ``epistemic``; empty where the model gives none.
-        metadata: [N] by column, for slices; empty where the data have none.
-        temperature: what the log-probabilities are divided by to be calibrated, fitted on the validation part; None
-            where there was none.
+        label_names: K class names.
+        ids: [N], names or numbers.
+        labels: int64 [N], the true classes.
+        probability: float64 [N, K]; rows sum to 1.
+        uncertainty: float64 [N] by name, such as ``epistemic``; empty if the model reports none.
+        metadata: [N] by column, for slicing; empty if the data have none.
+        temperature: the temperature fitted on the validation split; None if there was no such split.
         pictures: images [H, W] or [H, W, 3] in [0, 1] by row, for the most confident errors.
     """
 
@@ -40,7 +41,7 @@ class Scores:
 
     @property
     def predicted(self) -> np.ndarray:
-        """int64 [N], the most probable class; of equals the first."""
+        """int64 [N], the most probable class; the first one on ties."""
         return self.probability.argmax(axis=1)
 
     @property
@@ -55,13 +56,12 @@ class Scores:
 
     @property
     def cross_entropy(self) -> np.ndarray:
-        """float64 [N] in nats, of each sample."""
-        chosen = self.probability[np.arange(len(self.labels)), self.labels]
-        return -np.log(np.maximum(chosen, np.finfo(np.float32).tiny))
+        """float64 [N], in nats."""
+        return cross_entropy(self.probability, self.labels)
 
 
 class Diagnostic(ABC):
-    """One look at the scores, in a file of its own; `DiagnosticTestLoop` calls it on rank 0.
+    """One way to examine a test; `DiagnosticTestLoop` calls it on rank 0.
 
     Attributes:
         name: its section in ``eval/<split>.json``.
@@ -70,13 +70,15 @@ class Diagnostic(ABC):
     name: str
 
     @abstractmethod
-    def __call__(self, scores: Scores, folder: Path) -> tuple[dict[str, Any], list[str]]:
-        """Looks.
+    def __call__(self, scores: Scores, folder: Path) -> Finding:
+        """Examines the scores and writes plots and tables into ``folder``, which exists."""
 
-        Args:
-            scores: the predictions.
-            folder: where plots and tables go; it exists.
 
-        Returns:
-            The section, of plain types, and the lines to print.
-        """
+def log_probability(probability: np.ndarray) -> np.ndarray:
+    """The logarithm, finite also for a probability of 0."""
+    return np.log(np.maximum(probability, np.finfo(np.float32).tiny))
+
+
+def cross_entropy(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float64 [N] in nats, from probabilities [N, K] and true classes [N]."""
+    return -log_probability(probability[np.arange(len(labels)), labels])

@@ -1,4 +1,4 @@
-"""What to look at in a test, one file each."""
+"""The diagnostics of `DiagnosticTestLoop`, one per file."""
 
 from plcourse.evaluation.diagnostics.calibration import Calibration
 from plcourse.evaluation.diagnostics.confusion import Confusion

@@ -1,4 +1,4 @@
-"""Figures without a screen, drawn only where a diagnostic asks for one."""
+"""Figures that are drawn without a screen. matplotlib is imported only when one is needed."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ INK, SECOND, GRID = "#1f4e79", "#c8553d", "#d9d9d9"
 
 
 def figure(width: float = 5.0, height: float = 4.2, **grid: Any) -> tuple[Any, Any]:
-    """A figure and its axes, with matplotlib imported here; sizes in inches."""
+    """Returns a figure and its axes; sizes in inches, ``grid`` as for `Figure.subplots`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -17,14 +17,14 @@ def figure(width: float = 5.0, height: float = 4.2, **grid: Any) -> tuple[Any, A
 
 
 def tidy(axes: Any) -> None:
-    """Leaves of the frame what is read, and puts a faint grid behind the data."""
+    """Hides unused spines and draws a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def save(drawn: Any, path: Path) -> None:
-    """Writes a PNG; a kill leaves the old one."""
+    """Writes a PNG atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     drawn.savefig(temporary, dpi=150, format="png")
     temporary.replace(path)

@@ -1,24 +1,23 @@
-"""The errors that the model was surest of: mislabelled samples, or what it has not understood."""
+"""The most confident errors: mislabelled samples, or something the model has not understood."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from plcourse.core.captions import caption
 from plcourse.evaluation.diagnostics.drawing import figure, save
-from plcourse.evaluation.scores import Diagnostic, Scores
+from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 
 _PRINTED = 5
-_COLUMNS = 6  # images in a row of the sheet
+_COLUMNS = 6  # images per row of the sheet
 
 
 class ConfidentErrors(Diagnostic):
-    """All errors as ``<stage>-errors.csv``, the surest first, and the first of them as a sheet of images.
+    """Writes all errors to ``<stage>-errors.csv``, most confident first, and draws the first ones.
 
     Args:
-        n_images: images on ``<stage>-errors.png``, 0 for no sheet; at most as many as the loop keeps.
+        n_images: images on ``<stage>-errors.png``; 0 draws none. The loop's ``n_pictures`` limits it.
     """
 
     name = "errors"
@@ -28,8 +27,8 @@ class ConfidentErrors(Diagnostic):
             raise ValueError(f"n_images={n_images}: give 0 or more")
         self.n_images = n_images
 
-    def __call__(self, scores: Scores, folder: Path) -> tuple[dict[str, Any], list[str]]:
-        """See `Diagnostic`."""
+    def __call__(self, scores: Scores, folder: Path) -> Finding:
+        """Computes the section ``errors`` and writes the table and the sheet."""
         rows = np.flatnonzero(~scores.correct)
         rows = rows[np.argsort(-scores.confidence[rows], kind="stable")]
         names = np.array(scores.label_names)
@@ -50,15 +49,15 @@ class ConfidentErrors(Diagnostic):
         pictured = [row for row in rows.tolist() if row in scores.pictures][: self.n_images]
         if pictured:
             _draw(scores, pictured, folder / f"{scores.stage}-errors.png")
-        surest = frame.head(_PRINTED).to_dict("records")
-        lines = [f"  {e['id']}: {e['true']}, taken for {e['predicted']} with {e['confidence']:.3f}" for e in surest]
-        title = [f"{len(rows)} errors, all in {path.name}; the surest"] if lines else []
-        return {"n": len(rows), "table": path.name, "surest": surest}, [*title, *lines]
+        first = frame.head(_PRINTED).to_dict("records")
+        lines = [f"  {e['id']}: predicted {e['predicted']} with {e['confidence']:.3f}, true {e['true']}" for e in first]
+        title = [f"{len(rows)} errors, all in {path.name}; the most confident ones:"] if lines else []
+        return {"n": len(rows), "table": path.name, "surest": first}, [*title, *lines]
 
 
 def _draw(scores: Scores, rows: list[int], path: Path) -> None:
-    high = -(-len(rows) // _COLUMNS)
-    drawn, grid = figure(1.3 * _COLUMNS, 1.75 * high, nrows=high, ncols=_COLUMNS, squeeze=False)
+    n_rows = -(-len(rows) // _COLUMNS)
+    drawn, grid = figure(1.3 * _COLUMNS, 1.75 * n_rows, nrows=n_rows, ncols=_COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, row in zip(grid.flat, rows, strict=False):

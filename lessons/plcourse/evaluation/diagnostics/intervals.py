@@ -1,6 +1,5 @@
-"""How far the headline metrics could be off because the test set is finite."""
+"""How far the test metrics may be off because the test set is finite."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +8,23 @@ import numpy as np
 from plcourse.core.comparison.bootstrap import bootstrap_interval
 from plcourse.core.intervals import wilson
 from plcourse.evaluation.diagnostics.confusion import confusion_matrix
-from plcourse.evaluation.scores import Diagnostic, Scores
+from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 
-_DRAWS = 200_000_000  # values that may be drawn for one interval: seconds
+_DRAWS = 200_000_000  # values drawn per interval at most, which takes seconds
 
 
 class Intervals(Diagnostic):
-    """Bootstrap intervals of accuracy, macro F1 and loss: other test samples, the same model.
+    """Intervals of accuracy, macro F1 and loss for the same model on other test samples.
 
-    Accuracy and loss are means over the samples and get BCa intervals; an accuracy of 0 or 1 gets Wilson's, since no
-    resample of it differs. F1 is a function of the confusion matrix alone, and the matrix of a resample is a
-    multinomial draw; so it is drawn as such, at a cost that does not depend on the number of samples, and gets a
-    percentile interval. None of them leaves the range of its metric.
+    Accuracy and loss are means over the samples and get BCa bootstrap intervals. An accuracy of 0 or 1 gets Wilson's
+    interval, since all its resamples are equal. F1 depends on the confusion matrix alone, and the matrix of a resample
+    is a multinomial draw. So the matrix is drawn, at a cost that does not depend on the number of samples, and F1 gets
+    a percentile interval. No interval leaves the range of its metric.
 
     Args:
         confidence: coverage, between 0 and 1.
-        n_resamples: bootstrap resamples, 100 or more; fewer for very large test sets.
-        seed: of the resampling.
+        n_resamples: bootstrap resamples, 100 or more; very large test sets get fewer.
+        seed: seed of the resampling.
     """
 
     name = "intervals"
@@ -35,26 +34,25 @@ class Intervals(Diagnostic):
             raise ValueError(f"confidence={confidence}, n_resamples={n_resamples}: give 0 to 1, and 100 or more")
         self.confidence, self.n_resamples, self.seed = confidence, n_resamples, seed
 
-    def __call__(self, scores: Scores, folder: Path) -> tuple[dict[str, Any], list[str]]:
-        """See `Diagnostic`."""
-        n = len(scores.labels)
-        if n < 2:
+    def __call__(self, scores: Scores, folder: Path) -> Finding:
+        """Computes the section ``intervals``; it is empty for fewer than 2 samples."""
+        if len(scores.labels) < 2:
             return {}, []
         matrix_KK = confusion_matrix(scores)
         found = {
             "accuracy": (float(scores.correct.mean()), self._of_accuracy(scores.correct)),
-            "f1": (macro_f1(matrix_KK[None])[0], self._of_matrix(matrix_KK, macro_f1)),
+            "f1": (float(macro_f1(matrix_KK[None])[0]), self._of_f1(matrix_KK)),
             "loss": (float(scores.cross_entropy.mean()), self._of_mean(scores.cross_entropy)),
         }
         section: dict[str, Any] = {"confidence": self.confidence}
         lines = []
         for metric, (value, (low, high)) in found.items():
-            section[f"{scores.stage}/{metric}"] = {"value": float(value), "low": low, "high": high}
+            section[f"{scores.stage}/{metric}"] = {"value": value, "low": low, "high": high}
             lines.append(f"  {scores.stage}/{metric:<8}  {value:.4f}  {self.confidence:.0%} {low:.4f} to {high:.4f}")
         return section, lines
 
     def _of_accuracy(self, correct: np.ndarray) -> tuple[float, float]:
-        if correct.all() or not correct.any():  # no resample differs, as if the accuracy were known exactly
+        if correct.all() or not correct.any():
             return wilson(int(correct.sum()), len(correct), self.confidence)
         return self._of_mean(correct.astype(np.float64))
 
@@ -62,16 +60,16 @@ class Intervals(Diagnostic):
         resamples = max(199, min(self.n_resamples, _DRAWS // len(values)))
         return bootstrap_interval(values, confidence=self.confidence, n_resamples=resamples, seed=self.seed)
 
-    def _of_matrix(self, matrix_KK: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    def _of_f1(self, matrix_KK: np.ndarray) -> tuple[float, float]:
         n, k = int(matrix_KK.sum()), len(matrix_KK)
         draws = np.random.default_rng(self.seed).multinomial(n, matrix_KK.ravel() / n, size=self.n_resamples)
         tail = (1 - self.confidence) / 2
-        low, high = np.quantile(statistic(draws.reshape(-1, k, k)), [tail, 1 - tail])
+        low, high = np.quantile(macro_f1(draws.reshape(-1, k, k)), [tail, 1 - tail])
         return float(low), float(high)
 
 
 def macro_f1(matrices_RKK: np.ndarray) -> np.ndarray:
-    """The mean over the classes of F1, for R confusion matrices; a class that is nowhere counts for nothing: [R]."""
+    """The class average of F1 for R confusion matrices [R]; classes that never occur are left out."""
     hits = np.diagonal(matrices_RKK, axis1=1, axis2=2)
     marks = matrices_RKK.sum(axis=1) + matrices_RKK.sum(axis=2)
     f1_RK = 2 * hits / np.maximum(marks, 1)

@@ -7,41 +7,41 @@ import numpy as np
 from scipy.stats import rankdata
 
 from plcourse.evaluation.diagnostics.confusion import confusion_matrix
-from plcourse.evaluation.scores import Diagnostic, Scores
+from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 
-_PRINTED = 20  # classes; all of them are in the JSON
+_PRINTED = 20  # classes; the JSON has all of them
 
 
 class PerClass(Diagnostic):
-    """A line per class; what is undefined, such as the recall of a class without samples, is None."""
+    """The scores of each class; an undefined one, such as the recall of a class without samples, is None."""
 
     name = "per_class"
 
-    def __call__(self, scores: Scores, folder: Path) -> tuple[dict[str, Any], list[str]]:
-        """See `Diagnostic`."""
+    def __call__(self, scores: Scores, folder: Path) -> Finding:
+        """Computes the section ``per_class``."""
         matrix_KK = confusion_matrix(scores)
         hits, truths, guesses = np.diag(matrix_KK), matrix_KK.sum(axis=1), matrix_KK.sum(axis=0)
         section = {}
         for k, label in enumerate(scores.label_names):
             section[label] = {
                 "n": int(truths[k]),
-                "precision": _share(hits[k], guesses[k]),
-                "recall": _share(hits[k], truths[k]),
-                "f1": _share(2 * hits[k], truths[k] + guesses[k]),
+                "precision": _fraction(hits[k], guesses[k]),
+                "recall": _fraction(hits[k], truths[k]),
+                "f1": _fraction(2 * hits[k], truths[k] + guesses[k]),
                 "auroc": auroc(scores.probability[:, k], scores.labels == k),
             }
         return section, _table(section)
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
-    """The chance that a positive scores higher than a negative, ties half (Hanley and McNeil 1982).
+    """The probability that a positive scores higher than a negative; ties count half (Hanley and McNeil 1982).
 
     Args:
         score: [N], higher for positives.
         positive: bool [N].
 
     Returns:
-        0 to 1; None where one of the two is missing.
+        0 to 1; None if there is no positive or no negative.
     """
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive
@@ -51,7 +51,7 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     return float(above / (n_positive * n_negative))
 
 
-def _share(part: float, whole: float) -> float | None:
+def _fraction(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 

@@ -1,67 +1,64 @@
-"""What is gained by refusing to answer: the error rate of the samples that the model is surest of, by their share.
+"""What a model gains by declining to answer: its error rate on the fraction of samples it is most certain about.
 
-The curve is that of El-Yaniv and Wiener 2010 (JMLR 11:1605); the area under it is 0 for a model that puts all its
-errors last, and the error rate for one whose scores say nothing.
+The curve is that of El-Yaniv and Wiener 2010 (JMLR 11:1605). The area under it is near 0 if all errors come last, and
+equals the error rate if the uncertainty says nothing about errors.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from plcourse.evaluation.diagnostics.drawing import figure, save, tidy
 from plcourse.evaluation.diagnostics.per_class import auroc
-from plcourse.evaluation.scores import Diagnostic, Scores
+from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 
-_SHARES = (0.5, 0.8, 0.9, 1.0)
+_FRACTIONS = (0.5, 0.8, 0.9, 1.0)
 _POINTS = 500  # of a drawn curve
 
 
 class RiskCoverage(Diagnostic):
-    """Error rate by share answered, by the confidence and by every uncertainty; ``<stage>-risk_coverage.png``.
+    """Error rate by fraction answered, ordered by confidence and by each uncertainty; ``<stage>-risk_coverage.png``.
 
-    Beside the area there is the chance that an error gets a higher uncertainty than a right answer (``finds_errors``).
+    ``finds_errors`` is the probability that an error has a higher uncertainty than a correct answer.
     """
 
     name = "risk_coverage"
 
-    def __call__(self, scores: Scores, folder: Path) -> tuple[dict[str, Any], list[str]]:
-        """See `Diagnostic`."""
-        doubts = {"1 - confidence": 1 - scores.confidence, **scores.uncertainty}
+    def __call__(self, scores: Scores, folder: Path) -> Finding:
+        """Computes the section ``risk_coverage`` and draws the curves."""
+        uncertainties = {"1 - confidence": 1 - scores.confidence, **scores.uncertainty}
         wrong = ~scores.correct
-        curves = {name: risk_coverage(doubt, wrong) for name, doubt in doubts.items()}
+        curves = {name: risk_coverage(values, wrong) for name, values in uncertainties.items()}
         section = {}
-        lines = ["error rate by share answered   " + "".join(f"{share:>8.0%}" for share in _SHARES) + "    area"]
+        lines = ["error rate by fraction answered" + "".join(f"{each:>8.0%}" for each in _FRACTIONS) + "    area"]
         for name, risk in curves.items():
-            at = {share: float(risk[max(0, round(share * len(risk)) - 1)]) for share in _SHARES}
+            rates = [float(risk[max(0, round(each * len(risk)) - 1)]) for each in _FRACTIONS]
             section[name] = {
                 "area": float(risk.mean()),
-                "finds_errors": auroc(doubts[name], wrong),
-                "error_rate": {f"{share:.0%}": rate for share, rate in at.items()},
+                "finds_errors": auroc(uncertainties[name], wrong),
+                "error_rate": {f"{each:.0%}": rate for each, rate in zip(_FRACTIONS, rates, strict=True)},
             }
-            lines.append(
-                f"  least {name:<23}" + "".join(f"{rate:>8.4f}" for rate in at.values()) + f"{risk.mean():>8.4f}"
-            )
+            lines.append(f"  least {name:<23}" + "".join(f"{rate:>8.4f}" for rate in (*rates, risk.mean())))
         _draw(curves, folder / f"{scores.stage}-risk_coverage.png")
         return section, lines
 
 
-def risk_coverage(doubt: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """The error rate of the n least doubtful samples, for n from 1 to N.
+def risk_coverage(uncertainty: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """The error rate of the n least uncertain samples, for n from 1 to N.
 
-    Samples with equal doubt come in no order, so an error among them counts as spread over them.
+    Samples with equal uncertainty have no order, so each counts with the mean error rate of its group.
 
     Args:
-        doubt: float [N].
+        uncertainty: float [N].
         wrong: bool [N].
 
     Returns:
-        float64 [N], 0 to 1; the last is the error rate of all.
+        float64 [N], 0 to 1; the last value is the overall error rate.
     """
-    order = np.argsort(doubt, kind="stable")
-    _, group, n = np.unique(doubt[order], return_inverse=True, return_counts=True)
-    share = np.bincount(group, wrong[order]) / n
-    return np.cumsum(share[group]) / np.arange(1, len(order) + 1)
+    order = np.argsort(uncertainty, kind="stable")
+    _, group, n = np.unique(uncertainty[order], return_inverse=True, return_counts=True)
+    rate = np.bincount(group, wrong[order]) / n
+    return np.cumsum(rate[group]) / np.arange(1, len(order) + 1)
 
 
 def _draw(curves: dict[str, np.ndarray], path: Path) -> None:
@@ -69,8 +66,8 @@ def _draw(curves: dict[str, np.ndarray], path: Path) -> None:
     for name, risk in curves.items():
         chosen = np.unique(np.linspace(0, len(risk) - 1, _POINTS).astype(int))
         axes.plot((chosen + 1) / len(risk), risk[chosen], label=f"{name}, area {risk.mean():.4f}", linewidth=1.4)
-    axes.set(xlabel="share answered, surest first", ylabel="error rate", title="risk and coverage", xlim=(0, 1))
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel="fraction answered, most certain first", ylabel="error rate", title="risk and coverage")
+    axes.set(xlim=(0, 1), ylim=(0, None))
     axes.legend(fontsize=8, frameon=False)
     tidy(axes)
     save(drawn, path)
