@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from scripts import measure
+from scripts.tools import measure
 
 from guides import commands
 from plcourse import catalog

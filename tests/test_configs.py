@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from scripts import regolden, resolve_configs
+from scripts.tools import regolden, resolve_configs
 
 import guides
 from plcourse import catalog
@@ -85,7 +85,7 @@ def test_every_model_that_exports_is_verified(name: str, runs: Path) -> None:
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_the_resolved_file_is_up_to_date(name: str, runs: Path) -> None:
-    assert catalog.resolved_path(name).read_text() == resolve_configs.resolved(name), "run scripts/resolve_configs.py"
+    assert catalog.resolved_path(name).read_text() == resolve_configs.resolved(name), "run resolve_configs.py"
 
 
 @pytest.mark.parametrize("name", FREE)

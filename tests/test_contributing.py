@@ -45,7 +45,7 @@ def test_the_new_lesson_is_short_and_works(tmp_path: Path) -> None:
 
 
 def test_the_commands_it_names_exist() -> None:
-    for path in set(re.findall(r"\bscripts/\w+\.py", TEXT)):
+    for path in set(re.findall(r"\bscripts/[\w/]+\.py", TEXT)):
         assert (ROOT / path).is_file(), path
 
 

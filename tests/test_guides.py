@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from scripts import measure, measure_tips
+from scripts.tools import measure, measure_tips
 
 import guides
 from plcourse import catalog
@@ -62,7 +62,7 @@ def test_tips_show_what_was_measured_and_nothing_else() -> None:
     shown = []
     for guide in measure_tips.guides():
         text = guide.read_text(encoding="utf-8")
-        assert text == measure_tips.written(text), f"{guide}: run `python scripts/measure_tips.py --table`"
+        assert text == measure_tips.written(text), f"{guide}: run `python scripts/tools/measure_tips.py --table`"
         shown += [block[2] for block in measure_tips._BLOCK.finditer(text)]
     assert shown == list(measure_tips.BENCHES)
     records = {path.stem for path in measure_tips.RECORDS.glob("*.json")}

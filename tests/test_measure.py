@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import measure
+from scripts.tools import measure
 
 from plcourse import catalog
 
@@ -38,13 +38,13 @@ def test_every_table_shows_the_records_and_nothing_else() -> None:
     found = measure.records()
     for page in measure.pages():
         text = page.read_text(encoding="utf-8")
-        assert text == measure.written(text, found), f"{page}: run `python scripts/measure.py --table`"
+        assert text == measure.written(text, found), f"{page}: run `python scripts/tools/measure.py --table`"
 
 
 def test_every_config_has_a_row_and_a_record_or_waits_for_one() -> None:
     found, waiting = measure.records(), measure.PENDING.read_text().split()
     assert not set(found) & set(waiting)
-    assert sorted([*found, *waiting]) == sorted(measure.measurable()), "run `python scripts/measure.py --table`"
+    assert sorted([*found, *waiting]) == sorted(measure.measurable()), "run `python scripts/tools/measure.py --table`"
     files = {
         path.relative_to(measure.RECORDS).with_suffix("").as_posix()
         for lesson in catalog.LESSONS
@@ -59,7 +59,7 @@ def test_every_config_has_a_row_and_a_record_or_waits_for_one() -> None:
 
 def test_no_record_is_of_another_config() -> None:
     old = [name for name, record in measure.records().items() if record["config_hash"] != measure.config_hash(name)]
-    assert not old, f"these configs changed since: {old}; run `python scripts/measure.py`, or `--table` to drop them"
+    assert not old, f"these configs changed since: {old}; run scripts/tools/measure.py, or drop them with --table"
 
 
 def test_rows_say_score_spread_minutes_and_memory() -> None:

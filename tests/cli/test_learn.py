@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripts.learning_path import README, written
+from scripts.tools.learning_path import README, written
 
 from plcourse import catalog
 from plcourse.__main__ import main
@@ -47,7 +47,7 @@ class TestPath:
 
     def test_the_readme_shows_the_same_table_and_every_need(self):
         text = README.read_text(encoding="utf-8")
-        assert text == written(text), "run `python scripts/learning_path.py`"
+        assert text == written(text), "run `python scripts/tools/learning_path.py`"
         assert PLANS[13].outcome in text
         assert "- gpu: `ddp/gpus`" in text
 

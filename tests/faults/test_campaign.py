@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from scripts.faults import ROOT, table_rows
+from scripts.tools.faults import ROOT, table_rows
 
 HERE = Path(__file__).parent
 

@@ -4,13 +4,13 @@ import subprocess
 import sys
 
 import pytest
-from scripts.faults import ROOT
+from scripts.tools.faults import ROOT
 
 
 @pytest.mark.slow
 def test_runs_that_must_end_alike_have_equal_hashes() -> None:
     # in a process of its own: it forks, and this one may have computed on several threads
-    command = [sys.executable, str(ROOT / "scripts" / "faults.py"), "--hashes"]
+    command = [sys.executable, str(ROOT / "scripts" / "tools" / "faults.py"), "--hashes"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     _, *rows, verdict = done.stdout.splitlines()

@@ -27,7 +27,7 @@ class ParquetShard:
     """One row group per table. Only repeated strings get a dictionary.
 
     Arrow by default tries a dictionary on every column, which takes most of the writing time for probabilities, of
-    which no two are alike (`scripts/benchmark_predict.py`).
+    which no two are alike (`scripts/benchmarks/benchmark_predict.py`).
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:

@@ -3,7 +3,7 @@
 Each measurement is a process of its own: a few training steps, the most resident memory above what it had before them,
 and the median time of a step. On a GPU, with --device cuda, the memory is what torch allocated.
 
-    python scripts/measure_checkpointing.py
+    python scripts/benchmarks/measure_checkpointing.py
 """
 
 import argparse

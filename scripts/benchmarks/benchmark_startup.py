@@ -1,6 +1,6 @@
 """How long the verbs that only look take to start, as whole processes: median of ten runs each.
 
-python scripts/benchmark_startup.py
+python scripts/benchmarks/benchmark_startup.py
 """
 
 import argparse

@@ -4,7 +4,7 @@ An MLP on the digits, batch 32, one thread. The default Trainer has what it has 
 logger, checkpoint, `self.log` each step, a DataLoader over tensors. The suite has a run's table, TensorBoard,
 checkpoint and bar. All three see the same batches from the same weights, and their losses are compared.
 
-    python scripts/benchmark_overhead.py
+    python scripts/benchmarks/benchmark_overhead.py
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Seconds are of the processor, on one thread, so that they can be taken on a machine that does other work too.
 
-    python scripts/benchmark_text.py [--steps 20]
+    python scripts/benchmarks/benchmark_text.py [--steps 20]
 """
 
 import argparse

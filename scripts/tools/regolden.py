@@ -4,7 +4,7 @@ Run it after a change that is meant to change the numbers, and say in the commit
 for each kind of processor it was taken on: the last bits depend on that, and so does the order of a curriculum whose
 scores differ in the last bits. `--add` takes the record of another kind and leaves those that are there.
 
-    python scripts/regolden.py [--add] [NAME ...]
+    python scripts/tools/regolden.py [--add] [NAME ...]
 """
 
 import argparse
@@ -24,7 +24,7 @@ from plcourse import catalog
 from plcourse.core.configs import find_config, parse_header
 from plcourse.core.runs import Run
 
-GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 STEPS = 8
 
 

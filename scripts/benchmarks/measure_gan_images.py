@@ -6,7 +6,7 @@ rate 2e-4 and betas (0.5, 0.999), batches of 256, the non-saturating loss, one g
 in each iteration, and no averaging. It gets as many iterations as the config (and so, with its larger batches, more
 images). All are scored alike: the same feature network, the same 1,000 test images, as many generated ones.
 
-python scripts/measure_gan_images.py [--seeds 3] [--models r3gan nonsaturating wgan_gp] [--max_epochs 20]
+python scripts/benchmarks/measure_gan_images.py [--seeds 3] [--models r3gan nonsaturating wgan_gp] [--max_epochs 20]
 """
 
 import argparse

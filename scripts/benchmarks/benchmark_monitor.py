@@ -5,7 +5,7 @@ training seconds, as the run records them, are compared in pairs, with the order
 machine's noise is larger than the cost, the second figure says more: the share of a fit's training time that rank 0
 spends inside the monitor, waiting for the other rank in its reductions included.
 
-    python scripts/benchmark_monitor.py
+    python scripts/benchmarks/benchmark_monitor.py
 """
 
 import argparse

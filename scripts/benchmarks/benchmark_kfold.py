@@ -8,7 +8,7 @@ computes the accuracy alone and writes nothing: what is left when all that is ta
 fold besides, survives a kill, and draws a plot. The mean accuracies are compared. One intra-op thread per process.
 Timed is everything after the imports and the reading of the data.
 
-    python scripts/benchmark_kfold.py
+    python scripts/benchmarks/benchmark_kfold.py
 """
 
 import argparse

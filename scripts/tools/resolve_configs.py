@@ -1,7 +1,7 @@
 """Writes the complete form of every packaged config, with every default, which `plcourse cat --resolved` prints.
 
-python scripts/resolve_configs.py           # rewrite them
-python scripts/resolve_configs.py --check   # exit 1 where one is out of date
+python scripts/tools/resolve_configs.py           # rewrite them
+python scripts/tools/resolve_configs.py --check   # exit 1 where one is out of date
 """
 
 import argparse

@@ -4,7 +4,7 @@ The networks, images and batches of gan/r3gan, one thread. The suite has a run's
 the loop has nothing but the update. Both start from the same weights and see the same batches and latents, and their
 losses are compared.
 
-    python scripts/benchmark_gan.py
+    python scripts/benchmarks/benchmark_gan.py
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Writes what `lessons/README.md` says of every lesson and config, from where `learn` and `ls` read it too.
 
-python scripts/learning_path.py
+python scripts/tools/learning_path.py
 """
 
 import re
@@ -10,7 +10,7 @@ from plcourse import catalog
 from plcourse.core.configs import find_config, parse_header
 from plcourse.core.syllabus import as_markdown
 
-README = Path(__file__).resolve().parents[1] / "lessons" / "README.md"
+README = Path(__file__).resolve().parents[2] / "lessons" / "README.md"
 
 
 def needs_as_markdown() -> str:

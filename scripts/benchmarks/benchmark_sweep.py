@@ -3,7 +3,7 @@
 Each round runs the same seeds twice: as the cells of one `plcourse sweep`, and as one `plcourse fit --then test` after
 the other. Both train and test the same; their tables are compared, byte for byte.
 
-    python scripts/benchmark_sweep.py
+    python scripts/benchmarks/benchmark_sweep.py
 """
 
 import argparse

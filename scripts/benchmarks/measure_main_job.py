@@ -1,6 +1,6 @@
 """The main job over five seeds: test accuracy and seconds of training, as a user runs it.
 
-python scripts/measure_main_job.py [--seeds 0 1 2 3 4] [--config ddp/two_processes]
+python scripts/benchmarks/measure_main_job.py [--seeds 0 1 2 3 4] [--config ddp/two_processes]
 """
 
 import argparse

@@ -4,7 +4,7 @@ The features are means over a text's words, of the embeddings, of the last layer
 comparison random embeddings of the same size; C is chosen on the validation part of Rotten Tomatoes (a linear probe,
 Alain and Bengio 2016, arXiv 1610.01644).
 
-    python scripts/probe_language_model.py [nlp/word_lstm/latest]
+    python scripts/benchmarks/probe_language_model.py [nlp/word_lstm/latest]
 """
 
 import argparse

@@ -1,15 +1,15 @@
 """What each config gives: its score over seeds, its minutes and its memory, from the records of real runs.
 
-    python scripts/measure.py                   # seed 0 of every config that has no record of it
-    python scripts/measure.py ddp/mlp --seeds 0 1 2     # runs these; records are kept in scripts/measured/
-    python scripts/measure.py --table           # writes the tables of README.md and the guides anew
+    python scripts/tools/measure.py                           # seed 0 of every config that has no record of it
+    python scripts/tools/measure.py ddp/mlp --seeds 0 1 2     # runs these; keeps their records in measured/
+    python scripts/tools/measure.py --table                   # rewrites the tables of README.md and the guides
 
 A table stands wherever a page has the two lines `<!-- measured: LESSON -->` (or `all`) and `<!-- end of measured -->`.
 Every config has a row. A score is the mean over all seeds. Minutes and memory are taken from runs *alone*: those beside
 which all other processes took less than a tenth of the machine, which each record says (`others`, `load`). Where there
 is none yet, the shortest time beside other work is shown as what it is, a bound: "at most".
 
-The record of a config that has changed since is dropped; `scripts/measured/pending.txt` lists what has none.
+The record of a config that has changed since is dropped; `scripts/tools/measured/pending.txt` lists what has none.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from plcourse.core.configs import find_config, parse_header
 from plcourse.core.headline import headline
 from plcourse.core.runs import Run
 
-ROOT = Path(__file__).resolve().parents[1]
-RECORDS = ROOT / "scripts" / "measured"
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "scripts" / "tools" / "measured"
 PENDING = RECORDS / "pending.txt"
 _BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end of measured -->)", re.DOTALL)
 _ONE_RUN = """

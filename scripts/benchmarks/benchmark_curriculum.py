@@ -4,7 +4,7 @@ The model and the data of the packaged configs (an MLP on mnist5k, batch 64), on
 is that of training alone. Scoring happens once, before it, and is printed apart. All arms take equal steps of equal
 sizes, and take turns at going first.
 
-    python scripts/benchmark_curriculum.py
+    python scripts/benchmarks/benchmark_curriculum.py
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What each lesson's tips on speed, memory and debugging are worth: the same training with and without one change.
 
-    python scripts/measure_tips.py [LESSON ...] [--rounds 3]    # measures; records are kept in scripts/measured/tips/
-    python scripts/measure_tips.py --table                      # writes the tables of the guides anew
+    python scripts/tools/measure_tips.py [LESSON ...] [--rounds 3]    # measures; keeps records in measured/tips/
+    python scripts/tools/measure_tips.py --table                      # rewrites the tables of the guides
 
 Every measurement is a command of its own, as a user types it. The changes of a lesson take turns in each round, and
 only ratios within a round count, so that a machine that slows down slows all of them. Time is that of the training at
@@ -29,8 +29,8 @@ from other_work import OtherWork, is_alone
 from plcourse.catalog import LESSONS
 from plcourse.core.runs import Run
 
-ROOT = Path(__file__).resolve().parents[1]
-RECORDS = ROOT / "scripts" / "measured" / "tips"
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "scripts" / "tools" / "measured" / "tips"
 _BLOCK = re.compile(r"(<!-- tips: (\w+) -->\n)(.*?)(<!-- end of tips -->)", re.DOTALL)
 _CHECKS = ("--trainer.fast_dev_run true", "--trainer.limit_train_batches 10 --trainer.max_epochs 1")
 
@@ -159,7 +159,7 @@ def table(lesson: str) -> str:
     record = json.loads(file.read_text()) if file.is_file() else {}
     wanted = [bench.command, bench.limits, ["", *bench.changes, *bench.checks]]
     if [record.get("command"), record.get("limits"), list(record.get("found", ()))] != wanted:
-        return f"Not measured yet: `python scripts/measure_tips.py {lesson}`.\n"
+        return f"Not measured yet: `python scripts/tools/measure_tips.py {lesson}`.\n"
     found = record["found"]
     base = found[""]
     seconds = median(each["seconds"] for each in base)

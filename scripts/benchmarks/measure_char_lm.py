@@ -6,7 +6,7 @@ of 100 steps and a cosine from 1e-3 to 1e-4, learned positions, GELU, no dropout
 training; those of the config have its one validation in them. Processor seconds, of all
 threads, tell how much of the time another program took.
 
-    python scripts/measure_char_lm.py tinyshakespeare.txt [--steps 800 1200] [--rounds 1] [--threads 2]
+    python scripts/benchmarks/measure_char_lm.py tinyshakespeare.txt [--steps 800 1200] [--rounds 1] [--threads 2]
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """The fault campaign: injects every fault of tests/faults/README.md and says what held.
 
-    python scripts/faults.py                      # all rows, the slow tests too
-    python scripts/faults.py --rows 3 17          # these rows
-    python scripts/faults.py --mutations 100000   # mutated files through every reader
-    python scripts/faults.py --hashes             # which runs end with equal hashes, and why others do not
+    python scripts/tools/faults.py                      # all rows, the slow tests too
+    python scripts/tools/faults.py --rows 3 17          # these rows
+    python scripts/tools/faults.py --mutations 100000   # mutated files through every reader
+    python scripts/tools/faults.py --hashes             # which runs end with equal hashes, and why others do not
 
 A row counts a fault as injected for each test case that ran and as held for each that passed. A mutated file must be
 read, or refused by the reader's own error; anything else escaped, and is printed with the seed that makes it again.
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "tests" / "faults" / "README.md"
 
 

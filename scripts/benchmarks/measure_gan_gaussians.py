@@ -2,7 +2,7 @@
 
 A mode counts as found where at least a tenth of the good points that it should have lie in it; 2,500 points.
 
-python scripts/measure_gan_gaussians.py [--seeds 10] [--models r3gan nonsaturating wgan_gp]
+python scripts/benchmarks/measure_gan_gaussians.py [--seeds 10] [--models r3gan nonsaturating wgan_gp]
 """
 
 import argparse

@@ -5,7 +5,7 @@ the script checks that by the losses that were logged. Of each averaged run it s
 average with the live weights' batch-norm statistics (unrefreshed) and with its own (averaged), each on the test part.
 
     plcourse sweep -c sweeps/swa_or_not
-    python scripts/measure_averaging.py swa_or_not
+    python scripts/benchmarks/measure_averaging.py swa_or_not
 """
 
 import argparse

@@ -4,8 +4,8 @@ No validation runs, so that the averages pay for their one pass over the trainin
 its own, added to the plain fit, and the medians of the ratios are printed: what is left is the averaging. A pass before
 a validation, which takes 16 batches by default, is a share of that; it is printed too.
 
-    python scripts/benchmark_averaging.py
-    python scripts/benchmark_averaging.py --clock cpu    # processor seconds of one thread, where other work runs
+    python scripts/benchmarks/benchmark_averaging.py
+    python scripts/benchmarks/benchmark_averaging.py --clock cpu   # processor seconds of one thread, beside other work
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Exported files on the raw pixels of square, wide and tall photos, against `predict` on the files, for each rule.
 
-python scripts/measure_raw_export.py [--rules crop stretch pad] [--image_size 28 40] [--epochs 12]
+python scripts/benchmarks/measure_raw_export.py [--rules crop stretch pad] [--image_size 28 40] [--epochs 12]
 
 The photos are made here: noise, with a bar in the middle that is a little brighter or darker and rims that are the
 opposite. A classifier is trained on them, tested, used to predict and exported with ``--preprocess --probabilities``.

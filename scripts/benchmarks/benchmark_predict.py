@@ -6,8 +6,8 @@ A small MLP on a generated table, batches of 65,536 rows. All write or compute t
 - streaming: the suite's Trainer with `StreamingPredictLoop`, Parquet shards, committed and published;
 - naive: Lightning's own Trainer with a callback that writes one table per batch, by Arrow's defaults.
 
-    python scripts/benchmark_predict.py             # speed, interleaved
-    python scripts/benchmark_predict.py --memory    # peak memory of 1 and of 32 million rows, a process each
+    python scripts/benchmarks/benchmark_predict.py             # speed, interleaved
+    python scripts/benchmarks/benchmark_predict.py --memory    # peak memory of 1 and of 32 million rows, a process each
 """
 
 import argparse

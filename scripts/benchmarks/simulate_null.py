@@ -6,7 +6,7 @@ simulation draws new data, cross-validates both classifiers on the same folds, a
 accuracies at 0.05: the naive way, as if the folds were independent (Dietterich 1998), and corrected for the training
 samples that they share (Nadeau and Bengio 2003). Uses the functions that `plcourse compare` uses.
 
-    python scripts/simulate_null.py
+    python scripts/benchmarks/simulate_null.py
 """
 
 import argparse

@@ -3,7 +3,7 @@
 The interval of a size is Student's t over seeds. `plcourse compare SWEEP --grid_by data.init_args.train_size` tests the
 differences; this shows the curves.
 
-    python scripts/label_efficiency.py sweeps/generative_or_discriminative [--output curves.png]
+    python scripts/benchmarks/label_efficiency.py sweeps/generative_or_discriminative [--output curves.png]
 """
 
 import argparse
