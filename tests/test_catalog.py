@@ -45,8 +45,8 @@ def test_the_look_verbs_targets_exist():
 
 
 def test_config_names_follow_the_lessons_and_know_nothing_else(tmp_path, monkeypatch):
-    for name in ("nlp/b", "nlp/a", "ddp/z", "sweeps/s", "notes/x"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("nlp/b", "nlp/a", "ddp/z", "sweeps/s", "notes/x", "_resolved/ddp/z"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.yaml").touch()
     (tmp_path / "ddp/README.md").touch()
     monkeypatch.setattr(catalog, "configs_dir", lambda: tmp_path)
@@ -66,7 +66,7 @@ def test_a_wheel_has_its_configs_inside_the_package(tmp_path, monkeypatch):
 def test_every_packaged_file_belongs_to_a_lesson_or_is_a_sweep():
     files = list(catalog.configs_dir().rglob("*.y*ml"))
     assert files, f"found no configs in {catalog.configs_dir()}"
-    known = {f"{name}.yaml" for name in catalog.config_names()}
+    known = {f"{folder}{name}.yaml" for name in catalog.config_names() for folder in ("", "_resolved/")}
     stray = {path.relative_to(catalog.configs_dir()).as_posix() for path in files} - known
     assert not [name for name in stray if not name.startswith("sweeps/")]
 

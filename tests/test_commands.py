@@ -107,7 +107,7 @@ def test_every_command_above_a_config_is_accepted(refusal: Refusal) -> None:
     assert not refused
 
 
-FILES = [*PAGES, *LESSONS.rglob("*.py"), *catalog.configs_dir().rglob("*.yaml")]
+FILES = [*PAGES, *LESSONS.rglob("*.py"), *map(catalog.config_path, KNOWN)]
 
 
 def test_every_run_that_is_named_has_a_config() -> None:

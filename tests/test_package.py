@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import plcourse
+from plcourse import catalog
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
@@ -131,16 +132,14 @@ class TestWheel:
         names = set(zipfile.ZipFile(installed[0]).namelist())
         configs = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
         assert len(configs) >= 4
-        lessons = [name for name in configs if not name.startswith("configs/sweeps/")]
         wanted = {f"plcourse/{name}" for name in configs}
-        wanted |= {f"plcourse/{name.replace('configs/', '_resolved/', 1)}" for name in lessons}
+        wanted |= {f"plcourse/configs/_resolved/{name}.yaml" for name in catalog.config_names()}
         wanted |= {"plcourse/README.md"}
         wanted |= {f"plcourse/{path.parent.name}/README.md" for path in ROOT.glob("lessons/plcourse/*/README.md")}
         modules = {path.relative_to(ROOT / "lessons").as_posix() for path in ROOT.glob("lessons/plcourse/**/*.py")}
         assert wanted | modules <= names
         assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "scripts"))]
-        resolved = {name for name in names if name.startswith("plcourse/_resolved/") and name.endswith(".yaml")}
-        assert resolved == {name for name in wanted if name.startswith("plcourse/_resolved/")}
+        assert {name for name in names if name.endswith(".yaml")} == {name for name in wanted if name.endswith(".yaml")}
 
     def test_every_verb_works_from_an_empty_folder(self, installed: tuple[Path, Path], tmp_path: Path) -> None:
         _, bin_folder = installed

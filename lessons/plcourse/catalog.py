@@ -199,8 +199,8 @@ def config_path(name: str) -> Path:
 
 
 def resolved_path(name: str) -> Path:
-    """The file that `cat --resolved` prints for a packaged config, built before the package was."""
-    return PACKAGE / "_resolved" / f"{name}.yaml"
+    """The file that `cat --resolved` prints for a packaged config; `scripts/tools/resolve_configs.py` writes it."""
+    return configs_dir() / "_resolved" / f"{name}.yaml"
 
 
 def verbs_of(group: str) -> list[str]:

@@ -189,7 +189,7 @@ class TestCat:
 
     def test_resolved(self, typed, refused, tmp_path):
         assert "plcourse fit -c ddp/two_processes --print_config" in refused("cat", "--resolved", "ddp/two_processes")
-        file = tmp_path / "package/_resolved/ddp/two_processes.yaml"
+        file = tmp_path / "configs/_resolved/ddp/two_processes.yaml"
         file.parent.mkdir(parents=True)
         file.write_text("all: of it\n")
         assert typed("cat", "ddp/two_processes", "--resolved") == (0, "all: of it\n", "")

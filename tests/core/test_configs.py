@@ -379,10 +379,9 @@ class TestLocating:
 
 
 class TestResolved:
-    def test_the_prebuilt_file(self, packaged, tmp_path, monkeypatch):
-        monkeypatch.setattr(catalog, "PACKAGE", tmp_path / "package")
+    def test_the_prebuilt_file(self, packaged):
         assert "--print_config" in message(resolved_path, "ddp/one_process")
-        file = tmp_path / "package/_resolved/ddp/one_process.yaml"
+        file = packaged / "_resolved/ddp/one_process.yaml"
         file.parent.mkdir(parents=True)
         file.touch()
         assert resolved_path("ddp/one_process") == resolved_path("ddp/one_process.yaml") == file
