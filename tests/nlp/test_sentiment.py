@@ -366,7 +366,7 @@ def test_what_cannot_be_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_encoder_has_a_rate_of_its_own() -> None:
     module = SentimentClassifier(network_of("GPT"), 3, lr_scheduler=None, encoder_lr=0.5)
     module.optimizer = lambda params: torch.optim.SGD(params, lr=0.1)
-    optimizer = module.configure_optimizers()
+    optimizer = module.configure_optimizers()["optimizer"]
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.05]
     grouped = [each for group in optimizer.param_groups for each in group["params"]]
     assert {id(each) for each in grouped} == {id(each) for each in module.parameters()}

@@ -4,6 +4,9 @@ import math
 from abc import abstractmethod
 from typing import Any
 
+import pytorch_lightning as pl
+from pytorch_lightning.cli import LRSchedulerCallable
+from pytorch_lightning.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -139,3 +142,22 @@ class WarmupCosine(PlannedSchedule):
             return (step + 1) / warmup_steps
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def with_schedule(
+    module: pl.LightningModule, optimizer: Optimizer, lr_scheduler: LRSchedulerCallable | None, steps_per_batch: int = 1
+) -> OptimizerConfig | OptimizerLRSchedulerConfig:
+    """Pairs an optimizer with its schedule, as `configure_optimizers` returns them.
+
+    Args:
+        module: the model. A `PlannedSchedule` without ``total_steps`` takes the training length from its trainer.
+        optimizer: the optimizer.
+        lr_scheduler: builds the schedule from the optimizer, stepped once per optimizer step; None for a constant rate.
+        steps_per_batch: steps of this optimizer per training batch, 1 or more.
+    """
+    if lr_scheduler is None:
+        return {"optimizer": optimizer}
+    schedule = lr_scheduler(optimizer)
+    if isinstance(schedule, PlannedSchedule) and schedule.total_steps is None:
+        schedule.start(module.trainer.estimated_stepping_batches * steps_per_batch)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plcourse.core.metrics import ClassificationScores, StepMeans, probabilities
-from plcourse.core.schedules import WarmupCosine
+from plcourse.core.schedules import WarmupCosine, with_schedule
 from plcourse.curriculum.self_paced import Weigher
 
 
@@ -99,11 +99,5 @@ class CurriculumClassifier(pl.LightningModule):
         return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule, as the config names them."""
-        optimizer = self.optimizer(self.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = self.lr_scheduler(optimizer)
-        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
-            schedule.start(self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Builds the optimizer and its schedule."""
+        return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from plcourse.core.metrics import ClassificationScores, StepMeans, probabilities
-from plcourse.core.schedules import WarmupCosine
+from plcourse.core.schedules import WarmupCosine, with_schedule
 
 
 class ResidualBlock(nn.Module):
@@ -201,14 +201,9 @@ class ImageClassifier(pl.LightningModule):
         return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule, as the config names them."""
+        """Builds the optimizer and its schedule."""
         optimizer = self.optimizer(self.parameters())
         if self.linear_scaling:
             for group in optimizer.param_groups:
                 group["lr"] *= self.trainer.world_size * self.trainer.accumulate_grad_batches
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = self.lr_scheduler(optimizer)
-        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
-            schedule.start(self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_schedule(self, optimizer, self.lr_scheduler)

@@ -25,7 +25,7 @@ from plcourse.core.data.randoms import stream
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import is_replaced
 from plcourse.core.metrics import ClassificationScores, StepMeans, in_full, probabilities
-from plcourse.core.schedules import WarmupCosine
+from plcourse.core.schedules import WarmupCosine, with_schedule
 from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
 from plcourse.evaluation.uncertainty import decompose, dropout_on
 
@@ -167,14 +167,8 @@ class Classifier(pl.LightningModule):
         return torch.cat(found)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule, as the config names them."""
-        optimizer = self.optimizer(self.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = self.lr_scheduler(optimizer)
-        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
-            schedule.start(self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Builds the optimizer and its schedule."""
+        return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)
 
     def _views(self, batch: dict[str, Any]) -> list[Tensor]:
         x_B = _inputs(batch)

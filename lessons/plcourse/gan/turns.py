@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from plcourse.core.distributed import is_distributed
 from plcourse.core.metrics import is_logging_step
-from plcourse.core.schedules import WarmupCosine
+from plcourse.core.schedules import with_schedule
 
 GENERATOR, DISCRIMINATOR = 0, 1  # the order of the optimizers, in `configure_optimizers` and in checkpoints
 PLAYERS = ("generator", "discriminator")
@@ -145,7 +145,7 @@ def two_optimizers(
     generator_lr_scheduler: LRSchedulerCallable | None,
     discriminator_lr_scheduler: LRSchedulerCallable | None,
     discriminator_turns: int = 1,
-) -> list[dict[str, Any]]:
+) -> list[Any]:
     """What `configure_optimizers` returns: the generator's optimizer first, each with its schedule if it has one.
 
     Args:
@@ -156,19 +156,15 @@ def two_optimizers(
         discriminator_lr_scheduler: the same for the discriminator.
         discriminator_turns: turns of the discriminator in an iteration, 1 or more; the generator has one.
     """
-    configured = []
-    for network, build, schedule, turns in (
-        (module.generator, generator_optimizer, generator_lr_scheduler, 1),
-        (module.discriminator, discriminator_optimizer, discriminator_lr_scheduler, discriminator_turns),
-    ):
-        optimizer = build(network.parameters())
-        configured.append({"optimizer": optimizer})
-        if schedule is not None:
-            scheduler = schedule(optimizer)
-            if isinstance(scheduler, WarmupCosine) and scheduler.total_steps is None:
-                scheduler.start(module.trainer.estimated_stepping_batches * turns)
-            configured[-1]["lr_scheduler"] = {"scheduler": scheduler}
-    return configured
+    return [
+        with_schedule(module, generator_optimizer(module.generator.parameters()), generator_lr_scheduler),
+        with_schedule(
+            module,
+            discriminator_optimizer(module.discriminator.parameters()),
+            discriminator_lr_scheduler,
+            discriminator_turns,
+        ),
+    ]
 
 
 def log_turns(module: pl.LightningModule, reports: dict[int, Report]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from plcourse.core.exportable import Input, Output, Signature
 from plcourse.core.metrics import SampleMean, StepMeans
-from plcourse.core.schedules import WarmupCosine
+from plcourse.core.schedules import WarmupCosine, with_schedule
 
 
 class RegressionScores(nn.Module):
@@ -133,11 +133,5 @@ class TableRegressor(pl.LightningModule):
         return (batch["features"],)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule, as the config names them."""
-        optimizer = self.optimizer(self.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = self.lr_scheduler(optimizer)
-        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
-            schedule.start(self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Builds the optimizer and its schedule."""
+        return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)

@@ -27,7 +27,7 @@ from plcourse.core.distributed import gather_states
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.core.metrics import StepMeans
-from plcourse.core.schedules import WarmupCosine
+from plcourse.core.schedules import WarmupCosine, with_schedule
 from plcourse.nlp.generate import Sampling, continuations, describe
 from plcourse.nlp.lstm import from_cpu, to_cpu
 from plcourse.nlp.sampled import sampled_cross_entropy
@@ -200,14 +200,8 @@ class LanguageModel(pl.LightningModule):
         return {"id": batch["id"], "prompt": batch["prompt"], "text": texts, **columns}
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule, as the config names them."""
-        optimizer = self.optimizer(self.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = self.lr_scheduler(optimizer)
-        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
-            schedule.start(self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Builds the optimizer and its schedule."""
+        return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the carried state of every rank; called on all of them."""

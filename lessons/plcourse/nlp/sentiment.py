@@ -20,7 +20,7 @@ from torch.nn import functional
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.core.metrics import ClassificationScores, StepMeans, probabilities
-from plcourse.core.schedules import WarmupCosine
+from plcourse.core.schedules import WarmupCosine, with_schedule
 from plcourse.nlp.finetuned import take_over
 from plcourse.nlp.tokenizers import keep_tokenizer
 
@@ -158,7 +158,7 @@ class SentimentClassifier(pl.LightningModule):
         return {**columns, "text": batch["written"]} if "written" in batch else columns
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule, as the config names them."""
+        """Builds the optimizer and its schedule."""
         encoder: Any = getattr(self.network, "encoder", None)
         slow = list(encoder.parameters()) if encoder is not None else []
         known = {id(each) for each in slow}
@@ -166,12 +166,7 @@ class SentimentClassifier(pl.LightningModule):
         optimizer = self.optimizer([*groups, {"params": slow}] if slow else groups)
         for group in optimizer.param_groups[1:]:
             group["lr"] *= self.encoder_lr
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = self.lr_scheduler(optimizer)
-        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
-            schedule.start(self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return with_schedule(self, optimizer, self.lr_scheduler)
 
     def export_signature(self) -> Signature:
         """Tokens and lengths in, scores out; any number of tokens that the network can read."""

@@ -21,7 +21,7 @@ from plcourse.core.data.resize import in_size_of_input
 from plcourse.core.errors import UserError
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.core.metrics import StepMeans, in_full, probabilities
-from plcourse.core.schedules import WarmupCosine
+from plcourse.core.schedules import WarmupCosine, with_schedule
 from plcourse.vision.losses import TaskWeights, class_loss, mask_loss
 from plcourse.vision.networks import ConvEncoder, TwoHeads
 from plcourse.vision.scores import VisionScores
@@ -224,14 +224,8 @@ class ClassifierSegmenter(pl.LightningModule):
         return found
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and its schedule, as the config names them."""
-        optimizer = self.optimizer(self.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        schedule = self.lr_scheduler(optimizer)
-        if getattr(schedule, "total_steps", 1) is None:
-            schedule.start(self.trainer.estimated_stepping_batches)  # pyright: ignore[reportAttributeAccessIssue]
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Builds the optimizer and its schedule."""
+        return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)
 
     def export_signature(self) -> Signature:
         """An image of any size that leaves two pixels at the coarsest resolution in, the scores of the heads out."""
