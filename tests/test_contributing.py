@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,28 @@ def test_the_new_lesson_is_short_and_works(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "runs/mixup/digits/latest/eval/test.json").read_text())
     assert report["metrics"]["test/accuracy"] > 0.8
+
+
+def test_a_submission_runs_the_readmes_words_in_an_environment_that_it_removes(tmp_path: Path) -> None:
+    """With stand-ins for the tools, which print what they were called with."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    environments, tools = tmp_path / "tmp", tmp_path / "tools"
+    environments.mkdir()
+    tools.mkdir()
+    for name in ("chromium", "lint-imports", "pyright", "pytest", "python", "ruff"):
+        (tools / name).write_text('#!/bin/sh\necho "$0 $*"\n')
+        (tools / name).chmod(0o755)
+    (tmp_path / "README.md").write_text("Test it:\n\n    cp -r tools .venv/bin && .venv/bin/pytest\n")
+    environment = {**os.environ, "TMPDIR": str(environments), "PATH": f"{tools}:{os.environ['PATH']}"}
+    done = subprocess.run([".ci/run"], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    ran = [line for line in done.stdout.splitlines() if line.startswith(str(environments))]
+    called = [re.sub(r"^\S+/bin/", "", line).split() for line in ran]
+    assert [name for name, *_ in called] == "pytest ruff ruff pyright lint-imports python pytest".split()
+    assert (called[0], called[-1]) == (["pytest"], ["pytest", "-m", "slow"])
+    assert list(environments.iterdir()) == []
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_the_commands_it_names_exist() -> None:
