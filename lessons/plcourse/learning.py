@@ -116,9 +116,9 @@ def _of(lesson: catalog.Lesson, finished: dict[str, str]) -> list[tuple[str, str
 
 
 def _first_commands(lesson: catalog.Lesson) -> list[str]:
-    """The commands that a guide begins with, as code of Markdown."""
+    """The commands that a guide begins with, as code of Markdown, with the lines that continue them."""
     start = _guide_of(lesson).partition("**The question.**")[0]
-    return [line for line in start.splitlines() if line.startswith("    plcourse ")]
+    return re.findall(r"^    plcourse (?:.*\\\n)*.*", start, re.MULTILINE)
 
 
 def _guide_of(lesson: catalog.Lesson) -> str:
