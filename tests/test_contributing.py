@@ -61,10 +61,19 @@ def test_a_submission_runs_the_readmes_words_in_an_environment_that_it_removes(t
     assert done.returncode == 0, done.stderr
     ran = [line for line in done.stdout.splitlines() if line.startswith(str(environments))]
     called = [re.sub(r"^\S+/bin/", "", line).split() for line in ran]
-    assert [name for name, *_ in called] == "pytest ruff ruff pyright lint-imports python pytest".split()
+    assert [name for name, *_ in called] == ["pytest", "ruff", "ruff", "pyright", "lint-imports", "python", "pytest"]
     assert (called[0], called[-1]) == (["pytest"], ["pytest", "-m", "slow"])
     assert list(environments.iterdir()) == []
     assert not (tmp_path / ".venv").exists()
+
+
+def test_each_commit_runs_checks_that_a_submission_runs_too() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    submission = (ROOT / ".ci/run").read_text()
+    for hook in repository["hooks"]:
+        assert f"run {hook['entry']}" in submission
+        assert hook["language"] == "system"
 
 
 def test_the_commands_it_names_exist() -> None:
