@@ -1,6 +1,7 @@
-"""The three formats of a shard: Parquet, CSV and JSONL, each written piece by piece to an open file."""
+"""The file formats of a shard: Parquet, CSV and JSONL. Each writes table by table to an open file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,49 +13,29 @@ Format = Literal["parquet", "csv", "jsonl"]
 
 
 class ShardWriter(Protocol):
-    """Takes the tables of one shard in order."""
+    """An open shard file."""
 
     def write(self, table: pa.Table) -> None:
-        """Appends rows."""
+        """Appends the rows of a table."""
         ...
 
     def close(self) -> None:
-        """Writes what the format has at its end; the file is complete afterwards."""
+        """Completes the file."""
         ...
-
-
-class ParquetShard:
-    """One row group per table. Only repeated strings get a dictionary.
-
-    Arrow by default tries a dictionary on every column, which takes most of the writing time for probabilities, of
-    which no two are alike (`scripts/benchmarks/benchmark_predict.py`).
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        names = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-        self._writer = pq.ParquetWriter(path, schema, use_dictionary=names)  # pyright: ignore[reportArgumentType]
-
-    def write(self, table: pa.Table) -> None:
-        """Appends rows."""
-        self._writer.write_table(table)
-
-    def close(self) -> None:
-        """Writes the footer."""
-        self._writer.close()
 
 
 class CsvShard:
-    """A header, then a line per row; a list column of width K becomes K columns ``<name>_0`` and so on."""
+    """A header and one line per row; a list column of width K becomes K columns ``<name>_0`` and so on."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._writer = pacsv.CSVWriter(path, _flat(schema.empty_table()).schema)
 
     def write(self, table: pa.Table) -> None:
-        """Appends rows."""
+        """Appends the rows of a table."""
         self._writer.write_table(_flat(table))
 
     def close(self) -> None:
-        """Flushes."""
+        """Completes the file."""
         self._writer.close()
 
 
@@ -65,15 +46,29 @@ class JsonlShard:
         self._file = path.open("w", encoding="utf-8")
 
     def write(self, table: pa.Table) -> None:
-        """Appends rows."""
+        """Appends the rows of a table."""
         self._file.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
 
     def close(self) -> None:
-        """Flushes."""
+        """Completes the file."""
         self._file.close()
 
 
-WRITERS: dict[str, Any] = {"parquet": ParquetShard, "csv": CsvShard, "jsonl": JsonlShard}
+def parquet_shard(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A Parquet file with one row group per table, and a dictionary only for columns of repeated strings.
+
+    By default Arrow tries a dictionary for every column. For probabilities, which hardly ever repeat, that takes most
+    of the writing time (`scripts/benchmarks/benchmark_predict.py`).
+    """
+    names = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    return pq.ParquetWriter(path, schema, use_dictionary=names)  # pyright: ignore[reportArgumentType]
+
+
+WRITERS: dict[str, Callable[[Path, pa.Schema], ShardWriter]] = {
+    "parquet": parquet_shard,
+    "csv": CsvShard,
+    "jsonl": JsonlShard,
+}
 
 
 def _flat(table: pa.Table) -> pa.Table:

@@ -1,16 +1,16 @@
 """Predictions on disk, shard by shard: what is committed survives any kill, and nothing else counts.
 
 A *shard* is a file with the rows of consecutive positions. It is committed in three steps, each on disk before the
-next: the file under a temporary name, its final name, a line in this rank's journal. A kill between any two leaves a
-file that no journal names; the positions are computed again and the file is replaced.
+next: the file is written under a temporary name, it gets its final name, and this rank's journal gets a line. A kill in
+between leaves a file that no journal names. Its positions are computed again, and the file is replaced.
 
-    <folder>/part-000000000000.parquet    the shards, in the order of their names; the number is the first position
+    <folder>/part-000000000000.parquet    the shards in name order; the number is the first position
     <folder>/_manifest.json               what they hold
-    <folder>/_quarantine.csv              inputs that could not be read, with their reason; only where there are any
+    <folder>/_quarantine.csv              inputs that could not be read, and why; only if there are any
     <folder>/_partial/                    the same while it grows, with one journal per rank
 
-The dataset of an earlier prediction stays until the new one is complete. Names that begin with an underscore are
-passed over by readers of Parquet datasets.
+An earlier prediction stays until the new one is complete. Readers of Parquet datasets skip names that begin with an
+underscore.
 """
 
 import contextlib
@@ -29,9 +29,11 @@ from plcourse.core.runs import hold, replace_file, write_json
 from plcourse.evaluation.formats import Format
 
 MANIFEST, QUARANTINE, PARTIAL = "_manifest.json", "_quarantine.csv", "_partial"
-_KEPT = "journal-kept.jsonl"  # what earlier attempts have committed
+_KEPT = "journal-kept.jsonl"  # the shards that earlier attempts committed
 _SCHEMA = 1
 _NO_FACTS: Mapping[str, Any] = MappingProxyType({})
+# what parsing damaged JSON into shards may raise
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,21 @@ class Shard:
     quarantined: list[tuple[str, str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    key: str | None = None
+    complete: bool = False
+    shards: Sequence[Shard] = ()
+
+
 class ShardFolder:
-    """The folder of one prediction, as every rank sees it.
+    """The folder of one prediction, as one rank sees it.
 
     Args:
-        folder: where the dataset is to be.
-        key: tells one prediction from another: weights, settings and inputs.
-        format: the shards' format.
-        rank: this process.
+        folder: the folder; it is created.
+        key: identifies the weights, inputs and settings; shards with another key are not reused.
+        format: the file format.
+        rank: the rank of this process.
     """
 
     def __init__(self, folder: Path, key: str, format: Format, rank: int = 0) -> None:  # noqa: A002  (its usual name)
@@ -71,43 +80,42 @@ class ShardFolder:
         self._lock: int | None = None
 
     def open(self) -> tuple[list[Shard], bool]:
-        """Clears up after a kill and finds what is committed; for rank 0, before any rank writes.
+        """Cleans up after a kill and finds the committed shards; rank 0 calls it before any rank writes.
 
-        What another prediction left unfinished is removed. A journal's torn last line, and a file that is not as long
-        as its journal says, count as not written.
+        It removes what a prediction with another key left unfinished. A torn line in a journal does not count, nor does
+        a file whose size differs from its line.
 
         Returns:
             The committed shards, and whether they are the complete dataset.
 
         Raises:
-            UserError: another process is writing into this folder.
+            UserError: another process is writing into this folder, or a manifest is damaged.
         """
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make '{self.partial}': {error.strerror}; output_dir names another one") from error
+            raise UserError(f"cannot make '{self.partial}': {error.strerror}; choose another output_dir") from error
         self._lock = hold(self.folder, "predictions")
         begun = _read(self.partial / MANIFEST)
-        if begun.get("complete"):  # killed while it was being published
-            self._swap(begun)
+        if begun.complete:  # killed while it was being published
+            self._swap(begun.shards)
             self.partial.mkdir()
-        elif begun.get("key") == self.key:
+        elif begun.key == self.key:
             return self._committed(), False
         for path in self.partial.iterdir():
             path.unlink()
         done = _read(self.folder / MANIFEST)
-        shards = [_shard(entry) for entry in done.get("shards", [])] if done.get("key") == self.key else []
-        if shards and all(_is_whole(self.folder, shard) for shard in shards):
+        if done.key == self.key and done.shards and all(_is_whole(self.folder, shard) for shard in done.shards):
             self.partial.rmdir()
-            return shards, True
+            return list(done.shards), True
         return [], False
 
     def begin(self, shards: Sequence[Shard]) -> None:
-        """Starts or goes on with the partial dataset; for rank 0."""
+        """Starts the partial dataset, or continues it from these shards; rank 0 calls it."""
         replace_file(self.partial / _KEPT, "".join(map(_line, shards)))
         write_json(self.partial / MANIFEST, {"schema": _SCHEMA, "key": self.key, "complete": False})
         keep = {_KEPT, MANIFEST, *(shard.file for shard in shards)}
-        for path in self.partial.iterdir():  # only now: what the old journals say is in the new one
+        for path in self.partial.iterdir():  # the old journals go last, when the new one is on disk
             if path.name not in keep:
                 path.unlink()
 
@@ -116,7 +124,7 @@ class ShardFolder:
         return self.partial / f".part-{first_row:012d}.{self.format}"
 
     def commit(self, temporary: Path, shard: Shard) -> None:
-        """Makes a closed file count; for any rank."""
+        """Commits a closed file; any rank may call it."""
         _sync(temporary)
         temporary.replace(self.partial / shard.file)
         _sync(self.partial)
@@ -127,12 +135,12 @@ class ShardFolder:
             os.fsync(stream.fileno())
 
     def publish(self, shards: Iterable[Shard], given: int, facts: Mapping[str, Any] = _NO_FACTS) -> dict[str, Any]:
-        """Puts the complete dataset in the place of an earlier one; for rank 0, when all ranks have committed.
+        """Replaces an earlier dataset by the complete one; rank 0 calls it when all ranks have committed.
 
         Args:
-            shards: all of them, in any order.
-            given: inputs in all; each is a row or quarantined.
-            facts: further fields of the manifest, such as where the inputs come from.
+            shards: all shards, in any order.
+            given: number of inputs; each must be a row or quarantined.
+            facts: more fields for the manifest, such as where the inputs come from.
 
         Returns:
             The manifest.
@@ -149,7 +157,7 @@ class ShardFolder:
                 f"{missing[0]} is not in '{self.partial}': all ranks need the same folder, on a shared disk"
             )
         if seen + len(quarantined) != given:
-            raise RunFailed(f"{seen} rows and {len(quarantined)} quarantined inputs are not the {given} given")
+            raise RunFailed(f"{seen} rows and {len(quarantined)} quarantined inputs do not add up to {given} inputs")
         if quarantined:
             _write_quarantine(self.partial / QUARANTINE, quarantined)
         manifest = {
@@ -164,25 +172,25 @@ class ShardFolder:
             "shards": [asdict(shard) for shard in ordered],
         }
         write_json(self.partial / MANIFEST, manifest)
-        self._swap(manifest)
+        self._swap(ordered)
         return manifest
 
     def close(self) -> None:
-        """Lets other processes write here."""
+        """Releases the lock on the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def _swap(self, manifest: dict[str, Any]) -> None:
-        """Old files out, new files in, the manifest last; a kill anywhere in between is made good by a second call."""
+    def _swap(self, shards: Sequence[Shard]) -> None:
+        """Removes the old files and moves in the new ones, the manifest last; after a kill, a second call finishes."""
         old = self.folder / MANIFEST
-        for shard in _read(old).get("shards", []):
-            (self.folder / shard["file"]).unlink(missing_ok=True)
-        for path in (*self.folder.glob("part-?????.parquet"), self.folder / QUARANTINE):  # those of the plain writer
+        for shard in _read(old).shards:
+            (self.folder / shard.file).unlink(missing_ok=True)
+        for path in (*self.folder.glob("part-?????.parquet"), self.folder / QUARANTINE):  # PredictionWriter's files
             path.unlink(missing_ok=True)
         old.unlink(missing_ok=True)
-        for name in [shard["file"] for shard in manifest["shards"]] + [QUARANTINE]:
-            with contextlib.suppress(FileNotFoundError):  # moved before the kill, or there is none
+        for name in [shard.file for shard in shards] + [QUARANTINE]:
+            with contextlib.suppress(FileNotFoundError):  # moved before the kill, or nothing is quarantined
                 (self.partial / name).replace(self.folder / name)
         _sync(self.folder)
         (self.partial / MANIFEST).replace(old)
@@ -193,41 +201,37 @@ class ShardFolder:
         found: dict[str, Shard] = {}
         for journal in sorted(self.partial.glob("journal-*.jsonl")):
             for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
-                # the line that a kill cut short, or one that a failing disk changed
-                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
+                with contextlib.suppress(*_DAMAGE, OSError):  # cut short by a kill, or changed by a failing disk
                     shard = _shard(json.loads(line))
                     if _is_whole(self.partial, shard):
                         found[shard.file] = shard
         return sorted(found.values(), key=lambda shard: shard.first)
 
 
-def _read(manifest: Path) -> dict[str, Any]:
+def _read(path: Path) -> _Manifest:
+    """Reads a manifest; an empty one if there is no file."""
     try:
-        content = json.loads(manifest.read_bytes())
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise TypeError("not a JSON object")
+        shards = [_shard(entry) for entry in content.get("shards", [])]
+        foreign = [shard.file for shard in shards if not _is_in_folder(shard)]
     except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"'{manifest}' is damaged: {first_line(error)}; remove it to predict again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"'{manifest}' is damaged: it holds no object; remove it to predict again")
-    try:
-        foreign = [shard.file for shard in map(_shard, content.get("shards", [])) if not _is_own(shard)]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"'{manifest}' is damaged: {first_line(error)}; remove it to predict again") from error
-    if foreign:  # files that it lists are removed and moved
-        raise UserError(f"'{manifest}' lists {foreign[0]!r}, no file of its own folder; remove it to predict again")
-    return content
+        return _Manifest()
+    except _DAMAGE as error:
+        raise UserError(f"'{path}' is damaged: {first_line(error)}; remove it to predict again") from error
+    if foreign:  # listed files are removed and moved, so none may lie elsewhere
+        raise UserError(f"'{path}' lists {foreign[0]!r}, which is not a file name; remove it to predict again")
+    return _Manifest(content.get("key"), bool(content.get("complete")), shards)
 
 
-def _is_own(shard: Shard) -> bool:
+def _is_in_folder(shard: Shard) -> bool:
     return isinstance(shard.file, str) and shard.file not in ("", "..") and Path(shard.file).name == shard.file
 
 
 def _is_whole(folder: Path, shard: Shard) -> bool:
-    if not _is_own(shard):
-        return False
-    file = folder / shard.file
-    return file.is_file() and file.stat().st_size == shard.bytes
+    file = folder / shard.file if _is_in_folder(shard) else None
+    return file is not None and file.is_file() and file.stat().st_size == shard.bytes
 
 
 def _shard(entry: dict[str, Any]) -> Shard:

@@ -1,8 +1,9 @@
-"""Between the loop and the shards: takes each prediction from memory to disk while the next one is computed."""
+"""Takes each prediction from memory to disk while the next one is computed."""
 
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,33 @@ from plcourse.core.errors import RunFailed
 from plcourse.evaluation.formats import WRITERS, ShardWriter
 from plcourse.evaluation.shards import Shard, ShardFolder
 
-_GROUP_ROWS, _GROUP_BYTES = 1 << 16, 1 << 24  # a shard grows by at least so many rows, or bytes, at a time
+_GROUP_ROWS, _GROUP_BYTES = 1 << 16, 1 << 24  # tables are written to a shard in groups of at least this size
+
+
+@dataclass
+class _OpenShard:
+    """The shard that is growing; ``group`` holds the tables that are not in its file yet."""
+
+    first: int
+    batches: int = 0
+    rows: int = 0
+    quarantined: list[tuple[str, str]] = field(default_factory=list)
+    group: list[pa.Table] = field(default_factory=list)
+    group_rows: int = 0
+    began: float = field(default_factory=time.monotonic)
 
 
 class ShardSink(pl.Callback):
     """Writes the batches of one process as shards of consecutive batches.
 
-    One thread writes, and at most one piece waits for it, so memory stays flat however slow the disk is.
+    One thread writes, and at most one group waits for it, so memory stays flat however slow the disk is.
 
     Args:
         folder: where shards are committed.
-        numbers: which batch of the grid each batch of this process is, int64, ascending.
+        numbers: the position of each batch of this process in the grid, int64, ascending.
         batch_size: samples per batch of the grid.
-        label_names: names of the classes, None for none.
-        columns: which columns to write, None for all.
+        label_names: class names; None if there are none.
+        columns: the columns to write; None writes all.
         rows_per_shard: rows after which a shard is committed.
         seconds_per_shard: seconds after which it is committed at the latest.
 
@@ -52,7 +66,7 @@ class ShardSink(pl.Callback):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._pending: Future[None] | None = None
         self._writer: ShardWriter | None = None
-        self._start(first=-1)
+        self._open: _OpenShard | None = None
 
     def on_predict_batch_end(
         self,
@@ -63,54 +77,55 @@ class ShardSink(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Takes the rows of one batch; commits the shard when it is large or old enough, or the next batch is not
-        the one that follows."""
+        """Adds the rows of one batch to the open shard.
+
+        Commits the shard if it is large or old enough. A batch that does not follow the last one starts a new shard.
+        """
         number = self.numbers[batch_idx]
-        if self._batches and number != self._first + self._batches:
+        if self._open is not None and number != self._open.first + self._open.batches:
             self.commit()
-        if not self._batches:
-            self._start(first=number)
+        shard = self._open = self._open or _OpenShard(number)
         table = to_table(outputs, self.label_names, self.columns)
         if unread := batch.get("quarantined"):
-            self._quarantined += [(str(_item(batch["id"], row)), reason) for row, reason in unread]
+            shard.quarantined += [(str(_item(batch["id"], row)), reason) for row, reason in unread]
             keep = np.ones(table.num_rows, bool)
             keep[[row for row, _ in unread]] = False
             table = table.filter(pa.array(keep))
-        self._batches += 1
-        self._rows += table.num_rows
-        self._group.append(table)
-        self._group_rows += table.num_rows
-        if self._group_rows >= _GROUP_ROWS or self._group_rows * self._row_bytes(table) >= _GROUP_BYTES:
-            self._write_group()
-        if self._rows >= self.rows_per_shard or time.monotonic() - self._began >= self.seconds_per_shard:
+        shard.batches += 1
+        shard.rows += table.num_rows
+        shard.group.append(table)
+        shard.group_rows += table.num_rows
+        bytes_per_row = table.nbytes / max(table.num_rows, 1)
+        if shard.group_rows >= _GROUP_ROWS or shard.group_rows * bytes_per_row >= _GROUP_BYTES:
+            self._write_group(shard)
+        if shard.rows >= self.rows_per_shard or time.monotonic() - shard.began >= self.seconds_per_shard:
             self.commit()
 
     def commit(self) -> None:
-        """Commits what has come since the last shard, if anything has."""
-        if not self._batches:
+        """Commits the open shard, if there is one."""
+        shard, self._open = self._open, None
+        if shard is None:
             return
-        self._write_group()
-        first, batches, rows, quarantined = self._first, self._batches, self._rows, self._quarantined
+        self._write_group(shard)
 
         def finish() -> None:
             assert self._writer is not None
             self._writer.close()
             self._writer = None
-            temporary = self.folder.path(first * self.batch_size)
-            name = temporary.name.removeprefix(".")
-            shard = Shard(name, first, batches, rows, temporary.stat().st_size, quarantined)
-            self.folder.commit(temporary, shard)
-            self.committed.append(shard)
-            pa.default_memory_pool().release_unused()  # else the allocator's leftovers grow by a MiB or so per shard
+            temporary = self.folder.path(shard.first * self.batch_size)
+            file, size = temporary.name.removeprefix("."), temporary.stat().st_size
+            done = Shard(file, shard.first, shard.batches, shard.rows, size, shard.quarantined)
+            self.folder.commit(temporary, done)
+            self.committed.append(done)
+            pa.default_memory_pool().release_unused()  # otherwise the allocator keeps about a MiB per shard
 
         self._submit(finish)
-        self._start(first=-1)
 
     def drain(self) -> None:
         """Waits until everything is on disk.
 
         Raises:
-            RunFailed: it could not be written.
+            RunFailed: writing failed.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -119,36 +134,29 @@ class ShardSink(pl.Callback):
             pending.result()
         except OSError as error:
             raise RunFailed(
-                f"cannot write into '{self.folder.partial}': {error.strerror or error}; what was committed stays, and "
-                "the same command goes on from there"
+                f"cannot write into '{self.folder.partial}': {error.strerror or error}; committed shards are kept, and "
+                "the same command continues from them"
             ) from error
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leaves the folder to the next attempt; Lightning tears a loop down only where it has come to its end."""
+        """Releases the folder for the next attempt; after an exception, Lightning does not tear down the loop."""
         self.close()
 
     def close(self) -> None:
-        """Ends the thread, and lets others write into the folder."""
+        """Ends the thread and releases the folder."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self.folder.close()
 
-    def _start(self, first: int) -> None:
-        self._first, self._batches, self._rows = first, 0, 0
-        self._quarantined: list[tuple[str, str]] = []
-        self._group: list[pa.Table] = []
-        self._group_rows = 0
-        self._began = time.monotonic()
-
-    def _write_group(self) -> None:
-        if not self._group:
+    def _write_group(self, shard: _OpenShard) -> None:
+        if not shard.group:
             return
-        group, self._group, self._group_rows = self._group, [], 0
-        first_row = self._first * self.batch_size
+        group, shard.group, shard.group_rows = shard.group, [], 0
 
         def write() -> None:
             table = pa.concat_tables(group)
             if self._writer is None:
-                self._writer = WRITERS[self.folder.format](self.folder.path(first_row), table.schema)
+                path = self.folder.path(shard.first * self.batch_size)
+                self._writer = WRITERS[self.folder.format](path, table.schema)
             assert self._writer is not None
             self._writer.write(table)
 
@@ -157,10 +165,6 @@ class ShardSink(pl.Callback):
     def _submit(self, work: Callable[[], None]) -> None:
         self.drain()
         self._pending = self._thread.submit(work)
-
-    @staticmethod
-    def _row_bytes(table: pa.Table) -> float:
-        return table.nbytes / max(table.num_rows, 1)
 
 
 def _item(ids: Any, row: int) -> Any:

@@ -1,10 +1,9 @@
-"""Prediction that leaves memory as it is made, and that a kill only interrupts.
+"""Prediction in constant memory that a kill only interrupts.
 
-The samples of the data module are cut once into a grid of batches, whatever the number of processes: batch b holds the
-positions from b * batch_size on. Each process takes a run of the batches that no shard holds yet, and commits what it
-has computed shard by shard (see `plcourse.evaluation.shards`). The same command after a kill computes only what is
-missing. Since a sample always meets the same neighbours, it gets the same numbers, to the last bit, whether the run was
-killed, and by however many processes it was computed.
+The samples are divided into a fixed grid of batches, whatever the number of processes: batch b starts at position
+b * batch_size. Each process computes a run of the batches that no shard holds yet, and commits them shard by shard (see
+`plcourse.evaluation.shards`). After a kill, the same command computes only what is missing. A sample is always in the
+same batch, so its prediction is bit for bit the same, with or without a kill and with any number of processes.
 
     plcourse fit -c evaluation/classifier --then predict
 """
@@ -31,22 +30,22 @@ from plcourse.evaluation.sink import ShardSink
 
 
 class StreamingPredictLoop(PredictLoop):
-    """The predict loop that writes shards; fills the slot ``trainer.predict_loop``.
+    """A predict loop that writes shards, for the slot ``trainer.predict_loop``.
 
-    A prediction is a dict of columns (see `plcourse.core.columns`). A batch may say ``quarantined``: a list of (row,
-    reason) of the inputs that could not be read; their rows are left out and listed.
+    A prediction is a dict of columns (see `plcourse.core.columns`). A batch may have an entry ``quarantined``, a list
+    of (row, reason) for inputs that could not be read; their rows are left out and listed.
 
     Args:
-        trainer: the trainer that runs it.
-        output_dir: the folder of the dataset; None for ``predictions`` in the run's folder, and for a folder of its own
-            below it where other inputs or settings than those of the run's config are asked for.
+        trainer: the trainer that runs the loop.
+        output_dir: the folder of the dataset; None means ``predictions`` in the run's folder, or a folder below it if
+            the inputs or settings differ from those in the run's config.
         format: ``parquet``, ``csv`` or ``jsonl``.
-        columns: which columns to write, in this order; None for all that ``predict_step`` returns.
+        columns: the columns to write, in this order; None writes all that ``predict_step`` returns.
         rows_per_shard: rows after which a shard is committed, 1 or more.
-        seconds_per_shard: time after which one is committed at the latest; what a kill can cost.
+        seconds_per_shard: seconds after which a shard is committed at the latest; a kill loses no more work than that.
 
     Raises:
-        ValueError: a limit below 1, or an unknown format.
+        ValueError: ``rows_per_shard`` is below 1, or the format is unknown.
     """
 
     writes_predictions = True
@@ -71,7 +70,7 @@ class StreamingPredictLoop(PredictLoop):
         self._sink: ShardSink | None = None
 
     def setup_data(self) -> None:
-        """Requests the data, then keeps of this process's batches those that are missing."""
+        """Restricts the loader to this process's share of the missing batches."""
         super().setup_data()
         trainer, combined = self.trainer, self._combined_loader
         if combined is None:  # limit_predict_batches is 0
@@ -79,12 +78,14 @@ class StreamingPredictLoop(PredictLoop):
         loader = combined.flattened[0]
         if len(combined.flattened) > 1 or not isinstance(loader, BatchLoader):
             raise UserError(
-                "StreamingPredictLoop reads one BatchLoader of plcourse.core.data; this data module's "
-                f"predict_dataloader gives {len(combined.flattened)} loader(s), the first a {type(loader).__name__}"
+                "StreamingPredictLoop needs a predict_dataloader that returns one BatchLoader of plcourse.core.data; "
+                f"this data module returns {len(combined.flattened)} loader(s), the first a {type(loader).__name__}"
             )
         n, batch_size = loader.plan.n, loader.plan.global_batch_size // trainer.world_size
         limit = trainer.limit_predict_batches  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
-        batches = _limited(-(-n // batch_size), limit, trainer.world_size)
+        batches = -(-n // batch_size)
+        # an int counts batches per process, a float is a fraction of all
+        batches = min(batches, limit * trainer.world_size) if isinstance(limit, int) else int(batches * limit)
         self._given = min(n, batches * batch_size)
         variant: Variant = getattr(trainer, "variant", AS_TRAINED)
         folder = Path(self.output_dir or predictions_folder(Path(trainer.default_root_dir), variant.name))
@@ -106,7 +107,7 @@ class StreamingPredictLoop(PredictLoop):
         trainer.callbacks.append(self._sink)  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_run_end(self) -> Any:
-        """Commits the last shard of every rank, then puts the dataset in its place."""
+        """Commits the last shard of every rank, then publishes the dataset."""
         assert self._sink is not None
         self._sink.commit()
         self._sink.drain()
@@ -115,7 +116,7 @@ class StreamingPredictLoop(PredictLoop):
         return result
 
     def teardown(self) -> None:
-        """Ends the writing thread."""
+        """Ends the thread that writes."""
         super().teardown()
         if self._sink is not None:
             self._sink.close()
@@ -123,7 +124,7 @@ class StreamingPredictLoop(PredictLoop):
             self._sink = None
 
     def _key(self, loader: BatchLoader, shape: str) -> str:
-        """One name for everything that the rows depend on, so that no dataset is made of two predictions."""
+        """Hashes everything that the rows depend on, so that no dataset mixes two predictions."""
         key = hashlib.blake2b(digest_size=16)
         inputs = getattr(loader.data, "fingerprint", "")
         for part in (self.settings, _digest(self.trainer.lightning_module), inputs, shape, self.format, self.columns):
@@ -131,7 +132,7 @@ class StreamingPredictLoop(PredictLoop):
         return key.hexdigest()
 
     def _open(self) -> tuple[list[Shard], bool]:
-        """What is committed, as rank 0 found it."""
+        """Rank 0 opens the folder; every rank gets the committed shards, or the error."""
         found: Any = None
         if self.trainer.is_global_zero:
             try:
@@ -155,7 +156,7 @@ class StreamingPredictLoop(PredictLoop):
             if not self._finished:
                 self._folder.publish(shards, self._given, self.facts)
             self._folder.close()
-        gather_objects(None)  # no rank is done before the dataset is there
+        gather_objects(None)  # no rank returns before the dataset is published
         where = self._folder.folder
         done = ", nothing was missing" if self._finished else ""
         say(f"predict: {self._given - self.quarantined:,} rows in {where}{done}")
@@ -165,16 +166,16 @@ class StreamingPredictLoop(PredictLoop):
 
 
 class GridBatches:
-    """Some batches of a fixed grid over n samples, in order; a `BatchSampler`.
+    """Yields some batches of a fixed grid over n samples, in order; a `BatchSampler`.
 
     Args:
-        n: samples in all.
-        batch_size: samples per batch; the last of the grid may have fewer.
-        numbers: which batches of the grid, int64.
-        world_size: processes among which the grid is shared.
+        n: number of samples.
+        batch_size: samples per batch; the last batch of the grid may be smaller.
+        numbers: positions of the batches in the grid, int64.
+        world_size: number of processes that share the grid.
     """
 
-    seed = 0  # nothing is drawn
+    seed = 0  # unused: nothing is drawn
 
     def __init__(self, n: int, batch_size: int, numbers: np.ndarray, world_size: int = 1) -> None:
         self.n, self.batch_size, self.numbers = n, batch_size, numbers
@@ -184,23 +185,18 @@ class GridBatches:
         return len(self.numbers)
 
     def rank_weight(self, batch_index: int) -> None:
-        """None: nothing is averaged."""
+        """Always None: no gradient is averaged."""
         return
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
-        """The batches from the `start`-th of `numbers` on, each int64 [B], B >= 1; the same in every epoch."""
+        """Yields the batches from ``numbers[start]`` on, each int64 [B] with B >= 1; the same in every epoch."""
         for number in self.numbers[start:].tolist():
             first = number * self.batch_size
             yield np.arange(first, min(first + self.batch_size, self.n), dtype=np.int64)
 
 
-def _limited(batches: int, limit: int | float, world_size: int) -> int:
-    """``limit_predict_batches`` counts per process, or is a share."""
-    return min(batches, limit * world_size) if isinstance(limit, int) else int(batches * limit)
-
-
 def _digest(module: nn.Module) -> str:
-    """The weights and buffers as a hash: a checkpoint under another name is the same, a retrained one is not."""
+    """Hashes the weights and buffers, so that a renamed checkpoint counts as the same and a retrained one does not."""
     found = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
         found.update(f"{name} {tuple(tensor.shape)}".encode())
