@@ -179,10 +179,10 @@ class TestCheckpoints:
         assert find_checkpoints([f"{tmp_path}/run[12]"]) == [f"{tmp_path}/run1/checkpoints/best.ckpt"]
 
     def test_what_leads_nowhere_or_fits_not_is_said(self, folds: Path) -> None:
-        with pytest.raises(UserError, match=r"'nowhere/\*' leads to no checkpoint"):
+        with pytest.raises(UserError, match=r"'nowhere/\*' matches no checkpoint"):
             find_checkpoints(["nowhere/*"])
         other = MLP(in_features=16, num_classes=K, hidden=(9,))
-        with pytest.raises(UserError, match="was written by another network than MLP"):
+        with pytest.raises(UserError, match="does not fit the configured network, MLP"):
             load_members(other, find_checkpoints([str(folds / "0")]))
 
 
@@ -198,7 +198,7 @@ def test_views_that_change_nothing_change_nothing() -> None:
 
 def test_rows_of_features_take_no_views() -> None:
     model = Classifier(mlp(), K, tta=[RandomFlip()]).eval()
-    with pytest.raises(UserError, match="tta changes images"):
+    with pytest.raises(UserError, match="tta is for images"):
         model.predict_step({"features": torch.rand(B, 16), "id": ["a"] * B}, 0)
 
 

@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_among_the_members_or_as_a_reference(how: str, tmp_
     network = torch.nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"damaged.ckpt is damaged: its SHA-256"):
         load_members(network, members[1:])
-    with pytest.raises(UserError, match="was written by another network than Linear"):
+    with pytest.raises(UserError, match="does not fit the configured network, Linear"):
         load_members(network, members[:1])
     with pytest.raises(UserError, match=r"damaged.ckpt is damaged: its SHA-256"):
         ReferenceLoss(str(copy))(None)  # pyright: ignore[reportArgumentType]  (the file is read before any sample)

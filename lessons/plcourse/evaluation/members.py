@@ -1,4 +1,4 @@
-"""The members of an ensemble that lie in checkpoints, and what a network knows of a sample before its last layer."""
+"""The other members of an ensemble, loaded from checkpoints, and the embedding of a sample."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -16,59 +16,55 @@ from plcourse.core.unseen import check_other_weights
 
 
 def find_checkpoints(patterns: Sequence[str]) -> list[str]:
-    """Checkpoint files, each once.
+    """Finds checkpoint files, each once.
 
     Args:
-        patterns: ``.ckpt`` files, folders with a ``checkpoints/best.ckpt`` such as runs and folds, or glob patterns.
+        patterns: ``.ckpt`` files, folders with a ``checkpoints/best.ckpt`` (runs and folds), or glob patterns of them.
 
     Raises:
-        UserError: a pattern that leads to no checkpoint.
+        UserError: a pattern matches no checkpoint.
     """
     found: dict[Path, str] = {}
     for pattern in patterns:
         inside = [path for name in expand(pattern) for path in _checkpoints_at(Path(name))]
         if not inside:
-            raise UserError(f"ensemble: '{pattern}' leads to no checkpoint; give .ckpt files, runs, or <run>/folds/*")
+            raise UserError(f"ensemble: '{pattern}' matches no checkpoint; give .ckpt files, runs, or <run>/folds/*")
         found.update({path.resolve(): str(path) for path in inside})
     return list(found.values())
 
 
 def _checkpoints_at(path: Path) -> Iterator[Path]:
+    best = path / "checkpoints" / "best.ckpt"
     if path.is_file() and path.suffix == ".ckpt":
         yield path
-    elif (path / "checkpoints" / "best.ckpt").is_file():
-        yield path / "checkpoints" / "best.ckpt"
+    elif best.is_file():
+        yield best
 
 
 def load_members(network: nn.Module, checkpoints: Sequence[str], trainer: Any = None) -> list[nn.Module]:
-    """Copies of a network with the weights of other checkpoints, ready for evaluation.
+    """Loads copies of a network with the weights of other checkpoints, in evaluation mode.
 
-    A checkpoint with the very weights of `network` is that network, and not counted twice. Each member sees the inputs
-    as its own training prepared them, and answers in the order of this model's classes: see `Member`.
+    A checkpoint with the same weights as ``network`` is skipped, so that no member counts twice. If a member was
+    trained with other normalisation or another order of columns or classes, a `Member` translates between the two.
 
     Args:
         network: the network of this model.
-        checkpoints: files whose ``state_dict`` has its weights below ``network.``.
-        trainer: of the evaluation or prediction that the members take part in; without one, nothing is checked but
-            the network.
+        checkpoints: files whose ``state_dict`` has the weights under ``network.``.
+        trainer: the trainer that evaluates or predicts; without it only the network is checked.
 
     Raises:
-        UserError: a checkpoint of another network, or of other columns or classes, or one that was trained on a sample
-            that is about to be scored.
+        UserError: a checkpoint is of another network, has other columns or classes, or was trained on a sample that
+            is about to be scored.
     """
     own, members = network.state_dict(), []
     data = getattr(trainer, "datamodule", None)
     here = None if data is None else data_state(data.state_dict())
     for path in checkpoints:
         checkpoint = load(Path(path))
-        states = checkpoint["state_dict"]
-        weights = {
-            name.removeprefix("network."): value for name, value in states.items() if name.startswith("network.")
-        }
+        prefix = "network."
+        weights = {k.removeprefix(prefix): w for k, w in checkpoint["state_dict"].items() if k.startswith(prefix)}
         if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
-            raise UserError(
-                f"ensemble: {path} was written by another network than {type(network).__name__} as configured"
-            )
+            raise UserError(f"ensemble: {path} does not fit the configured network, {type(network).__name__}")
         if all(torch.equal(value, own[name].cpu()) for name, value in weights.items()):
             continue
         if trainer is not None:
@@ -85,7 +81,7 @@ def load_members(network: nn.Module, checkpoints: Sequence[str], trainer: Any = 
 
 @dataclass
 class DataState:
-    """How a model's inputs were prepared and what its outputs mean; columns are empty for images."""
+    """How a model's inputs were prepared and what its outputs mean; ``columns`` is empty for images."""
 
     mean: list[float]
     std: list[float]
@@ -96,17 +92,17 @@ class DataState:
 
 
 def check_images(path: str, here: DataState, there: DataState) -> None:
-    """Refuses a member that was trained on images of another shape, or brought to it by another rule.
+    """Raises a `UserError` if a member was trained on images of another shape or resized by another rule.
 
-    All members see the images of one data module. A state that does not say, as of a table, fits.
+    All members get the images of one data module. A state without these fields, such as that of a table, fits.
     """
     for what, own, other in (("shape", here.shape, there.shape), ("resize", here.resize, there.resize)):
         if own is not None and other is not None and own != other:
-            raise UserError(f"ensemble: {path} was trained on images with {what} {other}, and this model with {own}")
+            raise UserError(f"ensemble: {path} was trained on images with {what} {other}, this model with {own}")
 
 
 def data_state(state: Any) -> DataState | None:
-    """What the state of a data module says; None for anything else in a checkpoint."""
+    """Parses the state of a data module; None for any other part of a checkpoint."""
     if not isinstance(state, dict) or not {"mean", "std", "label_names"} <= state.keys():
         return None
     names = (list(state["label_names"]), list(state.get("features", ())))
@@ -114,12 +110,12 @@ def data_state(state: Any) -> DataState | None:
 
 
 class Member(nn.Module):
-    """A network that was trained with other normalisation, or another order of columns or classes, than this model.
+    """A network trained with other normalisation or another order of columns or classes than this model.
 
     Args:
         network: the network with the member's weights.
         here: how this model's inputs are prepared.
-        there: the same for the member.
+        there: how the member's training inputs were prepared.
         path: the member's checkpoint, for messages.
 
     Raises:
@@ -134,10 +130,9 @@ class Member(nn.Module):
     def __init__(self, network: nn.Module, here: DataState, there: DataState, path: str) -> None:
         super().__init__()
         self.network = network
-        columns = _places(there.columns, here.columns, "columns", path)
-        classes = _places(here.label_names, there.label_names, "classes", path)
-        # hashed words follow the columns, and have one place in both
-        columns += range(len(columns), len(here.mean))
+        columns = _positions(there.columns, here.columns, "columns", path)
+        classes = _positions(here.label_names, there.label_names, "classes", path)
+        columns += range(len(columns), len(here.mean))  # hashed words follow the columns, at the same positions in both
         mean, std = (torch.tensor(values, dtype=torch.float64)[columns] for values in (here.mean, here.std))
         its_mean, its_std = (torch.tensor(values, dtype=torch.float64) for values in (there.mean, there.std))
         self.register_buffer("column", torch.tensor(columns))
@@ -146,30 +141,29 @@ class Member(nn.Module):
         self.register_buffer("answer", torch.tensor(classes))
 
     def forward(self, x_B: Tensor) -> Tensor:
-        """Inputs as this model gets them, [B, C, H, W] or [B, D], in; scores in the order of its classes out."""
+        """This model's inputs [B, C, H, W] or [B, D] in, scores in the order of its classes out."""
         tail = (1,) * (x_B.ndim - 2)
         x_B = x_B[:, self.column] * self.factor.reshape(-1, *tail) + self.shift.reshape(-1, *tail)
         return self.network(x_B)[..., self.answer]
 
 
-def _places(wanted: Sequence[str], given: Sequence[str], what: str, path: str) -> list[int]:
-    """Where each wanted name is among those that are given."""
+def _positions(wanted: Sequence[str], given: Sequence[str], what: str, path: str) -> list[int]:
     if set(wanted) != set(given):
         odd = sorted(set(wanted) ^ set(given))[0]
-        raise UserError(f"ensemble: {path} was trained on other {what} than this model: '{odd}' is in one of them only")
-    place = {name: number for number, name in enumerate(given)}
-    return [place[name] for name in wanted]
+        raise UserError(f"ensemble: {path} was trained on other {what} than this model: only one of them has '{odd}'")
+    position = {name: number for number, name in enumerate(given)}
+    return [position[name] for name in wanted]
 
 
 def embedding_of(network: nn.Module, x_B: Tensor) -> Tensor:
-    """What goes into the last linear layer, [B, E].
+    """Returns the input of the last linear layer, [B, E].
 
     Raises:
         UserError: the network has no linear layer.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     if not layers:
-        raise UserError(f"model.embedding: {type(network).__name__} has no linear layer whose input could be taken")
+        raise UserError(f"model.embedding: {type(network).__name__} has no linear layer whose input could be returned")
     taken: list[Tensor] = []
     handle = layers[-1].register_forward_pre_hook(lambda layer, inputs: taken.append(inputs[0]))
     try:

@@ -1,8 +1,8 @@
-"""Lesson 16: a classifier that says how sure it is, and why.
+"""Lesson 16: a classifier that reports how uncertain it is, and why.
 
-The idea: average several opinions, and tell noise in the data from ignorance of the model by how far they differ. The
-opinions come from the members of an ensemble, from the checkpoints of several runs or folds, or from dropout left on;
-`plcourse.evaluation.uncertainty` has the equations.
+The idea: average several predictions, and use their disagreement to tell noise in the data from ignorance of the model.
+The predictions come from the members of an ensemble, from the checkpoints of several runs or folds, or from dropout
+that stays switched on. `plcourse.evaluation.uncertainty` has the equations.
 
     plcourse fit -c evaluation/classifier --then test,predict
 
@@ -34,22 +34,22 @@ class Classifier(pl.LightningModule):
     """Classifies images or rows of features, with uncertainties.
 
     Logs ``train/loss`` and ``train/lr`` every ``log_every_n_steps`` steps, and ``<stage>/loss``, ``<stage>/accuracy``,
-    ``<stage>/f1`` (macro) for val and test, of the averaged probabilities.
+    ``<stage>/f1`` (macro) of the averaged probabilities for val and test.
 
     Args:
-        network: maps a batch to class scores [B, K], or, as `Ensemble` does, to the scores of its members [M, B, K].
-        num_classes: classes, 2 or more.
+        network: maps a batch to class scores [B, K], or to the scores of several members [M, B, K] as `Ensemble` does.
+        num_classes: number of classes, 2 or more.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
-        mc_samples: passes with dropout on per prediction; 0 for one without.
-        ensemble: checkpoints, runs, or patterns of them, whose networks are averaged with this one at test and
+        mc_samples: passes with dropout per prediction; 0 makes one pass without dropout.
+        ensemble: checkpoints, runs, or patterns of them, whose networks are averaged with this one in test and
             prediction; ``runs/kfold/classifier/latest/folds/*`` takes the folds of a cross-validation.
-        tta: augmentations of images at test and prediction (test-time augmentation); None for none.
-        tta_views: augmented views of an image beside the image itself, averaged with it.
-        embedding: whether `predict_step` also returns what goes into the last linear layer.
+        tta: test-time augmentations of images; None for none.
+        tta_views: augmented views that are averaged with the image itself.
+        embedding: whether `predict_step` also returns the input of the last linear layer.
     """
 
-    # TorchScript compiles every property that is not named here, and this one reads files
+    # TorchScript compiles all other properties, and this one reads files
     __jit_unused_properties__ = [*pl.LightningModule.__jit_unused_properties__, "fingerprint"]
 
     def __init__(
@@ -72,20 +72,20 @@ class Classifier(pl.LightningModule):
         self.mc_samples, self.embedding = mc_samples, embedding
         self.tta, self.tta_views = list(tta or ()), tta_views if tta else 0
         self.ensemble = find_checkpoints(ensemble or ())
-        self._others: tuple[nn.Module, ...] = ()  # not registered: they are no part of this model's checkpoint
+        self._others: tuple[nn.Module, ...] = ()  # a tuple is not registered, so checkpoints leave them out
         self._step_means = StepMeans()
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
 
     @property
     def fingerprint(self) -> str:
-        """The files of the ensemble, whose weights predictions depend on too."""
+        """Hashes of the ensemble's files, whose weights predictions depend on too."""
         return " ".join(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.ensemble)
 
     def forward(self, x_B: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] or features [B, D] in, scores [B, K] out.
 
-        An `Ensemble` answers with the logarithm of its members' summed probabilities, whose softmax is their mean.
+        For an `Ensemble` they are the logarithm of its members' summed probabilities; their softmax is the mean.
         """
         scores = self.network(x_B)
         if scores.ndim == 2:
@@ -93,10 +93,7 @@ class Classifier(pl.LightningModule):
         return in_full(scores).log_softmax(dim=-1).logsumexp(dim=0)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The mean cross-entropy of this process's share; of an ensemble the sum over the members.
-
-        The sum, since every member then gets the gradient that it would get alone.
-        """
+        """Returns the mean cross-entropy, summed over the members so that each gets the gradient it would get alone."""
         scores_MBK = _as_members(self.network(_inputs(batch)))
         losses = [functional.cross_entropy(scores_BK, batch["label"]) for scores_BK in scores_MBK]
         loss = torch.stack(losses).sum() * batch.get("rank_weight", 1.0)
@@ -106,36 +103,36 @@ class Classifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch to the validation scores; without dropout samples and views, which would only take time."""
+        """Adds one batch to the validation scores, without dropout samples and views, to save time."""
         probability_BK = probabilities(_as_members(self.network(_inputs(batch))), -1).mean(dim=0)
         self.val_scores.update(_log(probability_BK), batch["label"], probability_BK.argmax(dim=1))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation scores; called on every rank, also on one that held no sample."""
+        """Logs the validation scores, also on a rank without samples."""
         self.val_scores.log_and_reset(self)
 
     def on_test_start(self) -> None:
-        """Loads the rest of the ensemble."""
+        """Loads the other members of the ensemble."""
         self._load_ensemble()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Adds one batch to the test scores; returns its predictions, for the diagnostics."""
+        """Adds one batch to the test scores and returns its predictions for the diagnostics."""
         prediction = self.predict_step(batch, batch_idx)
         self.test_scores.update(_log(prediction["probability"]), batch["label"], prediction["label"])
         return prediction
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test scores; called on every rank, also on one that held no sample."""
+        """Logs the test scores, also on a rank without samples."""
         self.test_scores.log_and_reset(self)
 
     def on_predict_start(self) -> None:
-        """Loads the rest of the ensemble."""
+        """Loads the other members of the ensemble."""
         self._load_ensemble()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """The columns of a prediction: id, label, probability [B, K], and the uncertainties of `decompose`.
+        """Returns the columns ``id``, ``label``, ``probability`` [B, K] and the uncertainties of `decompose`.
 
-        Where there is but one opinion, ``total`` is the only uncertainty. ``embedding`` is [B, E], of this network.
+        With a single opinion, ``total`` is the only uncertainty. ``embedding`` [B, E] is that of this network alone.
         """
         probability_MBK = self.opinions(batch)
         probability_BK = probability_MBK.mean(dim=0)
@@ -152,7 +149,7 @@ class Classifier(pl.LightningModule):
     def opinions(self, batch: dict[str, Any]) -> Tensor:
         """The class probabilities of every member and every dropout sample [M, B, K], averaged over the views.
 
-        What answers in place of ``forward`` is one opinion: an exported file holds the average of its members.
+        An exported file that replaces ``forward`` is a single opinion, because it returns the average of its members.
         """
         views = self._views(batch)
         if is_replaced(self):
@@ -175,15 +172,15 @@ class Classifier(pl.LightningModule):
         if not self.tta:
             return [x_B]
         if x_B.ndim != 4:
-            raise UserError("model.tta changes images; rows of features take none")
-        # the augmentations fill what they uncover with 0, which in normalised images is not dark but average
+            raise UserError("model.tta is for images, and this model gets rows of features; leave it out")
+        # augmentations fill uncovered pixels with 0, which in a normalised image is the mean rather than black
         low_B111 = x_B.amin(dim=(1, 2, 3), keepdim=True)
         keys_B, raised_B = keys_of(batch["id"]), (x_B - low_B111).cpu()
         views = (augment_batch(self.tta, raised_B, run_seed(), view, keys_B) for view in range(self.tta_views))
         return [x_B, *(view_B.to(x_B.device) + low_B111 for view_B in views)]
 
     def _seed(self, batch: dict[str, Any], member: int) -> int:
-        # of the batch's first sample: the same masks in a prediction that was killed, and on any rank
+        # from the batch's first sample, so that masks are the same after a kill and on any rank
         first = keys_of(batch["id"][:1])
         return int(stream(run_seed(), member, int(first[0]))[0] >> np.uint64(1))
 
@@ -206,5 +203,5 @@ def _over_views(network: nn.Module, views: list[Tensor]) -> Tensor:
 
 
 def _log(probability: Tensor) -> Tensor:
-    # scores whose softmax is the probability; the smallest normal number keeps a certain error finite
+    # scores whose softmax is the probability; the clamp keeps the loss of a certain error finite
     return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()

@@ -1,11 +1,11 @@
-"""Where the uncertainty of a prediction comes from: the data, or the model.
+"""Whether the uncertainty of a prediction comes from the data or from the model.
 
-M members, networks of an ensemble (Lakshminarayanan et al. 2017, arXiv 1612.01474) or passes with dropout switched on
-(Gal and Ghahramani 2016, arXiv 1506.02142), each give class probabilities p_m. With H the entropy in nats,
+M members each give class probabilities p_m. They are the networks of an ensemble (Lakshminarayanan et al. 2017, arXiv
+1612.01474) or passes with dropout switched on (Gal and Ghahramani 2016, arXiv 1506.02142). With H the entropy in nats,
 
-    H(mean p_m)          total: of the averaged prediction
-    mean H(p_m)          aleatoric: what every member agrees cannot be known, such as overlapping classes
-    their difference     epistemic: the mutual information of label and member; 0 where all members agree
+    H(mean p_m)          total uncertainty, that of the averaged prediction
+    mean H(p_m)          aleatoric: noise in the data that no member resolves, such as overlapping classes
+    their difference     epistemic: the mutual information of label and member; 0 if all members agree
 
 (Depeweg et al. 2018, arXiv 1710.07283, equation 7; called BALD by Houlsby et al. 2011, arXiv 1112.5745).
 
@@ -27,44 +27,44 @@ def entropy(probability: Tensor) -> Tensor:
 
 
 def decompose(probability_MBK: Tensor) -> dict[str, Tensor]:
-    """The uncertainty of each sample by where it comes from.
+    """Splits the uncertainty of each sample into its two sources.
 
     Args:
-        probability_MBK: class probabilities of each member, float, rows that sum to 1.
+        probability_MBK: class probabilities of each member, float; rows sum to 1.
 
     Returns:
         ``total``, ``aleatoric`` and ``epistemic``, each [B] in nats, 0 to log K; the first is the sum of the others.
-        With one member ``epistemic`` is 0: nothing is known about it.
+        With one member ``epistemic`` is 0, which says nothing.
     """
     total_B = entropy(probability_MBK.mean(dim=0))
     aleatoric_B = entropy(probability_MBK).mean(dim=0)
-    # never negative (Jensen), but for rounding
+    # by Jensen's inequality the difference is never negative; rounding may make it so
     return {"total": total_B, "aleatoric": aleatoric_B, "epistemic": (total_B - aleatoric_B).clamp_min(0)}
 
 
 class Ensemble(nn.Module):
-    """Copies of a network with initial weights of their own, trained side by side on the same batches.
+    """Copies of a network with different initial weights, trained side by side on the same batches.
 
     Args:
-        network: what is copied; its layers must have ``reset_parameters``, as torch's have.
-        members: how many, 2 or more.
+        network: the network to copy; its layers must have ``reset_parameters``, as those of torch have.
+        members: how many copies, 2 or more.
 
     Raises:
-        ValueError: fewer than 2 members, or a layer with weights that cannot be drawn anew.
+        ValueError: there are fewer than 2 members, or the weights of a layer cannot be reset.
     """
 
     def __init__(self, network: nn.Module, members: int = 5) -> None:
         super().__init__()
         if members < 2:
             raise ValueError(f"members={members}: give 2 or more")
-        self.networks = nn.ModuleList([network, *(_drawn_anew(network) for _ in range(members - 1))])
+        self.networks = nn.ModuleList([network, *(_reinitialised(network) for _ in range(members - 1))])
 
     def forward(self, x_B: Tensor) -> Tensor:
-        """A batch in, the class scores of every member [M, B, K] out."""
+        """Inputs [B, ...] in, class scores of every member [M, B, K] out."""
         return torch.stack([network(x_B) for network in self.networks])
 
 
-def _drawn_anew(network: nn.Module) -> nn.Module:
+def _reinitialised(network: nn.Module) -> nn.Module:
     other = copy.deepcopy(network)
     for name, layer in other.named_modules():
         if callable(reset := getattr(layer, "reset_parameters", None)):
@@ -76,9 +76,9 @@ def _drawn_anew(network: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def dropout_on(network: nn.Module, seed: int) -> Iterator[None]:
-    """Switches on dropout alone, with draws that depend on the seed only.
+    """Switches on dropout and nothing else, with masks that depend only on the seed and the batch shape.
 
-    Masks are drawn for a batch, so a sample gets the same ones whenever it is in the same batch under the same seed.
+    A sample gets the same masks whenever it is in the same batch under the same seed.
 
     Raises:
         ValueError: the network has no dropout.
