@@ -86,7 +86,7 @@ def complete(text: str, main_config: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name if page.parent != ROOT else page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_of_a_page_is_accepted(page: Path, refusal: Refusal) -> None:
     text = page.read_text(encoding="utf-8")
     main_config = re.search(rf"plcourse fit -c ((?:{KEYS})/\w+)", text)

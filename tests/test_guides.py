@@ -45,7 +45,7 @@ def test_the_map_names_every_file(lesson: str) -> None:
     assert not [name for name in files if f"`{name}`" not in text]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"@[A-Z]+@", text), "a place that was never filled"

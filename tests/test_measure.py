@@ -51,7 +51,7 @@ def test_every_config_has_a_row_and_a_record_or_waits_for_one() -> None:
         for path in (measure.RECORDS / lesson.key).glob("*.json")
     }
     assert files == set(found), "a record of a config that is gone"
-    shown = measure._BLOCK.search((measure.ROOT / "README.md").read_text(encoding="utf-8"))
+    shown = measure._BLOCK.search((measure.ROOT / "lessons/results.md").read_text(encoding="utf-8"))
     assert shown is not None
     assert shown[2] == "all"
     assert re.findall(r"^\| `([^`]+)` \|", shown[3], re.MULTILINE) == catalog.config_names()

@@ -2,7 +2,7 @@
 
     python scripts/tools/measure.py                           # seed 0 of every config that has no record of it
     python scripts/tools/measure.py ddp/mlp --seeds 0 1 2     # runs these; keeps their records in measured/
-    python scripts/tools/measure.py --table                   # rewrites the tables of README.md and the guides
+    python scripts/tools/measure.py --table                   # rewrites the tables of lessons/results.md and the guides
 
 A table stands wherever a page has the two lines `<!-- measured: LESSON -->` (or `all`) and `<!-- end of measured -->`.
 Every config has a row. A score is the mean over all seeds. Minutes and memory are taken from runs *alone*: those beside
@@ -173,7 +173,7 @@ def _row(name: str, runs: list[dict[str, Any]]) -> str:
 
 def pages() -> list[Path]:
     """The pages that may show a table."""
-    return [ROOT / "README.md", *sorted((ROOT / "lessons").rglob("README.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "lessons").rglob("*.md"))]
 
 
 def written(text: str, found: dict[str, dict[str, Any]]) -> str:
