@@ -20,7 +20,7 @@ from plcourse.core.batch import Cell, carry_out
 from plcourse.core.configs import find_config, parse_config
 from plcourse.core.data.image_files import find_images, left_out_line
 from plcourse.core.errors import UserError
-from plcourse.core.runs import write_json
+from plcourse.core.files import write_json
 
 INPUTS = ("predict_paths", "paths")  # what the data modules call the files to predict
 

@@ -37,6 +37,7 @@ from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.evaluations import relative_to_run, save_evaluation
 from plcourse.core.explain import Explainer
 from plcourse.core.few_steps import few_steps
+from plcourse.core.files import write_text
 from plcourse.core.from_data import take_from_data
 from plcourse.core.loops import PredictLoop
 from plcourse.core.next_steps import what_next
@@ -44,7 +45,7 @@ from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.request import EVALUATIONS, Request, read_request
 from plcourse.core.round_trip import register_types, repeatable
 from plcourse.core.run_names import named_runs, settle
-from plcourse.core.runs import Run, replace_file, runs_below
+from plcourse.core.runs import Run, runs_below
 from plcourse.core.screen import RunProgress, say, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
@@ -280,7 +281,7 @@ class CourseCLI(LightningCLI):
 
         found = tune(config, build, run.path, self.request.checkpoint)
         if is_first_process():
-            replace_file(run.config_path, self.resolved()[0])
+            write_text(run.config_path, self.resolved()[0])
             run.update(tuned={key: [before, after] for key, before, after in found})
             for key, before, after in found:
                 say(f"tuned: {key} {before} -> {after}")

@@ -20,8 +20,9 @@ import yaml
 
 from plcourse.core import launch
 from plcourse.core.errors import Interrupted, RunFailed, UserError
+from plcourse.core.files import write_json, write_text
 from plcourse.core.request import read_request
-from plcourse.core.runs import BENCHMARKS, SCHEMA, Run, environment, new_folder, replace_file, write_json
+from plcourse.core.runs import BENCHMARKS, SCHEMA, Run, environment, new_folder
 from plcourse.core.scaling.plan import Command, job_flags, jobs_of, read_command
 from plcourse.core.scaling.report import build_report
 from plcourse.core.scaling.show import as_json, as_text, draw
@@ -100,7 +101,7 @@ def _measure(command: Command, found: dict[str, Any], signals: Signals) -> None:
     record = {"schema": SCHEMA, "status": "running", "config": found["name"], "started": _now(), **environment()}
     try:
         with new_folder(parent) as folder:
-            replace_file(folder / "config.yaml", found["config"])
+            write_text(folder / "config.yaml", found["config"])
             write_json(folder / RECORD, record)
     except OSError as error:
         raise UserError(

@@ -19,7 +19,8 @@ from faulty import fill
 from plcourse.__main__ import main
 from plcourse.core.checkpoint import load
 from plcourse.core.errors import UserError
-from plcourse.core.runs import Run, hold
+from plcourse.core.files import hold
+from plcourse.core.runs import Run
 from plcourse.curriculum.scorers import ReferenceLoss
 from plcourse.evaluation.members import find_checkpoints, load_members
 from support import assert_same_end, digits_config, write_config

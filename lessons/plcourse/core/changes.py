@@ -11,7 +11,8 @@ from typing import Any
 
 from plcourse.core.differences import Difference, differences, same_class
 from plcourse.core.errors import UserError
-from plcourse.core.runs import Run, replace_file
+from plcourse.core.files import write_text
+from plcourse.core.runs import Run
 
 MAY_CHANGE = ""
 _MODEL = "the weights in the checkpoint are of the model as it was"
@@ -127,11 +128,11 @@ class Change:
         """
         known = run.record.get("changes") or []
         earlier = f"config-{len(known) + 1}.yaml"
-        replace_file(run.path / earlier, run.config_path.read_text(encoding="utf-8"))
+        write_text(run.path / earlier, run.config_path.read_text(encoding="utf-8"))
         settings = {key: list(values) for key, values in self.settings.items()}
         entry = {"from_step": step, "from_epoch": epoch, "settings": settings, "earlier_config": earlier}
         run.update(changes=[*known, entry])
-        replace_file(run.config_path, self.config)
+        write_text(run.config_path, self.config)
 
     def __str__(self) -> str:
         return ", ".join(f"{key} {_short(old)} -> {_short(new)}" for key, (old, new) in self.settings.items())

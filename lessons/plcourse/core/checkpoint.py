@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from plcourse.core.distributed import from_rank_0, is_distributed, maximum
 from plcourse.core.errors import RunFailed, UserError, first_line, nearest
+from plcourse.core.files import staged
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 MIN_SECONDS = 1.0  # between two checkpoints that are due for no other reason than the end of a short epoch
@@ -42,19 +43,14 @@ class AtomicCheckpointIO(CheckpointIO):
             RunFailed: the file cannot be written; the line names the path and the reason.
         """
         path = Path(path)
-        with _whole_or_not(path):
+        with _one_line_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = _temporary(path)
-            with temporary.open("w+b") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-                file.seek(0)
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if not self._proved:
-                _prove(temporary)
-                self._proved = True
-            _replace_verified(temporary, path, digest)
+            with _replacing(path) as temporary:
+                with temporary.open("wb") as file:  # a name would become part of the content
+                    torch.save(checkpoint, file)
+                if not self._proved:
+                    _prove(temporary)
+                    self._proved = True
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -120,8 +116,7 @@ def verify(path: Path) -> bool:
     checksum = _checksum_path(path)
     if not checksum.is_file():
         return True
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() in checksum.read_text(errors="replace").split()
+    return _sha256(path) in checksum.read_text(errors="replace").split()
 
 
 def link(source: Path, target: Path) -> None:
@@ -129,26 +124,20 @@ def link(source: Path, target: Path) -> None:
 
     Both names stay good: checkpoints are replaced, never written into.
     """
-    temporary = _temporary(target)
-    with _whole_or_not(target):
-        temporary.unlink(missing_ok=True)
+    with _one_line_errors(target), _replacing(target, _digest(source)) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # a file system without hard links
             temporary.write_bytes(source.read_bytes())
-        _replace_verified(temporary, target, _digest(source))
 
 
 @contextmanager
-def _whole_or_not(path: Path) -> Iterator[None]:
-    """Turns whatever keeps a checkpoint from being written into one line, and leaves no temporary file behind."""
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Turns every error that can occur while a checkpoint is written into one line."""
     try:
         yield
     except (OSError, RuntimeError, pickle.PicklingError, AttributeError, TypeError) as error:
         # torch's writer reports a full disk as a RuntimeError; what cannot be pickled is any of the last three
-        for left in (path, _checksum_path(path)):
-            with suppress(OSError):  # where the folder itself is what is wrong
-                _temporary(left).unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or first_line(error)
         raise RunFailed(f"cannot write the checkpoint {path}: {reason}; what was there before is intact") from error
 
@@ -172,40 +161,36 @@ def _digest(path: Path) -> str:
     """The SHA-256 of a file: the one beside it, unless a kill left two there."""
     checksum = _checksum_path(path)
     known = checksum.read_text().split() if checksum.is_file() else []
-    if len(known) == 1:
-        return known[0]
+    return known[0] if len(known) == 1 else _sha256(path)
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _replace_verified(temporary: Path, path: Path, digest: str) -> None:
+@contextmanager
+def _replacing(path: Path, digest: str | None = None) -> Iterator[Path]:
+    """Replaces a checkpoint and its checksum by what the block writes to the temporary path that it is given.
+
+    Args:
+        path: the checkpoint.
+        digest: the SHA-256 of the new content; None computes it.
+    """
     # Before and after the rename the checksum file must fit what is there, so meanwhile it holds both; and it comes
     # first, so that a disk that fills in between leaves no checkpoint without one.
-    checksum = _checksum_path(path)
-    old = [_digest(path)] if path.is_file() else []
-    _write_checksum(checksum, [*old, digest])
-    temporary.replace(path)
+    with staged(path) as temporary:
+        yield temporary
+        digest = digest or _sha256(temporary)
+        old = [_digest(path)] if path.is_file() else []
+        _write_checksum(path, [*old, digest])
     if old:
-        _write_checksum(checksum, [digest])
-    with suppress(OSError):  # some file systems cannot sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        _write_checksum(path, [digest])
 
 
 def _write_checksum(path: Path, digests: list[str]) -> None:
-    temporary = _temporary(path)
-    with temporary.open("w") as file:
-        file.write("\n".join(digests) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with staged(_checksum_path(path), sync_folder=False) as temporary:
+        temporary.write_text("\n".join(digests) + "\n")
 
 
 def _checksum_path(path: Path) -> Path:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from plcourse.core.errors import RunFailed
+from plcourse.core.files import write_json
 from plcourse.core.record import shortest
-from plcourse.core.runs import package_version, read_record, write_json
+from plcourse.core.runs import package_version, read_record
 from plcourse.core.variants import AS_TRAINED, Variant
 
 

@@ -6,7 +6,8 @@ A run that was interrupted or killed stays the latest, so that it can be resumed
 from pathlib import Path
 
 from plcourse.core.errors import UserError
-from plcourse.core.runs import STAMP, Run, age_key, folders, locked, point_latest, read_record
+from plcourse.core.files import folders, locked
+from plcourse.core.runs import STAMP, Run, age_key, point_latest, read_record
 
 
 def settle_latest(run: Run) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from plcourse.core.runs import Run, replace_file
+from plcourse.core.files import write_text
+from plcourse.core.runs import Run
 
 
 def on_disk(loggers: Sequence[Logger]) -> list[CSVLogger | TensorBoardLogger]:
@@ -71,6 +72,6 @@ def _keep_rows(logger: CSVLogger, step: int) -> None:
         out = csv.DictWriter(text, names, lineterminator="\r\n")
         out.writeheader()
         out.writerows(rows)
-        replace_file(table, text.getvalue())
+        write_text(table, text.getvalue())
         writer.metrics_keys = names
     kept.unlink()

@@ -10,7 +10,8 @@ from typing import Any
 from jsonargparse import Namespace
 
 from plcourse.core.errors import UserError
-from plcourse.core.runs import Run, age_key, find_folder, folders
+from plcourse.core.files import folders
+from plcourse.core.runs import Run, age_key, find_folder
 
 # Arguments that name a run by its folder or its name, of classes by their short names.
 RUN_ARGUMENTS = {

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import secrets
 import shlex
 import socket
 import subprocess
@@ -27,11 +26,7 @@ from typing import Any
 
 from plcourse.core.configs import own_name
 from plcourse.core.errors import RunFailed, UserError, nearest
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where runs started in the same second may race for `latest`
-    fcntl = None
+from plcourse.core.files import folders, locked, temporary_beside, write_json
 
 SCHEMA = 1
 OUT_OF_FOLD = "out_of_fold.parquet"  # what a cross-validated fit writes into predictions/
@@ -467,83 +462,10 @@ def _stamped_folder(parent: Path) -> Path:
     raise AssertionError("count() has no end")
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder against other processes; the lock ends with the process, however that ends."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def hold(folder: Path, what: str) -> int | None:
-    """Holds a folder until the handle that this returns is closed; None where nothing can be held.
-
-    Args:
-        folder: an existing folder.
-        what: what is written into it, for the message.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    if fcntl is None:
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise UserError(f"another process is writing {what} into '{folder}'") from error
-    except OSError:  # some network file systems have no locks
-        pass
-    return handle
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Replaces a file by an object as JSON; see `replace_file`."""
-    replace_file(file, json.dumps(content, indent=2, default=str) + "\n")
-
-
-def replace_file(file: Path, text: str) -> None:
-    """Replaces a file in one step: readers and a crash see the old content or the new one.
-
-    Raises:
-        RunFailed: it cannot be written; no temporary file stays behind.
-    """
-    temporary = _temporary(file)
-    try:
-        with temporary.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except OSError as error:
-        raise RunFailed(f"cannot write '{file}': {error.strerror}") from error
-    finally:  # also when Ctrl-C comes in between
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the name itself is only on disk once the folder is
-        handle = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _temporary(file: Path) -> Path:
-    return file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-
-
 def point_latest(parent: Path, name: str) -> None:
     """Makes `latest` a relative link to a run, or a file with its name where links are impossible."""
     link = parent / "latest"
-    temporary = _temporary(link)
+    temporary = temporary_beside(link)
     try:
         temporary.symlink_to(name, target_is_directory=True)
     except (OSError, NotImplementedError):
@@ -584,15 +506,6 @@ def _missing_message(name: str, root: Path) -> str:
     variants = [known.rpartition("/")[0] for known in names]
     hint = nearest(name, [*names, *variants]) or f"; the most recent are {', '.join(names[:3])}"
     return f"no run {name!r} in '{root}' (see `plcourse ls runs`){hint}"
-
-
-def folders(parent: Path) -> list[Path]:
-    """The folders in a folder, links left out; none where there is nothing to read."""
-    try:
-        with os.scandir(parent) as entries:
-            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return []
 
 
 def age_key(folder: Path) -> tuple[str, int]:

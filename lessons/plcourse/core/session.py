@@ -12,11 +12,12 @@ from plcourse.catalog import PACKAGE
 from plcourse.core import launch, torchrun
 from plcourse.core.changes import Change
 from plcourse.core.errors import BAD_REQUEST, Interrupted, RunFailed, UserError, first_line
+from plcourse.core.files import write_text
 from plcourse.core.interrupts import undisturbed
 from plcourse.core.latest import settle_latest
 from plcourse.core.record import TidyLogger
 from plcourse.core.request import Request
-from plcourse.core.runs import Run, replace_file
+from plcourse.core.runs import Run
 from plcourse.core.screen import say
 from plcourse.core.start import last_digest, pending_start, start_record
 
@@ -56,7 +57,7 @@ class Session:
             if request.checkpoint is None or not _is_below(request.checkpoint, self.run.path):
                 TidyLogger(self.run.path / "metrics.csv").cut(0)  # it starts over
         if not request.continues or request.checkpoint is None or change is None:
-            replace_file(self.run.config_path, config)
+            write_text(self.run.config_path, config)
         if request.verb == "fit":
             say(f"run {self.run.path}")
 
@@ -88,7 +89,7 @@ class Session:
         refused = isinstance(error, UserError) and error.status == BAD_REQUEST
         if self._before and refused and last_digest(self.run) == self._last:
             for path, content in self._before.items():  # a refused request leaves the run as it was
-                replace_file(path, content)
+                write_text(path, content)
         elif isinstance(error, Interrupted | KeyboardInterrupt):
             self.run.finish("interrupted")
         else:

@@ -18,18 +18,9 @@ from typing import Any, TextIO
 
 from plcourse.core.configs import find_config
 from plcourse.core.errors import RunFailed, UserError, nearest
+from plcourse.core.files import write_json
 from plcourse.core.layout import aligned, broken, flowed, width
-from plcourse.core.runs import (
-    SCHEMA,
-    SWEEPS,
-    Run,
-    environment,
-    latest_folder,
-    new_folder,
-    read_record,
-    status_of,
-    write_json,
-)
+from plcourse.core.runs import SCHEMA, SWEEPS, Run, environment, latest_folder, new_folder, read_record, status_of
 from plcourse.core.sweep_plan import LATEST, Plan, cell_label, grid_label
 from plcourse.core.variants import evaluations
 

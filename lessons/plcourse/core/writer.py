@@ -16,7 +16,7 @@ from plcourse.core.callbacks import samples_in, samples_of
 from plcourse.core.columns import to_table
 from plcourse.core.distributed import gather_objects
 from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.runs import hold, write_json
+from plcourse.core.files import hold, publish, write_json
 
 MANIFEST = "_manifest.json"
 
@@ -125,7 +125,7 @@ class PredictionWriter(BasePredictionWriter):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-            self._temporary(trainer).replace(own)
+            publish(self._temporary(trainer), own)
         else:
             own.unlink(missing_ok=True)
         loaders = trainer.predict_dataloaders

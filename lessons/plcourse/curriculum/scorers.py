@@ -31,7 +31,8 @@ from plcourse.core.checkpoint import load
 from plcourse.core.data import Batch, BatchLoader
 from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.errors import UserError, nearest
-from plcourse.core.runs import Run, replace_file, runs_root
+from plcourse.core.files import write_text
+from plcourse.core.runs import Run, runs_root
 
 OUT_OF_FOLD = Path("predictions", "out_of_fold.parquet")
 
@@ -116,7 +117,7 @@ def write_scores(path: Path, ids: Sequence[str], scores_N: np.ndarray) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("id", "score"))
     writer.writerows((ids[i], repr(float(scores_N[i]))) for i in np.argsort(scores_N, kind="stable"))
-    replace_file(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 class Scorer(ABC):

@@ -21,7 +21,7 @@ from plcourse.core.data.folder import header_notes
 from plcourse.core.data.image_files import find_images, left_out_line
 from plcourse.core.data.names import restore_first
 from plcourse.core.errors import UserError
-from plcourse.core.paths import expand
+from plcourse.core.files import expand
 from plcourse.core.screen import say
 from plcourse.evaluation.generated import GeneratedParts
 from plcourse.evaluation.inputs import ImageInputs, TableInputs

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plcourse.core.checkpoint import load
 from plcourse.core.errors import UserError
-from plcourse.core.paths import expand
+from plcourse.core.files import expand
 from plcourse.core.unseen import check_other_weights
 
 

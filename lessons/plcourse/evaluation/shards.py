@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from plcourse.core.errors import RunFailed, UserError, first_line
-from plcourse.core.runs import hold, replace_file, write_json
+from plcourse.core.files import hold, publish, sync, write_json, write_text
 from plcourse.evaluation.formats import Format
 
 MANIFEST, QUARANTINE, PARTIAL = "_manifest.json", "_quarantine.csv", "_partial"
@@ -112,7 +112,7 @@ class ShardFolder:
 
     def begin(self, shards: Sequence[Shard]) -> None:
         """Starts the partial dataset, or continues it from these shards; rank 0 calls it."""
-        replace_file(self.partial / _KEPT, "".join(map(_line, shards)))
+        write_text(self.partial / _KEPT, "".join(map(_line, shards)))
         write_json(self.partial / MANIFEST, {"schema": _SCHEMA, "key": self.key, "complete": False})
         keep = {_KEPT, MANIFEST, *(shard.file for shard in shards)}
         for path in self.partial.iterdir():  # the old journals go last, when the new one is on disk
@@ -125,9 +125,7 @@ class ShardFolder:
 
     def commit(self, temporary: Path, shard: Shard) -> None:
         """Commits a closed file; any rank may call it."""
-        _sync(temporary)
-        temporary.replace(self.partial / shard.file)
-        _sync(self.partial)
+        publish(temporary, self.partial / shard.file)
         journal = self.partial / f"journal-{self.rank:05d}.jsonl"
         with journal.open("a", encoding="utf-8") as stream:
             stream.write(_line(shard))
@@ -192,9 +190,9 @@ class ShardFolder:
         for name in [shard.file for shard in shards] + [QUARANTINE]:
             with contextlib.suppress(FileNotFoundError):  # moved before the kill, or nothing is quarantined
                 (self.partial / name).replace(self.folder / name)
-        _sync(self.folder)
+        sync(self.folder)
         (self.partial / MANIFEST).replace(old)
-        _sync(self.folder)
+        sync(self.folder)
         shutil.rmtree(self.partial)
 
     def _committed(self) -> list[Shard]:
@@ -247,15 +245,4 @@ def _write_quarantine(path: Path, quarantined: Sequence[tuple[str, str]]) -> Non
         writer = csv.writer(stream)
         writer.writerow(("id", "reason"))
         writer.writerows(quarantined)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not path.is_dir():  # some file systems cannot sync a folder
-            raise
-    finally:
-        os.close(handle)
+    sync(path)

@@ -15,7 +15,8 @@ from typing import Any
 
 from plcourse.core.errors import UserError, first_line, nearest
 from plcourse.core.export_request import FORMATS
-from plcourse.core.runs import Run, environment, write_json
+from plcourse.core.files import publish, write_json
+from plcourse.core.runs import Run, environment
 from plcourse.export.card import Card
 
 FILES = {
@@ -75,7 +76,7 @@ class Artefacts:
             "verified": False,
             "card": asdict(card),
         }
-        temporary.replace(path)
+        publish(temporary, path)
         self._write({**self.manifest, format_: entry})
 
     def discard(self, format_: str) -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from plcourse.core.checkpoint import AtomicCheckpointIO, load
 from plcourse.core.data import ImageParts, ImageSet, permutation
 from plcourse.core.errors import UserError
-from plcourse.core.runs import locked
+from plcourse.core.files import locked
 from plcourse.core.screen import say
 
 EPOCHS, BATCH, RATE = 12, 64, 2e-3

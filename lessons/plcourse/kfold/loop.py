@@ -27,9 +27,10 @@ from plcourse.core.data import run_seed
 from plcourse.core.data.provenance import trainings_of
 from plcourse.core.distributed import from_rank_0, gather_objects, maximum
 from plcourse.core.errors import Interrupted, RunFailed, UserError, nearest
+from plcourse.core.files import write_json
 from plcourse.core.loops import FitLoop
 from plcourse.core.record import RunRecorder
-from plcourse.core.runs import read_record, write_json
+from plcourse.core.runs import read_record
 from plcourse.core.trainer import Trainer
 from plcourse.core.workers import Crew, Signals, send_output_to
 from plcourse.kfold.bar import FoldBar

@@ -1,7 +1,6 @@
 """One fold: a fit of its own, from a state that no other fold has touched, in a folder that is a run of its own."""
 
 import copy
-import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -24,9 +23,10 @@ from plcourse.core.configs import write_tree
 from plcourse.core.distributed import from_rank_0, gather_objects
 from plcourse.core.errors import Interrupted, RunFailed, UserError, first_line
 from plcourse.core.evaluations import save_evaluation
+from plcourse.core.files import atomic_write, write_json, write_text
 from plcourse.core.interrupts import undisturbed
 from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.runs import OUT_OF_FOLD, SCHEMA, Run, environment, replace_file, write_json
+from plcourse.core.runs import OUT_OF_FOLD, SCHEMA, Run, environment
 from plcourse.core.trainer import Trainer, with_checkpoint_io
 from plcourse.core.variants import AS_TRAINED, Variant
 from plcourse.kfold.fold_data import fold_config
@@ -140,7 +140,7 @@ class FoldRun:
         write_json(self.path / "run.json", {**record, **outer.process, **again})
         if outer.config:
             config = fold_config(outer.config, self.fold.number, outer.cut)
-            replace_file(self.run.config_path, write_tree(config))
+            write_text(self.run.config_path, write_tree(config))
 
     def split(self, data: Any) -> Any:
         """The data module that trains on this fold's samples and validates on those held out."""
@@ -322,13 +322,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     Raises:
         RunFailed: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_write(path) as temporary:
         path.parent.mkdir(exist_ok=True)
         with temporary.open("wb") as file:
             pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise RunFailed(f"cannot write '{path}': {error.strerror}") from error

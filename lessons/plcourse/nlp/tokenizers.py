@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from plcourse.core.errors import UserError
-from plcourse.core.runs import replace_file
+from plcourse.core.files import write_text
 from plcourse.core.screen import say
 
 Kind = Literal["characters", "words", "bpe"]
@@ -214,7 +214,7 @@ def keep_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
     """Writes `tokenizer.json`: of words and byte pairs what the tokenizers library reads, of characters the symbols."""
     state = tokenizer.state_dict()
     content = state["json"] if "json" in state else json.dumps(state, ensure_ascii=False)
-    replace_file(folder / "tokenizer.json", content)
+    write_text(folder / "tokenizer.json", content)
 
 
 def check_known(tokenizer: TextTokenizer, text: str, what: str) -> None:

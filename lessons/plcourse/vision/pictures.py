@@ -17,6 +17,7 @@ from plcourse.core.captions import caption
 from plcourse.core.data.image_files import is_image
 from plcourse.core.data.masks import IGNORE
 from plcourse.core.distributed import gather_objects, is_distributed
+from plcourse.core.files import atomic_write
 from plcourse.core.variants import results_folder
 from plcourse.vision.model import Columns
 
@@ -144,9 +145,8 @@ def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path,
             grid[row, first].title.set_color("#c8553d")
     if columns > 1:
         _legend(figure, data.mask_names, any((mask == IGNORE).any() for _, _, each in rows for mask in each["masks"]))
-    temporary = folder / f".test-{name}.tmp"
-    figure.savefig(temporary, dpi=150, format="png")
-    temporary.replace(folder / f"test-{name}.png")
+    with atomic_write(folder / f"test-{name}.png") as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
 
 
 def _legend(figure: Any, mask_names: list[str], any_unknown: bool) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from plcourse.core.comparison.report import Options, build_report
 from plcourse.core.comparison.show import as_text, draw
 from plcourse.core.errors import UserError
+from plcourse.core.files import write_json
 from plcourse.core.look import LineParser
-from plcourse.core.runs import write_json
 
 
 def compare(argv: list[str]) -> None:

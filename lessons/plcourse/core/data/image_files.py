@@ -11,7 +11,7 @@ from PIL import Image
 
 from plcourse.core.data.lines import read_lines
 from plcourse.core.errors import UserError
-from plcourse.core.paths import expand
+from plcourse.core.files import expand
 
 _DRAWING = "a drawing, not pixels"
 _RAW = "raw data of a camera; convert it"

@@ -8,7 +8,6 @@ which a split keeps equal samples on one side, so that no sample of a run's own 
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from plcourse.core.data.randoms import keys_of
+from plcourse.core.files import staged
 
 KEY = "trained_on"  # of a checkpoint
 INSIDE = 100_000  # hashes that a checkpoint holds itself; more of them lie in a file beside it
@@ -96,13 +96,8 @@ class Training:
         if self.hashes is None or path.is_file():
             return
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, hashes=self.hashes, terms=json.dumps(self.terms), count=self.count)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with staged(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, hashes=self.hashes, terms=json.dumps(self.terms), count=self.count)
 
     @classmethod
     def load(cls, state: Mapping[str, Any], folder: Path) -> "Training":

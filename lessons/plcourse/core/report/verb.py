@@ -4,9 +4,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from plcourse.core.errors import UserError
+from plcourse.core.files import write_text
 from plcourse.core.look import LineParser, say
 from plcourse.core.report.run_page import run_page
-from plcourse.core.runs import SWEEPS, Run, find_folder, replace_file, runs_root
+from plcourse.core.runs import SWEEPS, Run, find_folder, runs_root
 
 _FILE = "report.html"
 
@@ -42,7 +43,7 @@ def report(argv: list[str]) -> None:
         content = comparison_page(found, command + ["--force"] * args.force)
         folder = sweep if len(args.inputs) == 1 else None
     file = _file(args.output, folder)
-    replace_file(file, content)
+    write_text(file, content)
     say(f"report in {file}")
 
 

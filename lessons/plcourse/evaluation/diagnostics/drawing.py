@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from plcourse.core.files import atomic_write
+
 INK, SECOND, GRID = "#1f4e79", "#c8553d", "#d9d9d9"
 
 
@@ -25,6 +27,5 @@ def tidy(axes: Any) -> None:
 
 def save(drawn: Any, path: Path) -> None:
     """Writes a PNG atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    drawn.savefig(temporary, dpi=150, format="png")
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        drawn.savefig(temporary, dpi=150, format="png")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from plcourse.core.captions import caption
+from plcourse.core.files import atomic_write
 from plcourse.evaluation.diagnostics.drawing import figure, save
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 
@@ -43,9 +44,8 @@ class ConfidentErrors(Diagnostic):
             }
         )
         path = folder / f"{scores.stage}-errors.csv"
-        temporary = path.with_name(f".{path.name}.tmp")
-        frame.to_csv(temporary, index=False)
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            frame.to_csv(temporary, index=False)
         pictured = [row for row in rows.tolist() if row in scores.pictures][: self.n_images]
         if pictured:
             _draw(scores, pictured, folder / f"{scores.stage}-errors.png")
