@@ -19,7 +19,7 @@ from plcourse import catalog
 from plcourse.__main__ import main
 from plcourse.core.configs import find_config
 from plcourse.core.errors import UserError
-from plcourse.core.look import LineParser
+from plcourse.core.line_parser import LineParser
 from plcourse.core.scaling.plan import read_command as read_benchmark
 from plcourse.core.sweep_plan import read_command as read_sweep
 

@@ -32,6 +32,7 @@ from plcourse.core.baselines import find_baselines
 from plcourse.core.callbacks import Coverage
 from plcourse.core.changes import Change, nothing_left
 from plcourse.core.checkpoint import load
+from plcourse.core.console import say
 from plcourse.core.continuing import changed, is_finished
 from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.evaluations import relative_to_run, save_evaluation
@@ -46,7 +47,7 @@ from plcourse.core.request import EVALUATIONS, Request, read_request
 from plcourse.core.round_trip import register_types, repeatable
 from plcourse.core.run_names import named_runs, settle
 from plcourse.core.runs import Run, runs_below
-from plcourse.core.screen import RunProgress, say, table
+from plcourse.core.screen import RunProgress, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
 from plcourse.core.tuning import refuse_tuners, tune, tuners

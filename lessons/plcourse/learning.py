@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from plcourse import catalog
+from plcourse.core.console import say
 from plcourse.core.errors import RUN_FAILED, UserError, nearest
 from plcourse.core.headline import test_score
 from plcourse.core.layout import aligned
-from plcourse.core.look import LineParser, say
+from plcourse.core.line_parser import LineParser
 from plcourse.core.runs import Run, list_runs, runs_root
 from plcourse.core.syllabus import PLANS, TRACKS
 from plcourse.exercises import MARK, exercises_of, starting_file

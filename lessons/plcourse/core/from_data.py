@@ -14,9 +14,9 @@ import numpy as np
 import yaml
 
 from plcourse.core.baselines import plain_samples
+from plcourse.core.console import say
 from plcourse.core.errors import UserError
 from plcourse.core.request import Request
-from plcourse.core.screen import say
 
 _OURS = "plcourse."
 _WHAT = {"num_classes": "classes", "channels": "channels", "in_features": "features"}

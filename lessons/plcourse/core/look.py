@@ -1,6 +1,5 @@
 """The verbs that only look: `ls`, `cat` and `cp`. None of them imports torch."""
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -9,41 +8,19 @@ import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from plcourse import catalog
 from plcourse.core.configs import ConfigHeader, ConfigSource, find_config, parse_header, resolved_path
-from plcourse.core.errors import UserError, nearest, printable
+from plcourse.core.console import duration, say
+from plcourse.core.errors import UserError, nearest
 from plcourse.core.headline import score_of
 from plcourse.core.layout import broken, fitted, width
+from plcourse.core.line_parser import LineParser
 from plcourse.core.runs import SWEEPS, Run, age_key, list_runs, list_sweeps, read_record, runs_root, status_of
 from plcourse.core.variants import Evaluation, evaluations, said
 
 _READABLE = 120  # columns, however wide the terminal is
-
-
-class LineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest flag for a misspelt one.
-
-    Args:
-        verb: the verb that it parses for.
-    """
-
-    def __init__(self, verb: str) -> None:
-        super().__init__(prog=f"plcourse {verb}", add_help=False, allow_abbrev=False)
-
-    def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parses the arguments after the verb; whatever is wrong is a UserError."""
-        known, unknown = self.parse_known_args(argv)
-        if unknown:
-            flag = unknown[0].partition("=")[0]
-            kind = "flag" if flag.startswith("-") else "argument"
-            raise UserError(f"{self.prog}: unknown {kind} {flag!r}{nearest(flag, self._option_string_actions)}")
-        return known
-
-    def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print below its usage."""
-        raise UserError(f"{self.prog}: {message}; see `{self.prog} -h`")
 
 
 def ls(argv: list[str]) -> None:
@@ -235,18 +212,6 @@ def _moment(text: Any) -> datetime | None:
         return None
 
 
-def duration(seconds: Any) -> str:
-    """Seconds as a person says them: `48 s`, `3 min 20 s`, `2 h 05 min`."""
-    if not isinstance(seconds, int | float):
-        return "-"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
 def _shelves() -> list[dict[str, Any]]:
     """What `ls --json` prints: every lesson with its configs, and the sweeps."""
     shelves = [
@@ -300,8 +265,3 @@ def _header(name: str) -> tuple[ConfigHeader | None, str]:
         return parse_header(find_config(str(catalog.config_path(name)))), ""
     except UserError as error:
         return None, str(error)
-
-
-def say(text: str) -> None:
-    """Prints a text and the end of its line."""
-    sys.stdout.write(f"{printable(text)}\n")

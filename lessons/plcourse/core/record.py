@@ -16,10 +16,10 @@ from pytorch_lightning.loggers.logger import Logger
 
 from plcourse.core import log_files
 from plcourse.core.changes import Change
+from plcourse.core.console import say
 from plcourse.core.errors import RunFailed
 from plcourse.core.next_steps import verbs_after
 from plcourse.core.runs import Run
-from plcourse.core.screen import say
 
 _HEADER = "step,epoch,metric,value\n"
 

@@ -5,22 +5,16 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
 from plcourse.core.accumulation import planned_batches
+from plcourse.core.console import say
 from plcourse.core.layout import flowed, width
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 1.0
 _NARROW = 72  # columns below which the bar has no room for speed and time
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Prints a line on standard output at once, on the first rank only."""
-    print(text, flush=True)  # noqa: T201  (the one place that does)
 
 
 class RunProgress(ProgressBar):

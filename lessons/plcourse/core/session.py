@@ -11,6 +11,7 @@ from typing import Any
 from plcourse.catalog import PACKAGE
 from plcourse.core import launch, torchrun
 from plcourse.core.changes import Change
+from plcourse.core.console import say
 from plcourse.core.errors import BAD_REQUEST, Interrupted, RunFailed, UserError, first_line
 from plcourse.core.files import write_text
 from plcourse.core.interrupts import undisturbed
@@ -18,7 +19,6 @@ from plcourse.core.latest import settle_latest
 from plcourse.core.record import TidyLogger
 from plcourse.core.request import Request
 from plcourse.core.runs import Run
-from plcourse.core.screen import say
 from plcourse.core.start import last_digest, pending_start, start_record
 
 

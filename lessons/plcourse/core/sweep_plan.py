@@ -26,7 +26,7 @@ from plcourse import catalog
 from plcourse.core.configs import ConfigSource, find_config, locate_key, parse_config
 from plcourse.core.errors import UserError, nearest
 from plcourse.core.flags import as_flags
-from plcourse.core.look import LineParser
+from plcourse.core.line_parser import LineParser
 from plcourse.core.request import EVALUATIONS, OWN_FLAGS
 from plcourse.core.runs import runs_root
 

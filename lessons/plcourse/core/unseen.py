@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
+from plcourse.core.console import say
 from plcourse.core.data.provenance import INSIDE, KEY, Identities, Training, trainings_of
 from plcourse.core.distributed import from_rank_0
 from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.screen import say
 
 _trainings: weakref.WeakKeyDictionary[pl.LightningModule, list[Training]] = weakref.WeakKeyDictionary()
 _SHOWN = ("source", "root", "path", "val_size", "test_size", "split_seed", "fold")

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from plcourse.core.console import say
 from plcourse.core.errors import RUN_FAILED, UserError
-from plcourse.core.look import LineParser, say
+from plcourse.core.line_parser import LineParser
 from plcourse.doctor.findings import FIX, Finding
 from plcourse.doctor.network import Meeting, examine_network
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from plcourse.core.console import say
 from plcourse.core.data import (
     Augmentation,
     BatchLoader,
@@ -22,7 +23,6 @@ from plcourse.core.data.image_files import find_images, left_out_line
 from plcourse.core.data.names import restore_first
 from plcourse.core.errors import UserError
 from plcourse.core.files import expand
-from plcourse.core.screen import say
 from plcourse.evaluation.generated import GeneratedParts
 from plcourse.evaluation.inputs import ImageInputs, TableInputs
 from plcourse.evaluation.tables import PACKAGED, Schema, TableParts

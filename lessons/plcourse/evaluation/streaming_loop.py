@@ -18,11 +18,11 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from plcourse.core.console import say
 from plcourse.core.data.loader import BatchLoader
 from plcourse.core.distributed import gather_objects, total
 from plcourse.core.errors import UserError
 from plcourse.core.loops import PredictLoop
-from plcourse.core.screen import say
 from plcourse.core.variants import AS_TRAINED, Variant, predictions_folder
 from plcourse.evaluation.formats import WRITERS, Format
 from plcourse.evaluation.shards import QUARANTINE, Shard, ShardFolder

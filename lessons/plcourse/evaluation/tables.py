@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from pytorch_lightning import Trainer
 
+from plcourse.core.console import say
 from plcourse.core.data import BatchLoader, OnError, Process, eval_loader, split, train_loader
 from plcourse.core.data.classes import class_names
 from plcourse.core.data.features import Standardiser, feature_values, features_of
@@ -25,7 +26,6 @@ from plcourse.core.data.frames import as_text, numbers, read_frame
 from plcourse.core.data.names import adopt_classes, listed
 from plcourse.core.data.provenance import Identities, row_hashes
 from plcourse.core.errors import UserError, nearest
-from plcourse.core.screen import say
 
 PACKAGED = ("breast_cancer", "wine")
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plcourse.core.checkpoint import AtomicCheckpointIO, load
+from plcourse.core.console import say
 from plcourse.core.data import ImageParts, ImageSet, permutation
 from plcourse.core.errors import UserError
 from plcourse.core.files import locked
-from plcourse.core.screen import say
 
 EPOCHS, BATCH, RATE = 12, 64, 2e-3
 _RECIPE = f"AdamW, one cycle, {EPOCHS} epochs, batch {BATCH}, rate {RATE}"

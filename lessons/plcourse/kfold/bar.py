@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
 
-from plcourse.core.screen import say
+from plcourse.core.console import say
 from plcourse.kfold.folds import Fold
 from plcourse.kfold.one_fold import FoldRun
 

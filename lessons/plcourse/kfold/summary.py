@@ -10,12 +10,12 @@ import pyarrow as pa
 from pytorch_lightning.loggers import Logger
 
 from plcourse.core.comparison.statistics import corrected_resampled_t_test, paired_t_test
+from plcourse.core.console import say
 from plcourse.core.files import write_json
 from plcourse.core.intervals import within
 from plcourse.core.layout import broken, fitted, width
 from plcourse.core.record import shortest
 from plcourse.core.runs import OUT_OF_FOLD, Run
-from plcourse.core.screen import say
 from plcourse.kfold.folds import Plan
 from plcourse.kfold.one_fold import FoldRun, write_table
 

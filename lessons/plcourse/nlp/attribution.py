@@ -21,9 +21,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from plcourse.core.console import say
 from plcourse.core.errors import UserError
 from plcourse.core.metrics import probabilities
-from plcourse.core.screen import say
 from plcourse.core.variants import results_folder
 from plcourse.nlp.tokenizers import UNKNOWN
 

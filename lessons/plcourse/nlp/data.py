@@ -8,11 +8,11 @@ from typing import Any, Literal, Self
 import pytorch_lightning as pl
 from torch import Tensor
 
+from plcourse.core.console import say
 from plcourse.core.data import BatchLoader, OnError, Process, delegated, eval_loader, run_seed, train_loader
 from plcourse.core.data.lines import read_lines
 from plcourse.core.data.names import restore_first
 from plcourse.core.errors import UserError
-from plcourse.core.screen import say
 from plcourse.nlp.corpora import OneText, Prompts, read_prompts, stream_of
 from plcourse.nlp.parts import TextParts, encoded_by
 from plcourse.nlp.streams import EvalWindows, TrackSampler, TrainWindows

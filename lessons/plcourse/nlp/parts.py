@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from plcourse.core.console import say
 from plcourse.core.data import (
     BatchLoader,
     OnError,
@@ -30,7 +31,6 @@ from plcourse.core.data.provenance import Identities
 from plcourse.core.data.splits import check_classes
 from plcourse.core.data.texts import TextSource, open_texts
 from plcourse.core.errors import UserError
-from plcourse.core.screen import say
 from plcourse.nlp.tokenizers import PAD, UNKNOWN, Kind, TextTokenizer, fit_tokenizer, load_tokenizer, report_unknown
 
 _BUCKET = 50  # batches whose texts are sorted by length together

@@ -14,7 +14,7 @@ from plcourse.core.comparison.report import Options, build_report
 from plcourse.core.comparison.show import as_text, draw
 from plcourse.core.errors import UserError
 from plcourse.core.files import write_json
-from plcourse.core.look import LineParser
+from plcourse.core.line_parser import LineParser
 
 
 def compare(argv: list[str]) -> None:

@@ -4,7 +4,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
-from plcourse.core.screen import say
+from plcourse.core.console import say
 
 
 def class_names(name: str, labels: Iterable[str]) -> list[str]:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from plcourse.core.console import say
 from plcourse.core.data.lines import decoded, with_line_feeds
 from plcourse.core.errors import UserError
-from plcourse.core.screen import say
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _SAMPLE = 50  # rows that are looked at where the first line leaves the separator open

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from plcourse.core.console import say
 from plcourse.core.data.frames import as_text, numbers
 from plcourse.core.data.names import listed
 from plcourse.core.errors import UserError
-from plcourse.core.screen import say
 
 _INDEX = re.compile(r"Unnamed: \d+(\.\d+)*")  # an index of pandas, or the row names of R
 _NO_NUMBER = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".", "missing", "unknown"}

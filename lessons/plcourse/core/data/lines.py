@@ -3,8 +3,8 @@
 import codecs
 from pathlib import Path
 
+from plcourse.core.console import say
 from plcourse.core.errors import UserError
-from plcourse.core.screen import say
 
 # UTF-32 comes first: its little-endian mark begins with that of UTF-16
 _MARKS = (

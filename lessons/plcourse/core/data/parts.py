@@ -10,6 +10,7 @@ import numpy as np
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from plcourse.core.console import say
 from plcourse.core.data.folder import FolderSource, open_files
 from plcourse.core.data.images import (
     ImageSet,
@@ -28,7 +29,6 @@ from plcourse.core.data.sources import OnError, open_source, prepare
 from plcourse.core.data.splits import check_classes, duplicate_groups, split, training_parts
 from plcourse.core.data.transforms import Augmentation
 from plcourse.core.errors import UserError
-from plcourse.core.screen import say
 
 _LISTED = 10  # rejected files named in the log; all of them are in `source.rejected`
 

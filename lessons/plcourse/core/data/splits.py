@@ -11,10 +11,10 @@ from itertools import combinations
 
 import numpy as np
 
+from plcourse.core.console import say
 from plcourse.core.data.protocols import Labelled
 from plcourse.core.data.randoms import mix, stream
 from plcourse.core.errors import UserError
-from plcourse.core.screen import say
 
 PARTS = ("train", "val", "test")
 _SPLIT = 0x73706C74  # keeps splits independent of permutations and augmentation under the same seed

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from plcourse.core.console import say
 from plcourse.core.data.classes import class_names
 from plcourse.core.data.frames import as_text, read_frame
 from plcourse.core.data.image_files import is_dropping
@@ -23,7 +24,6 @@ from plcourse.core.data.near_duplicates import own_and_shared_hashes
 from plcourse.core.data.part_names import by_part
 from plcourse.core.data.sources import OnError
 from plcourse.core.errors import UserError, nearest
-from plcourse.core.screen import say
 
 LABELLED = ("reviews", "imdb", "rotten_tomatoes", "text_table")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from plcourse.catalog import LESSONS
+from plcourse.core.console import duration
 from plcourse.core.errors import UserError
-from plcourse.core.look import duration
 from plcourse.core.report import page
 from plcourse.core.report.charts import Line, curve
 from plcourse.core.report.repeat_part import predictions_part, repeat_part

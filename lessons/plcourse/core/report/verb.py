@@ -3,9 +3,10 @@
 from dataclasses import fields
 from pathlib import Path
 
+from plcourse.core.console import say
 from plcourse.core.errors import UserError
 from plcourse.core.files import write_text
-from plcourse.core.look import LineParser, say
+from plcourse.core.line_parser import LineParser
 from plcourse.core.report.run_page import run_page
 from plcourse.core.runs import SWEEPS, Run, find_folder, runs_root
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from plcourse.core.errors import UserError
 from plcourse.core.flags import as_flags
-from plcourse.core.look import LineParser
+from plcourse.core.line_parser import LineParser
 from plcourse.core.runs import runs_root
 
 PAIRS = 9
