@@ -17,7 +17,7 @@ import yaml
 from plcourse.core.errors import UserError
 from plcourse.core.flags import as_flags
 from plcourse.core.runs import Run
-from plcourse.core.variants import predictions_folder
+from plcourse.core.variant import predictions_folder
 
 
 def run(

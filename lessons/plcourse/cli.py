@@ -51,14 +51,8 @@ from plcourse.core.screen import RunProgress, table
 from plcourse.core.session import Session, is_first_process
 from plcourse.core.trainer import Trainer
 from plcourse.core.tuning import refuse_tuners, tune, tuners
-from plcourse.core.variants import (
-    AS_TRAINED,
-    Variant,
-    environment_flags,
-    hide_newest,
-    predictions_folder,
-    show_newest,
-)
+from plcourse.core.variant import AS_TRAINED, Variant, predictions_folder
+from plcourse.core.variants import environment_flags, hide_newest, show_newest, variant_of
 from plcourse.core.writer import PredictionWriter
 
 _STAGES = {"validate": "val", "test": "test"}
@@ -201,7 +195,7 @@ class CourseCLI(LightningCLI):
         self.run_folder = session.run
         settle(config, self.request.named)
         if self.request.run is not None and subcommand in EVALUATIONS:
-            self.variant = Variant.of(self.request.run, text, self.request.checkpoint, self.request.trusted)
+            self.variant = variant_of(self.request.run, text, self.request.checkpoint, self.request.trusted)
         session.run.variant = self.variant.name
         with session.recording():
             if processes > 1:

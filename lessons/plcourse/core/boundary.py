@@ -6,17 +6,15 @@ resumes to the same numbers as if the run had never stopped.
 """
 
 import time
-from typing import TYPE_CHECKING
 
+import pytorch_lightning as pl
 import torch
 
 from plcourse.core import launch
+from plcourse.core.checkpoint import run_checkpoint
 from plcourse.core.distributed import maximum
 from plcourse.core.errors import Interrupted, RunFailed, gentler_training
 from plcourse.core.random_state import RandomState
-
-if TYPE_CHECKING:
-    from plcourse.core.trainer import Trainer
 
 CLOCK_STEPS = 50  # batches between two looks at the clock in a supervised job
 
@@ -30,7 +28,7 @@ class Boundary:
         passing: True while a checkpoint is being written at a boundary.
     """
 
-    def __init__(self, trainer: "Trainer") -> None:
+    def __init__(self, trainer: pl.Trainer) -> None:
         self.stop_signal = 0
         self.failure = ""
         self.passing = False
@@ -59,7 +57,7 @@ class Boundary:
     def _pass(self, after_epoch: bool) -> None:
         if self.failure:
             raise RunFailed(self.failure)
-        trainer, checkpoint = self._trainer, self._trainer.run_checkpoint
+        trainer, checkpoint = self._trainer, run_checkpoint(self._trainer)
         stop = launch.beat(trainer.global_step) or self.stop_signal
         seconds = time.monotonic() - self._saved_at
         if checkpoint is None:

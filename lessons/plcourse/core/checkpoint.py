@@ -370,3 +370,10 @@ class RunCheckpoint(Checkpoint):
 def epochs_processed(trainer: pl.Trainer) -> int:
     """Epochs whose batches are all trained on; in the validation at the end of an epoch still without that epoch."""
     return int(trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def run_checkpoint(trainer: pl.Trainer) -> RunCheckpoint | None:
+    """The callback that decides when to write checkpoints, None when there are none to be written."""
+    if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+        return None
+    return next((callback for callback in trainer.callbacks if isinstance(callback, RunCheckpoint)), None)  # pyright: ignore[reportAttributeAccessIssue]

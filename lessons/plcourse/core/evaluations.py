@@ -11,7 +11,7 @@ from plcourse.core.errors import RunFailed
 from plcourse.core.files import write_json
 from plcourse.core.record import shortest
 from plcourse.core.runs import package_version, read_record
-from plcourse.core.variants import AS_TRAINED, Variant
+from plcourse.core.variant import AS_TRAINED, Variant
 
 
 def save_evaluation(

@@ -5,16 +5,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
 
+import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 
 from plcourse.core import launch
+from plcourse.core.boundary import Boundary
 from plcourse.core.errors import Interrupted
-
-if TYPE_CHECKING:
-    from plcourse.core.trainer import Trainer
 
 
 class Interrupts(_SignalConnector):
@@ -22,9 +20,15 @@ class Interrupts(_SignalConnector):
 
     The first signal lets a fit finish its step; the second ends it where it stands. On SLURM with automatic requeueing
     Lightning's own handlers stay, because the scheduler's protocol depends on them.
+
+    Args:
+        trainer: the trainer whose runs signals end.
+        boundary: the boundary of that trainer, which ends a fit.
     """
 
-    trainer: "Trainer"
+    def __init__(self, trainer: pl.Trainer, boundary: Boundary) -> None:
+        super().__init__(trainer)
+        self._boundary = boundary
 
     def register_signal_handlers(self) -> None:
         """Installs the handlers; only the main thread can."""
@@ -41,17 +45,16 @@ class Interrupts(_SignalConnector):
 
     def teardown(self) -> None:
         """Puts the earlier handlers back; after a signal not yet, so that a second one meets ours, not theirs."""
-        if not self.trainer.boundary.stop_signal:
+        if not self._boundary.stop_signal:
             super().teardown()
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        boundary = self.trainer.boundary
         if not self.trainer.training and not (self.trainer.state.fn == "fit" and self.trainer.validating):
             raise Interrupted(signum)
         if not launch.is_supervised():  # else the supervisor says when, and it kills on the second signal
-            if boundary.stop_signal:
+            if self._boundary.stop_signal:
                 raise Interrupted(signum)
-            boundary.stop_signal = signum
+            self._boundary.stop_signal = signum
         if self.trainer.is_global_zero:
             print("\nfinishing this step and writing a checkpoint; once more stops at once", flush=True)  # noqa: T201
 

@@ -18,7 +18,8 @@ from plcourse.core.headline import score_of
 from plcourse.core.layout import broken, fitted, width
 from plcourse.core.line_parser import LineParser
 from plcourse.core.runs import SWEEPS, Run, age_key, list_runs, list_sweeps, read_record, runs_root, status_of
-from plcourse.core.variants import Evaluation, evaluations, said
+from plcourse.core.variant import said
+from plcourse.core.variants import Evaluation, evaluations
 
 _READABLE = 120  # columns, however wide the terminal is
 

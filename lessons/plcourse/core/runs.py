@@ -46,7 +46,7 @@ class Run:
 
     Attributes:
         variant: the name of the evaluation that the command which gave this run has made; see
-            `plcourse.core.variants`. Empty for that of the run as it was trained.
+            `plcourse.core.variant`. Empty for that of the run as it was trained.
     """
 
     variant = ""

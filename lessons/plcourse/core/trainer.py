@@ -20,14 +20,14 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from plcourse.core.boundary import Boundary
 from plcourse.core.callbacks import FiniteLoss
-from plcourse.core.checkpoint import AtomicCheckpointIO, RunCheckpoint
+from plcourse.core.checkpoint import AtomicCheckpointIO, RunCheckpoint, run_checkpoint
 from plcourse.core.configured import apply_changes, check_classes, configured, configured_before
 from plcourse.core.data.loader import Batch
 from plcourse.core.errors import UserError
 from plcourse.core.interrupts import Interrupts
 from plcourse.core.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop, adopt_fit_loop, inside_fit
 from plcourse.core.unseen import TrainingSamples
-from plcourse.core.variants import AS_TRAINED, Variant
+from plcourse.core.variant import AS_TRAINED, Variant
 
 
 class NoProfiler(PassThroughProfiler):
@@ -190,7 +190,7 @@ class Trainer(pl.Trainer):
         self.cache_dir = Path(self.default_root_dir) / "cache"
         self.variant: Variant = AS_TRAINED
         self.boundary = Boundary(self)
-        self._signal_connector = Interrupts(self)
+        self._signal_connector = Interrupts(self, self.boundary)
         self._checkpoint_connector = NamedCheckpoints(self)
         _after_setup(self.strategy, self._checkpoint_connector.note_configured)
 
@@ -259,9 +259,7 @@ class Trainer(pl.Trainer):
     @property
     def run_checkpoint(self) -> RunCheckpoint | None:
         """The callback that decides when to write checkpoints, None when there are none to be written."""
-        if self.fast_dev_run:
-            return None
-        return next((callback for callback in self.callbacks if isinstance(callback, RunCheckpoint)), None)
+        return run_checkpoint(self)
 
 
 def _after_setup(strategy: Strategy, note: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ import torch
 from plcourse.core.distributed import gather_objects
 from plcourse.core.errors import UserError
 from plcourse.core.loops import TestLoop
-from plcourse.core.variants import results_folder
+from plcourse.core.variant import results_folder
 from plcourse.evaluation.diagnostics import (
     Calibration,
     ConfidentErrors,

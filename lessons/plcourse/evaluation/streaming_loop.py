@@ -23,7 +23,7 @@ from plcourse.core.data.loader import BatchLoader
 from plcourse.core.distributed import gather_objects, total
 from plcourse.core.errors import UserError
 from plcourse.core.loops import PredictLoop
-from plcourse.core.variants import AS_TRAINED, Variant, predictions_folder
+from plcourse.core.variant import AS_TRAINED, Variant, predictions_folder
 from plcourse.evaluation.formats import WRITERS, Format
 from plcourse.evaluation.shards import QUARANTINE, Shard, ShardFolder
 from plcourse.evaluation.sink import ShardSink

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from plcourse.core.distributed import is_distributed
-from plcourse.core.variants import results_folder
+from plcourse.core.variant import results_folder
 from plcourse.gan.latents import between, latents_of
 from plcourse.gan.quality import to_pixels
 from plcourse.gan.sampling import Columns, sample

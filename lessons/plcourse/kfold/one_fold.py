@@ -28,7 +28,7 @@ from plcourse.core.interrupts import undisturbed
 from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.runs import OUT_OF_FOLD, SCHEMA, Run, environment
 from plcourse.core.trainer import Trainer, with_checkpoint_io
-from plcourse.core.variants import AS_TRAINED, Variant
+from plcourse.core.variant import AS_TRAINED, Variant
 from plcourse.kfold.fold_data import fold_config
 from plcourse.kfold.folds import Fold, Plan
 from plcourse.kfold.leaks import LeakGuard

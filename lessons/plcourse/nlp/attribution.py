@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from plcourse.core.console import say
 from plcourse.core.errors import UserError
 from plcourse.core.metrics import probabilities
-from plcourse.core.variants import results_folder
+from plcourse.core.variant import results_folder
 from plcourse.nlp.tokenizers import UNKNOWN
 
 

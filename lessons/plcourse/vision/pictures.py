@@ -18,7 +18,7 @@ from plcourse.core.data.image_files import is_image
 from plcourse.core.data.masks import IGNORE
 from plcourse.core.distributed import gather_objects, is_distributed
 from plcourse.core.files import atomic_write
-from plcourse.core.variants import results_folder
+from plcourse.core.variant import results_folder
 from plcourse.vision.model import Columns
 
 # of a mask's classes, repeated where there are more; class 0 stays as the picture is

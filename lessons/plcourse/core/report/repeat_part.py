@@ -5,7 +5,8 @@ from typing import Any
 
 from plcourse.core.report import page
 from plcourse.core.runs import Run
-from plcourse.core.variants import Evaluation, command, environment_flags, prediction_sets, said
+from plcourse.core.variant import said
+from plcourse.core.variants import Evaluation, command, environment_flags, prediction_sets
 
 _VERBS = {"val": "validate", "test": "test"}
 

@@ -16,7 +16,8 @@ from plcourse.core.report.repeat_part import predictions_part, repeat_part
 from plcourse.core.report.scaling_part import scaling_part
 from plcourse.core.report.scores_part import headline_tiles, scores_part
 from plcourse.core.runs import Run, status_of
-from plcourse.core.variants import Evaluation, evaluations, said
+from plcourse.core.variant import said
+from plcourse.core.variants import Evaluation, evaluations
 
 _SHARED = ("loss", "accuracy", "f1", "iou", "dice", "grad_norm", "lr")  # metrics of these words share a chart
 _MOST_LINES = 7

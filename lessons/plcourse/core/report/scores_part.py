@@ -5,7 +5,8 @@ from typing import Any
 from plcourse.core.headline import score_of
 from plcourse.core.intervals import wilson
 from plcourse.core.report import page
-from plcourse.core.variants import Evaluation, said
+from plcourse.core.variant import said
+from plcourse.core.variants import Evaluation
 
 # the fields of an evaluation's file that say how it was made
 _NO_FINDINGS = ("metrics", "coverage", "intervals", "settings", "trust", "stage")
