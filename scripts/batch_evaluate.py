@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from plcourse import Run
-from plcourse.core.batch import Cell, carry_out
+from plcourse.cli.batch import Cell, carry_out
 from plcourse.core.errors import UserError
 from plcourse.core.variants import evaluations
 

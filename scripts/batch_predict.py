@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from plcourse import Run
-from plcourse.core.batch import Cell, carry_out
+from plcourse.cli.batch import Cell, carry_out
 from plcourse.core.configs import find_config, parse_config
 from plcourse.core.data.image_files import find_images, left_out_line
 from plcourse.core.errors import UserError

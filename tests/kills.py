@@ -23,7 +23,7 @@ from support import TESTS, write_config
 _FORKER = """
 import json, os, sys, traceback
 from plcourse.__main__ import main
-import plcourse.api, plcourse.cli, torch
+import plcourse.api, plcourse.cli.course_cli, torch
 for module in sys.argv[1:]:
     __import__(module)
 print("ready", flush=True)

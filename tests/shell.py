@@ -17,7 +17,7 @@ from support import TESTS
 _SERVER = """
 import contextlib, json, os, shlex, signal, socket, sys, threading, traceback
 from plcourse.__main__ import main
-import plcourse.api, plcourse.cli, torch
+import plcourse.api, plcourse.cli.course_cli, torch
 for module in sys.argv[2:]:
     __import__(module)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

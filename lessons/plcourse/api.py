@@ -10,14 +10,56 @@ import tempfile
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
+from plcourse.core import runs
 from plcourse.core.errors import UserError
 from plcourse.core.flags import as_flags
-from plcourse.core.runs import Run
 from plcourse.core.variant import predictions_folder
+
+
+class Run(runs.Run):
+    """One run's folder, with the verbs that evaluate its best checkpoint; see `plcourse.core.runs.Run`."""
+
+    @classmethod
+    def of(cls, record: runs.Run) -> Self:
+        """The same run, for its user."""
+        run = cls(record.path, record.root)
+        run.variant = record.variant
+        return run
+
+    def test(self, overrides: dict[str, Any] | None = None) -> Any:
+        """Scores the best checkpoint on the test part, as `plcourse test --run` does."""
+        return evaluate(self, "test", overrides)
+
+    def validate(self, overrides: dict[str, Any] | None = None) -> Any:
+        """Scores the best checkpoint on the validation part, as `plcourse validate --run` does."""
+        return evaluate(self, "validate", overrides)
+
+    def predict(self, overrides: dict[str, Any] | None = None) -> Any:
+        """Writes the best checkpoint's predictions, as `plcourse predict --run` does."""
+        return evaluate(self, "predict", overrides)
+
+
+def run_verb(verb: str, arguments: list[str]) -> Run | None:
+    """Carries out ``plcourse VERB ARGUMENTS``.
+
+    Args:
+        verb: fit, validate, test, predict or export.
+        arguments: everything after the verb.
+
+    Returns:
+        The run whose folder it wrote into.
+
+    Raises:
+        UserError: a bad request; RunFailed: a run that could not be finished; Interrupted: one that a signal ended.
+    """
+    from plcourse.cli.course_cli import carry_out  # brings torch
+
+    record = carry_out(verb, arguments)
+    return None if record is None else Run.of(record)
 
 
 def run(
@@ -66,7 +108,7 @@ def _options(then: Iterable[str], runs_root: str | Path | None, trust: Iterable[
     return arguments
 
 
-def evaluate(run: Run, verb: str, overrides: dict[str, Any] | None = None) -> Any:
+def evaluate(run: runs.Run, verb: str, overrides: dict[str, Any] | None = None) -> Any:
     """Evaluates a run's best checkpoint, as ``plcourse VERB --run RUN`` does.
 
     Args:
@@ -85,8 +127,6 @@ def evaluate(run: Run, verb: str, overrides: dict[str, Any] | None = None) -> An
 
 
 def _run(verb: str, arguments: list[str]) -> Run:
-    from plcourse.cli import run_verb  # brings torch
-
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         run = run_verb(verb, arguments)

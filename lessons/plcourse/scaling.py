@@ -41,7 +41,7 @@ def scaling(arguments: list[str]) -> None:
     read_request("fit", command.arguments)  # finds most mistakes, before anything heavy is imported
     _check_machine()
     with Signals() as signals:
-        crew = Crew.prepare(1, 1, signals)
+        crew = Crew.prepare(1, 1, signals, _preload)
         with crew.pool(1) as pool:
             ((_, outcome),) = pool.run([(_resolve, command.arguments)])
         if signals.stop:
@@ -49,6 +49,11 @@ def scaling(arguments: list[str]) -> None:
         if outcome["status"] != "finished":
             raise UserError(outcome["error"])
         _measure(command, outcome["value"], signals)
+
+
+def _preload() -> None:
+    """Imports what each worker needs, once for all of them."""
+    import plcourse.cli.course_cli  # noqa: F401
 
 
 def _check_machine() -> None:
@@ -65,7 +70,7 @@ def _resolve(arguments: list[str]) -> dict[str, Any]:
     """In a worker: the complete config, and what the jobs need to know of it and of the machine."""
     import torch
 
-    from plcourse.cli import Resolver
+    from plcourse.cli.course_cli import Resolver
 
     request = read_request("fit", arguments)
     resolver = Resolver.of(request)
@@ -200,7 +205,7 @@ def _run_job(task: dict[str, Any]) -> None:
     """In a worker: one job from its start to its last stretch, in this process or in ranks forked from it."""
     import torch
 
-    from plcourse import cli
+    from plcourse.cli.course_cli import CourseCLI, quieten
     from plcourse.core import safety
     from plcourse.core.checkpoint import RunCheckpoint
     from plcourse.core.scaling.metronome import Metronome
@@ -211,7 +216,7 @@ def _run_job(task: dict[str, Any]) -> None:
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
     torch.set_num_threads(job.threads)
 
-    class Measured(cli.CourseCLI):
+    class Measured(CourseCLI):
         """A fit with a metronome, into a folder that was made for it."""
 
         rank = 0
@@ -238,5 +243,5 @@ def _run_job(task: dict[str, Any]) -> None:
 
     request = read_request("fit", task["arguments"])
     safety.install(request.trusted)
-    cli.quieten()
+    quieten()
     Measured(request)

@@ -38,12 +38,18 @@ def sweep(verb: str, arguments: list[str]) -> None:
             return
     with Signals() as signals, runs_below(command.root):
         # The threads that it began with, so that a resumed cell rounds alike.
-        crew = Crew.prepare(command.n_jobs, record.record.get("threads") if record else None, signals)
+        threads = record.record.get("threads") if record else None
+        crew = Crew.prepare(command.n_jobs, threads, signals, _preload)
         if record is None:
             assert command.plan is not None
             record = _start(command.plan, command, crew)
             pending = list(record.cells)
         _carry_on(record, pending, command, crew)
+
+
+def _preload() -> None:
+    """Imports what each worker needs, once for all of them."""
+    import plcourse.cli.course_cli  # noqa: F401
 
 
 def _to_resume(command: Command) -> str:
@@ -115,7 +121,7 @@ def _run_cells(record: Sweep, cells: list[dict[str, Any]], command: Command, poo
 
 def _resolve(arguments: list[str]) -> dict[str, Any]:
     """The complete config of one arm at one point, and the processes that it takes."""
-    from plcourse.cli import Resolver
+    from plcourse.cli.course_cli import Resolver
     from plcourse.core.request import read_request
 
     text, processes = Resolver.of(read_request("fit", [*arguments, "--seed_everything=0"])).resolved()
@@ -124,7 +130,7 @@ def _resolve(arguments: list[str]) -> dict[str, Any]:
 
 def _run_cell(cell: dict[str, Any]) -> None:
     """What `plcourse fit --run CELL --then ...` does, with its output in the cell's folder."""
-    from plcourse.cli import run_verb
+    from plcourse.cli.course_cli import carry_out
 
     run = Run(cell["run"])
     arguments = ["--run", str(run.path)]
@@ -135,7 +141,7 @@ def _run_cell(cell: dict[str, Any]) -> None:
     send_output_to(run.path / LOG)
     sys.argv[:] = ["plcourse", "fit", *arguments]
     try:
-        run_verb("fit", arguments)
+        carry_out("fit", arguments)
     except Exception as error:
         if run.status not in ("failed", "unreadable"):  # a refused request leaves a run's record as it was
             run.update(status="failed", error=one_line(error))

@@ -343,7 +343,7 @@ def _forked(folder: Path, arguments: Sequence[str], threads: int) -> int:
 
     from plcourse.__main__ import main as plcourse_main
 
-    import_module("plcourse.cli")  # what the commands will need, imported once
+    import_module("plcourse.cli.course_cli")  # what the commands will need, imported once
 
     pid = os.fork()
     if pid == 0:

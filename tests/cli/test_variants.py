@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from plcourse import Run
 from plcourse.__main__ import main
 from plcourse.core import screen
 from plcourse.core.headline import headline
 from plcourse.core.layout import fitted, flowed
-from plcourse.core.runs import Run
 from plcourse.core.variants import evaluations, prediction_sets
 from support import digits_config, write_config
 

@@ -2,15 +2,17 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
-import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import plcourse
+from plcourse import api
 from plcourse.core import runs
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.runs import Run, environment, list_runs, runs_below, runs_root
@@ -336,11 +338,17 @@ class TestContents:
         assert [path.name for path in run.predictions] == ["a.parquet", "b.parquet"]
         assert run.config_path == run.path / "config.yaml"
 
-    def test_the_verbs_go_to_the_api(self, root, monkeypatch):
-        api = types.ModuleType("plcourse.api")
-        api.evaluate = lambda *args: args
-        monkeypatch.setitem(sys.modules, "plcourse.api", api)
-        run = made(root, "20260101-000000")
+    def test_the_run_of_the_api_has_the_verbs(self, root, monkeypatch):
+        monkeypatch.setattr(api, "evaluate", lambda *args: args)
+        record = made(root, "20260101-000000")
+        record.variant = "last"
+        run = plcourse.Run.of(record)
+        assert isinstance(run, Run)
+        assert (run.path, run.root, run.variant) == (record.path, record.root, "last")
+        copy = pickle.loads(pickle.dumps(run))
+        assert type(copy) is plcourse.Run
+        assert (copy.path, copy.name, copy.variant) == (run.path, run.name, "last")
+        assert type(plcourse.Run.load(NAME, root)) is plcourse.Run
         assert run.test() == (run, "test", None)
         assert run.validate({"a": 1}) == (run, "validate", {"a": 1})
         assert run.predict() == (run, "predict", None)

@@ -16,10 +16,10 @@ from torch.nn.functional import cross_entropy
 
 import plcourse
 from kfold.conftest import kfold_config
+from plcourse import Run
 from plcourse.core.comparison.cells import read_cells
 from plcourse.core.data.images import fit_normalisation
 from plcourse.core.errors import UserError
-from plcourse.core.runs import Run
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from plcourse.kfold.data import TableData

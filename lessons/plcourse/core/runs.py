@@ -19,10 +19,9 @@ import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import datetime
-from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from plcourse.core.configs import own_name
 from plcourse.core.errors import RunFailed, UserError, nearest
@@ -38,7 +37,7 @@ _PACKAGES = ("plcourse", "torch", "torchvision", "pytorch-lightning", "jsonargpa
 
 
 class Run:
-    """One run's folder.
+    """The record of one run: its folder, and what is in it. `plcourse.Run` adds the verbs that evaluate it.
 
     Args:
         path: the folder.
@@ -59,7 +58,7 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @classmethod
-    def create(cls, config_name: str, root: str | Path, record: dict[str, Any]) -> "Run":
+    def create(cls, config_name: str, root: str | Path, record: dict[str, Any]) -> Self:
         """Makes a new folder with its `run.json`, then points `latest` at it.
 
         Args:
@@ -84,7 +83,7 @@ class Run:
         return cls(path, root)
 
     @classmethod
-    def load(cls, path_or_name: str | Path, root: str | Path | None = None) -> "Run":
+    def load(cls, path_or_name: str | Path, root: str | Path | None = None) -> Self:
         """Opens a run by its folder or by its name below the runs' root.
 
         Args:
@@ -226,7 +225,7 @@ class Run:
         there = f"it has {', '.join(known)}" if known else f"it has none (status: {self.status})"
         raise UserError(f"run {self.name} has no checkpoint {name!r}; {there}")
 
-    def view(self, path: Path) -> "Run":
+    def view(self, path: Path) -> Self:
         """A folder with this run's config and checkpoints, and room of its own for what evaluations write.
 
         Args:
@@ -242,7 +241,7 @@ class Run:
         (path / "checkpoints").symlink_to((self.path / "checkpoints").resolve(), target_is_directory=True)
         (path / "config.yaml").symlink_to(self.config_path.resolve())
         write_json(path / "run.json", {**record, "view_of": str(self.path.resolve())})
-        return Run(path)
+        return type(self)(path)
 
     def update(self, **fields: Any) -> None:
         """Changes fields of `run.json`; readers see the old file or the new one, nothing between.
@@ -280,22 +279,6 @@ class Run:
             raise UserError(f"run {self.name} is still running (process {record.get('pid')})")
         fresh = {"status": "running", "started": _now(), "ended": None, "seconds": None, "error": None}
         self.update(**{**fresh, **environment(), **fields})
-
-    def test(self, overrides: dict[str, Any] | None = None) -> Any:
-        """Scores the best checkpoint on the test part, as `plcourse test --run` does."""
-        return self._evaluate("test", overrides)
-
-    def validate(self, overrides: dict[str, Any] | None = None) -> Any:
-        """Scores the best checkpoint on the validation part, as `plcourse validate --run` does."""
-        return self._evaluate("validate", overrides)
-
-    def predict(self, overrides: dict[str, Any] | None = None) -> Any:
-        """Writes the best checkpoint's predictions, as `plcourse predict --run` does."""
-        return self._evaluate("predict", overrides)
-
-    def _evaluate(self, verb: str, overrides: dict[str, Any] | None) -> Any:
-        # By name and late: the API stands above core, and brings torch, which looking at a run does not need.
-        return import_module("plcourse.api").evaluate(self, verb, overrides)
 
 
 _below: ContextVar[Path | None] = ContextVar("the root of the command that runs", default=None)

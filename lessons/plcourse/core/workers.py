@@ -16,7 +16,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
@@ -80,18 +79,21 @@ class Crew:
     signals: Signals
 
     @classmethod
-    def prepare(cls, n_jobs: int, threads: int | None, signals: Signals) -> "Crew":
+    def prepare(
+        cls, n_jobs: int, threads: int | None, signals: Signals, preload: Callable[[], object] = lambda: None
+    ) -> "Crew":
         """Imports what the workers are to inherit, and shares out the cores.
 
         Args:
             n_jobs: at most so many workers at a time.
             threads: torch's threads in each; None for `OMP_NUM_THREADS`, else an equal share of the cores.
             signals: what this process was asked to do.
+            preload: imports what every task needs; called once, before workers are forked from this process.
         """
         used = "torch" in sys.modules  # by the program that called us
         forks = launch.can_fork()
         if forks:
-            import_module("plcourse.cli")  # by name: it stands above core
+            preload()
         if threads is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             chosen = os.environ.get("OMP_NUM_THREADS", "")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule
 
-from plcourse.cli import CourseCLI, quieten
+from plcourse.cli.course_cli import CourseCLI, quieten
 from plcourse.core import safety
 from plcourse.core.data.splits import overlap
 from plcourse.core.errors import UserError, first_line

@@ -1,10 +1,5 @@
 """The LightningCLI of the suite, and what the verbs fit, validate, test and predict do around it.
 
-`CourseCLI` can be used as it is for a project of one's own::
-
-    from plcourse.cli import run_verb
-    run_verb("fit", ["-c", "mine.yaml", "--trust", "my_models"])
-
 It keeps LightningCLI's grammar whole and adds what everyone otherwise writes again: a fresh folder per run, one-line
 errors, configs that can name only known classes, ranks that are watched over, and evaluation by a run's name.
 """
@@ -377,8 +372,8 @@ class Resolver(CourseCLI):
         take_from_data(self.config[subcommand], self.request)
 
 
-def run_verb(verb: str, arguments: list[str]) -> Run | None:
-    """Carries out ``plcourse VERB ARGUMENTS``.
+def carry_out(verb: str, arguments: list[str]) -> Run | None:
+    """Does what ``plcourse VERB ARGUMENTS`` does, and returns the record of its run.
 
     Args:
         verb: fit, validate, test, predict or export.
@@ -398,13 +393,13 @@ def run_verb(verb: str, arguments: list[str]) -> Run | None:
     if "export" in request.then and run is not None and is_first_process():
         # after the job, since it takes one process however many there were
         root = [f"--runs_root={request.root}", *(f"--trust={module}" for module in request.trusted)]
-        run_verb("export", [f"--run={run.path}", *root, *request.export.flags()])
+        carry_out("export", [f"--run={run.path}", *root, *request.export.flags()])
     return run
 
 
 def latency(arguments: list[str]) -> None:
     """Carries out ``plcourse benchmark latency ARGUMENTS``."""
-    run_verb("latency", arguments)
+    carry_out("latency", arguments)
 
 
 def _aliases(arguments: list[str]) -> list[str]:

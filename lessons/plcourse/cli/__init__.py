@@ -1,0 +1,22 @@
+"""The LightningCLI of the suite; each name is imported when it is first used, since most of them bring torch.
+
+`CourseCLI` can be used in a project of your own as it is::
+
+    from plcourse.cli import run_verb
+    run_verb("fit", ["-c", "mine.yaml", "--trust", "my_models"])
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plcourse.api import run_verb
+    from plcourse.cli.course_cli import CourseCLI, CourseParser, Resolver, latency, quieten
+
+__all__ = ["CourseCLI", "CourseParser", "Resolver", "latency", "quieten", "run_verb"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'plcourse.cli' has no attribute {name!r}")
+    return getattr(import_module("plcourse.api" if name == "run_verb" else "plcourse.cli.course_cli"), name)
