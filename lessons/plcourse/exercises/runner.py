@@ -18,7 +18,7 @@ SEED = 0
 def main(exercise: str, file: str, result: str) -> None:
     """Writes a list of `{"says", "problem"}` into the file `result`; `problem` is None for what holds."""
     lesson, _, name = exercise.partition("/")
-    checks = import_module(f"plcourse.exercises.{lesson}.{name}_check")
+    checks = import_module(f"{__package__}.{lesson}.{name}_check")
     found: list[dict[str, str | None]] = []
     answer, problem = _loaded(Path(file))
     if answer is None:
