@@ -11,7 +11,6 @@ ranks' waiting for each other included.
 import os
 import sys
 import time
-from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,13 @@ from typing import Any
 import yaml
 
 from plcourse.core import launch
+from plcourse.core.environment import environment
 from plcourse.core.errors import Interrupted, RunFailed, UserError
 from plcourse.core.files import write_json, write_text
 from plcourse.core.request import read_request
-from plcourse.core.runs import BENCHMARKS, SCHEMA, Run, environment, new_folder
+from plcourse.core.run_folders import new_folder
+from plcourse.core.run_record import SCHEMA, timestamp
+from plcourse.core.runs import BENCHMARKS, Run
 from plcourse.core.scaling.plan import Command, job_flags, jobs_of, read_command
 from plcourse.core.scaling.report import build_report
 from plcourse.core.scaling.show import as_json, as_text, draw
@@ -103,7 +105,7 @@ def _measure(command: Command, found: dict[str, Any], signals: Signals) -> None:
     jobs = jobs_of(command.world_sizes, found["device"], found["available"])
     flags = [job_flags(job, found["global_batch"], found["strategy"]) for job in jobs]
     parent = command.root / BENCHMARKS / "scaling"
-    record = {"schema": SCHEMA, "status": "running", "config": found["name"], "started": _now(), **environment()}
+    record = {"schema": SCHEMA, "status": "running", "config": found["name"], "started": timestamp(), **environment()}
     try:
         with new_folder(parent) as folder:
             write_text(folder / "config.yaml", found["config"])
@@ -137,15 +139,15 @@ def _measure(command: Command, found: dict[str, Any], signals: Signals) -> None:
                     log = folder / jobs[at].folder / LOG
                     raise RunFailed(f"{jobs[at].label}: {outcome['error']} (see {log})")
     except RunFailed as error:
-        write_json(folder / RECORD, {**record, "status": "failed", "ended": _now(), "error": str(error)})
+        write_json(folder / RECORD, {**record, "status": "failed", "ended": timestamp(), "error": str(error)})
         raise
     finally:
         line.clear()
     if signals.stop:
-        write_json(folder / RECORD, {**record, "status": "interrupted", "ended": _now()})
+        write_json(folder / RECORD, {**record, "status": "interrupted", "ended": timestamp()})
         raise Interrupted(signals.stop)
     found["used_by_others"] = max(others, _used_by_others())
-    report = {**record, "status": "finished", "ended": _now(), **build_report(conductor, found)}
+    report = {**record, "status": "finished", "ended": timestamp(), **build_report(conductor, found)}
     write_json(folder / RECORD, report)
     draw(report, folder / PLOT)
     if command.json == "-":
@@ -169,10 +171,6 @@ def _core_times() -> tuple[int, int]:
     """Ticks that all cores have idled, and that they have run, since the machine started (proc(5), /proc/stat)."""
     ticks = [int(word) for word in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
     return ticks[3] + ticks[4], sum(ticks)  # waiting for a disk is idling too
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat()
 
 
 def _trusting(modules: list[str]) -> list[str]:
@@ -231,7 +229,7 @@ def _run_job(task: dict[str, Any]) -> None:
 
         def _run_subcommand(self, subcommand: str) -> None:
             self.run_folder = Run(folder)
-            write_json(folder / "run.json", {"schema": SCHEMA, "created": _now(), "config": task["config"]})
+            write_json(folder / "run.json", {"schema": SCHEMA, "created": timestamp(), "config": task["config"]})
             if job.ranks == 1:
                 self._work(subcommand)
             else:

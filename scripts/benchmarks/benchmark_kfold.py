@@ -39,7 +39,8 @@ from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.data import BatchLoader
 from plcourse.core.metrics import ClassificationScores
 from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.runs import Run, read_record
+from plcourse.core.run_record import read_record
+from plcourse.core.runs import Run
 from plcourse.core.schedules import WarmupCosine
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier, ResNet

@@ -17,7 +17,8 @@ import matplotlib as mpl
 from scipy.stats import t
 
 from plcourse.core.checkpoint import load
-from plcourse.core.runs import Run, find_folder, runs_root
+from plcourse.core.run_folders import find_folder
+from plcourse.core.runs import Run, runs_root
 
 SIZE = "data.init_args.train_size"
 

@@ -120,7 +120,8 @@ def targets(folder: Path) -> list[Target]:
     from plcourse.core.data.frames import read_frame
     from plcourse.core.data.texts import open_texts
     from plcourse.core.errors import UserError
-    from plcourse.core.runs import Run, read_record
+    from plcourse.core.run_record import read_record
+    from plcourse.core.runs import Run
     from plcourse.evaluation.shards import Shard, ShardFolder, _line
     from plcourse.export.artefacts import checked_onnx
 

@@ -13,7 +13,7 @@ import yaml
 from scipy import stats
 
 from plcourse.__main__ import main
-from plcourse.core import runs
+from plcourse.core import run_record
 from plcourse.core.comparison.cells import optimizer_steps
 from plcourse.core.comparison.report import Options, build_report
 from plcourse.core.comparison.show import as_text
@@ -26,14 +26,14 @@ BETTER = [0.984, 0.988, 0.991, 0.979, 0.989]
 @pytest.fixture(scope="module")
 def environment():
     """What a run records of this machine, asked once: git and the packages are slow to ask for each run."""
-    return runs.environment()
+    return run_record.environment()
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch, environment):
     """An empty current folder, whose runs are in `runs`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "environment", lambda: environment)
+    monkeypatch.setattr(run_record, "environment", lambda: environment)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of runs, none of which has to outlive a power cut
     monkeypatch.delenv("PLCOURSE_RUNS", raising=False)
     monkeypatch.delenv("PLCOURSE_DEBUG", raising=False)

@@ -13,9 +13,10 @@ import pytest
 
 import plcourse
 from plcourse import api
-from plcourse.core import runs
+from plcourse.core import run_folders, run_record
+from plcourse.core.environment import environment
 from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.runs import Run, environment, list_runs, runs_below, runs_root
+from plcourse.core.runs import Run, list_runs, runs_below, runs_root
 
 NAME = "ddp/two_processes"
 
@@ -74,7 +75,7 @@ class TestCreate:
         run = Run.create(NAME, root, {})
         lesson, variant, stamp = run.name.split("/")
         assert (lesson, variant) == ("ddp", "two_processes")
-        assert runs.STAMP.fullmatch(stamp)
+        assert run_folders.STAMP.fullmatch(stamp)
         assert run.path == root / run.name
 
     def test_latest_is_a_relative_link_that_follows(self, root):
@@ -235,7 +236,7 @@ class TestStatus:
 
     def test_a_system_that_tells_nothing_is_not_judged(self, root, monkeypatch):
         run = Run.create(NAME, root, {})
-        monkeypatch.setattr(runs, "_process_start", lambda pid: None)
+        monkeypatch.setattr(run_record, "process_start", lambda pid: None)
         assert run.status == "running"
 
     @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 2}', "\xff"])

@@ -7,10 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from plcourse.core.environment import package_version
 from plcourse.core.errors import RunFailed
 from plcourse.core.files import write_json
 from plcourse.core.record import shortest
-from plcourse.core.runs import package_version, read_record
+from plcourse.core.run_record import read_record
 from plcourse.core.variant import AS_TRAINED, Variant
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from plcourse.core.errors import UserError
 from plcourse.core.files import folders, locked
-from plcourse.core.runs import STAMP, Run, age_key, point_latest, read_record
+from plcourse.core.run_folders import STAMP, age_key, point_latest
+from plcourse.core.run_record import read_record
+from plcourse.core.runs import Run
 
 
 def settle_latest(run: Run) -> None:

@@ -17,7 +17,9 @@ from plcourse.core.errors import UserError, nearest
 from plcourse.core.headline import score_of
 from plcourse.core.layout import broken, fitted, width
 from plcourse.core.line_parser import LineParser
-from plcourse.core.runs import SWEEPS, Run, age_key, list_runs, list_sweeps, read_record, runs_root, status_of
+from plcourse.core.run_folders import age_key
+from plcourse.core.run_record import read_record, status_of
+from plcourse.core.runs import SWEEPS, Run, list_runs, list_sweeps, runs_root
 from plcourse.core.variant import said
 from plcourse.core.variants import Evaluation, evaluations
 

@@ -11,7 +11,8 @@ from jsonargparse import Namespace
 
 from plcourse.core.errors import UserError
 from plcourse.core.files import folders
-from plcourse.core.runs import Run, age_key, find_folder
+from plcourse.core.run_folders import age_key, find_folder
+from plcourse.core.runs import Run
 
 # Arguments that name a run by its folder or its name, of classes by their short names.
 RUN_ARGUMENTS = {

@@ -13,27 +13,22 @@ import json
 import os
 import re
 import shlex
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 from plcourse.core.configs import own_name
-from plcourse.core.errors import RunFailed, UserError, nearest
-from plcourse.core.files import folders, locked, temporary_beside, write_json
+from plcourse.core.environment import environment
+from plcourse.core.errors import UserError, nearest
+from plcourse.core.files import folders, locked, write_json
+from plcourse.core.run_folders import STAMP, age_key, find_folder, new_folder
+from plcourse.core.run_record import STATUSES, first_record, read_record, status_of, timestamp
 
-SCHEMA = 1
 OUT_OF_FOLD = "out_of_fold.parquet"  # what a cross-validated fit writes into predictions/
 SWEEPS = "sweeps"  # the folder below the root that holds sweeps, each with many runs
 BENCHMARKS = "benchmarks"  # the one that holds what `plcourse benchmark` measured
-STATUSES = ("running", "finished", "failed", "interrupted")
-STAMP = re.compile(r"\d{8}-\d{6}(?:-\d+)?")
-_PACKAGES = ("plcourse", "torch", "torchvision", "pytorch-lightning", "jsonargparse", "torchmetrics", "numpy")
 
 
 class Run:
@@ -72,7 +67,7 @@ class Run:
             RunFailed: `run.json` cannot be written.
         """
         parent = Path(root) / _folder_name(config_name)
-        fields = _first_record(config_name, record)
+        fields = first_record(config_name, record)
         try:
             with new_folder(parent) as path:
                 write_json(path / "run.json", fields)
@@ -260,7 +255,7 @@ class Run:
             **fields: further fields of `run.json`.
         """
         assert status in STATUSES[1:], status
-        ended = _now()
+        ended = timestamp()
         started = datetime.fromisoformat(self.record["started"])
         seconds = round((datetime.fromisoformat(ended) - started).total_seconds(), 3)
         self.update(**{"status": status, "ended": ended, "seconds": seconds, **fields})
@@ -277,7 +272,7 @@ class Run:
         record = self.record
         if status_of(record) == "running" and record.get("pid") != os.getpid():
             raise UserError(f"run {self.name} is still running (process {record.get('pid')})")
-        fresh = {"status": "running", "started": _now(), "ended": None, "seconds": None, "error": None}
+        fresh = {"status": "running", "started": timestamp(), "ended": None, "seconds": None, "error": None}
         self.update(**{**fresh, **environment(), **fields})
 
 
@@ -322,164 +317,10 @@ def list_sweeps(root: str | Path) -> list[Path]:
     return sorted((folder for folder in found if (folder / "sweep.json").is_file()), key=age_key, reverse=True)
 
 
-def read_record(file: Path) -> dict[str, Any]:
-    """What a `run.json` or `sweep.json` holds.
-
-    Raises:
-        UserError: the file is missing, not JSON, or of a newer plcourse.
-    """
-    try:
-        record = json.loads(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read '{file}': {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"'{file}' is not valid JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"'{file}' is not a record: it holds a {type(record).__name__}, not an object")
-    schema = record.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise UserError(f"'{file}' has schema {schema}, of a newer plcourse; this one reads up to {SCHEMA}")
-    return record
-
-
-def status_of(record: dict[str, Any]) -> str:
-    """The status of a record as `Run.status` gives it, for callers that have read it already."""
-    status = str(record.get("status", "unreadable"))
-    hardware, pid = record.get("hardware"), record.get("pid")
-    here = isinstance(hardware, dict) and hardware.get("hostname") == socket.gethostname()
-    if status != "running" or not here or not isinstance(pid, int):
-        return status
-    began, recorded = _process_start(pid), record.get("pid_start")
-    gone = began == "" or (began is not None and recorded is not None and began != recorded)
-    return "killed" if gone else "running"
-
-
-def environment() -> dict[str, Any]:
-    """What a record says of where it was made: command, versions, git, hardware, process.
-
-    Returns:
-        `command`, `versions`, `git` (commit and dirty flag of the current folder's repository, or None),
-        `hardware` (hostname, platform, cpu, cores, memory in GiB), `pid` and `pid_start`, which tells a
-        process from a later one with the same number.
-    """
-    import platform
-
-    program = Path(sys.argv[0]).name
-    return {
-        "command": shlex.join(["plcourse" if program == "__main__.py" else program, *sys.argv[1:]]),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: package_version(name) for name in _PACKAGES},
-        },
-        "git": _git_state(),
-        "hardware": {
-            "hostname": socket.gethostname(),
-            "platform": platform.platform(),
-            "cpu": _cpu_model() or platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "memory_gib": _memory_gib(),
-        },
-        "pid": os.getpid(),
-        "pid_start": _process_start(os.getpid()),
-    }
-
-
-def _first_record(config_name: str, record: dict[str, Any]) -> dict[str, Any]:
-    """Every field of `run.json` as a run begins."""
-    now = _now()
-    fields = {
-        "schema": SCHEMA,
-        "status": "running",
-        "verb": None,
-        "config": config_name,
-        "created": now,
-        "started": now,
-        "ended": None,
-        "seconds": None,
-        "seed": None,
-        "best": None,
-        "error": None,
-        **environment(),
-    }
-    for key, value in record.items():
-        both = isinstance(value, dict) and isinstance(fields.get(key), dict)
-        fields[key] = {**fields[key], **value} if both else value
-    return fields
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat()
-
-
 def _folder_name(config_name: str) -> str:
     """`lesson/variant` as it is when both parts are plain words, else a safe name below `own/`."""
     plain = re.fullmatch(r"\w[\w.-]{0,100}/\w[\w.-]{0,100}", config_name, re.ASCII)
     return config_name if plain and not config_name.endswith((".yaml", ".yml")) else own_name(config_name)
-
-
-@contextlib.contextmanager
-def new_folder(parent: Path) -> Iterator[Path]:
-    """Makes `<parent>/<YYYYMMDD-HHMMSS>[-n]/` and, once the block has filled it, points `latest` at it.
-
-    A folder that a RunFailed left empty is taken back.
-    """
-    parent.mkdir(parents=True, exist_ok=True)
-    with locked(parent):
-        path = _stamped_folder(parent)
-        try:
-            yield path
-        except RunFailed:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-            raise
-        point_latest(parent, path.name)
-
-
-def _stamped_folder(parent: Path) -> Path:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    for number in count(1):
-        path = parent / (stamp if number == 1 else f"{stamp}-{number}")
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            return path
-    raise AssertionError("count() has no end")
-
-
-def point_latest(parent: Path, name: str) -> None:
-    """Makes `latest` a relative link to a run, or a file with its name where links are impossible."""
-    link = parent / "latest"
-    temporary = temporary_beside(link)
-    try:
-        temporary.symlink_to(name, target_is_directory=True)
-    except (OSError, NotImplementedError):
-        temporary.write_text(f"{name}\n", encoding="utf-8")
-    try:
-        temporary.replace(link)
-    except OSError:  # a real folder is in the way; readers then take the newest run themselves
-        temporary.unlink()
-
-
-def latest_folder(parent: Path, record: str = "run.json") -> Path | None:
-    """The folder with a record that `latest` names, else the newest one; None where there is none."""
-    link = parent / "latest"
-    target = None
-    if link.is_symlink():
-        target = parent / link.readlink()
-    elif link.is_file():
-        target = parent / Path(link.read_text(encoding="utf-8", errors="replace").strip()).name
-    if target is not None and (target / record).is_file():
-        return target
-    return max((folder for folder in folders(parent) if (folder / record).is_file()), key=age_key, default=None)
-
-
-def find_folder(candidate: Path, record: str = "run.json") -> Path | None:
-    """The folder with a record that a path means: itself, its `latest`, or the newest folder in it; else None."""
-    try:
-        if candidate.name == "latest":
-            return latest_folder(candidate.parent, record)
-        return candidate if (candidate / record).is_file() else latest_folder(candidate, record)
-    except OSError:  # a name that no file system takes, or a folder that may not be read
-        return None
 
 
 def _missing_message(name: str, root: Path) -> str:
@@ -489,85 +330,3 @@ def _missing_message(name: str, root: Path) -> str:
     variants = [known.rpartition("/")[0] for known in names]
     hint = nearest(name, [*names, *variants]) or f"; the most recent are {', '.join(names[:3])}"
     return f"no run {name!r} in '{root}' (see `plcourse ls runs`){hint}"
-
-
-def age_key(folder: Path) -> tuple[str, int]:
-    """Orders runs by time and, within a second, by number; names of another form come first."""
-    if not STAMP.fullmatch(folder.name):
-        return "", 0
-    return folder.name[:15], int(folder.name[16:] or 1)
-
-
-def _process_start(pid: int) -> str | None:
-    """When a process began, as the system says it; "" if there is none, None if the system does not tell."""
-    proc = Path("/proc")
-    if (proc / "self/stat").exists():
-        try:
-            # The second field, the program's name in parentheses, may itself hold blanks and parentheses.
-            fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
-        except OSError:
-            return None if _exists(pid) else ""
-        return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"
-    if os.name != "posix":
-        return None
-    listing = _output("env", "LC_ALL=C", "ps", "-A", "-o", "pid=,lstart=")
-    if listing is None:
-        return None
-    pairs = (line.strip().partition(" ") for line in listing.splitlines())
-    return next((began.strip() for number, _, began in pairs if number == str(pid)), "")
-
-
-def _exists(pid: int) -> bool:
-    """Whether there is such a process, also where /proc hides those of other users."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _output(*command: str) -> str | None:
-    """What a short command prints, None if it fails, takes over 2 s or does not exist."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _git_state() -> dict[str, Any] | None:
-    commit = _output("git", "rev-parse", "HEAD")
-    if not commit:
-        return None
-    # A repository's own settings may name a program for git to run; a look at the state must not start it.
-    quiet = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
-    changes = _output(*quiet, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
-def package_version(package: str) -> str | None:
-    """The version of an installed package, None where it is not installed."""
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str | None:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return None
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return None

@@ -11,16 +11,18 @@ import shlex
 import shutil
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
 
 from plcourse.core.configs import find_config
+from plcourse.core.environment import environment
 from plcourse.core.errors import RunFailed, UserError, nearest
 from plcourse.core.files import write_json
 from plcourse.core.layout import aligned, broken, flowed, width
-from plcourse.core.runs import SCHEMA, SWEEPS, Run, environment, latest_folder, new_folder, read_record, status_of
+from plcourse.core.run_folders import latest_folder, new_folder
+from plcourse.core.run_record import SCHEMA, read_record, status_of, timestamp
+from plcourse.core.runs import SWEEPS, Run
 from plcourse.core.sweep_plan import LATEST, Plan, cell_label, grid_label
 from plcourse.core.variants import evaluations
 
@@ -153,7 +155,7 @@ class Sweep:
                 cell["status"] = "interrupted"
         finished = all(cell["status"] == "finished" for cell in self.cells)
         status = "finished" if finished else "interrupted" if stopped else "failed"
-        self.update(status=status, ended=datetime.now().astimezone().isoformat())
+        self.update(status=status, ended=timestamp())
 
     def score(self, cell: dict[str, Any]) -> tuple[str, float] | None:
         """The name and value of a finished cell's score: the sweep's metric, else what its checkpoint monitored.
@@ -210,7 +212,7 @@ def _first_record(plan: Plan) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": plan.name,
         "status": "running",
-        "created": datetime.now().astimezone().isoformat(),
+        "created": timestamp(),
         "ended": None,
         "arms": [arm.name for arm in plan.arms],
         "configs": {arm.name: {"config": arm.config, "overrides": arm.overrides} for arm in plan.arms},
@@ -236,7 +238,7 @@ def _plan_run(sweep: Path, cell: dict[str, Any], config: str, name: str) -> None
         "status": "pending",
         "verb": "fit",
         "config": find_config(name).run_name,
-        "created": datetime.now().astimezone().isoformat(),
+        "created": timestamp(),
         "started": None,
         "ended": None,
         "seconds": None,

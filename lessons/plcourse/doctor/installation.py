@@ -10,7 +10,8 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from plcourse.core.runs import package_version, runs_root
+from plcourse.core.environment import package_version
+from plcourse.core.runs import runs_root
 from plcourse.doctor.findings import FIX, NOTE, OK, Finding, examined
 
 _GIB = 2**30

@@ -13,10 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from plcourse.core.environment import environment
 from plcourse.core.errors import UserError, first_line, nearest
 from plcourse.core.export_request import FORMATS
 from plcourse.core.files import publish, write_json
-from plcourse.core.runs import Run, environment
+from plcourse.core.runs import Run
 from plcourse.export.card import Card
 
 FILES = {

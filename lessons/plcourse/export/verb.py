@@ -13,12 +13,13 @@ import torch
 
 from plcourse.core.callbacks import Coverage
 from plcourse.core.console import say
+from plcourse.core.environment import environment
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.export_request import ExportRequest
 from plcourse.core.exportable import RawMasks, as_exportable, standing_in
 from plcourse.core.files import write_json
 from plcourse.core.record import shortest
-from plcourse.core.runs import Run, environment
+from plcourse.core.runs import Run
 from plcourse.core.trainer import Trainer
 from plcourse.export import formats, report
 from plcourse.export import latency as racing

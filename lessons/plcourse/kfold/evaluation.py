@@ -20,7 +20,7 @@ from plcourse.core.callbacks import Coverage
 from plcourse.core.console import say
 from plcourse.core.errors import UserError
 from plcourse.core.loops import PredictLoop, TestLoop, ValidationLoop
-from plcourse.core.runs import read_record
+from plcourse.core.run_record import read_record
 from plcourse.core.trainer import Trainer
 from plcourse.kfold.folds import CUT, Fold, Plan, check_splittable, plan_folds
 from plcourse.kfold.one_fold import CleanState, FoldRun, Scored, evaluate

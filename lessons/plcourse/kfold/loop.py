@@ -30,7 +30,7 @@ from plcourse.core.errors import Interrupted, RunFailed, UserError, nearest
 from plcourse.core.files import write_json
 from plcourse.core.loops import FitLoop
 from plcourse.core.record import RunRecorder
-from plcourse.core.runs import read_record
+from plcourse.core.run_record import read_record
 from plcourse.core.trainer import Trainer
 from plcourse.core.workers import Crew, Signals, send_output_to
 from plcourse.kfold.bar import FoldBar

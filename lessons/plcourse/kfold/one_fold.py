@@ -21,12 +21,14 @@ from plcourse.core.callbacks import Coverage
 from plcourse.core.checkpoint import BEST, LAST, AtomicCheckpointIO
 from plcourse.core.configs import write_tree
 from plcourse.core.distributed import from_rank_0, gather_objects
+from plcourse.core.environment import environment
 from plcourse.core.errors import Interrupted, RunFailed, UserError, first_line
 from plcourse.core.evaluations import save_evaluation
 from plcourse.core.files import atomic_write, write_json, write_text
 from plcourse.core.interrupts import undisturbed
 from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.runs import OUT_OF_FOLD, SCHEMA, Run, environment
+from plcourse.core.run_record import SCHEMA
+from plcourse.core.runs import OUT_OF_FOLD, Run
 from plcourse.core.trainer import Trainer, with_checkpoint_io
 from plcourse.core.variant import AS_TRAINED, Variant
 from plcourse.kfold.fold_data import fold_config

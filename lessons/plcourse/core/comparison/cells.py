@@ -9,7 +9,9 @@ from typing import Any
 from plcourse.core.comparison.wording import shown
 from plcourse.core.configs import find_config, parse_config
 from plcourse.core.errors import UserError, nearest
-from plcourse.core.runs import SWEEPS, Run, find_folder, list_runs, list_sweeps, read_record, status_of
+from plcourse.core.run_folders import find_folder
+from plcourse.core.run_record import read_record, status_of
+from plcourse.core.runs import SWEEPS, Run, list_runs, list_sweeps
 from plcourse.core.variants import evaluations
 
 _SPLIT_KEYS = ("split_seed", "val_size", "test_size")

@@ -15,7 +15,8 @@ from plcourse.core.report.charts import Line, curve
 from plcourse.core.report.repeat_part import predictions_part, repeat_part
 from plcourse.core.report.scaling_part import scaling_part
 from plcourse.core.report.scores_part import headline_tiles, scores_part
-from plcourse.core.runs import Run, status_of
+from plcourse.core.run_record import status_of
+from plcourse.core.runs import Run
 from plcourse.core.variant import said
 from plcourse.core.variants import Evaluation, evaluations
 

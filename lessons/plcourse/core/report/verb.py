@@ -8,7 +8,8 @@ from plcourse.core.errors import UserError
 from plcourse.core.files import write_text
 from plcourse.core.line_parser import LineParser
 from plcourse.core.report.run_page import run_page
-from plcourse.core.runs import SWEEPS, Run, find_folder, runs_root
+from plcourse.core.run_folders import find_folder
+from plcourse.core.runs import SWEEPS, Run, runs_root
 
 _FILE = "report.html"
 

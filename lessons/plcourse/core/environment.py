@@ -1,0 +1,117 @@
+"""Where a run was made: command, versions, git, hardware and process. No torch."""
+
+import contextlib
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("plcourse", "torch", "torchvision", "pytorch-lightning", "jsonargparse", "torchmetrics", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """What a record says of where it was made: command, versions, git, hardware, process.
+
+    Returns:
+        `command`, `versions`, `git` (commit and dirty flag of the current folder's repository, or None),
+        `hardware` (hostname, platform, cpu, cores, memory in GiB), `pid` and `pid_start`, which tells a
+        process from a later one with the same number.
+    """
+    import platform
+
+    program = Path(sys.argv[0]).name
+    return {
+        "command": shlex.join(["plcourse" if program == "__main__.py" else program, *sys.argv[1:]]),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in _PACKAGES},
+        },
+        "git": _git_state(),
+        "hardware": {
+            "hostname": socket.gethostname(),
+            "platform": platform.platform(),
+            "cpu": _cpu_model() or platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "memory_gib": _memory_gib(),
+        },
+        "pid": os.getpid(),
+        "pid_start": process_start(os.getpid()),
+    }
+
+
+def process_start(pid: int) -> str | None:
+    """When a process began, as the system says it; "" if there is none, None if the system does not tell."""
+    proc = Path("/proc")
+    if (proc / "self/stat").exists():
+        try:
+            # The second field, the program's name in parentheses, may itself hold blanks and parentheses.
+            fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
+        except OSError:
+            return None if _exists(pid) else ""
+        return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"
+    if os.name != "posix":
+        return None
+    listing = _output("env", "LC_ALL=C", "ps", "-A", "-o", "pid=,lstart=")
+    if listing is None:
+        return None
+    pairs = (line.strip().partition(" ") for line in listing.splitlines())
+    return next((began.strip() for number, _, began in pairs if number == str(pid)), "")
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, also where /proc hides those of other users."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _output(*command: str) -> str | None:
+    """What a short command prints, None if it fails, takes over 2 s or does not exist."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _git_state() -> dict[str, Any] | None:
+    commit = _output("git", "rev-parse", "HEAD")
+    if not commit:
+        return None
+    # A repository's own settings may name a program for git to run; a look at the state must not start it.
+    quiet = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
+    changes = _output(*quiet, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def package_version(package: str) -> str | None:
+    """The version of an installed package, None where it is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return None
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
