@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from plcourse.gan import minimal, sampling
+from plcourse.gan import adversarial, minimal
 from plcourse.gan.gaussians import GaussianGrid, GaussianQuality
 from plcourse.gan.networks import PointDiscriminator, PointGenerator
 from plcourse.gan.r3gan import R3GAN
@@ -38,7 +38,7 @@ def test_the_minimal_gan_takes_the_steps_of_the_lesson(monkeypatch: pytest.Monke
     def latents(purpose: str, step: int, turn: int, ids: list[str], dimensions: int) -> Tensor:
         return torch.randn(len(ids), dimensions)
 
-    monkeypatch.setattr(sampling, "training_latents", latents)
+    monkeypatch.setattr(adversarial, "training_latents", latents)
     pl.seed_everything(3, verbose=False)
 
     def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -22,12 +22,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from plcourse.core.distributed import is_distributed
 from plcourse.core.metrics import is_logging_step
-from plcourse.core.schedules import with_schedule
 
 GENERATOR, DISCRIMINATOR = 0, 1  # the order of the optimizers, in `configure_optimizers` and in checkpoints
 PLAYERS = ("generator", "discriminator")
@@ -44,7 +42,7 @@ def take_turn(
     """Lets one network take one optimizer step on a batch.
 
     Args:
-        module: the module, whose `configure_optimizers` is made by `two_optimizers`.
+        module: the module, with the generator's optimizer first.
         player: `GENERATOR` or `DISCRIMINATOR`.
         batch: this process's share; its ``rank_weight`` makes the mean over processes the mean over samples.
         loss_of: the network's loss on a part of the batch, as ``loss``, and what else is to be logged; all of them
@@ -136,51 +134,6 @@ def clip(module: pl.LightningModule, optimizer: torch.optim.Optimizer, largest: 
         return None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return nn.utils.clip_grad_norm_(parameters, float("inf") if largest is None else largest).detach()
-
-
-def two_optimizers(
-    module: Any,
-    generator_optimizer: OptimizerCallable,
-    discriminator_optimizer: OptimizerCallable,
-    generator_lr_scheduler: LRSchedulerCallable | None,
-    discriminator_lr_scheduler: LRSchedulerCallable | None,
-    discriminator_turns: int = 1,
-) -> list[Any]:
-    """What `configure_optimizers` returns: the generator's optimizer first, each with its schedule if it has one.
-
-    Args:
-        module: has a ``generator`` and a ``discriminator``.
-        generator_optimizer: builds the optimizer from the generator's parameters.
-        discriminator_optimizer: the same for the discriminator.
-        generator_lr_scheduler: builds the schedule, stepped once per turn; None for a constant rate.
-        discriminator_lr_scheduler: the same for the discriminator.
-        discriminator_turns: turns of the discriminator in an iteration, 1 or more; the generator has one.
-    """
-    return [
-        with_schedule(module, generator_optimizer(module.generator.parameters()), generator_lr_scheduler),
-        with_schedule(
-            module,
-            discriminator_optimizer(module.discriminator.parameters()),
-            discriminator_lr_scheduler,
-            discriminator_turns,
-        ),
-    ]
-
-
-def log_turns(module: pl.LightningModule, reports: dict[int, Report]) -> None:
-    """Logs what the turns of one iteration reported, and the rates; to be called at logging steps only.
-
-    ``loss``, ``grad_norm`` and ``lr`` are logged by network (``train/generator_loss``), the rest by name alone. Values
-    are means over all samples of all processes.
-    """
-    values: dict[str, Any] = {}
-    for player, report in reports.items():
-        for name, value in report.items():
-            by_network = name in ("loss", "grad_norm")
-            values[f"train/{PLAYERS[player]}_{name}" if by_network else f"train/{name}"] = value
-    module.log_dict(values, sync_dist=True, batch_size=1)
-    rates = {f"train/{name}_lr": o.param_groups[0]["lr"] for name, o in zip(PLAYERS, module.trainer.optimizers)}  # noqa: B905
-    module.log_dict(rates, batch_size=1)
 
 
 def judgement(real_B: Tensor, fake_B: Tensor) -> Report:

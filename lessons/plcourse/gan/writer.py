@@ -14,9 +14,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from plcourse.core.distributed import is_distributed
 from plcourse.core.variant import results_folder
+from plcourse.gan.adversarial import GeneratedColumns
 from plcourse.gan.latents import between, latents_of
 from plcourse.gan.quality import to_pixels
-from plcourse.gan.sampling import Columns, sample
 
 
 class SamplePictures(Callback):
@@ -47,7 +47,7 @@ class SamplePictures(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run or epoch % self.every_n_epochs:  # pyright: ignore[reportAttributeAccessIssue]  (set late)
             return
         model: Any = pl_module
-        made = sample(model, np.arange(self.samples, dtype=np.uint64))
+        made = model.sample(np.arange(self.samples, dtype=np.uint64))
         picture_HWC = model.quality.picture(made, self.columns)
         folder = results_folder(trainer) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class SamplePictures(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Writes the images of a batch; points have only their rows in the table."""
-        if not isinstance(outputs, Columns):
+        if not isinstance(outputs, GeneratedColumns):
             return
         self._seeds += outputs["seed"].tolist()[: max(0, self.strips + 1 - len(self._seeds))]
         if outputs.samples.ndim == 4:
