@@ -3,6 +3,7 @@
 Read at every start of `plcourse`, so this module imports nothing heavy; the tables are data, not discovery.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,7 +169,25 @@ CLASSES = {
 }
 
 # Models that come with trained weights of their own: to evaluate them takes no checkpoint.
-TRAINED = ("plcourse.export.exported.ExportedModel",)
+TRAINED = ("ExportedModel",)
+
+_OWN_PATH = re.compile(r"plcourse(?:\.\w+)*\.(\w+)")
+
+
+def short_class_name(name: str) -> str:
+    """The catalog name of a class of the suite, which files record because it survives moves between modules.
+
+    Args:
+        name: a catalog name, or any path below `plcourse` that ends in one, such as those that 0.1.0 recorded. Every
+            other name is returned unchanged.
+    """
+    match = _OWN_PATH.fullmatch(name)
+    return match[1] if match and match[1] in CLASSES else name
+
+
+def class_path(name: str) -> str:
+    """The import path of a class of the suite; see `short_class_name` for the names that it takes."""
+    return CLASSES.get(short_class_name(name), name)
 
 
 def configs_dir() -> Path:

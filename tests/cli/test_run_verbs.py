@@ -156,8 +156,9 @@ def test_short_class_names_by_flag(fast: Path, runs: Path) -> None:
     flags = ["--model.init_args.network", "MLP", "--trainer.fit_loop=TracingFitLoop"]
     main(["fit", "-c", str(fast), *flags])
     config = plcourse.Run.load("own/fast", runs).config_path.read_text()
-    assert "plcourse.ddp.model.MLP" in config
-    assert "plcourse.core.tracing.TracingFitLoop" in config
+    assert "class_path: MLP\n" in config
+    assert "class_path: TracingFitLoop\n" in config
+    assert "plcourse." not in config
 
 
 def test_a_development_run_promises_no_checkpoint(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ errors, configs that can name only known classes, ranks that are watched over, a
 import json
 import logging
 import os
+import re
 import shlex
 import time
 import warnings
@@ -22,11 +23,13 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.distributed.constants import default_pg_timeout
 
+from plcourse.catalog import short_class_name
 from plcourse.core import launch, log_files, safety
 from plcourse.core.baselines import find_baselines
 from plcourse.core.callbacks import Coverage
 from plcourse.core.changes import Change, nothing_left
 from plcourse.core.checkpoint import load
+from plcourse.core.configs import short_class_names
 from plcourse.core.console import say
 from plcourse.core.continuing import changed, is_finished
 from plcourse.core.errors import RunFailed, UserError, first_line
@@ -65,6 +68,13 @@ class CourseParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """A config as text, in which classes of the suite have their catalog names."""
+        text = super().dump(*args, **kwargs)
+        return re.sub(
+            r"""(?<=class_path)("?: ?"?)([\w.]+)""", lambda found: found[1] + short_class_name(found[2]), text
+        )
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raises a `UserError` in place of usage and traceback."""
@@ -341,7 +351,7 @@ class CourseCLI(LightningCLI):
             "settings": dict(self.variant.settings),
             "trust": list(self.variant.trust),
             "checkpoint": relative_to_run(arguments["ckpt_path"], run.path),
-            "inputs": config.get("data"),
+            "inputs": short_class_names(config.get("data")),
         }
         if loop.writes_predictions:
             trainer.predict(self.model, return_predictions=False, **arguments)
@@ -478,7 +488,7 @@ def _root(error: BaseException) -> BaseException:
 
 def _prediction_settings(config: dict[str, Any]) -> str:
     """What a config says of model, data and seed, which tells one prediction from another."""
-    parts = {key: value for key, value in config.items() if key in ("model", "data", "seed_everything")}
+    parts = {key: short_class_names(config.get(key)) for key in ("model", "data", "seed_everything") if key in config}
     return json.dumps(parts, sort_keys=True, default=str)
 
 

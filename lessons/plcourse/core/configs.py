@@ -129,6 +129,8 @@ def find_config(name: str) -> ConfigSource:
 def parse_config(source: ConfigSource) -> dict[str, Any]:
     """The mapping that a config holds, read as jsonargparse reads YAML and with nothing constructed but data.
 
+    Classes of the suite have their catalog names in it, also where the file has a full path.
+
     Raises:
         UserError: a syntax error, a top level that is not a mapping, duplicate keys, tags such as
             `!!python/object`, aliases that expand beyond 100,000 nodes or nest deeper than 100 levels.
@@ -147,7 +149,19 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
     odd = next((key for key in tree if not isinstance(key, str)), None)
     if odd is not None:
         raise UserError(f"{source.label}: the top-level key {odd!r} is not a name; quote it if it is meant as one")
-    return tree
+    return short_class_names(tree)
+
+
+def short_class_names(tree: Any) -> Any:
+    """A copy of a config in which every ``class_path`` of a class of the suite is its catalog name."""
+    if isinstance(tree, list):
+        return [short_class_names(value) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    copy = {key: short_class_names(value) for key, value in tree.items()}
+    if isinstance(name := tree.get("class_path"), str):
+        copy["class_path"] = catalog.short_class_name(name)
+    return copy
 
 
 def read_tree(text: str) -> dict[str, Any]:
@@ -440,7 +454,7 @@ def _expanded(value: Any, key: str, source: ConfigSource) -> Any:
             raise UserError(f"{place}: {key}.class_path is {name!r}; it must be the name of a class")
         copy = {inner: _expanded(item, f"{key}.{inner}", source) for inner, item in value.items()}
         if isinstance(name, str):
-            copy["class_path"] = catalog.CLASSES.get(name, name)
+            copy["class_path"] = catalog.class_path(name)
         return copy
     if isinstance(value, list):
         return [
@@ -453,7 +467,7 @@ def _expanded(value: Any, key: str, source: ConfigSource) -> Any:
 def _class_name(name: str, key: str) -> str:
     """The full path of a short name, where the key is one that takes a class; elsewhere a word is a word."""
     takes_class = key.removesuffix("+") in _CLASS_KEYS or key.rpartition(".")[2] in _ANYWHERE_CLASS_KEYS
-    return catalog.CLASSES.get(name, name) if takes_class else name
+    return catalog.class_path(name) if takes_class or name.startswith("plcourse.") else name
 
 
 def _descend(node: yaml.Node, parts: list[str]) -> tuple[int, yaml.Node | None]:

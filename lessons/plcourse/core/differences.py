@@ -37,14 +37,11 @@ def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[s
 def same_class(one: str, other: str) -> bool:
     """Whether two names mean the same class.
 
-    A name without dots means any class of that name. The suite's own classes may move between its modules.
+    A name without dots means any class of that name, and a class of the suite is the same one in whatever module.
     """
-    one, other = catalog.CLASSES.get(one, one), catalog.CLASSES.get(other, other)
-    if one == other:
-        return True
-    own = one.startswith("plcourse.") and other.startswith("plcourse.")
+    one, other = catalog.class_path(one), catalog.class_path(other)
     short = "." not in one or "." not in other
-    return (own or short) and one.rpartition(".")[2] == other.rpartition(".")[2]
+    return one == other or (short and one.rpartition(".")[2] == other.rpartition(".")[2])
 
 
 def _compare(old: Any, new: Any, key: str, arguments: bool, found: dict[str, Difference]) -> None:
@@ -83,5 +80,5 @@ def _equal(old: Any, new: Any) -> bool:
     if isinstance(old, bool) or isinstance(new, bool):  # True == 1 in Python, not in a config
         return old is new
     if isinstance(old, str) and isinstance(new, str):
-        return old == new or (old in catalog.CLASSES and same_class(old, new))
+        return old == new or (catalog.short_class_name(old) in catalog.CLASSES and same_class(old, new))
     return old == new or (old != old and new != new)  # two NaN are the same setting

@@ -4,6 +4,7 @@ No torch here: whatever is wrong with a flag's spelling or a file is said before
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,16 +119,24 @@ _CLASS_FLAGS = ("--model", "--data", "--trainer", "--optimizer", "--lr_scheduler
 
 
 def _full_class_names(arguments: list[str]) -> list[str]:
-    """Short class names of the suite in full, as in configs; torchvision has an MLP and a ResNet of its own."""
+    """Class names of the suite as their import paths, as in configs; torchvision also has an MLP and a ResNet."""
     full = []
     for position, word in enumerate(arguments):
         flag, equals, value = word.partition("=")
         if equals and flag.startswith(_CLASS_FLAGS):
-            word = f"{flag}={catalog.CLASSES.get(value, value)}"
+            word = f"{flag}={_full(value)}"
         elif position and arguments[position - 1].startswith(_CLASS_FLAGS) and "=" not in arguments[position - 1]:
-            word = catalog.CLASSES.get(word, word)
+            word = _full(word)
         full.append(word)
     return full
+
+
+def _full(text: str) -> str:
+    """A flag's value with import paths: a class name, or YAML on one line with any number of them."""
+    inside = re.sub(
+        r"""(\bclass_path["']?:\s*["']?)([\w.]+)""", lambda found: found[1] + catalog.class_path(found[2]), text
+    )
+    return catalog.class_path(inside)
 
 
 def _split(arguments: list[str]) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
@@ -244,9 +253,9 @@ def _choose_checkpoint(request: Request, wanted: str | None) -> None:
 
 
 def _model_class(request: Request) -> str | None:
-    """The class path of the model, as the last config that names one has it."""
+    """The catalog name or class path of the model, as the last config that names one has it."""
     for source in reversed(request.sources):
-        model = expand_class_names(parse_config(source), source).get("model")
+        model = parse_config(source).get("model")
         if isinstance(model, dict) and "class_path" in model:
             return model["class_path"]
     return None

@@ -12,7 +12,7 @@ import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 
-from plcourse.core.configs import read_tree, write_tree
+from plcourse.core.configs import ConfigSource, expand_class_names, read_tree, write_tree
 from plcourse.core.differences import differences
 from plcourse.core.errors import UserError, first_line
 
@@ -92,8 +92,9 @@ def _problem(parser: Any, config: Namespace, text: str, odd: Set[Key], left_out:
 
 
 def _parsed(parser: Any, text: str) -> tuple[Namespace | None, str]:
+    tree = expand_class_names(read_tree(text), ConfigSource("config.yaml", "config.yaml", text, packaged=False))
     try:
-        return parser.parse_args([f"--config={text}"]), ""
+        return parser.parse_args([f"--config={write_tree(tree)}"]), ""
     except UserError as error:
         return None, first_line(error)
 

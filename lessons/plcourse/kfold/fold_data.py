@@ -5,6 +5,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from plcourse.catalog import short_class_name
 from plcourse.core.errors import UserError
 from plcourse.kfold.folds import check_splittable, plan_folds
 
@@ -116,10 +117,10 @@ def fold_config(config: dict[str, Any], fold: int, cut: dict[str, Any]) -> dict[
     """
     plain = {**config["trainer"], "fit_loop": None}
     for slot in ("validate_loop", "test_loop", "predict_loop"):
-        if ((plain.get(slot) or {}).get("class_path") or "").startswith("plcourse.kfold."):
+        if short_class_name((plain.get(slot) or {}).get("class_path") or "").startswith("KFold"):
             plain[slot] = None
     wrapped = {
-        "class_path": f"{FoldData.__module__}.FoldData",
+        "class_path": "FoldData",
         "init_args": {"data": config["data"], "fold": fold, **cut},
     }
     return {**config, "trainer": plain, "data": wrapped}

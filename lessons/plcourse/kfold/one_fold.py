@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 from plcourse.core import random_state
 from plcourse.core.callbacks import Coverage
 from plcourse.core.checkpoint import BEST, LAST, AtomicCheckpointIO
-from plcourse.core.configs import write_tree
+from plcourse.core.configs import short_class_names, write_tree
 from plcourse.core.distributed import from_rank_0, gather_objects
 from plcourse.core.environment import environment
 from plcourse.core.errors import Interrupted, RunFailed, UserError, first_line
@@ -230,7 +230,7 @@ class Outer:
 
 def read_config(file: Path) -> dict[str, Any]:
     """A resolved config; empty where there is none."""
-    return yaml.load(file.read_bytes(), _LOADER) if file.is_file() else {}
+    return short_class_names(yaml.load(file.read_bytes(), _LOADER)) if file.is_file() else {}
 
 
 class FoldFit:
