@@ -1,13 +1,23 @@
 """A hostile config is refused before anything of it runs."""
 
+import contextlib
 import copy
+import enum
+import importlib.util
+import inspect
+import pkgutil
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import pytest
+import pytorch_lightning
 import torch
 
+import plcourse
+from plcourse import catalog
 from plcourse.__main__ import main
 from plcourse.core import safety
 from support import digits_config, write_config
@@ -44,6 +54,18 @@ HOSTILE = {
         STRATEGY,
         spec("DDPStrategy", ddp_comm_state=spec("os.system", command="touch pwned")),
     ),
+    "a callable in a callback, by path": (
+        CALLBACK,
+        [spec("pytorch_lightning.callbacks.lambda_function.LambdaCallback")],
+    ),
+    "a method of a class": (NETWORK, spec("torch.nn.Embedding.from_pretrained", embeddings=[[1.0]])),
+    "a hook of every module": (NETWORK, spec("torch.nn.modules.module.register_module_forward_hook", hook="os.system")),
+    "a function of torch.nn": (NETWORK, spec("torch.nn.functional.one_hot", tensor=[1])),
+    "a function of torch.nn as hook": (STRATEGY, spec("DDPStrategy", ddp_comm_hook="torch.nn.functional.relu")),
+    "a function of torchvision.models": (NETWORK, spec("torchvision.models.get_model", name="resnet18")),
+    "a module of torch.nn": (NETWORK, "torch.nn.functional"),
+    "a class of the suite that no config names": (NETWORK, spec("plcourse.vision.networks.Decoder", widths=[8, 8])),
+    "a class of the suite that is not there": (NETWORK, spec("plcourse.anything.Net")),
     "the suite's own launcher": (NETWORK, spec("plcourse.core.launch.supervise", n=1)),
     "the suite's own entry": (NETWORK, spec("plcourse.api.run", verb="fit", config="x")),
 }
@@ -87,6 +109,85 @@ def test_refused_before_anything_runs(evil: Path, runs: Path, capsys: pytest.Cap
     assert not imported & {"evil_module", "torch.utils.cpp_extension", "torch.package"}
 
 
+def test_every_admitted_callable_is_a_class_or_builds_a_model_of_torchvision() -> None:
+    """All public names of the admitted packages, looked up as jsonargparse looks up a name of a config."""
+    safety.install([])
+    for package in safety.FOREIGN:
+        importlib.import_module(package)
+    homes = [name for name in sys.modules if safety.covered(name, safety.FOREIGN)]
+    admitted: dict[str, Any] = {}
+    asked = 0
+    for home in sorted(homes):
+        for name in dir(sys.modules[home]):
+            paths = [f"{home}.{name}"]
+            if inspect.isclass(holder := getattr(sys.modules[home], name, None)) and not issubclass(holder, enum.Enum):
+                paths += [f"{home}.{name}.{inner}" for inner in vars(holder)]
+            for path in paths:
+                asked += 1
+                with contextlib.suppress(ImportError, AttributeError, ValueError):
+                    admitted[path] = jsonargparse._util.import_object(path)
+    functions = {path: found for path, found in admitted.items() if not inspect.isclass(found)}
+    constructors = safety.constructors()
+    assert {path.split(".")[0] for path in functions} == {"torchvision"}
+    assert all(found in constructors for found in functions.values())
+    assert {found.__name__ for found in functions.values()} == {each.__name__ for each in constructors}
+    assert len(constructors) > 80
+    classes = {found for found in admitted.values() if inspect.isclass(found)}
+    assert all(safety.covered(f"{found.__module__}.{found.__qualname__}", safety.FOREIGN) for found in classes)
+    assert {torch.nn.Linear, torch.optim.SGD, pytorch_lightning.callbacks.EarlyStopping} <= classes
+    assert not any("LambdaCallback" in found.__name__ for found in classes)
+    assert len(classes) > 500
+    assert asked > 10 * len(classes), "most names are refused"
+
+
+def test_of_the_suite_only_the_catalog_is_admitted() -> None:
+    safety.install([])
+    modules = [each.name for each in pkgutil.walk_packages(plcourse.__path__, "plcourse.")]
+    asked = 0
+    for module in (name for name in modules if not name.endswith("__main__")):
+        source = Path(importlib.util.find_spec(module).origin)  # pyright: ignore
+        for name in re.findall(r"^(?:class|def) (\w+)", source.read_text(), re.MULTILINE):
+            asked += 1
+            assert safety.admits(f"{module}.{name}") == (f"{module}.{name}" in catalog.CLASSES.values())
+    assert asked > 500
+    for path in catalog.CLASSES.values():
+        assert inspect.isclass(jsonargparse._util.import_object(path))
+
+
+WEIGHTS = {
+    "resnet18": {"weights": "DEFAULT"},
+    "segmentation.fcn_resnet50": {"weights_backbone": "DEFAULT"},
+    "detection.fasterrcnn_resnet50_fpn": {},  # its default
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_trained_weights_are_downloaded_only_where_the_command_allows_it(
+    evil: Path, runs: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = write_config(evil / "w.yaml", hostile_config(NETWORK, spec(f"torchvision.models.{name}", **WEIGHTS[name])))
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", str(path)])
+    error = capsys.readouterr().err
+    assert "downloads trained weights" in error
+    assert "--trust torchvision.models" in error
+    assert error.count("\n") == 1
+    assert not runs.exists()
+    config, model = jsonargparse.Namespace(class_path=f"torchvision.models.{name}", init_args={}), "torchvision.models"
+    safety.check_downloads(config, [])
+    config.init_args = {"weights": None, "weights_backbone": None}
+    safety.check_downloads(config, [])
+    config.init_args = {"weights": "DEFAULT"}
+    safety.check_downloads(config, [model])
+
+
+def test_a_function_is_let_in_by_trust(evil: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strategy = spec("DDPStrategy", ddp_comm_hook="torch.nn.functional.relu")
+    path = write_config(evil / "f.yaml", hostile_config(STRATEGY, strategy))
+    main(["fit", "-c", str(path), "--trust", "torch.nn.functional", "--print_config"])
+    assert "ddp_comm_hook: torch.nn.functional.relu" in capsys.readouterr().out
+
+
 def test_the_same_class_by_flag_is_refused(evil: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(evil / "fine.yaml", digits_config())
     with pytest.raises(SystemExit):
@@ -122,11 +223,8 @@ def test_trust_ends_with_the_command(evil: Path, runs: Path, capsys: pytest.Capt
 
 
 def test_no_registered_class_takes_an_unchecked_callable() -> None:
-    import inspect
     import typing
     from collections.abc import Callable
-
-    from plcourse import catalog
 
     looked_at = 0
     for path in catalog.CLASSES.values():

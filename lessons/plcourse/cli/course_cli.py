@@ -125,6 +125,7 @@ class CourseCLI(LightningCLI):
         """Parses without LightningCLI's warning about sys.argv, which this suite never hands on."""
         CourseParser.explainer.check_top_level()
         self.config = parser.parse_args(args)
+        safety.check_downloads(self.config[self.request.parsed_as], self.request.trusted)
 
     def _parse_ckpt_path(self) -> None:
         """Left out: what a checkpoint file says about classes must not steer what gets imported."""
