@@ -22,7 +22,9 @@ from plcourse.core.configs import (
     parse_header,
     resolved_path,
 )
+from plcourse.core.differences import differences
 from plcourse.core.errors import UserError
+from plcourse.core.request import read_request
 
 HEADER = """\
 # plcourse fit -c ddp/two_processes --then test
@@ -331,6 +333,30 @@ class TestClassNames:
     def test_a_word_elsewhere_is_a_word(self):
         tree = {"data": {"init_args": {"title": "MLP", "names": ["ResNet", "MLP"], "model": "MLP"}}}
         assert expand_class_names(tree, source("")) == tree
+
+    def test_a_class_of_the_suite_is_known_by_its_name_in_whatever_module(self):
+        given = source(
+            "model: {class_path: plcourse.gone.model.ImageClassifier, init_args: {network: plcourse.ddp.model.MLP}}\n"
+            "trainer: {fit_loop: plcourse.old.TracingFitLoop}\ndata: {class_path: plcourse.ddp.data.NoClass}\n"
+        )
+        tree = parse_config(given)
+        assert tree["model"]["class_path"] == "ImageClassifier"
+        assert tree["data"]["class_path"] == "plcourse.ddp.data.NoClass"
+        full = expand_class_names(tree, given)
+        assert full["model"]["class_path"] == catalog.CLASSES["ImageClassifier"]
+        assert full["model"]["init_args"]["network"] == catalog.CLASSES["MLP"]
+        assert full["trainer"]["fit_loop"] == catalog.CLASSES["TracingFitLoop"]
+        assert full["data"]["class_path"] == "plcourse.ddp.data.NoClass"
+        recorded = {"model": full["model"], "trainer": {"callbacks": ["plcourse.a.RunCheckpoint"]}}
+        asked = {"model": tree["model"], "trainer": {"callbacks": ["RunCheckpoint"]}}
+        assert not differences(recorded, asked)
+        assert not differences(asked, recorded)
+
+    def test_class_names_inside_a_flag(self):
+        flag = "--trainer.callbacks+={class_path: plcourse.gone.RunCheckpoint, init_args: {net: {class_path: MLP}}}"
+        (full,) = read_request("fit", [flag]).arguments
+        paths = [catalog.CLASSES["RunCheckpoint"], catalog.CLASSES["MLP"]]
+        assert re.findall(r"class_path: ([\w.]+)", full) == paths
 
     def test_an_unknown_short_name_or_a_path_is_left_alone(self):
         tree = {"model": {"class_path": "torch.nn.ReLU"}, "data": {"class_path": "Nonsense"}}
