@@ -34,6 +34,12 @@ pytestmark = [
 STEPS_PER_EPOCH = 20  # 1,258 training digits in batches of 64
 
 
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is where a Trainer without a run folder writes difficulty.csv."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Watcher(pl.Callback):
     """Keeps the loss, the ids and the share of every batch."""
 
