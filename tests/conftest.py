@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from kills import Forker
-from support import TESTS, Command
+from forking import Forker
+from support import HELPERS, Command
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # What a shell starts in the background ignores Ctrl-C, and so would every command that the tests start.
@@ -37,7 +37,7 @@ def plcourse(runs: Path, tmp_path: Path) -> Command:
 
     def command(*arguments: Any, status: int = 0, timeout: float = 240, **environment: str) -> Any:
         # One thread each: the models are tiny, and tests that run side by side would wait for each other's threads.
-        path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (str(HELPERS), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment}
         done = subprocess.run(
             [sys.executable, "-m", "plcourse", *map(str, arguments)],

@@ -17,15 +17,15 @@ import pytest
 import torch
 
 import guides
+from forking import Shell
 from plcourse import Run
-from shell import Shell
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    with Shell(tmp_path_factory.mktemp("sh"), "plcourse.kfold.loop", "plcourse.ddp.data") as shell:
+def shell() -> Iterator[Shell]:
+    with Shell("plcourse.kfold.loop", "plcourse.ddp.data") as shell:
         yield shell
 
 

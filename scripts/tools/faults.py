@@ -354,7 +354,7 @@ def _forked(folder: Path, arguments: Sequence[str], threads: int) -> int:
             log = os.open("command.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            sys.path.insert(0, str(ROOT / "tests"))  # the callback that kills
+            sys.path.insert(0, str(ROOT / "tests" / "helpers"))  # the callback that kills
             os.environ["OMP_NUM_THREADS"] = str(threads)
             torch.set_num_threads(threads)
             sys.argv = ["plcourse", *arguments]

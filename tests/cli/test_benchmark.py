@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from plcourse.core.launch import can_fork
-from support import TESTS, Command, digits_config, failing, processes_with, write_config
+from support import HELPERS, Command, digits_config, failing, processes_with, write_config
 
 FEW = ["--pairs", "2", "--steps", "4", "--warmup", "5", "--world_sizes", "1,2"]
 NETWORK = {"class_path": "MLP", "init_args": {"in_features": 64, "hidden": [128]}}
@@ -122,7 +122,7 @@ def test_a_signal_leaves_nothing_running(tmp_path: Path, runs: Path, signum: int
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "PLCOURSE_TEST_MARKER": marker},
+        env={**os.environ, "PYTHONPATH": str(HELPERS), "PLCOURSE_TEST_MARKER": marker},
     )
     table = runs / "benchmarks" / "scaling" / "latest" / "jobs" / "2x1" / "metrics.csv"
     deadline = time.monotonic() + 120

@@ -12,7 +12,7 @@ import torch
 import plcourse
 from plcourse.__main__ import main
 from plcourse.core.errors import UserError
-from support import digits_config, write_config
+from support import HELPERS, digits_config, write_config
 
 FAST = {"trainer__max_epochs": 1, "trainer__limit_train_batches": 3}
 
@@ -220,7 +220,7 @@ def test_weights_of_another_model(fast: Path, runs: Path, capsys: pytest.Capture
 def test_a_loss_that_is_not_finite(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(HELPERS))
     config = digits_config(trainer__max_epochs=3)
     config["trainer"]["callbacks"].append({"class_path": "faulty.FailAt", "init_args": {"step": 30, "how": "nan"}})
     path = write_config(tmp_path / "nan.yaml", config)

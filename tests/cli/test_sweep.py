@@ -17,7 +17,7 @@ from plcourse.__main__ import main
 from plcourse.core.launch import can_fork
 from plcourse.core.runs import Run, list_runs
 from plcourse.core.sweep import Sweep
-from support import TESTS, TWO_PROCESSES, Command, digits_config, write_config
+from support import HELPERS, TWO_PROCESSES, Command, digits_config, write_config
 
 GRID = ["--seeds", "0..1", "--grid", "optimizer.lr=0.1,0.05"]
 LONGER = {"trainer__max_epochs": 2}
@@ -31,7 +31,7 @@ def failing(config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.syspath_prepend(str(TESTS))
+    monkeypatch.syspath_prepend(str(HELPERS))
     monkeypatch.chdir(tmp_path)
 
 
@@ -78,7 +78,7 @@ class Started:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(TESTS), "PLCOURSE_TEST_MARKER": self.marker},
+            env={**os.environ, "PYTHONPATH": str(HELPERS), "PLCOURSE_TEST_MARKER": self.marker},
         )
 
     def wait_for(self, something: Callable[[], Any]) -> None:

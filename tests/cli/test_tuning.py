@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 import plcourse
-from cli.test_continuing import rates, small
 from gan_configs import points_config
-from kfold.conftest import kfold_config
+from kfold_configs import kfold_config
 from plcourse.cli import run_verb
 from plcourse.core.errors import UserError
 from plcourse.core.runs import Run
+from small_runs import rates, small
 from support import TWO_PROCESSES
 
 SIZES: dict[str, Any] = {"class_path": "BatchSizeFinder", "init_args": {"max_trials": 3, "init_val": 64}}

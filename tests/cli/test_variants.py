@@ -17,7 +17,7 @@ from plcourse.core import screen
 from plcourse.core.headline import headline
 from plcourse.core.layout import fitted, flowed
 from plcourse.core.variants import evaluations, prediction_sets
-from support import digits_config, write_config
+from support import HELPERS, digits_config, write_config
 
 FAST = {"trainer__max_epochs": 2, "trainer__limit_train_batches": 3}
 
@@ -140,7 +140,7 @@ def test_no_number_is_cut_and_no_line_too_long(limit: int | None) -> None:
 def test_advice_works_when_it_is_pasted(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(HELPERS))
     network = {"class_path": "faulty.UnevenNorm"}
     path = write_config(tmp_path / "fast.yaml", digits_config(**FAST, model__init_args__network=network))
     root = tmp_path / "my runs"

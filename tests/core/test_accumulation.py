@@ -22,6 +22,7 @@ from plcourse.core.trainer import Trainer
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from support import TWO_PROCESSES, Command, digits_config, write_config
+from trainers import QUIET
 
 RATE = 0.5
 BATCH = 4
@@ -81,9 +82,8 @@ def classifier() -> ImageClassifier:
 
 
 def settings_of(**settings: Any) -> dict[str, Any]:
-    own = {"accelerator": "cpu", "devices": 1, "logger": False, "log_every_n_steps": 1, "precision": "64-true"}
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    return {**own, **quiet, "max_epochs": 2, "enable_checkpointing": False, **settings}
+    own = {"log_every_n_steps": 1, "precision": "64-true", "num_sanity_val_steps": 0, "enable_checkpointing": False}
+    return {**QUIET, **own, "max_epochs": 2, **settings}
 
 
 def fit(data: pl.LightningDataModule, ckpt_path: Any = None, **settings: Any) -> tuple[list[float], Tensor, Trainer]:

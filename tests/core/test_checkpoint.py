@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from plcourse import Trainer
 from plcourse.core.checkpoint import AtomicCheckpointIO, RunCheckpoint, link, load, verify
 from plcourse.core.errors import RunFailed, UserError
+from trainers import quiet_trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -390,16 +391,9 @@ def fit(
 ) -> Trainer:
     pl.seed_everything(1, verbose=False)
     ckpt_path = settings.pop("ckpt_path", None)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=str(folder),
-        callbacks=[callback, *(more or [])],
-        **{"max_epochs": len(scores), **settings},
-    )
+    callbacks = [callback, *(more or [])]
+    settings = {"max_epochs": len(scores), **settings}
+    trainer = quiet_trainer(default_root_dir=str(folder), callbacks=callbacks, **settings)
     data = DataLoader(TensorDataset(torch.ones(STEPS, 2)))
     trainer.fit(Scripted(scores), data, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer

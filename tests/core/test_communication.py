@@ -5,15 +5,15 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
 
 from plcourse.core.communication import CommunicationTimer
+from support import HELPERS
 
-RANKS = Path(__file__).with_name("communication_ranks.py")
+RANKS = HELPERS / "communication_ranks.py"
 PAUSE = 0.2  # seconds that rank 1 is late by, once in the four steps that are seen
 
 

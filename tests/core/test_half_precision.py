@@ -26,6 +26,7 @@ from plcourse.vision.data import VisionData
 from plcourse.vision.model import ClassifierSegmenter
 from plcourse.vision.networks import ConvEncoder
 from plcourse.vision.scores import VisionScores
+from trainers import quiet_trainer
 
 Make = Callable[[], tuple[pl.LightningModule, pl.LightningDataModule]]
 
@@ -52,14 +53,8 @@ def scored_and_predicted(make: Make, precision: Any, tmp_path: Path) -> tuple[Tr
     """The trainer, the test's metrics, and the predictions' columns with the truth beside them."""
     pl.seed_everything(5, verbose=False)
     model, data = make()
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
+    trainer = quiet_trainer(
         precision=precision,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
         limit_test_batches=3,
         limit_predict_batches=3,
         default_root_dir=tmp_path,

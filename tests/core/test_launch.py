@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from plcourse.core import launch
+from support import HELPERS
 
-SERVER = Path(__file__).parent / "launch_workers" / "scenarios.py"
+SERVER = HELPERS / "launch_scenarios.py"
 TIMEOUT = 1.5  # of the jobs' collectives
 BOUND = TIMEOUT + 5  # a failed job has ended by then
 

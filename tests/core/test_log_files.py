@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 import plcourse
-from cli.test_continuing import EPOCH, small
 from plcourse.cli import run_verb
 from plcourse.core.errors import UserError
 from plcourse.core.runs import Run
+from small_runs import EPOCH, small
 from support import Command, failing, write_config
 
 

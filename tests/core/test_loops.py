@@ -24,6 +24,7 @@ from plcourse.core.record import RunRecorder, TidyLogger
 from plcourse.core.tracing import TracingFitLoop, TracingPredictLoop, TracingTestLoop, TracingValidationLoop
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
+from trainers import quiet_trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -43,11 +44,8 @@ def signal_handlers() -> Iterator[None]:
 
 
 def trainer(**settings: Any) -> Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     small = {"max_epochs": 1, "limit_train_batches": 3, "limit_val_batches": 2, "num_sanity_val_steps": 0}
-    if not any(isinstance(callback, RunCheckpoint) for callback in settings.get("callbacks", [])):
-        quiet["enable_checkpointing"] = False
-    return Trainer(**{"accelerator": "cpu", "devices": 1, **quiet, **small, **settings})
+    return quiet_trainer(**{**small, **settings})
 
 
 def model() -> ImageClassifier:

@@ -12,6 +12,7 @@ from gan_configs import points_config
 from plcourse import Run, Trainer
 from plcourse.core.errors import UserError
 from support import Command, write_config
+from trainers import quiet_trainer
 
 
 class ThreeSteps(pl.LightningModule):
@@ -36,8 +37,7 @@ class ThreeSteps(pl.LightningModule):
 
 
 def fit(**settings: Any) -> tuple[Trainer, ThreeSteps]:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    trainer = Trainer(accelerator="cpu", devices=1, enable_checkpointing=False, **quiet, **settings)
+    trainer = quiet_trainer(**settings)
     module = ThreeSteps()
     trainer.fit(module, DataLoader(torch.randn(20, 2), batch_size=2))
     return trainer, module

@@ -31,16 +31,14 @@ from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from plcourse.vision.schedule import WarmupHoldDecay
 from support import TWO_PROCESSES, Command, digits_config, write_config
+from trainers import quiet_trainer
 
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
 HEADER = "step,epoch,metric,value\n"
 
 
 def trainer(**settings: Any) -> Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
-    if not any(isinstance(callback, RunCheckpoint) for callback in settings.get("callbacks", [])):
-        quiet["enable_checkpointing"] = False
-    return Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **settings})
+    return quiet_trainer(**{"max_epochs": 1, "num_sanity_val_steps": 0, **settings})
 
 
 class TestTable:

@@ -8,7 +8,7 @@ import yaml
 from jsonargparse import Namespace
 
 import plcourse
-from curriculum.test_loop import curriculum_config
+from curriculum_configs import curriculum_config
 from plcourse.cli import run_verb
 from plcourse.core.run_names import named_runs, settle
 from plcourse.core.runs import Run

@@ -10,7 +10,6 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch.nn import functional
 
-import plcourse
 from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.loops import TestLoop
 from plcourse.core.record import RunRecorder, TidyLogger
@@ -19,6 +18,7 @@ from plcourse.core.shortcut import Shortcut
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from support import assert_equal
+from trainers import quiet_trainer
 
 EPOCHS = 2
 
@@ -76,15 +76,12 @@ class Classifier(ImageClassifier):
 def trained(folder: Path, model: pl.LightningModule, callbacks: list[Any], **settings: Any) -> tuple[Path, Any]:
     run = Run.create("own/shortcut", folder, {})
     table = TidyLogger(run.path / "metrics.csv")
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 3}
-    trainer = plcourse.Trainer(
-        accelerator="cpu",
-        devices=1,
+    trainer = quiet_trainer(
         max_epochs=EPOCHS,
+        log_every_n_steps=3,
         logger=[table],
         callbacks=[RunCheckpoint(), RunRecorder(run, table), *callbacks],
         default_root_dir=str(run.path),
-        **quiet,
         **settings,
     )
     data = ImageData("digits", batch_size=64)
@@ -227,9 +224,7 @@ def test_a_hook_of_the_data_module_is_called(tmp_path: Path) -> None:
             return {**batch, "image": batch["image"] / 2}
 
     seen: list[int] = []
-    trainer = plcourse.Trainer(
-        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_progress_bar=False, default_root_dir=tmp_path
-    )
+    trainer = quiet_trainer(max_epochs=1, default_root_dir=tmp_path)
     trainer.fit(made(ImageClassifier), Halved("digits", batch_size=64))
     assert sum(seen) > 1400  # training and validation
 
@@ -251,9 +246,7 @@ def test_a_step_of_its_own_sees_the_device(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     rows = torch.utils.data.TensorDataset(torch.randn(32, 4), torch.randint(2, (32,)))
-    trainer = plcourse.Trainer(
-        accelerator="cpu", devices=1, max_epochs=3, logger=False, enable_progress_bar=False, default_root_dir=tmp_path
-    )
+    trainer = quiet_trainer(max_epochs=3, default_root_dir=tmp_path)
     module = Pairs()
     before = module.layer.weight.detach().clone()
     trainer.fit(module, torch.utils.data.DataLoader(rows, batch_size=8))

@@ -14,7 +14,16 @@ from typing import Any
 
 import pytest
 
-from support import TESTS, TWO_PROCESSES, Command, assert_same_end, digits_config, failing, processes_with, write_config
+from support import (
+    HELPERS,
+    TWO_PROCESSES,
+    Command,
+    assert_same_end,
+    digits_config,
+    failing,
+    processes_with,
+    write_config,
+)
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run"]
 NO_ORPHAN = 20  # seconds after the death of one agent in which the other and all ranks end; about 2 on an idle machine
@@ -30,7 +39,7 @@ def agents(tmp_path: Path, runs: Path) -> Iterator[Agents]:
         **os.environ,
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": str(HELPERS),
     }
 
     def start(config: Path, *flags: str, restarts: int = 0, wrappers: tuple[list[str], ...] = ([], [])) -> Any:

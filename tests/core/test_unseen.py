@@ -20,6 +20,7 @@ from plcourse.evaluation.data import EvaluationData
 from plcourse.evaluation.model import Classifier
 from plcourse.nlp.corpora import OneText
 from plcourse.nlp.parts import TextParts
+from trainers import quiet_trainer
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +29,7 @@ def one_thread() -> None:
 
 
 def _trainer(folder: Path, **changes: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    settings = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, **quiet}
-    return Trainer(default_root_dir=folder, **{**settings, **changes})
+    return quiet_trainer(default_root_dir=folder, **{"max_epochs": 1, **changes})
 
 
 def _linear(**changes: Any) -> Classifier:

@@ -10,8 +10,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from kills import Forker, kill_and_resume
-from plcourse import Run, Trainer
+from curriculum_configs import curriculum_config
+from forking import Forker, kill_and_resume
+from plcourse import Run
 from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.errors import UserError
 from plcourse.core.loops import FitLoop
@@ -25,7 +26,8 @@ from plcourse.curriculum.scorers import ClassifierMargin, Scorer, TrainingSample
 from plcourse.curriculum.self_paced import SelfPacing
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
-from support import TWO_PROCESSES, Command, assert_equal, assert_same_end, digits_config, failing, write_config
+from support import TWO_PROCESSES, Command, assert_equal, assert_same_end, failing, write_config
+from trainers import quiet_trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -65,12 +67,9 @@ def fit(loop: Any, module: Any = None, data: Any = None, **settings: Any) -> Wat
     """A short fit on digits in this process."""
     watcher = Watcher()
     callbacks = [watcher, *settings.pop("callbacks", [])]
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    if not any(isinstance(callback, RunCheckpoint) for callback in callbacks):
-        quiet["enable_checkpointing"] = False
-    settings = {"max_epochs": 2, "num_sanity_val_steps": 0, "accelerator": "cpu", "devices": 1, **quiet, **settings}
     pl.seed_everything(3, verbose=False)
-    trainer = Trainer(fit_loop=loop, callbacks=callbacks, **settings)
+    settings = {"max_epochs": 2, "num_sanity_val_steps": 0, **settings}
+    trainer = quiet_trainer(fit_loop=loop, callbacks=callbacks, **settings)
     trainer.fit(module or classifier(), data or CurriculumData("digits", batch_size=64))
     return watcher
 
@@ -229,22 +228,6 @@ def test_the_report_follows_the_thirds_and_draws(tmp_path: Path) -> None:
     assert easy >= medium > hard
     assert report.passes[0] == (0, pytest.approx(0.3, abs=1e-3))
     assert report.passes[-1][1] == 1
-
-
-def curriculum_config(**changes: Any) -> dict[str, Any]:
-    """Digits with dropout, easy first; ``ramp`` 0.8 so that kills fall into the time in which the share grows."""
-    loop = {
-        "class_path": "CurriculumLoop",
-        "init_args": {
-            "order": "easy_first",
-            "scorer": {"class_path": "ClassifierMargin"},
-            "pacing": {"class_path": "PacingFunction", "init_args": {"start": 0.2, "ramp": 0.8}},
-        },
-    }
-    own = {"model__class_path": "CurriculumClassifier", "data__class_path": "CurriculumData", "trainer__fit_loop": loop}
-    config = digits_config(**{**own, **changes})
-    config["trainer"]["callbacks"].append({"class_path": "CurriculumReport", "init_args": {"plots": False}})
-    return config
 
 
 ADAPTIVE = {

@@ -6,7 +6,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from plcourse import Trainer
 from plcourse.curriculum.data import CurriculumData
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.minimal import admitted_fraction, train
@@ -14,6 +13,7 @@ from plcourse.curriculum.model import CurriculumClassifier
 from plcourse.curriculum.pacing import PacingFunction
 from plcourse.curriculum.scorers import ClassifierMargin
 from plcourse.ddp.model import MLP
+from trainers import quiet_trainer
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -24,13 +24,9 @@ def test_the_minimal_curriculum_arrives_at_the_weights_of_the_lesson(tmp_path: P
         optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9, nesterov=True),
         lr_scheduler=None,
     )
-    trainer = Trainer(
+    trainer = quiet_trainer(
         fit_loop=lambda trainer: CurriculumLoop(trainer, scorer=ClassifierMargin(), pacing=PacingFunction()),
-        accelerator="cpu",
         max_epochs=4,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=str(tmp_path),
     )
     trainer.fit(model, datamodule=CurriculumData("digits"))

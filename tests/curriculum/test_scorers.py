@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from plcourse import Run, Trainer
+from plcourse import Run
 from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.data import keys_of
 from plcourse.core.errors import UserError
@@ -29,8 +29,7 @@ from plcourse.curriculum.scorers import (
     write_scores,
 )
 from plcourse.ddp.model import MLP
-
-QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
+from trainers import quiet_trainer
 
 
 @pytest.fixture(scope="module")
@@ -222,8 +221,9 @@ class Scores(pl.Callback):
 def fit(scorer: Scorer | None, *callbacks: pl.Callback, **settings: Any) -> Scores:
     pl.seed_everything(3, verbose=False)
     module, noted = CurriculumClassifier(MLP(64), lr_scheduler=None), Scores()
-    settings = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, **QUIET, **settings}
-    trainer = Trainer(fit_loop=lambda t: CurriculumLoop(t, scorer=scorer), callbacks=[noted, *callbacks], **settings)
+    settings = {"max_epochs": 1, "num_sanity_val_steps": 0, **settings}
+    loop = {"fit_loop": lambda t: CurriculumLoop(t, scorer=scorer)}
+    trainer = quiet_trainer(callbacks=[noted, *callbacks], **loop, **settings)
     trainer.fit(module, CurriculumData("digits"))
     return noted
 

@@ -15,16 +15,11 @@ from plcourse.core.data import TrainSampler
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier, ResidualBlock, ResNet
 from support import TWO_PROCESSES, Command, digits_config, write_config
+from trainers import quiet_trainer
 
 
 def trainer(**settings: Any) -> Trainer:
-    quiet = {
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-        "enable_checkpointing": False,
-    }
-    return Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **settings})
+    return quiet_trainer(**{"max_epochs": 1, **settings})
 
 
 def classifier(network: torch.nn.Module, num_classes: int = 10, **arguments: Any) -> ImageClassifier:

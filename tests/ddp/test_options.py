@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from plcourse import Trainer
 from plcourse.core.errors import UserError
 from plcourse.core.schedules import WarmupCosine
 from plcourse.ddp.compression import GradientCompression
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier, ResNet
 from support import TWO_PROCESSES, Command, digits_config, write_config
+from trainers import quiet_trainer
 
 
 def losses_and_saved(recompute: bool) -> tuple[torch.Tensor, list[torch.Tensor], int]:
@@ -121,17 +121,7 @@ class TestCompression:
         assert "gloo cannot average bfloat16; dtype: float16 works on CPUs" in done.stderr
 
     def test_one_process_has_nothing_to_send(self) -> None:
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_steps=1,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[GradientCompression()],
-        )
+        trainer = quiet_trainer(max_steps=1, limit_val_batches=0, callbacks=[GradientCompression()])
         trainer.fit(ImageClassifier(MLP(64)), ImageData("digits"))
         assert trainer.global_step == 1
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-import plcourse
 from plcourse.core.data import eval_loader
 from plcourse.core.data.images import Process
 from plcourse.evaluation import minimal
 from plcourse.evaluation.generated import CLASSES, FEATURES, GeneratedRows
 from plcourse.evaluation.streaming_loop import StreamingPredictLoop
+from trainers import quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 ROWS, BATCH = 1050, 100
@@ -33,12 +33,8 @@ def table(folder: Path) -> pd.DataFrame:
 @pytest.mark.usefixtures("one_thread")
 def test_the_minimal_prediction_has_the_rows_of_the_lesson(tmp_path: Path) -> None:
     rows = GeneratedRows(ROWS, labelled=False)
-    trainer = plcourse.Trainer(
-        predict_loop=lambda trainer: StreamingPredictLoop(trainer, output_dir=str(tmp_path / "lesson")),
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-    )
+    folder = str(tmp_path / "lesson")
+    trainer = quiet_trainer(predict_loop=lambda trainer: StreamingPredictLoop(trainer, output_dir=folder))
     loader: Any = eval_loader(rows, BATCH, Process())
     trainer.predict(minimal.Predictor(network()), loader, return_predictions=False)
     assert minimal.predict(network(), rows, tmp_path / "page", BATCH) == 11

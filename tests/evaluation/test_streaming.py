@@ -24,16 +24,9 @@ from plcourse.evaluation.model import Classifier
 from plcourse.evaluation.shards import MANIFEST, PARTIAL, Shard, ShardFolder
 from plcourse.evaluation.streaming_loop import GridBatches, StreamingPredictLoop
 from support import Command, write_config
+from trainers import quiet_trainer
 
 ROWS, BATCH = 1050, 100
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "devices": 1,
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_checkpointing": False,
-    "enable_model_summary": False,
-}
 
 
 def classifier(seed: int = 0) -> Classifier:
@@ -60,7 +53,7 @@ def predict(folder: Path, model: Classifier | None = None, stop: int = -1, rows:
         return StreamingPredictLoop(trainer, output_dir=str(folder), **{"rows_per_shard": 200, **arguments})
 
     counter = Stop(stop)
-    trainer = plcourse.Trainer(predict_loop=loop, callbacks=[counter], **QUIET)
+    trainer = quiet_trainer(predict_loop=loop, callbacks=[counter])
     data = EvaluationData("generated", eval_batch_size=BATCH, val_size=10, test_size=10)
     data.parts = GeneratedParts(rows, val_size=10, test_size=10, train_size=100)
     try:

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from export.modules import Generator, RecurrentClassifier, TextClassifier, Texts, TwoHeads
+from export_modules import Generator, RecurrentClassifier, TextClassifier, Texts, TwoHeads, certificate
 from plcourse import Run, Trainer
 from plcourse.__main__ import main
 from plcourse.cli import latency
@@ -35,10 +35,6 @@ from plcourse.export.verify import compare, verify
 from plcourse.export.worker import Worker
 
 FLOAT = [name for name in FORMATS if "int8" not in name]
-
-
-def certificate(run: Run) -> dict[str, Any]:
-    return json.loads((run.path / "export" / "verification.json").read_text())["rows"]
 
 
 def pixels(size: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -205,12 +201,12 @@ class TestRefusals:
 class TestFailedCheck:
     def test_it_is_named_and_ends_with_status_1(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The other formats, which hold both ways or refuse, are written all the same."""
-        model = ["--model.init_args.network", "export.modules.Unstable", "--trust", "export.modules"]
+        model = ["--model.init_args.network", "export_modules.Unstable", "--trust", "export_modules"]
         data = ["--data.init_args.source", "digits", "--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"]
         main(["fit", "-c", "export/classifier", *model, *data])
         capsys.readouterr()
         with pytest.raises(SystemExit) as status:
-            main(["export", "--run", "export/classifier", "--trust", "export.modules", "--format", "torchscript"])
+            main(["export", "--run", "export/classifier", "--trust", "export_modules", "--format", "torchscript"])
         assert status.value.code == 1
         printed = capsys.readouterr()
         assert "exported, not verified" in printed.out
@@ -221,7 +217,7 @@ class TestFailedCheck:
             "torchscript_script": True,
         }
         with pytest.raises(SystemExit) as status:  # torch.export sees the branch and refuses to take one way
-            main(["export", "--run", "export/classifier", "--trust", "export.modules", "--format", "torch_export"])
+            main(["export", "--run", "export/classifier", "--trust", "export_modules", "--format", "torch_export"])
         assert status.value.code == 1
         assert "torch_export is not exported" in capsys.readouterr().err
 

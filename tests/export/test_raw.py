@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import plcourse.export.graph
-from export.test_export import certificate
+from export_modules import certificate
 from plcourse import Run
 from plcourse.__main__ import main
 from plcourse.core.data.resize import Resizer

@@ -9,19 +9,12 @@ from plcourse.gan import adversarial, minimal
 from plcourse.gan.gaussians import GaussianGrid, GaussianQuality
 from plcourse.gan.networks import PointDiscriminator, PointGenerator
 from plcourse.gan.r3gan import R3GAN
+from trainers import QUIET
 
 
 def train(model: pl.LightningModule) -> None:
     torch.manual_seed(1)  # the latents, drawn in the same order by both
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    trainer = pl.Trainer(max_epochs=2, enable_checkpointing=False, limit_val_batches=0, **QUIET)
     data = GaussianGrid(n_train=410, batch_size=40)
     trainer.fit(model, data.train_dataloader()) if isinstance(model, minimal.R3GAN) else trainer.fit(
         model, datamodule=data

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from forking import Forker, kill_and_resume
 from gan_configs import images_config, points_config
-from kills import Forker, kill_and_resume
 from plcourse import Run
 from support import TWO_PROCESSES, Command, assert_same_end, failing, write_config
 

@@ -15,6 +15,7 @@ from plcourse.gan.nonsaturating import GAN
 from plcourse.gan.r3gan import R3GAN
 from plcourse.gan.turns import cut, squared_gradient
 from plcourse.gan.wgan_gp import WGANGP
+from trainers import quiet_trainer
 
 MODELS = (GAN, WGANGP, R3GAN)
 
@@ -30,12 +31,7 @@ def sgd(params: Any) -> torch.optim.Optimizer:
 
 
 def fit(module: Any, steps: int = 1, **settings: Any) -> Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    trainer = Trainer(
-        **{"accelerator": "cpu", "devices": 1, "max_steps": steps, "max_epochs": 99, "limit_val_batches": 0, **quiet},
-        enable_checkpointing=False,
-        **settings,
-    )
+    trainer = quiet_trainer(max_steps=steps, max_epochs=99, limit_val_batches=0, **settings)
     trainer.fit(module, GaussianGrid(n_train=60, batch_size=30, side=3))
     return trainer
 

@@ -10,12 +10,13 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 
 import plcourse
-from kfold.conftest import SEED, kfold_config
+from kfold_configs import SEED, kfold_config
 from plcourse.core.checkpoint import RunCheckpoint
 from plcourse.core.data.transforms import RandomAffine
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from support import assert_equal, assert_same_end
+from trainers import quiet_trainer
 
 EARLY_STOPPING = {
     "class_path": "pytorch_lightning.callbacks.EarlyStopping",
@@ -61,16 +62,7 @@ def test_a_fold_is_a_fit_on_the_samples_that_scikit_learn_chooses(runs: Path) ->
         model = ImageClassifier(MLP(hidden=(32,), dropout=0.2))
         whole = ImageData("digits", batch_size=64, augment=[RandomAffine(degrees=10)])
         data = whole.with_split([pool.ids[i] for i in train], [pool.ids[i] for i in val])
-        trainer = plcourse.Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_epochs=2,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[RunCheckpoint()],
-            default_root_dir=str(runs / str(k)),
-        )
+        trainer = quiet_trainer(max_epochs=2, callbacks=[RunCheckpoint()], default_root_dir=str(runs / str(k)))
         trainer.fit(model, data)
         saved = torch.load(run.path / "folds" / str(k) / "checkpoints" / "last.ckpt", weights_only=True)
         assert_equal(saved["state_dict"], model.state_dict(), f"fold {k}")

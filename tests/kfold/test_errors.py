@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import plcourse
-from kfold.conftest import kfold_config
-from kfold.test_run import own_config
+from kfold_configs import kfold_config, own_config
 from plcourse.cli import run_verb
 from plcourse.core.errors import RunFailed, UserError
 from plcourse.core.runs import Run

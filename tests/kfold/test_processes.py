@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from kfold.conftest import kfold_config
+from kfold_configs import kfold_config
 from plcourse.ddp.data import ImageData
 from support import TWO_PROCESSES, Command, write_config
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import plcourse
-from kfold.conftest import kfold_config
-from kills import Forker, kill_and_resume
+from forking import Forker, kill_and_resume
+from kfold_configs import kfold_config
 from support import TWO_PROCESSES, Command, assert_equal, assert_same_end, write_config
 
 STEPS_PER_EPOCH = 15  # 958 training digits in batches of 64

@@ -15,7 +15,7 @@ from scipy import stats
 from torch.nn.functional import cross_entropy
 
 import plcourse
-from kfold.conftest import kfold_config
+from kfold_configs import kfold_config, own_config
 from plcourse import Run
 from plcourse.core.comparison.cells import read_cells
 from plcourse.core.data.images import fit_normalisation
@@ -24,6 +24,7 @@ from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from plcourse.kfold.data import TableData
 from support import assert_equal
+from trainers import quiet_trainer
 
 
 @pytest.fixture(scope="module")
@@ -209,15 +210,7 @@ class TestNothingLeaks:
     def weights(self, data: Any, folder: Path) -> dict[str, torch.Tensor]:
         pl.seed_everything(0, verbose=False)
         model = ImageClassifier(MLP(hidden=(8,)))
-        trainer = plcourse.Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            limit_val_batches=0,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=str(folder),
-        )
+        trainer = quiet_trainer(max_epochs=1, limit_val_batches=0, default_root_dir=str(folder))
         trainer.fit(model, data)
         return model.network.state_dict()
 
@@ -269,22 +262,6 @@ class TestNothingLeaks:
     def test_and_one_in_tuples(self, runs: Path, data: dict[str, bool], words: str) -> None:
         with pytest.raises(UserError, match=f"fold 0: {words}, but Points trains on it"):
             plcourse.run("fit", own_config(leak=True, **data), trust=["own_kfold"])
-
-
-def own_config(**data: Any) -> dict[str, Any]:
-    slots = {"validate_loop": "KFoldValidationLoop", "test_loop": "KFoldTestLoop", "predict_loop": "KFoldPredictLoop"}
-    loop = {"class_path": "KFoldLoop", "init_args": {"n_splits": 3}}
-    return {
-        "trainer": {
-            "accelerator": "cpu",
-            "max_epochs": 2,
-            "log_every_n_steps": 1,
-            "fit_loop": loop,
-            **{slot: {"class_path": name} for slot, name in slots.items()},
-        },
-        "model": {"class_path": "own_kfold.Linear"},
-        "data": {"class_path": "own_kfold.Points", "init_args": data},
-    }
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")

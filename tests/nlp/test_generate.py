@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nlp.corpus import language_config, long_text
+from corpus import language_config, long_text
 from plcourse.nlp.generate import Sampling, continuations, describe, draw, longest_copy, probabilities
 from plcourse.nlp.gpt import GPT
 from plcourse.nlp.lstm import LSTMLanguageModel

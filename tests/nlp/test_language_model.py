@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kills import Forker, kill_and_resume
-from nlp.corpus import language_config, long_text, table
+from corpus import language_config, long_text, table
+from forking import Forker, kill_and_resume
 from plcourse.core.runs import Run
 from plcourse.nlp.data import LanguageData
 from plcourse.nlp.floors import joined, lzma_bits, ngram_bits, zlib_bits

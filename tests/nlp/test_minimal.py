@@ -10,6 +10,7 @@ import torch
 from plcourse.nlp import gpt, minimal
 from plcourse.nlp.data import LanguageData
 from plcourse.nlp.language_model import LanguageModel
+from trainers import QUIET
 
 STEPS = 12
 
@@ -41,17 +42,8 @@ def test_the_minimal_gpt_takes_the_steps_of_the_lesson(data: LanguageData, tmp_p
     torch.testing.assert_close(page(batch), lesson(batch)[0], rtol=1e-5, atol=1e-5)
 
     watched = Losses()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=STEPS,
-        callbacks=[watched],
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    settings = {"max_steps": STEPS, "limit_val_batches": 0, "enable_checkpointing": False}
+    trainer = pl.Trainer(callbacks=[watched], default_root_dir=tmp_path, **settings, **QUIET)
     model = LanguageModel(
         lesson,
         optimizer=lambda params: torch.optim.AdamW(params, lr=0.004, betas=(0.9, 0.95), weight_decay=0.1),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from nlp.corpus import table
+from corpus import table
 from plcourse.export.graph import Bridge, Program
 from plcourse.export.samples import Samples
 from plcourse.export.scoring import RawAnswers

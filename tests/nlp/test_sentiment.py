@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from tokenizers import Tokenizer
 
-from nlp.corpus import language_config, long_text, table
+from corpus import language_config, long_text, table
 from plcourse.__main__ import main
 from plcourse.core.checkpoint import load
 from plcourse.core.errors import UserError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlp.corpus import table
+from corpus import table
 from plcourse.core.data import overlap, split
 from plcourse.core.data.lines import read_text
 from plcourse.core.data.near_duplicates import content_hashes

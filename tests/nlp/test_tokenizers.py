@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlp.corpus import COMMON, WORDS
+from corpus import COMMON, WORDS
 from plcourse.core.errors import UserError
 from plcourse.nlp.baseline import LinearBaseline
 from plcourse.nlp.tokenizers import (

@@ -15,6 +15,7 @@ from plcourse.core.errors import UserError
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import ImageClassifier, ResNet
 from plcourse.vision.averaging import EMA, SWA, Averaging
+from trainers import quiet_trainer
 
 STEPS, EPOCHS = 5, 4  # of an epoch, and epochs
 
@@ -51,17 +52,9 @@ def fit(path: Path, *callbacks: pl.Callback, **settings: Any) -> tuple[Trainer, 
     """Trains for `EPOCHS` epochs of `STEPS` steps."""
     pl.seed_everything(1, verbose=False)
     watch, module = Watch(), model()
-    arguments: dict[str, Any] = {
-        "max_epochs": EPOCHS,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": path,
-        "log_every_n_steps": 1,
-    }
     keeper = RunCheckpoint(every_n_train_steps=2)
-    trainer = Trainer(**{**arguments, **settings}, callbacks=[*callbacks, keeper, watch])
+    arguments = {"max_epochs": EPOCHS, "log_every_n_steps": 1, "default_root_dir": path, **settings}
+    trainer = quiet_trainer(callbacks=[*callbacks, keeper, watch], **arguments)
     trainer.fit(module, data())
     return trainer, watch, module
 

@@ -1,6 +1,5 @@
 """The page that shows the idea averages the weights that the lesson averages, and refreshes the same statistics."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,10 +7,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from plcourse import Trainer
 from plcourse.vision import minimal
 from plcourse.vision.averaging import SWA
 from plcourse.vision.data import VisionData
+from trainers import quiet_trainer
 
 
 class Module(pl.LightningModule):
@@ -38,24 +37,14 @@ class Module(pl.LightningModule):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_minimal_average_is_that_of_the_lesson(tmp_path: Path) -> None:
+def test_the_minimal_average_is_that_of_the_lesson() -> None:
     pl.seed_everything(0, verbose=False)
     data = VisionData("digits_on_photos", val_size=50, test_size=4500, batch_size=minimal.BATCH_SIZE)
     data.setup("fit")
     module = Module()
     page = minimal.TwoHeads()
     page.load_state_dict(module.network.state_dict())
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=4,
-        callbacks=[SWA(start=0.4)],
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=str(tmp_path),
-    )
+    trainer = quiet_trainer(max_epochs=4, callbacks=[SWA(start=0.4)], limit_val_batches=0)
     trainer.fit(module, datamodule=data)  # leaves the average in the model
     average = minimal.train(page, minimal.part("train", data), epochs=4, start=0.4)
     assert int(average.n_averaged) == 3

@@ -17,6 +17,7 @@ from plcourse.core.data import (
 )
 from plcourse.core.errors import UserError
 from plcourse.ddp.data import ImageData
+from trainers import QUIET
 
 
 class Linear(pl.LightningModule):
@@ -56,16 +57,8 @@ def _seed(monkeypatch):
 
 
 def _trainer(**options):
-    defaults = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "max_epochs": 1,
-    }
-    return pl.Trainer(**{**defaults, **options})
+    defaults = {"enable_checkpointing": False, "num_sanity_val_steps": 0, "max_epochs": 1}
+    return pl.Trainer(**{**QUIET, **defaults, **options})
 
 
 def _fit(data, in_features=64, ckpt_path=None, **options):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from support import changed
+
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3, "betas": [0.0, 0.9]}}
 MODELS = ("GAN", "WGANGP", "R3GAN")
 
@@ -59,13 +61,3 @@ def images_config(model: str = "R3GAN", **changes: Any) -> dict[str, Any]:
     arguments["quality"] = {"class_path": "ImageQuality", "init_args": {"features": features}}
     config["data"] = {"class_path": "RealImages", "init_args": {"source": "digits", "batch_size": 64, "test_size": 101}}
     return changed(config, changes)
-
-
-def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    for key, value in changes.items():
-        *parents, last = key.split("__")
-        place: Any = config
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return config

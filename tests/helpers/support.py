@@ -8,8 +8,19 @@ from typing import Any
 import torch
 import yaml
 
-TESTS = Path(__file__).parent
+HELPERS = Path(__file__).parent
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Sets entries of a nested config in place and returns it; keys hold ``__`` for the dots."""
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        place: Any = config
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return config
 
 
 def digits_config(**changes: Any) -> dict[str, Any]:
@@ -50,13 +61,7 @@ def digits_config(**changes: Any) -> dict[str, Any]:
             },
         },
     }
-    for key, value in changes.items():
-        *parents, last = key.split("__")
-        place: Any = config
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return config
+    return changed(config, changes)
 
 
 def write_config(path: Path, config: dict[str, Any]) -> Path:

@@ -1,5 +1,6 @@
 """Modules that only the tests export: one with text of any length, one that generates, one that no trace can hold."""
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from plcourse import Run
 from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.core.metrics import ClassificationScores
 
@@ -138,3 +140,8 @@ class Unstable(nn.Module):
     def forward(self, image_BCHW: Tensor) -> Tensor:
         scores_BK = self.head(image_BCHW.flatten(1))
         return scores_BK if image_BCHW.shape[0] == 2 else scores_BK.roll(1, dims=1)
+
+
+def certificate(run: Run) -> dict[str, Any]:
+    """The rows of a run's verification, one for each format."""
+    return json.loads((run.path / "export" / "verification.json").read_text())["rows"]

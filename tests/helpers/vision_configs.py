@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from support import changed
+
 
 def vision_config(**changes: Any) -> dict[str, Any]:
     """A config that trains in seconds on a few digits on photographs.
@@ -40,13 +42,7 @@ def vision_config(**changes: Any) -> dict[str, Any]:
             },
         },
     }
-    for key, value in changes.items():
-        *parents, last = key.split("__")
-        place: Any = config
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return config
+    return changed(config, changes)
 
 
 def averaged(name: str, **arguments: Any) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from support import changed
+
 WORDS = {
     "good": ["fine", "warm", "clever", "lovely", "bright", "funny", "tender", "sharp"],
     "bad": ["dull", "cold", "stupid", "ugly", "dark", "boring", "clumsy", "flat"],
@@ -86,10 +88,4 @@ def language_config(path: Path, network: str = "LSTMLanguageModel", **changes: A
             },
         },
     }
-    for key, value in changes.items():
-        *parents, last = key.split("__")
-        place: Any = config
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return config
+    return changed(config, changes)

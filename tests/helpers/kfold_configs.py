@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from support import changed
+
 SEED = 3
 
 
@@ -37,10 +39,20 @@ def kfold_config(callbacks: list[dict[str, Any]] | None = None, **changes: Any) 
             },
         },
     }
-    for key, value in changes.items():
-        *parents, last = key.split("__")
-        place: Any = config
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return config
+    return changed(config, changes)
+
+
+def own_config(**data: Any) -> dict[str, Any]:
+    slots = {"validate_loop": "KFoldValidationLoop", "test_loop": "KFoldTestLoop", "predict_loop": "KFoldPredictLoop"}
+    loop = {"class_path": "KFoldLoop", "init_args": {"n_splits": 3}}
+    return {
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 2,
+            "log_every_n_steps": 1,
+            "fit_loop": loop,
+            **{slot: {"class_path": name} for slot, name in slots.items()},
+        },
+        "model": {"class_path": "own_kfold.Linear"},
+        "data": {"class_path": "own_kfold.Points", "init_args": data},
+    }
