@@ -22,6 +22,12 @@ for _name in ("COLUMNS", "LINES"):  # set by the line editor that pytest loads; 
     os.environ.pop(_name, None)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Starts no workers where test paths are given: a few tests end sooner than workers start."""
+    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else None
+
+
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty root for runs, which commands in this and in other processes use."""
