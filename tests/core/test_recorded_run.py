@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from plcourse import Run
-from support import TESTS, Command
+from support import Command
 
-RECORDED = TESTS / "data" / "run_0_1_0"
+RECORDED = Path(__file__).parents[1] / "data" / "run_0_1_0"
 ALONE = json.loads((RECORDED / "uninterrupted.json").read_text())
 
 
