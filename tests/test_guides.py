@@ -29,12 +29,20 @@ def test_every_part_of_a_guide_is_there(lesson: str) -> None:
     text = guides.text_of(lesson)
     titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert not [part for part in SECTIONS if not any(title.startswith(part) for title in titles)]
+    assert titles[:2] == ["The idea", "Read this first"]
     assert titles[-1] == "References"
+    assert f"    python -m plcourse.{lesson}.minimal\n" in text
     assert "**The question.**" in text
     assert text.count("    plcourse ") >= 5
     changes = re.search(r"^## Five things to change\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     assert changes is not None
     assert re.findall(r"^\*\*(\d)\. ", changes[1], re.MULTILINE) == list("12345")
+
+
+@pytest.mark.parametrize("lesson", KEYS)
+def test_code_fits_on_a_terminal_of_80_columns(lesson: str) -> None:
+    code = [line[4:] for line in guides.text_of(lesson).splitlines() if line.startswith("    ")]
+    assert not [line for line in code if len(line) > 78]  # rich leaves a column free on each side
 
 
 @pytest.mark.parametrize("lesson", KEYS)
