@@ -31,7 +31,7 @@ def test_every_part_of_a_guide_is_there(lesson: str) -> None:
     assert not [part for part in SECTIONS if not any(title.startswith(part) for title in titles)]
     assert titles[:2] == ["The idea", "Read this first"]
     assert titles[-1] == "References"
-    assert f"    python -m plcourse.{lesson}.minimal\n" in text
+    assert f"python -m plcourse.{lesson}.minimal" in text
     assert "**The question.**" in text
     assert text.count("    plcourse ") >= 5
     changes = re.search(r"^## Five things to change\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
