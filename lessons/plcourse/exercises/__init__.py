@@ -1,10 +1,10 @@
-"""Exercises: small files with a gap or a planted fault, and the relations that hold once it is mended.
+"""Exercises: small files with a gap or a bug, and checks that pass once it is fixed.
 
-A lesson's exercises are one folder, `plcourse/exercises/<lesson>/`:
+The exercises of a lesson are in the folder `plcourse/exercises/<lesson>/`:
 
-    __init__.py        EXERCISES, what they are about, with a hint each; imports nothing heavy
-    <name>.py          what the learner gets; its docstring is the task
-    <name>_check.py    functions `check_...(answer)`; the docstring says what must hold, an AssertionError what is seen
+    __init__.py        EXERCISES: their titles and hints; imports nothing heavy
+    <name>.py          the file that the learner gets; its docstring is the task
+    <name>_check.py    functions `check_...(answer)`; the docstring says what must hold, an AssertionError what was seen
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Exercise:
     """One exercise.
 
     Args:
-        name: of its file.
-        title: what is wrong or missing, one line that gives nothing away.
+        name: the name of its file.
+        title: the symptom, in one line that does not give away the cause.
         hint: where to look.
     """
 
@@ -29,13 +29,13 @@ class Exercise:
 
 
 def exercises_of(lesson: str) -> tuple[Exercise, ...]:
-    """The exercises of a lesson, in order; none where it has no folder here."""
+    """Returns the exercises of a lesson in order; none if it has no folder here."""
     module = f"{__name__}.{lesson}"
     return import_module(module).EXERCISES if find_spec(module) else ()
 
 
 def starting_file(lesson: str, name: str) -> str:
-    """The text of the file that the learner begins with; its first line says which exercise it is."""
+    """Returns the file that the learner starts with; its first line names the exercise."""
     text = (Path(__file__).parent / lesson / f"{name}.py").read_text(encoding="utf-8")
     return f"{MARK}{lesson}/{name}\n{text}"
 

@@ -1,17 +1,17 @@
 """Which samples does each process score?
 
-65 test samples on two processes give another accuracy than on one. The cause is in this file. Mend it, so that any
-number of processes scores what one scores.
+With 65 test samples, two processes report a different accuracy than one. The cause is in this file. Fix it, so that
+any number of processes scores what one scores.
 """
 
 
 def shares(n: int, rank: int, world_size: int) -> list[int]:
-    """The numbers of the samples that a process scores.
+    """Returns the indices of the samples that a process scores.
 
     Args:
-        n: test samples, 0 or more.
-        rank: this process.
-        world_size: processes in all.
+        n: number of test samples, 0 or more.
+        rank: the rank of the process.
+        world_size: number of processes.
     """
     each = -(-n // world_size)
     numbers = list(range(n))

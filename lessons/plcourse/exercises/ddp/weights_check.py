@@ -1,4 +1,4 @@
-"""The relations of `weights`."""
+"""Checks `weights`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 
 def check_gradient(answer: Any) -> None:
-    """The mean over the processes of the weighted gradients is the gradient of the mean over all samples."""
+    """The weighted gradients, averaged over the processes, equal the gradient of the mean over all samples."""
     for sizes in ([33, 32], [5, 5], [7, 2, 1], [4]):
         data = torch.randn(sum(sizes), 3, dtype=torch.float64)
         wanted = _gradient(data, 1.0)
@@ -16,10 +16,10 @@ def check_gradient(answer: Any) -> None:
 
 
 def check_equal_shares(answer: Any) -> None:
-    """Where all processes have equally many samples, nothing is weighted."""
+    """If all processes have the same number of samples, the weight is 1."""
     for world_size in (1, 2, 8):
         found = answer.weight(16, 16 * world_size, world_size)
-        assert found == 1, f"{world_size} processes with 16 samples each: a weight of {found}"
+        assert found == 1, f"{world_size} processes with 16 samples each: the weight is {found}"
 
 
 def _gradient(data: torch.Tensor, weight: float) -> torch.Tensor:

@@ -5,12 +5,12 @@ from plcourse.exercises import Exercise
 EXERCISES = (
     Exercise(
         "temperature",
-        "The calibration error reported on the test part is too good to be true.",
-        "Shuffle the labels of the test part. What of the result may change, and what does?",
+        "The calibration error reported on the test split is too good to be true.",
+        "Shuffle the labels of the test split. What may change in the result, and what does?",
     ),
     Exercise(
         "writer",
-        "A prediction that was killed and started again holds some samples twice.",
-        "What is on the disk when the second attempt begins, and how could that attempt know what is whole?",
+        "A prediction that was killed and restarted holds some samples twice.",
+        "What is on disk when the second attempt starts, and how can that attempt tell what is complete?",
     ),
 )

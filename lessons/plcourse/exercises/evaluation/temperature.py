@@ -1,7 +1,7 @@
-"""Temperature scaling (Guo et al. 2017): one number that makes a classifier's confidence honest.
+"""Temperature scaling (Guo et al. 2017): one number that calibrates a classifier.
 
-This function is called for the calibrated probabilities of the test part. The calibration error that follows looks
-wonderful, and is not what new data give. Find out why, and mend it.
+This function computes the calibrated probabilities of the test split. Their calibration error looks excellent, but new
+data do not confirm it. Find out why, and fix the function.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch.nn import functional
 def calibrated(
     val_logit_NK: Tensor, val_label_N: Tensor, test_logit_MK: Tensor, test_label_M: Tensor
 ) -> tuple[float, Tensor]:
-    """The temperature, and the probabilities of the test part with it.
+    """Returns the temperature, and the probabilities of the test split scaled by it.
 
     Args:
-        val_logit_NK: of the validation part, float64 [N, K].
-        val_label_N: int64 [N].
-        test_logit_MK: of the test part, float64 [M, K].
-        test_label_M: int64 [M].
+        val_logit_NK: logits of the validation split, float64 [N, K].
+        val_label_N: its labels, int64 [N].
+        test_logit_MK: logits of the test split, float64 [M, K].
+        test_label_M: its labels, int64 [M].
     """
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
@@ -29,6 +29,6 @@ def calibrated(
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # pyright: ignore[reportArgumentType]  (torch types a closure as one of floats)
+    optimizer.step(closure)  # pyright: ignore[reportArgumentType]  (torch expects a closure that returns a float)
     temperature = float(log_temperature.exp())
     return temperature, (test_logit_MK / temperature).softmax(dim=1)

@@ -1,19 +1,19 @@
 """Predictions that survive a kill.
 
-`write` is called with all batches in order. When the process is killed in between, it is called again with the same
-batches; what the folder held stays. In the end each sample ought to be there once. Mend it: the second attempt should
-neither repeat what is done nor trust what is torn. How the folder looks is up to you, as long as `read` fits.
+`write` is called with all batches in order. If the process is killed, `write` is called again with the same batches
+and the folder as the kill left it. In the end the folder should hold each sample once. Fix it: the second attempt
+should neither repeat complete batches nor trust a torn one. You may choose the files, as long as `read` can read them.
 """
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-Batch = dict[str, float]  # sample's id: its prediction
+Batch = dict[str, float]  # the prediction of each sample, by its id
 
 
 def write(folder: Path, batches: Iterable[Batch]) -> None:
-    """Writes all batches; may be called again after an attempt that ended in between."""
+    """Writes all batches; may be called again after a killed attempt."""
     with (folder / "predictions.jsonl").open("a") as file:
         for batch in batches:
             for name, value in batch.items():
@@ -22,6 +22,6 @@ def write(folder: Path, batches: Iterable[Batch]) -> None:
 
 
 def read(folder: Path) -> list[tuple[str, float]]:
-    """Every sample's id and prediction, in the order of the batches."""
+    """Returns every sample's id and prediction in the order of the batches."""
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     return [(name, value) for name, value in map(json.loads, lines)]

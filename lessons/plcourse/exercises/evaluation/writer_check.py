@@ -1,4 +1,4 @@
-"""The relations of `writer`."""
+"""Checks `writer`."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ _ROWS = [row for batch in _BATCHES for row in batch.items()]
 
 
 class _KilledError(BaseException):
-    """Stands for a kill: nobody catches it by accident."""
+    """Simulates a kill; a BaseException, so that an answer does not catch it by accident."""
 
 
 class _Torn(dict):
-    """A batch in whose middle the process is killed."""
+    """A batch during which the process is killed."""
 
     def items(self) -> Any:
         return self._until_killed()
@@ -56,7 +56,7 @@ def _difference(found: Any) -> str | None:
 
 
 def check_undisturbed(answer: Any) -> None:
-    """Without a kill each sample is there once, in order."""
+    """Without a kill, the folder holds each sample once and in order."""
     with tempfile.TemporaryDirectory() as folder:
         answer.write(Path(folder), _BATCHES)
         problem = _difference(answer.read(Path(folder)))
@@ -64,7 +64,7 @@ def check_undisturbed(answer: Any) -> None:
 
 
 def check_killed_between_batches(answer: Any) -> None:
-    """Killed between two batches and called again, each sample is there once, in order."""
+    """After a kill between two batches and a second call, the folder holds each sample once and in order."""
     for number in (0, 1, 4):
         with tempfile.TemporaryDirectory() as folder:
             _killed_in(answer, Path(folder), number, torn=False)
@@ -74,7 +74,7 @@ def check_killed_between_batches(answer: Any) -> None:
 
 
 def check_killed_within_a_batch(answer: Any) -> None:
-    """Killed twice in the middle of a batch and called again, each sample is there once, in order."""
+    """After two kills within a batch and a third call, the folder holds each sample once and in order."""
     for number in (0, 2):
         with tempfile.TemporaryDirectory() as folder:
             _killed_in(answer, Path(folder), number, torn=True)
@@ -85,7 +85,7 @@ def check_killed_within_a_batch(answer: Any) -> None:
 
 
 def check_done_twice(answer: Any) -> None:
-    """Called again after all was written, nothing changes."""
+    """A second call after a complete one changes nothing."""
     with tempfile.TemporaryDirectory() as folder:
         answer.write(Path(folder), _BATCHES)
         answer.write(Path(folder), _BATCHES)

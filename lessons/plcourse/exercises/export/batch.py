@@ -1,7 +1,7 @@
 """A model as an ONNX file.
 
 The file gives the right answer for the example that it was exported with, and fails for any other number of samples.
-Mend it, so that it takes any batch.
+Fix the function, so that the file takes any batch size.
 """
 
 from pathlib import Path
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 
 def export(model: nn.Module, example_BF: Tensor, path: Path) -> None:
-    """Writes a model as ONNX; its input is called `input` and its output `output`.
+    """Writes a model as ONNX, with an input named `input` and an output named `output`.
 
     Args:
-        model: takes [B, F], gives [B, K], for any B of 1 or more.
-        example_BF: something that it takes.
+        model: maps [B, F] to [B, K] for any B of 1 or more.
+        example_BF: an example of its input.
         path: the file.
     """
     torch.onnx.export(

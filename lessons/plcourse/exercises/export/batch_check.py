@@ -1,4 +1,4 @@
-"""The relations of `batch`."""
+"""Checks `batch`."""
 
 import tempfile
 from pathlib import Path
@@ -12,14 +12,14 @@ from plcourse.export.formats import known_warnings_aside
 
 
 def check_any_batch(answer: Any) -> None:
-    """For 1, 2, 7 and 64 samples the file gives what the model gives."""
+    """For batches of 1, 2, 7 and 64 samples, the file returns what the model returns."""
     import onnxruntime
 
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
     with tempfile.TemporaryDirectory() as folder, known_warnings_aside():
         path = Path(folder) / "model.onnx"
         answer.export(model, torch.randn(4, 6), path)
-        assert path.is_file(), "there is no file"
+        assert path.is_file(), "no file was written"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -30,6 +30,6 @@ def check_any_batch(answer: Any) -> None:
             try:
                 found = np.asarray(session.run(["output"], {"input": sample.numpy()})[0])
             except Exception as error:
-                raise AssertionError(f"{size} samples: the runtime refuses them ({type(error).__name__})") from error
+                raise AssertionError(f"{size} samples: the runtime raises {type(error).__name__}") from error
             assert found.shape == wanted.shape, f"{size} samples: shape {found.shape}, not {wanted.shape}"
             assert np.abs(found - wanted).max() < 1e-4, f"{size} samples: off by {np.abs(found - wanted).max():.2g}"

@@ -1,4 +1,4 @@
-"""The relations of `penalty`."""
+"""Checks `penalty`."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from torch import nn
 
 
 def check_linear(answer: Any) -> None:
-    """For a linear critic the penalty is (norm of its weight - 1) squared, however large the batch."""
+    """For a linear critic the penalty is (norm of its weight - 1) squared, whatever the batch size."""
     critic = nn.Linear(5, 1).double()
     wanted = float((critic.weight.norm() - 1).square())
     for size in (1, 2, 50):
         found = float(answer.penalty(critic, torch.randn(size, 5, dtype=torch.float64)))
-        assert abs(found - wanted) < 1e-9, f"a batch of {size}: {found:.4f}, and by hand {wanted:.4f}"
+        assert abs(found - wanted) < 1e-9, f"a batch of {size}: {found:.4f} instead of {wanted:.4f}"
 
 
 def check_it_teaches(answer: Any) -> None:
-    """The critic's weights get the gradient that makes the penalty smaller."""
+    """The critic's weights get a gradient that reduces the penalty."""
     critic = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     sample = torch.randn(20, 5, dtype=torch.float64)
     before = answer.penalty(critic, sample)
@@ -28,4 +28,4 @@ def check_it_teaches(answer: Any) -> None:
             if parameter.grad is not None:
                 parameter -= 0.01 * parameter.grad
     after = answer.penalty(critic, sample)
-    assert float(after) < float(before), f"a step along it takes it from {float(before):.4f} to {float(after):.4f}"
+    assert float(after) < float(before), f"a gradient step changes it from {float(before):.4f} to {float(after):.4f}"

@@ -1,7 +1,7 @@
 """One iteration of a non-saturating GAN, by hand.
 
-The losses look reasonable, the samples do not: part of what moves the generator helps the discriminator. Find out
-which, and mend it.
+The losses look reasonable, but the samples do not: part of the generator's update helps the discriminator. Find out
+which part, and fix it.
 """
 
 import torch
@@ -17,7 +17,7 @@ def iteration(
     real_BX: Tensor,
     latent_BZ: Tensor,
 ) -> None:
-    """The discriminator's turn, then the generator's, against the discriminator as it then is."""
+    """Updates the discriminator, then the generator against the updated discriminator."""
     generator_optimizer.zero_grad()
     discriminator_optimizer.zero_grad()
     fake_BX = generator(latent_BZ)

@@ -1,4 +1,4 @@
-"""The relations of `turns`."""
+"""Checks `turns`."""
 
 import copy
 from typing import Any
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 def _played(answer: Any) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, torch.Tensor, torch.Tensor]:
-    """Both networks before and after one iteration with a rate of 1, so that steps are gradients."""
+    """Returns both networks before and after one iteration; with a learning rate of 1, steps equal gradients."""
     before = [nn.Sequential(nn.Linear(i, 4), nn.Tanh(), nn.Linear(4, o)).double() for i, o in ((2, 3), (3, 1))]
     after = copy.deepcopy(before)
     optimizers = [torch.optim.SGD(network.parameters(), lr=1.0) for network in after]
@@ -19,7 +19,7 @@ def _played(answer: Any) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, to
 
 
 def check_discriminator(answer: Any) -> None:
-    """The discriminator takes one step along the gradient of its own loss."""
+    """The discriminator takes one step against the gradient of its own loss."""
     generator, discriminator, _, stepped, real, latent = _played(answer)
     real_B, fake_B = discriminator(real), discriminator(generator(latent))
     loss = functional.softplus(-real_B).mean() + functional.softplus(fake_B).mean()
@@ -28,10 +28,10 @@ def check_discriminator(answer: Any) -> None:
 
 
 def check_generator(answer: Any) -> None:
-    """The generator takes one step along the gradient of its own loss alone, against the stepped discriminator."""
+    """The generator takes one step for its own loss alone, which uses the updated discriminator."""
     generator, _, stepped, discriminator, _, latent = _played(answer)
     off = _off(generator, stepped, functional.softplus(-discriminator(generator(latent))).mean())
-    assert off < 1e-9, f"its step is off by {off:.2g}: something else moves it too"
+    assert off < 1e-9, f"its step is off by {off:.2g}: it contains another gradient"
 
 
 def _off(before: nn.Module, after: nn.Module, loss: torch.Tensor) -> float:

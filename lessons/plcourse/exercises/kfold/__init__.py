@@ -6,11 +6,11 @@ EXERCISES = (
     Exercise(
         "scaler",
         "The score over the folds is better than the score on new data.",
-        "Change a held-out sample by hand. Which numbers of the training part move, that should know nothing of it?",
+        "Change a held-out sample. Which numbers of the training split change, although they should not depend on it?",
     ),
     Exercise(
         "interval",
-        "Ten times ten folds find a difference between two equal models every other time.",
-        "The folds share training samples, so their scores are no independent draws. Equation in the lesson's guide.",
+        "Ten times ten folds find a difference between two equal models in half of all trials.",
+        "Folds share training samples, so their scores are not independent. The guide has the equation.",
     ),
 )

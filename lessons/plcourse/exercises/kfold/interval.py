@@ -1,7 +1,7 @@
-"""How sure is the mean over folds?
+"""How uncertain is the mean over folds?
 
-`scores` are those of folds, perhaps of several repeats. This interval is that of independent draws, which they are
-not, and it gets narrower without end as repeats are added. Make it the corrected one of Nadeau and Bengio (2003).
+`scores` are the scores of folds, possibly of several repeats. This interval assumes independent draws, which they are
+not, and shrinks without limit as repeats are added. Change it to the corrected interval of Nadeau and Bengio (2003).
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from scipy.stats import t
 
 
 def interval(scores: Sequence[float], n_train: int, n_test: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Both ends of the interval of the mean.
+    """Returns both ends of the confidence interval of the mean.
 
     Args:
-        scores: one per fold and repeat, 2 or more.
-        n_train: samples that each was trained on.
-        n_test: samples that each was scored on.
+        scores: one score per fold and repeat, 2 or more.
+        n_train: training samples of each fold.
+        n_test: scored samples of each fold.
         confidence: coverage, between 0 and 1.
     """
     n = len(scores)

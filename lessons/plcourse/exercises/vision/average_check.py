@@ -1,4 +1,4 @@
-"""The relations of `average`."""
+"""Checks `average`."""
 
 import copy
 from typing import Any
@@ -21,7 +21,7 @@ def _averaged(answer: Any, count: int) -> tuple[nn.Module, list[nn.Module]]:
 
 
 def check_mean(answer: Any) -> None:
-    """After one, two and seven models the parameters are their mean."""
+    """After 1, 2 and 7 models the parameters are their mean."""
     for count in (1, 2, 7):
         average, models = _averaged(answer, count)
         for name, parameter in average.named_parameters():
@@ -31,14 +31,14 @@ def check_mean(answer: Any) -> None:
 
 
 def check_buffers(answer: Any) -> None:
-    """What is no parameter is that of the newest model."""
+    """The buffers equal those of the newest model."""
     average, models = _averaged(answer, 3)
     for name, buffer in average.named_buffers():
-        assert torch.equal(buffer, dict(models[-1].named_buffers())[name]), f"{name} is not the newest model's"
+        assert torch.equal(buffer, dict(models[-1].named_buffers())[name]), f"{name} differs from the newest model"
 
 
 def check_apart(answer: Any) -> None:
-    """The models stay as they were, and share no memory with the average."""
+    """The models are not changed and share no memory with the average."""
     average, model = _network(), _network()
     before = copy.deepcopy(model.state_dict())
     answer.update(average, model, 0)

@@ -1,6 +1,6 @@
 """An augmentation for images with masks.
 
-The classifier gains from it. The segmenter, on the same batches, gets worse. Mend it.
+It helps the classifier, but makes the segmenter worse on the same batches. Fix it.
 """
 
 import torch
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def flipped(image_CHW: Tensor, mask_HW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The image and its mask, mirrored left to right in half of the cases.
+    """Mirrors an image and its mask left to right in half of the cases.
 
     Args:
         image_CHW: float [C, H, W].
-        mask_HW: int64 [H, W], the class of each pixel.
-        generator: of the random numbers.
+        mask_HW: the class of each pixel, int64 [H, W].
+        generator: the random number generator.
     """
     if torch.rand((), generator=generator) < 0.5:
         image_CHW = image_CHW.flip(-1)

@@ -1,4 +1,4 @@
-"""The relations of `flip`."""
+"""Checks `flip`."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _drawn(answer: Any, times: int = 60) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-    """An image whose channels all show its mask, and what became of both, many times."""
+    """Returns an image whose channels equal its mask, the mask, and many augmented versions of both."""
     mask = torch.arange(30).reshape(5, 6)
     image = mask.float().expand(3, 5, 6).clone()
     generator = torch.Generator().manual_seed(0)
@@ -15,18 +15,18 @@ def _drawn(answer: Any, times: int = 60) -> tuple[Tensor, Tensor, list[tuple[Ten
 
 
 def check_together(answer: Any) -> None:
-    """Whatever happens to a pixel happens to its class."""
+    """Image and mask are changed in the same way."""
     _, _, drawn = _drawn(answer)
     apart = sum(not torch.equal(image[0], mask.float()) for image, mask in drawn)
-    assert apart == 0, f"in {apart} of {len(drawn)} cases image and mask do not fit"
+    assert apart == 0, f"in {apart} of {len(drawn)} cases the mask does not match the image"
 
 
 def check_mirrored(answer: Any) -> None:
-    """It is left to right, and in about half of the cases."""
+    """About half of the images are mirrored left to right, and the others are unchanged."""
     image, _, drawn = _drawn(answer)
     mirrored = sum(torch.equal(each, image.flip(-1)) for each, _ in drawn)
     kept = sum(torch.equal(each, image) for each, _ in drawn)
-    assert mirrored + kept == len(drawn), f"{len(drawn) - mirrored - kept} images are neither as they were nor mirrored"
+    assert mirrored + kept == len(drawn), f"{len(drawn) - mirrored - kept} images are neither unchanged nor mirrored"
     assert 15 <= mirrored <= 45, f"{mirrored} of {len(drawn)} images are mirrored"
 
 
