@@ -26,12 +26,14 @@ from plcourse.core.exportable import is_replaced, standing_in
 from plcourse.core.request import read_request
 from plcourse.export.artefacts import Artefacts, checked_onnx
 from plcourse.export.card import Card, Port
+from plcourse.export.certificate import Comparison
 from plcourse.export.data import ExportData
-from plcourse.export.graph import Bridge, Pixels, Program
+from plcourse.export.graph import Bridge, Program
+from plcourse.export.preprocessing import Pixels
 from plcourse.export.runners import open_exported, open_onnx
 from plcourse.export.samples import Samples
 from plcourse.export.verb import export
-from plcourse.export.verify import compare, verify
+from plcourse.export.verify import Reference, compare, verify
 from plcourse.export.worker import Worker
 
 FLOAT = [name for name in FORMATS if "int8" not in name]
@@ -168,7 +170,7 @@ class TestRefusals:
         whole = path.read_bytes()
         try:
             path.write_bytes(whole + b"x")
-            with pytest.raises(UserError, match=r"not the file that manifest\.json lists; nothing of it was loaded"):
+            with pytest.raises(UserError, match=r"not the file that manifest\.json lists; it was not loaded"):
                 open_exported(exported, name)
         finally:
             path.write_bytes(whole)
@@ -210,7 +212,7 @@ class TestFailedCheck:
         assert status.value.code == 1
         printed = capsys.readouterr()
         assert "exported, not verified" in printed.out
-        assert "torchscript_trace is exported, not verified: batch size 1: outputs deviate" in printed.err
+        assert "torchscript_trace is exported, not verified: batch size 1: max deviation" in printed.err
         manifest = Artefacts(Run.load("export/classifier")).manifest
         assert {name: entry["verified"] for name, entry in manifest.items()} == {
             "torchscript_trace": False,
@@ -234,22 +236,19 @@ class TestFailedCheck:
                 (("test/loss", "min"), 0.3, False),
             ):
                 name, mode = metric
-                trained = {name: 0.9}
-                score = {name: exported_score}
-                row = verify(
-                    *(worker, card, path, samples, None, trained, lambda runner, s=score: s, [name], mode, request)
-                )
+                reference, score = Reference(samples, {name: 0.9}, [name], mode), {name: exported_score}
+                row = verify(worker, card, path, reference, lambda runner, s=score: s, request)
                 assert (row["status"] == "exported, not verified") == failed
-                assert [reason.startswith(f"{name} is worse by") for reason in row["failed"]] == [True] * failed
+                assert [each.startswith(f"{name} is worse by") for each in row.get("failed", [])] == [True] * failed
             both = {"test/accuracy": 0.9, "test/foreground_iou": 0.8}
             worse = {**both, "test/foreground_iou": 0.7}
-            row = verify(worker, card, path, samples, None, both, lambda runner: worse, list(both), "max", request)
-            assert row["metric"]["drop"] == 0
-            assert row["failed"] == ["test/foreground_iou is worse by 0.1, allowed are 0.005 (--max_drop)"]
+            row = verify(worker, card, path, Reference(samples, both, list(both)), lambda runner: worse, request)
+            assert row.get("metric", {}).get("drop") == 0
+            assert row.get("failed") == ["test/foreground_iou is worse by 0.1, which exceeds --max_drop 0.005"]
             samples.outputs[0] = samples.outputs[0] + 0.01
             samples.outputs[0][5] += 1
-            row = verify(worker, card, path, samples, None, {}, lambda runner: {}, [], "max", request)
-            assert "outputs deviate by 1 at 5, allowed" in row["failed"][0]
+            row = verify(worker, card, path, Reference(samples, {}), lambda runner: {}, request)
+            assert "max deviation 1 (sample 5) exceeds the tolerance" in row.get("failed", [""])[0]
 
     def test_a_score_that_is_still_the_modules_own_is_none(self) -> None:
         """A test step that passes by forward would verify the trained model against itself."""
@@ -267,7 +266,7 @@ class TestSeveralOutputs:
 
     PORTS = [Port("class_scores", "float32", [], 1), Port("mask_scores", "float32", [], 1)]
 
-    def found(self, change: Callable[[np.ndarray, np.ndarray], Any]) -> dict[str, Any]:
+    def found(self, change: Callable[[np.ndarray, np.ndarray], Any]) -> Comparison:
         draw = np.random.default_rng(0)
         scores, masks = draw.normal(size=(6, 3)) * 100, draw.normal(size=(6, 2, 4, 4))
         samples = Samples([f"s/{i}" for i in range(6)], [np.arange(6)], [scores, masks])

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-import plcourse.export.graph
+import plcourse.export.preprocessing
 from export_modules import certificate
 from plcourse import Run
 from plcourse.__main__ import main
@@ -106,7 +106,7 @@ def test_another_resize_in_the_graph_fails_the_export(
         fit(photos, "crop")
     else:
         main(["fit", "-c", "export/classifier", "--data.init_args.source=digits", "--trainer.max_steps=2"])
-    monkeypatch.setattr(plcourse.export.graph, "Resizer", Squeezer)
+    monkeypatch.setattr(plcourse.export.preprocessing, "Resizer", Squeezer)
     capsys.readouterr()
     with pytest.raises(SystemExit) as status:
         main(["export", "--run", "export/classifier", *RAW])

@@ -15,7 +15,7 @@ Format = Literal["parquet", "csv", "jsonl"]
 class ShardWriter(Protocol):
     """An open shard file."""
 
-    def write(self, table: pa.Table) -> None:
+    def write(self, table: pa.Table, /) -> None:
         """Appends the rows of a table."""
         ...
 

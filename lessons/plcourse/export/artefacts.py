@@ -1,8 +1,8 @@
-"""Exported files on disk: whole or not there, listed with their checksums, and refused where they could do harm.
+"""Exported files on disk: written atomically, listed with their checksums, and refused if they could do harm.
 
-A TorchScript or torch.export file is a program; loading a foreign one runs what its author wrote. So such a file is
-opened only if ``export/manifest.json`` of the run that it lies in lists its SHA-256. An ONNX file is data, but it may
-name further files; those must lie in its own folder. Neither torch nor onnxruntime is imported here.
+A TorchScript or torch.export file is a program, and loading a foreign one runs its author's code. Such a file is only
+opened if the manifest of its run, ``export/manifest.json``, lists its SHA-256. An ONNX file is data, but it may name
+other files, which must lie in its folder. This module imports neither torch nor onnxruntime.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import shlex
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from plcourse.core.environment import environment
 from plcourse.core.errors import UserError, first_line, nearest
@@ -19,6 +19,7 @@ from plcourse.core.export_request import FORMATS
 from plcourse.core.files import publish, write_json
 from plcourse.core.runs import Run
 from plcourse.export.card import Card
+from plcourse.export.certificate import Row
 
 FILES = {
     **dict.fromkeys(("onnx", "onnx_int8", "onnx_int8_dynamic"), "model.onnx"),
@@ -28,8 +29,18 @@ FILES = {
 assert set(FILES) == set(FORMATS)
 
 
+class Entry(TypedDict):
+    """One format in ``export/manifest.json``."""
+
+    file: str
+    sha256: str
+    bytes: int
+    verified: bool
+    card: dict[str, Any]
+
+
 class Artefacts:
-    """The exported files of one run, below its ``export/``.
+    """The exported files of one run, in its folder ``export/``.
 
     Args:
         run: the run.
@@ -41,36 +52,32 @@ class Artefacts:
         self.manifest_path = self.folder / "manifest.json"
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """What is known of each format: ``file``, ``sha256``, ``bytes``, ``verified``, ``card``.
+    def manifest(self) -> dict[str, Entry]:
+        """The entry of each exported format."""
+        return _read(self.manifest_path, "artefacts")
 
-        Raises:
-            UserError: the file is broken.
-        """
-        if not self.manifest_path.is_file():
-            return {}
-        try:
-            return json.loads(self.manifest_path.read_bytes())["artefacts"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"'{self.manifest_path}' is damaged: {first_line(error)}; export again") from error
+    @property
+    def certificate(self) -> dict[str, Row]:
+        """The rows of ``verification.json`` by format."""
+        return _read(self.folder / "verification.json", "rows")
 
     def path(self, format_: str) -> Path:
-        """Where the file of a format is or will be."""
+        """The path of a format's file."""
         return self.folder / format_ / FILES[format_]
 
     def temporary(self, format_: str) -> Path:
-        """Where it is written before it gets its name."""
+        """The path at which the file is written before it is renamed."""
         path = self.path(format_)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.with_name(f".{path.stem}.tmp{path.suffix}")
 
     def add(self, format_: str, card: Card) -> None:
-        """Gives the written file its name and lists it, not yet verified.
+        """Renames the written file and adds it to the manifest, not yet verified.
 
-        A kill in between leaves a file whose checksum is not listed, which is refused when it is opened.
+        A kill in between leaves a file whose checksum is not listed; opening it is refused.
         """
         temporary, path = self.temporary(format_), self.path(format_)
-        entry = {
+        entry: Entry = {
             "file": path.relative_to(self.folder).as_posix(),
             "sha256": digest(temporary),
             "bytes": temporary.stat().st_size,
@@ -81,71 +88,69 @@ class Artefacts:
         self._write({**self.manifest, format_: entry})
 
     def discard(self, format_: str) -> None:
-        """Takes back what was half written."""
+        """Removes a partly written file."""
         with suppress(OSError):
             self.temporary(format_).unlink(missing_ok=True)
-            self.path(format_).parent.rmdir()  # only where it is empty
+            self.path(format_).parent.rmdir()  # fails unless it is empty
 
     def mark(self, format_: str, verified: bool) -> None:
         """Records the outcome of the verification."""
         manifest = self.manifest
         self._write({**manifest, format_: {**manifest[format_], "verified": verified}})
 
-    @property
-    def certificate(self) -> dict[str, dict[str, Any]]:
-        """The rows of ``verification.json`` by format, empty before the first."""
-        path = self.folder / "verification.json"
-        if not path.is_file():
-            return {}
-        try:
-            return json.loads(path.read_bytes())["rows"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"'{path}' is damaged: {first_line(error)}; export again") from error
-
-    def certify(self, rows: list[dict[str, Any]]) -> None:
-        """Writes rows into ``verification.json``; those of formats that were verified before and stay are kept."""
+    def certify(self, rows: list[Row]) -> None:
+        """Writes rows into ``verification.json`` and keeps the rows of other formats."""
         new = {row["format"]: row for row in rows}
         old = {name: row for name, row in self.certificate.items() if name not in new}
         here = {key: value for key, value in environment().items() if key in ("versions", "hardware")}
         self.folder.mkdir(exist_ok=True)
         write_json(self.folder / "verification.json", {"run": self.run.name, "rows": {**new, **old}, **here})
 
-    def _write(self, artefacts: dict[str, Any]) -> None:
+    def _write(self, artefacts: dict[str, Entry]) -> None:
         write_json(self.manifest_path, {"run": self.run.name, "artefacts": artefacts})
 
     def check(self, format_: str) -> tuple[Path, Card]:
-        """The file of a format and its card, after it proved to be the one that was exported.
+        """Returns the path and card of a format's file if its checksum is the listed one.
 
         Raises:
-            UserError: it was not exported, or is not the file that the manifest lists.
+            UserError: the format was not exported, or the file is not the one that the manifest lists.
         """
         manifest = self.manifest
         if format_ not in manifest:
             known = ", ".join(manifest) or "none"
             raise UserError(
-                f"run {self.run.name} has no export '{format_}', it has {known}{nearest(format_, manifest)}; "
+                f"run {self.run.name} has no export '{format_}', it has {known}{nearest(format_, manifest)}; run: "
                 f"plcourse export --run {shlex.quote(str(self.run.path))} --format {format_}"
             )
         path, entry = self.path(format_), manifest[format_]
         if not path.is_file() or digest(path) != entry["sha256"]:
-            raise UserError(f"{path} is not the file that {self.manifest_path.name} lists; nothing of it was loaded")
+            raise UserError(f"{path} is not the file that {self.manifest_path.name} lists; it was not loaded")
         return path, Card.of(entry["card"])
 
 
+def _read(path: Path, key: str) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_bytes())[key]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"'{path}' is damaged: {first_line(error)}; export again") from error
+
+
 def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
+    """Computes the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checked_onnx(path: Path) -> Any:
-    """An ONNX file, parsed, complete, and with no data outside its folder.
+    """Parses an ONNX file and checks that it is complete and has no data outside its folder.
 
     Returns:
-        The ``ModelProto``, external data not loaded.
+        The ``ModelProto``, without external data.
 
     Raises:
-        UserError: it is missing, truncated, no ONNX, or refers to a file outside its own folder.
+        UserError: the file is missing, truncated or not ONNX, or refers to a file outside its folder.
     """
     import onnx
 
@@ -153,8 +158,8 @@ def checked_onnx(path: Path) -> Any:
         model = onnx.load(path, load_external_data=False)
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
-    except Exception as error:  # protobuf's own, which moves between its releases
-        raise UserError(f"{path} is truncated or no ONNX file") from error
+    except Exception as error:  # protobuf's error class moves between releases
+        raise UserError(f"{path} is truncated or not an ONNX file") from error
     folder = path.resolve().parent
     for tensor in _tensors(model):
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
@@ -164,16 +169,16 @@ def checked_onnx(path: Path) -> Any:
         if Path(location).is_absolute() or not target.is_relative_to(folder):
             raise UserError(f"{path}: tensor '{tensor.name}' lies in '{location}', outside the model's folder; refused")
         if not target.is_file():
-            raise UserError(f"{path}: its data file '{location}' is missing; it must lie beside the model")
+            raise UserError(f"{path}: its data file '{location}' is missing; it must lie in the model's folder")
     try:
         onnx.checker.check_model(str(path))
-    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # a damaged name, which the message quotes
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # the message quotes a damaged name
         raise UserError(f"{path} is truncated or not valid ONNX: {first_line(error)}") from error
     return model
 
 
 def _tensors(message: Any) -> Any:
-    """Every tensor of a protobuf message, however deep: initializers, attributes, subgraphs, functions."""
+    """Yields every tensor in a protobuf message, at any depth: initializers, attributes, subgraphs, functions."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue

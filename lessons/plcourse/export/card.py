@@ -1,7 +1,7 @@
 """What an exported file says about itself: inputs, outputs, classes, preprocessing, and where it comes from.
 
-The card travels inside the file (ONNX's metadata, torch's extra files) and stands in the run's
-``export/manifest.json``. It is plain JSON, and this module imports neither torch nor onnx.
+The card is stored in the file (ONNX metadata, torch extra files) and in the run's ``export/manifest.json``. It is plain
+JSON, and this module imports neither torch nor onnx.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from plcourse.core.errors import UserError
 
-KEY = "plcourse"  # the name of the card among a file's metadata
+KEY = "plcourse"  # the key of the card in a file's metadata
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Port:
     Args:
         name: its name.
         dtype: its NumPy type, such as ``float32``.
-        shape: sizes; a name stands for a free dimension.
-        classes: the dimension whose largest value is the decision, for an output that decides.
+        shape: sizes; a name marks a free dimension.
+        classes: the dimension whose largest value is the decision; None if there is no decision.
     """
 
     name: str
@@ -36,16 +36,16 @@ class Card:
 
     Args:
         format: one of `plcourse.core.export_request.FORMATS`.
-        inputs: in the order in which they are passed.
-        outputs: in the order in which they come.
-        structure: what the model's ``forward`` returned: ``tensor``, ``tuple`` or ``dict``.
-        probabilities: whether the outputs that decide are a softmax of the scores.
-        preprocess: whether the input is raw: uint8 pixels, which are normalised inside, and resized by the rule that
-            ``data`` names; without one they have the training size. Or the float64 numbers of a row.
-        data: what the data module knew of its training data: ``mean``, ``std``, ``shape``, ``resize``, ``label_names``.
+        inputs: the inputs in order.
+        outputs: the outputs in order.
+        structure: what the model's ``forward`` returns: ``tensor``, ``tuple`` or ``dict``.
+        probabilities: whether outputs with classes are probabilities instead of scores.
+        preprocess: whether inputs are raw: uint8 pixels or the float64 numbers of a row, which the file normalises. It
+            resizes pixels by the rule in ``data``; without a rule they must have the training size.
+        data: the data module's state: ``mean``, ``std``, ``shape``, ``resize``, ``label_names``.
         source: ``run``, ``checkpoint`` and its ``sha256``.
-        versions: of plcourse, torch and what wrote the file.
-        opset: the version of ONNX's operators, None for other formats.
+        versions: versions of plcourse, torch and the tools that wrote the file.
+        opset: the ONNX opset version; None for other formats.
     """
 
     format: str
@@ -61,7 +61,7 @@ class Card:
 
     @property
     def class_names(self) -> list[str]:
-        """One name per class, empty where the data module knew none."""
+        """One name per class; empty if the data module has none."""
         return list(self.data.get("label_names", []))
 
     def to_json(self) -> str:
@@ -70,7 +70,7 @@ class Card:
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> "Card":
-        """The card of the fields that `dataclasses.asdict` gives."""
+        """Builds a card from the result of `dataclasses.asdict`."""
         ports = {name: [Port(**port) for port in fields[name]] for name in ("inputs", "outputs")}
         return cls(**{**fields, **ports})
 
@@ -79,7 +79,7 @@ class Card:
         """Reads what `to_json` wrote.
 
         Raises:
-            UserError: it is not a card of this suite.
+            UserError: the text is not a card of this suite.
         """
         try:
             return cls.of(json.loads(text))
@@ -88,7 +88,7 @@ class Card:
 
 
 def flatten(returned: Any) -> list[Any]:
-    """The tensors of what a ``forward`` returned: itself, or the values of its tuple or dict in order."""
+    """Lists the tensors that a ``forward`` returned as a tensor, tuple or dict."""
     if isinstance(returned, dict):
         return list(returned.values())
     return list(returned) if isinstance(returned, tuple | list) else [returned]

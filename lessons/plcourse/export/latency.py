@@ -1,13 +1,14 @@
-"""Which verified format is fastest on this machine, per batch size; the trained model itself where none is.
+"""Finds the fastest verified format on this machine per batch size, or the trained model if no format beats it.
 
-Each format is open in a process of its own, and all of them take turns within every round, the trained model too: a
-machine that gets slower half-way slows all of them. The speed-up is the median over rounds of the ratio within a round.
+Each format is open in its own process. In every round all of them and the trained model take turns, so that a machine
+that gets slower slows all of them. The speed-up is the median over rounds of the ratio within a round.
 """
 
 import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from itertools import chain
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,27 +16,42 @@ from plcourse.core.errors import UserError
 from plcourse.core.layout import broken, width
 from plcourse.export.artefacts import Artefacts
 from plcourse.export.card import Card
+from plcourse.export.certificate import Timing
 from plcourse.export.verify import percentiles
 
 EAGER = "eager"
-# Per format, batch size and round; what a p99 needs comes together over the rounds.
+# Per format, batch size and round; the calls of all rounds together give the p99.
 TURN_SECONDS, TURN_CALLS, TURN_WARM_UP = 0.05, 5, 2
 
 Clock = Callable[[Sequence[np.ndarray], float, int, int], list[float]]
 
 
+class Speed(Timing):
+    """The times of one runtime, and its speed-up over the trained model: the median and the range over the rounds."""
+
+    speedup: float
+    speedup_range: list[float]
+
+
+class Ranking(TypedDict):
+    """The result for one batch size."""
+
+    recommended: str
+    formats: dict[str, Speed]
+
+
 def candidates(
     artefacts: Artefacts, checkpoint_digest: str | None, formats: Sequence[str]
 ) -> tuple[dict[str, Card], dict[str, str]]:
-    """The formats that may be recommended, and why each of the others may not.
+    """Returns the formats that may be recommended, and for each other one the reason why not.
 
     Args:
-        artefacts: what the run exported.
-        checkpoint_digest: SHA-256 of the checkpoint that is to be compared with.
-        formats: those that are asked for, whether they were exported or not.
+        artefacts: the exported files of the run.
+        checkpoint_digest: SHA-256 of the checkpoint to compare with.
+        formats: the requested formats, exported or not.
 
     Raises:
-        UserError: there is nothing to compare.
+        UserError: no format may be recommended.
     """
     cards: dict[str, Card] = {}
     left_out: dict[str, str] = {}
@@ -46,31 +62,30 @@ def candidates(
         if not entry["verified"]:
             left_out[name] = "exported, not verified"
         elif card.source.get("sha256") != checkpoint_digest:
-            left_out[name] = "exported from another checkpoint; export it again"
+            left_out[name] = "exported from another checkpoint; export again"
         elif (card.preprocess, card.probabilities) != (first.preprocess, first.probabilities):
-            left_out[name] = "exported with other --preprocess or --probabilities than the rest"
+            left_out[name] = f"exported with other --preprocess or --probabilities than {first.format}"
         else:
             cards[name] = card
     if not cards:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or f"none of {', '.join(formats)}"
         command = shlex.join(["plcourse", "export", "--run", str(artefacts.run.path)])
-        raise UserError(f"run {artefacts.run.name} has no verified export ({why}): {command}")
+        raise UserError(f"run {artefacts.run.name} has no verified export ({why}); run: {command}")
     return cards, left_out
 
 
-def race(clocks: Mapping[str, Clock], inputs: Mapping[int, Sequence[np.ndarray]], rounds: int) -> dict[str, Any]:
-    """Lets runtimes take turns.
+def race(clocks: Mapping[str, Clock], inputs: Mapping[int, Sequence[np.ndarray]], rounds: int) -> dict[str, Ranking]:
+    """Times runtimes in turns.
 
     Args:
-        clocks: times calls of each runtime; `EAGER` among them.
+        clocks: a function per runtime that times its calls; one of them is `EAGER`.
         inputs: one batch per batch size.
-        rounds: turns of each, the first not counted.
+        rounds: number of rounds; one more comes first and does not count.
 
     Returns:
-        By batch size: ``recommended``, and per runtime ``p50_ms``, ``p99_ms``, ``calls``, ``speedup`` over eager and
-        its range over the rounds.
+        The ranking by batch size.
     """
-    results = {}
+    results: dict[str, Ranking] = {}
     for size, batch in inputs.items():
         calls: dict[str, list[list[float]]] = {name: [] for name in clocks}
         for turn in range(rounds + 1):
@@ -79,22 +94,22 @@ def race(clocks: Mapping[str, Clock], inputs: Mapping[int, Sequence[np.ndarray]]
                 if turn:
                     calls[name].append(seconds)
         medians = {name: [statistics.median(each) for each in turns] for name, turns in calls.items()}
-        rows = {}
+        rows: dict[str, Speed] = {}
         for name, turns in calls.items():
             ratios = [eager / own for eager, own in zip(medians[EAGER], medians[name], strict=True)]
-            found = percentiles(np.concatenate([np.array(each) for each in turns]) * 1e3)
+            found = percentiles(list(chain.from_iterable(turns)))
             rows[name] = {**found, "speedup": statistics.median(ratios), "speedup_range": [min(ratios), max(ratios)]}
         results[str(size)] = {"recommended": recommended(rows), "formats": rows}
     return results
 
 
-def recommended(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """The fastest, and eager unless something is faster than it."""
+def recommended(rows: Mapping[str, Speed]) -> str:
+    """The fastest runtime; `EAGER` wins ties."""
     return max(rows, key=lambda name: (rows[name]["speedup"], name == EAGER))
 
 
-def lines(results: Mapping[str, Any], left_out: Mapping[str, str]) -> list[str]:
-    """The table that is printed."""
+def lines(results: Mapping[str, Ranking], left_out: Mapping[str, str]) -> list[str]:
+    """Formats the results."""
     names = next(iter(results.values()))["formats"]
     longest = max(map(len, [*names, *left_out]))
     text = []

@@ -2,9 +2,9 @@
 
     python -m plcourse.export.minimal
 
-An exporter can go wrong without a word: it may freeze the batch size that it saw, leave out the preparation of the
-input, or round too coarsely. Three questions find out, each closer to what the user cares about: are the numbers equal,
-are the decisions equal, and is the test score as good? A file that fails one of them fails by name.
+An exporter can go wrong silently: it may freeze the batch size that it saw, leave out the preprocessing of the input,
+or round too coarsely. Three questions find such faults, each closer to what the user cares about: are the numbers
+equal, are the decisions equal, and is the test score as good? A file fails with the name of the check that it fails.
 
 Shape suffixes: N samples, K classes.
 """
@@ -43,13 +43,13 @@ def train(image_NCHW: Tensor, label_N: Tensor, steps: int = 200) -> nn.Module:
 def export(network: nn.Module, example_NCHW: Tensor, file: Path) -> None:
     """Writes an ONNX file that takes any number of samples. Without `dynamic_shapes` it would take only two."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own parts
+        warnings.simplefilter("ignore")  # the exporter warns about its internals
         batch = {0: torch.export.Dim("batch")}
         torch.onnx.export(network, (example_NCHW[:2],), file, dynamo=True, dynamic_shapes=(batch,), verbose=False)
 
 
 def runner(file: Path) -> Runner:
-    """A function that runs the file without torch."""
+    """Returns a function that runs the file without torch."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda image_NCHW: np.asarray(session.run(None, {name: image_NCHW})[0])
@@ -69,15 +69,15 @@ def compare(
 
 
 def failures(run: Runner, network: nn.Module, image_NCHW: Tensor, label_N: Tensor, batch_size: int) -> list[str]:
-    """Every check that a file fails, in words."""
+    """Lists every check that a file fails, in words."""
     try:
         deviation, agreement, drop = compare(run, network, image_NCHW, label_N, batch_size)
-    except Exception as error:  # the runtime's own
+    except Exception as error:  # whatever the runtime raises
         return [f"the file cannot take batches of {batch_size}: {str(error).splitlines()[0]}"]
     checks = {
-        f"outputs deviate by {deviation:.1e} of the largest; 1e-4 is allowed": deviation <= 1e-4,
-        f"{agreement:.1%} of the decisions agree; 99.9 % are needed": agreement >= 0.999,
-        f"the accuracy falls by {drop:.4f}; 0.005 is allowed": drop <= 0.005,
+        f"max deviation {deviation:.1e} of the largest output exceeds the tolerance 1e-4": deviation <= 1e-4,
+        f"{agreement:.1%} of the decisions agree; 99.9 % are required": agreement >= 0.999,
+        f"the accuracy drops by {drop:.4f}, which exceeds the tolerance 0.005": drop <= 0.005,
     }
     return [reason for reason, passed in checks.items() if not passed]
 

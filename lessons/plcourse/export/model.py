@@ -1,13 +1,15 @@
-"""Lesson 17: a trained model leaves Python, and proves on the way out that it is still the same model.
+"""Lesson 17: a trained model leaves Python, and is tested to be still the same model.
 
-The idea: an exporter turns the program ``forward`` into a graph, and another runtime executes that graph with kernels
-of its own. Nothing guarantees that the two agree, so an export is a claim to be tested: on real samples, at several
-batch sizes, with the full test metric (`verify.py`). Int8 quantisation replaces x by ``scale * (q - zero_point)`` with
-q in -128..127 (Jacob et al. 2018, arXiv 1712.05877, equation 1); what that costs is measured like everything else.
+The idea: an exporter turns the program ``forward`` into a graph, and another runtime executes that graph with different
+kernels. Nothing guarantees that the two agree, so an export is a claim to test: on real samples, at several batch
+sizes, with the full test metric (`verify.py`). Int8 quantisation replaces x by ``scale * (q - zero_point)`` with q in
+-128..127 (Jacob et al. 2018, arXiv 1712.05877, equation 1), and its cost is measured in the same way.
 
     plcourse fit -c export/classifier --then test,export --format onnx,onnx_int8 --preprocess --probabilities
 
-This file has the two networks that the lesson exports. Shapes: B samples, C channels, H rows, W columns, K classes.
+This file has the two networks that the lesson exports.
+
+Shapes: B samples, C channels, H rows, W columns, K classes.
 """
 
 from collections.abc import Sequence
@@ -17,10 +19,10 @@ from torch import Tensor, nn
 
 
 class _ConvBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and a shortcut around them.
+    """Two 3x3 convolutions with batch norm, and a shortcut around them.
 
-    Every convolution is followed by a batch norm, which an exporter folds into its weights: nothing of it is left to
-    compute. A group norm, whose statistics are those of each sample, has to stay.
+    An exporter folds a batch norm into the weights of the convolution before it, so that it costs nothing. A group
+    norm, whose statistics depend on the sample, has to stay.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
@@ -32,7 +34,7 @@ class _ConvBlock(nn.Module):
         self.shortcut = nn.Identity() if same else shortcut
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Features in, features out, at a ``stride``-th of the resolution."""
+        """Features in, features out, with the resolution divided by ``stride``."""
         return torch.relu(self.conv2(torch.relu(self.conv1(x_BCHW))) + self.shortcut(x_BCHW))
 
 
@@ -40,8 +42,8 @@ class FoldableNet(nn.Module):
     """A small residual network of convolutions and batch norms, which export and quantise well.
 
     Args:
-        channels: channels of the images, 1 or 3.
-        num_classes: classes, 2 or more.
+        channels: image channels, 1 or 3.
+        num_classes: number of classes, 2 or more.
         widths: channels of each stage; every stage after the first halves the resolution.
         blocks: residual blocks per stage, 1 or more.
     """
@@ -61,7 +63,7 @@ class FoldableNet(nn.Module):
         self.head = nn.Linear(c_in, num_classes)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        """Normalised images [B, C, H, W] in, class scores [B, K] out."""
         return self.head(self.stages(torch.relu(self.stem(image_BCHW))).mean(dim=(2, 3)))
 
 
@@ -69,10 +71,10 @@ class RowLSTM(nn.Module):
     """Reads an image row by row, as a sequence of H vectors, and classifies it by the last state.
 
     Args:
-        row_features: numbers in a row, columns times channels.
-        num_classes: classes, 2 or more.
-        hidden: features of the state, 1 or more.
-        layers: layers on top of each other, 1 or more.
+        row_features: numbers per row, columns times channels.
+        num_classes: number of classes, 2 or more.
+        hidden: size of the state, 1 or more.
+        layers: number of layers, 1 or more.
     """
 
     def __init__(self, row_features: int = 28, num_classes: int = 10, hidden: int = 128, layers: int = 1) -> None:
@@ -81,7 +83,7 @@ class RowLSTM(nn.Module):
         self.head = nn.Linear(hidden, num_classes)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        """Normalised images [B, C, H, W] in, class scores [B, K] out."""
         rows_BHF = image_BCHW.transpose(1, 2).flatten(2)
         states_BHF, _ = self.lstm(rows_BHF)
         return self.head(states_BHF[:, -1])

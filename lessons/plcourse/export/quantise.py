@@ -1,9 +1,9 @@
-"""Int8: weights per channel, activations by ranges that training samples have shown.
+"""Int8 quantisation: weights per channel, activations in ranges measured on training samples.
 
 A number x is stored as q = round(x / scale) + zero_point in -128..127 (Jacob et al. 2018, arXiv 1712.05877, equation
 1). Weights get one scale per output channel, since channels differ by orders of magnitude. Statically quantised
-activations need a range before anything runs: the extremes over the calibration samples. In the file every quantised
-operator stands between a QuantizeLinear and a DequantizeLinear (QDQ), which any ONNX runtime knows.
+activations need a range in advance, which is that of the calibration samples. In the file every quantised operator is
+between a QuantizeLinear and a DequantizeLinear node (QDQ), which any ONNX runtime supports.
 """
 
 import logging
@@ -21,28 +21,28 @@ from plcourse.export.card import Card
 Calibration = Iterable[Sequence[np.ndarray]]
 
 PRODUCTS = ["Conv", "Gemm", "MatMul"]
-# What may stand between two convolutions: where all of it is int8, nothing is converted from one to the next.
+# Operators between two convolutions: if all of them are int8, nothing is converted from one convolution to the next.
 # Elsewhere, around an LSTM or a layer norm, the conversions cost more than they save.
 BETWEEN = ["Add", "Relu", "MaxPool", "GlobalAveragePool", "ReduceMean"]
 
 
 def quantise_statically(path: Path, card: Card, calibration: Calibration) -> Any:
-    """The model in ``path`` with int8 weights and activations.
+    """Quantises the weights and activations of an ONNX model.
 
     Args:
-        path: an ONNX file, float32.
-        card: names its inputs.
+        path: a float32 ONNX file.
+        card: its card, for the names of its inputs.
         calibration: batches of inputs from the training data.
 
     Returns:
         The quantised ``ModelProto``.
 
     Raises:
-        UserError: there was no calibration sample.
+        UserError: there is no calibration sample.
     """
     from onnxruntime import quantization
 
-    reader: Any = _Reader([port.name for port in card.inputs], calibration)  # the base has nothing to inherit
+    reader: Any = _Reader([port.name for port in card.inputs], calibration)  # not a subclass of CalibrationDataReader
     with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
         _prepare(path, prepared)
@@ -56,18 +56,18 @@ def quantise_statically(path: Path, card: Card, calibration: Calibration) -> Any
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            reduce_range=True,  # 7 bits of weight: processors without VNNI add two products in 16 bits and overflow
+            reduce_range=True,  # 7-bit weights: without VNNI, two products are added in 16 bits, which may overflow
             calibrate_method=quantization.CalibrationMethod.MinMax,
         )
         if not reader.read:
-            raise UserError("onnx_int8: there is no training sample to calibrate with")
+            raise UserError("onnx_int8: the training split has no sample to calibrate with")
         return _loaded(quantised)
 
 
 def quantise_dynamically(path: Path) -> Any:
-    """The model in ``path`` with int8 weights, whose activations get their range anew in every call.
+    """Quantises the weights of an ONNX model; activations get their range in every call.
 
-    Only products with a matrix and LSTMs are converted: onnxruntime computes a dynamically quantised convolution
+    Only matrix products and LSTMs are converted, because onnxruntime computes a dynamically quantised convolution
     slower than a float32 one.
     """
     from onnxruntime import quantization
@@ -86,9 +86,9 @@ def quantise_dynamically(path: Path) -> Any:
 
 
 def _prepare(path: Path, prepared: Path) -> None:
-    """Folds and annotates a model, as onnxruntime's quantiser wants it.
+    """Folds and annotates a model for onnxruntime's quantiser.
 
-    The exporter has written the shapes already, and onnxruntime's symbolic inference gives up on some of them.
+    Symbolic shape inference is skipped: it fails for some models, and the exporter has written the shapes already.
     """
     from onnxruntime import quantization
 
@@ -96,14 +96,14 @@ def _prepare(path: Path, prepared: Path) -> None:
 
 
 class _Reader:
-    """Hands calibration batches to onnxruntime, one dict of inputs at a time."""
+    """Passes calibration batches to onnxruntime, one dict of inputs at a time."""
 
     def __init__(self, names: list[str], batches: Calibration) -> None:
         self.names, self.read = names, 0
         self._batches = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch by input name, None after the last."""
+        """Returns the next batch by input name; None after the last."""
         batch = next(self._batches, None)
         if batch is None:
             return None
@@ -119,7 +119,7 @@ def _loaded(path: Path) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """onnxruntime's quantiser gives advice on the root logger that it has already been followed."""
+    """Silences the root logger, on which onnxruntime's quantiser gives advice that was followed already."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

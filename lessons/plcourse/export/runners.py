@@ -1,6 +1,6 @@
-"""Opens an exported file in the runtime that it was written for: NumPy arrays in, NumPy arrays out.
+"""Opens an exported file in its runtime: NumPy arrays in, NumPy arrays out.
 
-The torch runtimes are imported only for their own files, so that a process that serves an ONNX file never loads torch.
+torch is imported only for its own files, so that a process that serves an ONNX file never loads it.
 """
 
 import logging
@@ -25,17 +25,17 @@ def open_exported(run: Run, format_: str, threads: int = 1) -> tuple[Runner, Car
     Args:
         run: the run.
         format_: one of `plcourse.core.export_request.FORMATS`.
-        threads: threads that compute one call, 1 or more.
+        threads: threads per call, 1 or more.
 
     Raises:
-        UserError: it was not exported, is not what the run's manifest lists, or cannot be opened.
+        UserError: the format was not exported, or its file is not the listed one or cannot be opened.
     """
     path, card = Artefacts(run).check(format_)
     return opened(path, card, threads), card
 
 
 def opened(path: Path, card: Card, threads: int) -> Runner:
-    """Opens a file whose checksum was checked; see `open_exported`."""
+    """Opens a file with a verified checksum; see `open_exported`."""
     if card.format.startswith("onnx"):
         checked_onnx(path)
         return _session(path, [port.name for port in card.inputs], threads)
@@ -46,10 +46,10 @@ def opened(path: Path, card: Card, threads: int) -> Runner:
 
 
 def open_onnx(path: Path, threads: int = 1) -> tuple[Runner, Card]:
-    """Opens an ONNX file of this suite wherever it lies; its card is in its metadata.
+    """Opens an ONNX file of this suite anywhere on disk, and reads the card from its metadata.
 
     Raises:
-        UserError: it is truncated, refers to files outside its folder, or carries no card.
+        UserError: the file is truncated, refers to files outside its folder, or has no card.
     """
     model = checked_onnx(path)
     texts = {entry.key: entry.value for entry in model.metadata_props}
@@ -62,12 +62,12 @@ def _session(path: Path, names: list[str], threads: int) -> Runner:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # its threads otherwise go on spinning after a call, and slow down whatever runs next
+    # otherwise its threads keep spinning after a call and slow down whatever runs next
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a class per status, without a common one of its own
+    except Exception as error:  # onnxruntime's error classes have no common base
         raise UserError(f"{path}: onnxruntime cannot open it: {first_line(error)}") from error
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -89,7 +89,7 @@ def _torchscript(path: Path) -> Runner:
 def _torch_export(path: Path) -> Runner:
     import torch
 
-    # a symbol that the exporter's own simplification removed is reported by its log, without consequence
+    # its log reports symbols that the exporter's simplification removed, which has no consequence
     logging.getLogger("torch._export.serde.serialize").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "_check_is_size will be removed", FutureWarning)

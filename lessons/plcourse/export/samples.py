@@ -1,13 +1,14 @@
-"""Samples that exported files are compared on: as the data module prepared them, or raw.
+"""The samples that exported files are compared on: as the data module prepared them, or raw.
 
-A file with ``--preprocess`` takes what samples were before, so its certificate begins there: at the raw images of the
-test part, each in its own size. A test part may have a single shape, so images of five more are made from test samples;
-the data module reads them from files, as `predict` would.
+A file with ``--preprocess`` takes raw samples, so its certificate starts with the raw images of the test split, each in
+its own size. A test split may have a single shape, so images of five more shapes are made from test samples. The data
+module reads them from files, as `predict` would.
 
 Shape suffixes: B samples, C channels, H rows, W columns.
 """
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +24,16 @@ from plcourse.core.exportable import RawImages, ids_of
 from plcourse.export.graph import Place, Program
 
 MAX_SAMPLES = 256  # compared one by one; the metric takes the whole test set
-MAX_BYTES = 1 << 28  # of raw images and their outputs that are held to be compared
+MAX_BYTES = 1 << 28  # of raw images and their outputs held in memory
 MAX_PROBES = 16
 
 
 @dataclass
 class Samples:
-    """Real test samples of one shape, as the exported files take them, with what the trained model answers.
+    """Real test samples of one shape, as the exported files take them, with the outputs of the trained model.
 
     Attributes:
-        ids: N of them.
+        ids: N sample ids.
         inputs: one array [N, ...] per input.
         outputs: one array [N, ...] per output.
     """
@@ -43,10 +44,10 @@ class Samples:
 
     @classmethod
     def of(cls, program: Program, batches: Iterable[Any]) -> "Samples":
-        """The first samples of some batches, up to `MAX_SAMPLES` and while they have one shape.
+        """Takes the first samples of some batches, at most `MAX_SAMPLES`, until one has another shape.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no sample.
         """
         parts: list[tuple[list[np.ndarray], list[np.ndarray]]] = []
         ids: list[str] = []
@@ -59,14 +60,15 @@ class Samples:
             if len(ids) >= MAX_SAMPLES:
                 break
         if not ids:
-            raise UserError("there is no test sample to verify the export with")
+            raise UserError("the test split has no sample to verify the export with")
         inputs, outputs = (
-            [np.concatenate(column) for column in zip(*side, strict=True)] for side in zip(*parts, strict=True)
+            [np.concatenate(column)[:MAX_SAMPLES] for column in zip(*side, strict=True)]
+            for side in zip(*parts, strict=True)
         )
-        return cls(ids[:MAX_SAMPLES], [x[:MAX_SAMPLES] for x in inputs], [y[:MAX_SAMPLES] for y in outputs])
+        return cls(ids[:MAX_SAMPLES], inputs, outputs)
 
     def batch(self, start: int, size: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """Indices, inputs and outputs of ``size`` samples from ``start`` on, beginning again after the last."""
+        """Indices, inputs and outputs of ``size`` samples from ``start`` on, starting over after the last one."""
         indices = np.arange(start, start + size) % len(self.ids)
         return indices, [x[indices] for x in self.inputs], [y[indices] for y in self.outputs]
 
@@ -84,7 +86,7 @@ class Probe:
         id: the sample that it is, or was made from.
         raw: uint8 [1, C, H, W], of any size.
         prepared: uint8 [1, C, H, W], the pixels of the image that the data module gives the model.
-        place: where the one lies in the other.
+        place: where the raw image lies in the prepared one.
     """
 
     id: str
@@ -95,11 +97,11 @@ class Probe:
 
 @dataclass
 class RawSamples:
-    """Raw images of the test part, and of other shapes.
+    """Raw images of the test split, and of other shapes.
 
     Attributes:
-        groups: raw images of the test part by their shape, with what the trained model answers; as many as
-            `MAX_SAMPLES` and `MAX_BYTES` allow.
+        groups: raw images of the test split by shape, with the outputs of the trained model, up to `MAX_SAMPLES` and
+            `MAX_BYTES`.
         probes: one image of each shape, real ones first.
     """
 
@@ -108,7 +110,7 @@ class RawSamples:
 
     @classmethod
     def of(cls, program: Program, datamodule: Any) -> "RawSamples | None":
-        """Those of a data module; None where the program does not resize."""
+        """Collects them from a data module; None if the program does not resize."""
         if not program.takes_any_size:
             return None
         assert isinstance(datamodule, RawImages)
@@ -130,14 +132,14 @@ def shape_of(pixels_BCHW: np.ndarray) -> str:
 
 
 def other_shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
-    """A square, a wide, a tall, a tiny and a huge one, for a model that was trained on this height and width."""
+    """A square, a wide, a tall, a tiny and a huge shape for a model that was trained on this height and width."""
     rows, columns = size
     side = max(rows, columns) + 5
     return [(side, side), (rows, 3 * columns + 1), (3 * rows + 1, columns), (2, 3), (901, 1203)]
 
 
 def place_of(batch: Any, i: int, raw_CHW: Tensor) -> Place:
-    """Where a sample of a batch lies in its resized image: all over it if the batch does not say."""
+    """Where a sample of a batch lies in its resized image; it fills the image if the batch has no window."""
     height, width = raw_CHW.shape[1:]
     rows, columns = batch["image"].shape[2:]
     top, left, rows, columns = batch["window"][i].tolist() if "window" in batch else (0, 0, rows, columns)
@@ -145,33 +147,33 @@ def place_of(batch: Any, i: int, raw_CHW: Tensor) -> Place:
 
 
 def _real(program: Program, datamodule: RawImages) -> tuple[list[Samples], list[Probe]]:
-    found: dict[tuple[int, ...], tuple[list[str], list[Tensor], list[list[np.ndarray]]]] = {}
+    """Groups the raw test images by shape; the first of each shape becomes a probe."""
+    by_shape: dict[tuple[int, ...], list[tuple[str, Tensor, list[np.ndarray]]]] = defaultdict(list)
     probes: list[Probe] = []
     held = n = 0
     for batch in datamodule.test_dataloader():  # pyright: ignore[reportAttributeAccessIssue]  (a data module)
         outputs, (prepared_BCHW,) = program.answers(batch), program.inputs(batch)
-        for i, each in enumerate(batch["id"]):
+        for i, name in enumerate(batch["id"]):
             if n and (n >= MAX_SAMPLES or held >= MAX_BYTES):
                 break
-            (raw_CHW,) = datamodule.raw_inputs([each])
+            (raw_CHW,) = datamodule.raw_inputs([name])
             place = place_of(batch, i, raw_CHW)
             answer = program.finished([output[i : i + 1] for output in outputs], place)
-            if tuple(raw_CHW.shape) not in found and len(probes) < MAX_PROBES:
-                probes.append(Probe(each, raw_CHW[None].numpy(), prepared_BCHW[i : i + 1].numpy(), place))
-            for column, value in zip(
-                found.setdefault(tuple(raw_CHW.shape), ([], [], [])), (each, raw_CHW, answer), strict=True
-            ):
-                column.append(value)  # pyright: ignore[reportArgumentType]  (each to its own column)
+            group = by_shape[tuple(raw_CHW.shape)]
+            if not group and len(probes) < MAX_PROBES:
+                probes.append(Probe(name, raw_CHW[None].numpy(), prepared_BCHW[i : i + 1].numpy(), place))
+            group.append((name, raw_CHW, answer))
             n, held = n + 1, held + raw_CHW.numel() + sum(x.nbytes for x in answer)
-    groups = [
-        Samples(ids, [torch.stack(raws).numpy()], [np.concatenate(each) for each in zip(*answers, strict=True)])
-        for ids, raws, answers in found.values()
-    ]
+    groups = []
+    for rows in by_shape.values():
+        ids, raws, answers = zip(*rows, strict=True)
+        columns = [np.concatenate(column) for column in zip(*answers, strict=True)]
+        groups.append(Samples(list(ids), [torch.stack(raws).numpy()], columns))
     return groups, probes
 
 
 def _derived(program: Program, datamodule: RawImages, samples: Samples) -> list[Probe]:
-    """Images of other shapes, made from test samples, and what the data module makes of their files."""
+    """Makes images of other shapes from test samples, and lets the data module read their files."""
     raws: list[Tensor] = []
     for number, size in enumerate(other_shapes(program.size)):
         pixels_CHW = torch.from_numpy(samples.inputs[0][number % len(samples.ids)])

@@ -1,4 +1,4 @@
-"""Lets an exported file that takes raw inputs be scored on them, by the test loop of the module it was made from."""
+"""Scores an exported file on raw inputs, with the test loop of the module that it was made from."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,16 +16,16 @@ from plcourse.export.graph import Bridge, Program
 from plcourse.export.runners import Runner
 from plcourse.export.samples import place_of
 
-MAX_VALUES = 1 << 25  # of the raw inputs of one call: a graph that resizes holds them in float64
+MAX_VALUES = 1 << 25  # in the raw inputs of one call; a graph that resizes holds them in float64
 
 
 class RawAnswers(Callback):
-    """Stands in for ``forward``: answers from the raw inputs of the batch that is being tested.
+    """Replaces ``forward``: answers from the raw inputs of the batch that is being tested.
 
     Args:
         program: what the file was made from.
-        bridge: from the file's outputs to those of ``forward``.
-        runner: runs the file; None lets the trained model answer, in the size of the raw inputs.
+        bridge: converts the file's outputs to those of ``forward``.
+        runner: runs the file; without it the trained model answers, in the size of the raw inputs.
     """
 
     def __init__(self, program: Program, bridge: Bridge | None = None, runner: Runner | None = None) -> None:
@@ -35,23 +35,23 @@ class RawAnswers(Callback):
     def on_test_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Notes the batch."""
+        """Remembers the batch."""
         self.batch = batch
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """What ``forward`` returns for these inputs, which must be those of the batch.
+        """Returns what ``forward`` returns for the inputs of the current batch.
 
         Raises:
-            UserError: they are others, so that nobody knows what they were made from.
+            UserError: the inputs are not those of the batch, so their raw inputs are unknown.
         """
         program, raw = self.program, self.program.raw
         own = program.exportable.export_inputs(self.batch)
         if len(own) != len(inputs) or not all(torch.equal(x, y) for x, y in zip(inputs, own, strict=True)):
             raise UserError(
                 f"the test_step of {type(program.module).__name__} changes a batch before its forward, "
-                "so the file cannot be scored on what the batch was made from"
+                "so the file cannot be scored on raw inputs"
             )
-        if raw is None:  # texts, whose tokens are made by the file's own tokenizer
+        if raw is None:  # texts, which the file's own tokenizer encodes
             assert self.runner is not None
             assert self.bridge is not None
             return self.bridge.outputs(self.runner([each.numpy() for each in program.inputs(self.batch)]))
@@ -63,7 +63,7 @@ class RawAnswers(Callback):
 
 
 def run_raw(runner: Runner, raws: Sequence[Tensor], dtype: torch.dtype) -> list[np.ndarray]:
-    """The outputs for raw inputs of any shapes, in their order; equal shapes are computed together."""
+    """Runs raw inputs of any shapes, equal shapes together, and returns the outputs in the order of the inputs."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, raw in enumerate(raws):
         by_shape.setdefault(tuple(raw.shape), []).append(i)
@@ -78,7 +78,7 @@ def run_raw(runner: Runner, raws: Sequence[Tensor], dtype: torch.dtype) -> list[
 
 
 class _OneByOne:
-    """The samples of a loader one at a time, each with its mask in the size of its raw image."""
+    """Yields the samples of a loader one at a time, each with its mask in the size of its raw image."""
 
     def __init__(self, loader: Any, datamodule: RawMasks) -> None:
         self.loader, self.datamodule = loader, datamodule
@@ -95,7 +95,7 @@ class _OneByOne:
 
 @contextmanager
 def masks_in_own_size(datamodule: Any) -> Iterator[None]:
-    """Lets the test loader of a `RawMasks` give one sample at a time, with its mask in the size of its raw image."""
+    """Makes the test loader of a `RawMasks` yield one sample at a time, with its mask in the size of its raw image."""
     loader: Callable[[], Any] = datamodule.test_dataloader
     datamodule.test_dataloader = lambda: _OneByOne(loader(), datamodule)
     try:

@@ -1,11 +1,10 @@
-"""What `plcourse export` and `plcourse benchmark latency` do once model, data and trainer are there."""
+"""Runs `plcourse export` and `plcourse benchmark latency` once the model, data and trainer exist."""
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,33 +20,34 @@ from plcourse.core.files import write_json
 from plcourse.core.record import shortest
 from plcourse.core.runs import Run
 from plcourse.core.trainer import Trainer
-from plcourse.export import formats, report
+from plcourse.export import formats
 from plcourse.export import latency as racing
 from plcourse.export.artefacts import Artefacts, digest
+from plcourse.export.certificate import Row, table
 from plcourse.export.graph import Bridge, Program
 from plcourse.export.runners import Runner
 from plcourse.export.samples import RawSamples, Samples
 from plcourse.export.scoring import RawAnswers, masks_in_own_size
-from plcourse.export.verify import eager_row, verify
+from plcourse.export.verify import Reference, eager_row, verify
 from plcourse.export.worker import Worker, timed
 
 CALIBRATION_BATCHES = 8
-_DEPRECATED = "TorchScript is deprecated since torch 2.11 and gets no new features: for new work take torch_export"
+_DEPRECATED = "TorchScript is deprecated since torch 2.11 and gets no new features; for new work choose torch_export"
 
 
 class Exporter:
-    """A trained module with its data, about to be exported into its run's folder.
+    """A trained module and its data, ready to be exported into the run's folder.
 
     Args:
         run: the run.
-        trainer: scores the module and whatever stands in for it.
+        trainer: scores the module and whatever replaces its ``forward``.
         module: the module.
         datamodule: its data.
-        checkpoint: its weights, None for the ones it has.
-        request: what was asked for.
+        checkpoint: its weights; None keeps those it has.
+        request: the settings of the export.
 
     Raises:
-        UserError: the checkpoint belongs to another model, or the module cannot be exported as asked.
+        UserError: the checkpoint belongs to another model, or the module cannot be exported as requested.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class Exporter:
         )
         self.samples = Samples.of(self.program, datamodule.test_dataloader())
         self.raw = RawSamples.of(self.program, datamodule)
-        if any(self.program.in_own_size) and isinstance(datamodule, RawMasks):
+        self.scores_masks = any(self.program.in_own_size) and isinstance(datamodule, RawMasks)
+        if self.scores_masks:
             self.trained = self.score_raw()
         self.source = {
             "run": run.name,
@@ -84,17 +85,23 @@ class Exporter:
             "trained_on": [training.digest for training in trainer.training_samples.trainings],
         }
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that export must not worsen, the first of them the headline."""
-        names = self.program.signature.metrics
-        if missing := [name for name in names if name not in self.trained]:
+    @cached_property
+    def reference(self) -> Reference:
+        """What exported files are compared with.
+
+        Raises:
+            UserError: the test does not log a metric of the module's signature.
+        """
+        signature = self.program.signature
+        if missing := [name for name in signature.metrics if name not in self.trained]:
             known = ", ".join(self.trained)
-            raise UserError(f"the test logs no '{missing[0]}' to verify the export by, it logs {known}")
-        return names
+            raise UserError(f"the export is verified by '{missing[0]}', but the test logs only {known}")
+        smaller = None if self.raw is not None else self._smaller()  # raw images have several sizes
+        metrics, mode = signature.metrics, signature.mode
+        return Reference(self.samples, self.trained, metrics, mode, smaller, self.raw, self.program)
 
     def score(self, checkpoint: Path | None = None) -> dict[str, float]:
-        """The test metrics of the module, or of what stands in for its ``forward``."""
+        """Tests the module, or whatever replaces its ``forward``, and returns the metrics."""
         self.trainer.callbacks.append(self.coverage)
         try:
             found = self.trainer.test(
@@ -109,65 +116,49 @@ class Exporter:
         return {name: shortest(value) for result in found for name, value in result.items()}
 
     def score_raw(self, bridge: Bridge | None = None, runner: Runner | None = None) -> dict[str, float]:
-        """The test metrics on raw inputs, masks in the size of these; of the trained model without a runner."""
+        """Tests on raw inputs and masks of raw size; without a runner the trained model answers."""
         answers = RawAnswers(self.program, bridge, runner)
-        own_size = any(self.program.in_own_size) and isinstance(self.datamodule, RawMasks)
         before = self.trainer.callbacks
-        # what draws or writes test samples counts on masks of the trained size
-        kept = [each for each in before if not own_size or "on_test_batch_end" not in vars(type(each))]
+        # callbacks that draw or write test samples expect masks of the trained size
+        kept = [each for each in before if not self.scores_masks or "on_test_batch_end" not in vars(type(each))]
         self.trainer.callbacks = [*kept, answers]
+        masks = masks_in_own_size(self.datamodule) if self.scores_masks else nullcontext()
         try:
-            with standing_in(self.module, answers), masks_in_own_size(self.datamodule) if own_size else nullcontext():
+            with standing_in(self.module, answers), masks:
                 return self.score()
         finally:
             self.trainer.callbacks = before
 
     def write(self, format_: str) -> None:
-        """Writes one format and lists it in the manifest."""
+        """Writes one format and adds it to the manifest."""
         _, inputs, _ = self.samples.batch(0, 2)
         example = tuple(map(torch.from_numpy, inputs))
         self.program.graph.eval()
         try:
             path = self.artefacts.temporary(format_)
-            card = formats.write(
-                format_, self.program, example, path, self.source, self.request.opset, self._calibration()
-            )
+            opset = self.request.opset
+            card = formats.write(format_, self.program, example, path, self.source, opset, self._calibration())
             self.artefacts.add(format_, card)
         finally:
             self.artefacts.discard(format_)
 
-    def verify(self, format_: str, threads: int) -> dict[str, Any]:
+    def verify(self, format_: str, threads: int) -> Row:
         """Verifies one format that was written, and records the outcome."""
         path, card = self.artefacts.check(format_)
+        bridge = Bridge(card)
+
+        def score(runner: Runner) -> dict[str, float]:
+            if self.program.raw is not None or self.program.texts is not None:
+                return self.score_raw(bridge, runner)
+            with standing_in(self.module, lambda *inputs: bridge.outputs(runner(bridge.inputs(inputs)))):
+                return self.score()
+
         with Worker(self.run, format_, threads) as worker:
-
-            def score(runner: Any) -> dict[str, float]:
-                bridge = Bridge(card)
-                if self.program.raw is not None or self.program.texts is not None:
-                    return self.score_raw(bridge, runner)
-                with standing_in(self.module, lambda *inputs: bridge.outputs(runner(bridge.inputs(inputs)))):
-                    return self.score()
-
-            row = verify(
-                worker,
-                card,
-                path,
-                self.samples,
-                self._smaller(),
-                self.trained,
-                score,
-                self.metrics,
-                self.program.signature.mode,
-                self.request,
-                self.raw,
-                self.program,
-            )
+            row = verify(worker, card, path, self.reference, score, self.request)
         self.artefacts.mark(format_, row["status"] == "verified")
         return {**row, "coverage": self.coverage.report, "threads": threads, "source": self.source}
 
     def _smaller(self) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
-        if self.raw is not None:
-            return None  # other sizes are among the raw images
         _, inputs, _ = self.samples.batch(0, min(8, len(self.samples.ids)))
         smaller = formats.narrowed(tuple(map(torch.from_numpy, inputs)), self.program)
         if smaller is None:
@@ -176,7 +167,7 @@ class Exporter:
         return arrays, self.program.eager(arrays)
 
     def _calibration(self) -> formats.Calibration:
-        """Inputs of training samples: unaugmented ones where the data module offers them, else training batches."""
+        """Yields inputs of training samples, unaugmented ones if the data module offers them."""
         loader = getattr(self.datamodule, "calibration_dataloader", self.datamodule.train_dataloader)()
         for batch in islice(iter(loader), CALIBRATION_BATCHES):
             yield [each.numpy() for each in self.program.inputs(batch)]
@@ -190,19 +181,19 @@ def export(
     checkpoint: Path | None,
     request: ExportRequest,
 ) -> None:
-    """Writes and verifies every format that was asked for, prints the table and writes ``verification.json``.
+    """Writes and verifies every requested format, prints the table and writes ``verification.json``.
 
     Raises:
         UserError: see `Exporter`.
-        RunFailed: a format could not be written or failed a check; the others are there.
+        RunFailed: a format could not be written or failed a check; the other formats exist.
     """
     exporter = Exporter(run, trainer, module, datamodule, checkpoint, request)
-    artefacts = exporter.artefacts
     threads = torch.get_num_threads()
+    metrics = exporter.reference.metrics
     eager = eager_row(exporter.program, exporter.samples, exporter.trained, request.batch_sizes)
-    if exporter.metrics:
-        eager["score"] = f"{exporter.trained[exporter.metrics[0]]:.4f}"
-    rows: list[dict[str, Any]] = []
+    if metrics:
+        eager["score"] = f"{exporter.trained[metrics[0]]:.4f}"
+    rows: list[Row] = []
     if any(name.startswith("torchscript") for name in request.formats):
         say(_DEPRECATED)
     for name in request.formats:
@@ -212,20 +203,18 @@ def export(
             rows.append(exporter.verify(name, threads))
         except UserError as error:
             rows.append({"format": name, "status": "not exported", "failed": [str(error)]})
-    artefacts.certify([eager, *rows])
-    scored = f", {', '.join(exporter.metrics)} on {seen(exporter.coverage.report)}" if exporter.metrics else ""
-    say(f"{len(exporter.samples.ids)} test samples compared{scored}; {threads} thread(s), a process per runtime")
-    say("\n".join(report.table([eager, *rows], request.batch_sizes)))
-    failed = [row for row in rows if row["status"] != "verified"]
-    if failed:
-        first = failed[0]
-        raise RunFailed(f"{first['format']} is {first['status']}: {first['failed'][0]}")
-    say(f"verified: {artefacts.folder}")
+    exporter.artefacts.certify([eager, *rows])
+    scored = f", {', '.join(metrics)} on {_seen(exporter.coverage.report)}" if metrics else ""
+    say(f"{len(exporter.samples.ids)} test samples compared{scored}; {threads} thread(s), one process per runtime")
+    say("\n".join(table([eager, *rows], request.batch_sizes)))
+    for row in rows:
+        if row["status"] != "verified":
+            raise RunFailed(f"{row['format']} is {row['status']}: {row.get('failed', [''])[0]}")
+    say(f"verified: {exporter.artefacts.folder}")
 
 
-def seen(coverage: dict[str, int] | None) -> str:
-    """How much of the test part a metric saw."""
-    return "the test part" if coverage is None else f"{coverage['seen']} of {coverage['expected']}"
+def _seen(coverage: dict[str, int] | None) -> str:
+    return "the test split" if coverage is None else f"{coverage['seen']} of {coverage['expected']}"
 
 
 def latency(
@@ -258,5 +247,5 @@ def latency(
         artefacts.folder / "latency.json",
         {"threads": threads, "rounds": request.rounds, "batches": results, "left_out": left_out, "hardware": hardware},
     )
-    say(f"{request.rounds} interleaved rounds, {threads} thread(s), a process per runtime")
+    say(f"{request.rounds} interleaved rounds, {threads} thread(s), one process per runtime")
     say("\n".join(racing.lines(results, left_out)))

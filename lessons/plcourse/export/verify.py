@@ -1,13 +1,16 @@
-"""The certificate: an exported file is compared with the trained model, and fails by name.
+"""Verifies an exported file against the trained model, and names every check that fails.
 
-Three questions, each stricter than the one before: do the numbers agree, do the decisions agree, and is the test metric
-on the whole test set as good? The first two are asked at several batch sizes, because an exporter may freeze the one it
-saw; numbers are also compared with a second, independent implementation of ONNX, the reference of the standard itself.
+There are three questions, each stricter than the one before: do the numbers agree, do the decisions agree, and is the
+test metric on the whole test set as good? The first two are asked at several batch sizes, because an exporter may
+freeze the one that it saw. The numbers of ONNX files are also compared with a second, independent implementation, the
+reference evaluator of the standard.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,24 +19,25 @@ from plcourse.core.errors import UserError, first_line
 from plcourse.core.export_request import ExportRequest
 from plcourse.export.artefacts import checked_onnx
 from plcourse.export.card import Card, Port, flatten
+from plcourse.export.certificate import Comparison, MetricRow, OutputRow, Row, Timing
 from plcourse.export.graph import Bridge, Program
 from plcourse.export.runners import Runner
 from plcourse.export.samples import Probe, RawSamples, Samples, shape_of
 from plcourse.export.scoring import MAX_VALUES
 from plcourse.export.worker import Worker, timed
 
-MAX_CALLS = 64  # of each batch size
+MAX_CALLS = 64  # per batch size
 TIMED_SECONDS = 0.3  # per format and batch size
-REFERENCE_SAMPLES = 2  # the reference implementation is written to be read, not to be fast
+REFERENCE_SAMPLES = 2  # the reference evaluator is slow
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a format may differ by, in each of its outputs.
+    """How much each output of a format may differ.
 
     Args:
-        deviation: as a share of the output's largest value.
-        agreement: the share of decisions that are the same, at least: of samples, of a mask's pixels, of tokens.
+        deviation: largest deviation, as a fraction of the output's largest value.
+        agreement: smallest fraction of equal decisions: of samples, of a mask's pixels, of tokens.
     """
 
     deviation: float
@@ -41,118 +45,143 @@ class Tolerance:
 
 
 _FLOAT = Tolerance(deviation=1e-4, agreement=0.999)
-# One of 256 steps in each of a dozen layers: outputs move by several percent, decisions only where they were close.
+# Rounding to 1 of 256 steps in a dozen layers moves outputs by several percent, but flips only close decisions.
 _INT8 = Tolerance(deviation=0.25, agreement=0.98)
 TOLERANCES = {"onnx_int8": _INT8, "onnx_int8_dynamic": _INT8}
+
+
+@dataclass
+class Reference:
+    """What exported files are compared with.
+
+    Args:
+        samples: real samples, as the data module prepared them, with the outputs of the trained model.
+        trained: the test metrics of the trained model.
+        metrics: names of the metrics that must not get worse, the headline first.
+        mode: whether larger (``max``) or smaller (``min``) values of them are better.
+        smaller: inputs and outputs at another size of the free dimensions; None if only the batch is free.
+        raw: the same samples and others before resizing, for files that resize; needs ``program``.
+        program: what the files were made from.
+    """
+
+    samples: Samples
+    trained: dict[str, float]
+    metrics: Sequence[str] = ()
+    mode: str = "max"
+    smaller: tuple[list[np.ndarray], list[np.ndarray]] | None = None
+    raw: RawSamples | None = None
+    program: Program | None = None
 
 
 def verify(
     worker: Worker,
     card: Card,
-    path: Any,
-    samples: Samples,
-    smaller: tuple[list[np.ndarray], list[np.ndarray]] | None,
-    trained: dict[str, float],
+    path: Path,
+    reference: Reference,
     score: Callable[[Runner], dict[str, float]],
-    metrics: Sequence[str],
-    mode: str,
     request: ExportRequest,
-    raw: RawSamples | None = None,
-    program: Program | None = None,
-) -> dict[str, Any]:
+) -> Row:
     """Compares one exported file with the trained model.
 
     Args:
         worker: the process that has the file open.
         card: what the file says about itself.
         path: the file.
-        samples: real samples, as the data module prepared them.
-        smaller: inputs and outputs at another size of the free dimensions beside the batch, None where there is none.
-        trained: the test metrics of the trained model.
-        score: computes them for a runner.
-        metrics: those that must not get worse, the first of them the headline.
-        mode: whether a larger (``max``) or a smaller (``min``) value of them is better.
-        request: batch sizes, and by how much the metric may be worse.
-        raw: the same samples and others as the file takes them, where it resizes images.
-        program: what the file was made from; needed for raw images.
+        reference: what it is compared with.
+        score: computes the test metrics of a runner.
+        request: the batch sizes, and by how much a metric may be worse.
 
     Returns:
-        The row of ``verification.json``; ``failed`` lists every check that failed, in words.
+        The row of ``verification.json``; ``failed`` lists every failed check in words.
     """
     tolerance = TOLERANCES.get(card.format, _FLOAT)
     failed: list[str] = []
-    row: dict[str, Any] = {
+    row: Row = {
         "format": card.format,
+        "status": "verified",
         "bytes": sum(each.stat().st_size for each in path.parent.iterdir() if each.is_file()),
         "load_ms": 1e3 * worker.load_seconds,
         "tolerance": {"deviation": tolerance.deviation, "agreement": tolerance.agreement, "max_drop": request.max_drop},
-        "batches": {},
     }
+    samples, raw = reference.samples, reference.raw
+    batches = {}
     for size in request.batch_sizes:
-        try:
+        with _check(failed, f"batch size {size}") as reasons:
             found = compare(worker, raw.groups if raw else [samples], size, card.outputs)
-        except UserError as error:
-            failed.append(f"batch size {size}: {error}")
-            continue
-        failed += [f"batch size {size}: {reason}" for reason in _reasons(found, tolerance)]
-        calls = np.array(worker.time(samples.batch(0, size)[1], TIMED_SECONDS)) * 1e3
-        row["batches"][str(size)] = {**found, **percentiles(calls)}
-    if raw is not None and program is not None:
+            reasons += _reasons(found["outputs"], tolerance)
+            calls = worker.time(samples.batch(0, size)[1], TIMED_SECONDS)
+            batches[str(size)] = {**found, **percentiles(calls)}
+    row["batches"] = batches
+    if raw is not None and reference.program is not None:
         row["raw_shapes"] = raw.shapes
-        failed += misprepared(worker, program, card, raw.probes)
-    if smaller is not None:
-        failed += _check_again("another size", row, "other_size", lambda: (worker(smaller[0]), smaller[1]), tolerance)
-    if (reference := _reference(path, card)) is not None:
-        _, inputs, outputs = samples.batch(0, min(REFERENCE_SAMPLES, len(samples.ids)))
-        failed += _check_again("onnx.reference", row, "onnx_reference", lambda: (reference(inputs), outputs), tolerance)
-    if metrics and not failed:
-        try:
-            row["metric"], *row["other_metrics"] = found = drops(trained, score(worker), metrics, mode)
-            failed += [
-                f"{each['name']} is worse by {each['drop']:.4g}, allowed are {request.max_drop:g} (--max_drop)"
+        for probe in raw.probes:
+            what = f"raw image of {shape_of(probe.raw)} pixels, compared with the image as the data module resizes it"
+            with _check(failed, what) as reasons:
+                reasons += _reasons(_compare_probe(worker, reference.program, card, probe), _FLOAT)
+    if reference.smaller is not None:
+        inputs, expected = reference.smaller
+        with _check(failed, "another size") as reasons:
+            outputs = _compare_once(worker(inputs), expected, samples.ids, card.outputs)
+            row["other_size"] = _largest(outputs, len(expected[0]))
+            reasons += _reasons(outputs, tolerance)
+    if (evaluator := _onnx_reference(path, card)) is not None:
+        _, inputs, expected = samples.batch(0, min(REFERENCE_SAMPLES, len(samples.ids)))
+        with _check(failed, "onnx.reference") as reasons:
+            outputs = _compare_once(evaluator(inputs), expected, samples.ids, card.outputs)
+            row["onnx_reference"] = _largest(outputs, len(expected[0]))
+            reasons += _reasons(outputs, tolerance)
+    if reference.metrics and not failed:
+        with _check(failed) as reasons:
+            row["metric"], *row["other_metrics"] = found = drops(reference, score(worker))
+            reasons += [
+                f"{each['name']} is worse by {each['drop']:.4g}, which exceeds --max_drop {request.max_drop:g}"
                 for each in found
-                if not each["drop"] <= request.max_drop  # also where it is nan
+                if not each["drop"] <= request.max_drop  # also if it is nan
             ]
-        except UserError as error:
-            failed.append(str(error))
     row["failed"] = failed
-    row["status"] = "exported, not verified" if failed else "verified"
+    if failed:
+        row["status"] = "exported, not verified"
     return row
 
 
-def drops(
-    trained: dict[str, float], exported: dict[str, float], metrics: Sequence[str], mode: str
-) -> list[dict[str, Any]]:
-    """What each metric was and is, and by how much it got worse, below 0 where it got better."""
-    sign = 1 if mode == "max" else -1
+@contextmanager
+def _check(failed: list[str], what: str = "") -> Iterator[list[str]]:
+    """Yields a list for the reasons why a check fails, and adds them and any `UserError` to ``failed``."""
+    reasons: list[str] = []
+    try:
+        yield reasons
+    except UserError as error:
+        reasons.append(str(error))
+    failed += [f"{what}: {reason}" if what else reason for reason in reasons]
+
+
+def drops(reference: Reference, exported: dict[str, float]) -> list[MetricRow]:
+    """By how much each metric got worse; negative if it got better."""
+    sign = 1 if reference.mode == "max" else -1
+    pairs = {name: (reference.trained[name], exported[name]) for name in reference.metrics}
     return [
-        {
-            "name": name,
-            "trained": trained[name],
-            "exported": exported[name],
-            "drop": sign * (trained[name] - exported[name]),
-        }
-        for name in metrics
+        {"name": name, "trained": trained, "exported": found, "drop": sign * (trained - found)}
+        for name, (trained, found) in pairs.items()
     ]
 
 
 class _Tally:
-    """What is known of one output so far: deviations, decisions, and the sample that is worst.
+    """Accumulates the comparison of one output over batches.
 
     Args:
-        classes: the dimension whose largest value is the decision; None where nothing is decided.
+        classes: the dimension whose largest value is the decision; None if the output decides nothing.
     """
 
-    def __init__(self, classes: int | None) -> None:
+    def __init__(self, classes: int | None = None) -> None:
         self.classes, self.worst = classes, ""
         self.largest, self.scale, self.total, self.n = -1.0, 0.0, 0.0, 0
         self.agreed, self.decided = 0, 0
 
     def add(self, answer: np.ndarray, right: np.ndarray, ids: Sequence[str]) -> None:
-        """One batch of answers, in place of the right ones."""
+        """Adds a batch of answers of the file and the right answers."""
         if answer.shape != right.shape:
-            raise UserError(f"the output has shape {list(answer.shape)} in place of {list(right.shape)}")
-        deviation = np.abs(answer.astype(np.float64) - right).reshape(len(ids), -1)
+            raise UserError(f"the output has shape {list(answer.shape)}; it should be {list(right.shape)}")
+        deviation = np.abs(answer.astype(np.float64) - right).reshape(len(right), -1)
         per_sample = np.nan_to_num(deviation.max(axis=1), nan=np.inf)
         if per_sample.max() > self.largest:
             self.largest, self.worst = float(per_sample.max()), ids[int(per_sample.argmax())]
@@ -162,8 +191,8 @@ class _Tally:
             same = answer.argmax(self.classes) == right.argmax(self.classes)
             self.agreed, self.decided = self.agreed + int(same.sum()), self.decided + same.size
 
-    def row(self) -> dict[str, Any]:
-        """The tally as `compare` returns it."""
+    def row(self) -> OutputRow:
+        """The comparison so far."""
         return {
             "scale": self.scale,
             "max_deviation": self.largest if np.isfinite(self.largest) else float("nan"),
@@ -173,16 +202,11 @@ class _Tally:
         }
 
 
-def compare(runner: Runner, groups: Sequence[Samples], size: int, ports: Sequence[Port]) -> dict[str, Any]:
-    """Runs real samples in batches of one size; a batch has samples of one group, repeated where it has too few.
-
-    Returns:
-        ``samples``; by output in ``outputs`` the ``scale`` (the largest value of the trained model), ``max_deviation``,
-        ``mean_deviation``, ``agreement`` (None where nothing is decided), ``worst`` (the id of the sample that deviates
-        most); and beside them the same of the output that deviates most for its scale, with the least agreement of all.
+def compare(runner: Runner, groups: Sequence[Samples], size: int, ports: Sequence[Port]) -> Comparison:
+    """Runs real samples in batches of one size; a batch repeats samples if its group has too few.
 
     Raises:
-        UserError: the file cannot take this size, or answers in another shape.
+        UserError: the file cannot take this batch size, or its outputs have another shape.
     """
     tallies = [_Tally(port.classes) for port in ports]
     compared: set[str] = set()
@@ -204,9 +228,9 @@ def compare(runner: Runner, groups: Sequence[Samples], size: int, ports: Sequenc
 
 
 def _calls(groups: Sequence[Samples], size: int) -> Iterator[tuple[Samples, int]]:
-    """Which group's samples each call takes, and from where on: the groups in turn, for there may be more than calls.
+    """Yields the group and the first sample of each call; groups alternate, since `MAX_CALLS` may end the calls early.
 
-    Groups of images so large that a batch does not fit into the memory are left to smaller batches.
+    Groups of images so large that a batch would not fit into memory are left to smaller batch sizes.
     """
     smallest = min(group.values for group in groups)
     fitting = [group for group in groups if group.values == smallest or group.values * size <= MAX_VALUES]
@@ -214,89 +238,61 @@ def _calls(groups: Sequence[Samples], size: int) -> Iterator[tuple[Samples, int]
         yield from ((group, start) for group in fitting if start < len(group.ids))
 
 
-def misprepared(runner: Runner, program: Program, card: Card, probes: Sequence[Probe]) -> list[str]:
-    """Where the file answers otherwise to a raw image than to what the data module makes of it, in words.
+def _compare_probe(runner: Runner, program: Program, card: Card, probe: Probe) -> dict[str, OutputRow]:
+    """Compares the file's outputs for a raw image with those for the image that the data module makes of it.
 
-    The file is compared with itself, so that nothing hides behind what quantisation may cost.
+    The file is compared with itself, so that the cost of quantisation hides nothing.
     """
-    bridge, reasons = Bridge(card), []
-    for probe in probes:
-        what = f"raw image of {shape_of(probe.raw)} pixels"
-        try:
-            answers = runner([probe.raw])
-            prepared = flatten(bridge.outputs(runner([probe.prepared])))
-        except UserError as error:
-            reasons.append(f"{what}: {error}")
-            continue
-        for port, answer, right in zip(card.outputs, answers, program.finished(prepared, probe.place), strict=True):
-            if answer.shape != right.shape:
-                reasons.append(f"{what}: {port.name} has shape {list(answer.shape)} in place of {list(right.shape)}")
-                continue
-            found, allowed = float(np.abs(answer - right).max()), _FLOAT.deviation * float(np.abs(right).max())
-            if not found <= allowed:
-                reasons.append(
-                    f"{what}: {port.name} deviates by {found:.2g} from that of the image as the data module resizes "
-                    f"it, allowed are {allowed:.2g}"
-                )
+    prepared = flatten(Bridge(card).outputs(runner([probe.prepared])))
+    expected = program.finished(prepared, probe.place)
+    return _compare_once(runner([probe.raw]), expected, [probe.id], card.outputs)
+
+
+def _compare_once(
+    answers: Sequence[np.ndarray], expected: Sequence[np.ndarray], ids: Sequence[str], ports: Sequence[Port]
+) -> dict[str, OutputRow]:
+    """Compares the numbers of one batch; it is too small to compare decisions."""
+    rows = {}
+    for port, answer, right in zip(ports, answers, expected, strict=True):
+        tally = _Tally()
+        tally.add(answer, right, ids)
+        rows[port.name] = tally.row()
+    return rows
+
+
+def _largest(outputs: dict[str, OutputRow], samples: int) -> dict[str, float]:
+    return {"max_deviation": float(np.max([row["max_deviation"] for row in outputs.values()])), "samples": samples}
+
+
+def _reasons(outputs: dict[str, OutputRow], tolerance: Tolerance) -> list[str]:
+    reasons = []
+    for name, output in outputs.items():
+        which = f" of {name}" if len(outputs) > 1 else ""
+        allowed, deviation = tolerance.deviation * output["scale"], output["max_deviation"]
+        if not deviation <= allowed:  # also if it is nan
+            reasons.append(
+                f"max deviation{which} {deviation:.2g} (sample {output['worst']}) exceeds the tolerance {allowed:.2g}"
+            )
+        agreement = output["agreement"]
+        if agreement is not None and agreement < tolerance.agreement:
+            reasons.append(f"{agreement:.2%} of the decisions{which} agree; {tolerance.agreement:.1%} are required")
     return reasons
 
 
-def percentiles(calls_ms: np.ndarray) -> dict[str, Any]:
-    """``p50_ms`` and ``p99_ms`` of some calls, and how many there were."""
-    p50, p99 = np.percentile(calls_ms, [50, 99])
-    return {"p50_ms": float(p50), "p99_ms": float(p99), "calls": len(calls_ms)}
+def percentiles(calls: Sequence[float]) -> Timing:
+    """Summarises the seconds of some calls."""
+    p50, p99 = np.percentile(np.array(calls) * 1e3, [50, 99])
+    return {"p50_ms": float(p50), "p99_ms": float(p99), "calls": len(calls)}
 
 
-def eager_row(program: Program, samples: Samples, trained: dict[str, float], sizes: Sequence[int]) -> dict[str, Any]:
-    """The row of the trained model itself, run by torch in this process, which loads no other runtime."""
-    batches = {
-        str(size): percentiles(np.array(timed(program.eager, samples.batch(0, size)[1], TIMED_SECONDS)) * 1e3)
-        for size in sizes
-    }
+def eager_row(program: Program, samples: Samples, trained: dict[str, float], sizes: Sequence[int]) -> Row:
+    """The row of the trained model, run by torch in this process, which loads no other runtime."""
+    batches = {str(size): percentiles(timed(program.eager, samples.batch(0, size)[1], TIMED_SECONDS)) for size in sizes}
     return {"format": "eager", "status": "the trained model", "metrics": trained, "batches": batches}
 
 
-def _reasons(found: dict[str, Any], tolerance: Tolerance) -> list[str]:
-    reasons = []
-    for name, output in found["outputs"].items():
-        which = f" ({name})" if len(found["outputs"]) > 1 else ""
-        allowed = tolerance.deviation * output["scale"]
-        if not output["max_deviation"] <= allowed:
-            found_at = f"{output['max_deviation']:.2g} at {output['worst']}"
-            reasons.append(f"outputs deviate by {found_at}, allowed are {allowed:.2g}{which}")
-        agreement = output["agreement"]
-        if agreement is not None and agreement < tolerance.agreement:
-            reasons.append(f"decisions agree on {agreement:.2%}, needed are {tolerance.agreement:.1%}{which}")
-    return reasons
-
-
-def _check_again(
-    what: str,
-    row: dict[str, Any],
-    key: str,
-    answers: Callable[[], tuple[list[np.ndarray], list[np.ndarray]]],
-    tolerance: Tolerance,
-) -> list[str]:
-    """One more comparison of outputs, entered into the row; the reasons why it failed."""
-    try:
-        found, expected = answers()
-    except UserError as error:
-        return [f"{what}: {error}"]
-    pairs = list(zip(found, expected, strict=True))
-    if differing := [(x.shape, y.shape) for x, y in pairs if x.shape != y.shape]:
-        return [f"{what}: the output has shape {list(differing[0][0])} in place of {list(differing[0][1])}"]
-    deviations = [float(np.abs(x - y).max()) for x, y in pairs]
-    row[key] = {"max_deviation": max(deviations), "samples": len(expected[0])}
-    allowed = [tolerance.deviation * float(np.abs(y).max()) for y in expected]
-    return [
-        f"{what}: outputs deviate by {deviation:.2g}, allowed are {most:.2g}"
-        for deviation, most in zip(deviations, allowed, strict=True)
-        if not deviation <= most
-    ]
-
-
-def _reference(path: Any, card: Card) -> Runner | None:
-    """The standard's own implementation, in Python; None for other formats, and for operators outside the standard."""
+def _onnx_reference(path: Path, card: Card) -> Runner | None:
+    """The standard's reference evaluator; None for other formats and for operators outside the standard."""
     if not card.format.startswith("onnx"):
         return None
     from onnx.reference import ReferenceEvaluator
@@ -311,7 +307,7 @@ def _reference(path: Any, card: Card) -> Runner | None:
         try:
             answers: Any = evaluator.run(None, dict(zip(names, inputs, strict=True)))
             return list(answers)
-        except Exception as error:  # whatever NumPy makes of it
+        except Exception as error:  # whatever NumPy raises
             raise UserError(f"{type(error).__name__}: {first_line(error)}") from error
 
     return run

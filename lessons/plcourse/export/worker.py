@@ -1,8 +1,8 @@
-"""One process per runtime: opens one exported file, runs it and times it, for a parent that holds the data.
+"""A process per runtime: it opens one exported file, and runs and times it for a parent that holds the data.
 
-Runtimes in one process disturb each other: onnxruntime's threads spin after a call, and a torch operator beside them
-has been seen to take 20 times as long. So each exported file gets a process of its own, which loads no other runtime.
-Messages are pickles over the process's own pipes; the process ends when they close, however its parent ended.
+Runtimes in one process disturb each other: onnxruntime's threads spin after a call, and torch operators have been
+measured to take 20 times as long beside them. So each exported file gets its own process, which loads no other runtime.
+Messages are pickles over the process's pipes. The process ends when they close, however its parent ended.
 """
 
 import os
@@ -20,7 +20,7 @@ from plcourse.core.errors import RunFailed, UserError, first_line
 from plcourse.core.runs import Run
 from plcourse.export.runners import Runner, open_exported
 
-WARM_UP = 5  # calls before the first that counts
+WARM_UP = 5  # calls that do not count
 LEAST_CALLS = 20
 
 
@@ -30,10 +30,10 @@ class Worker:
     Args:
         run: the run.
         format_: one of `plcourse.core.export_request.FORMATS`.
-        threads: threads that compute one call.
+        threads: threads per call.
 
     Attributes:
-        load_seconds: how long the runtime took to open the file, its own import left out.
+        load_seconds: how long the runtime took to open the file, without its import.
 
     Raises:
         UserError: the file cannot be opened; see `open_exported`.
@@ -103,7 +103,7 @@ def timed(
     least_calls: int = LEAST_CALLS,
     warm_up: int = WARM_UP,
 ) -> list[float]:
-    """Seconds of each call after ``warm_up`` calls, for at least ``seconds`` in all and ``least_calls`` calls."""
+    """Returns the seconds of each call after ``warm_up`` calls, for at least ``seconds`` and ``least_calls`` calls."""
     for _ in range(warm_up):
         runner(inputs)
     calls: list[float] = []
@@ -116,9 +116,9 @@ def timed(
 
 def main() -> None:
     """Answers the parent until it closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a runtime prints must not get among the answers
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a runtime prints must not mix with the answers
     runner: Runner | None = None
     while True:
         try:
@@ -138,14 +138,14 @@ def main() -> None:
             answer = ("done", value)
         except UserError as error:
             answer = ("error", str(error))
-        except Exception as error:  # whatever a runtime raises belongs to the parent
+        except Exception as error:  # the parent reports whatever a runtime raises
             answer = ("error", f"{type(error).__name__}: {first_line(error)}")
         pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
 
 
 def _import_runtime(format_: str) -> None:
-    """Imports what opening a file needs, so that the load time is the file's own."""
+    """Imports what opening a file needs, so that the load time excludes it."""
     if format_.startswith("onnx"):
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
