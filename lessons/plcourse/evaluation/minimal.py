@@ -1,10 +1,10 @@
-"""Lesson 16 on one page: a prediction that needs no memory for its results and survives being killed.
+"""Lesson 16 on one page: a prediction that keeps no results in memory and survives a kill.
 
     python -m plcourse.evaluation.minimal FOLDER        # stop it with Ctrl-C or kill -9, then run it again
 
-`trainer.predict` keeps all that it returns in memory, and everything is lost when the process dies. Here each batch
-becomes a file, a shard, as soon as it is computed. A shard counts only if the manifest names it, and the manifest names
-it only after the file is complete on disk. A second run predicts the batches that are missing and nothing else.
+`trainer.predict` keeps all results in memory, and they are lost if the process dies. Here each batch becomes a file, a
+shard, as soon as it is computed. A shard counts only if the manifest names it, and the manifest names it only after the
+file is complete on disk. A second run predicts only the missing batches.
 
 Shape suffixes: B rows of the batch, K classes.
 """
@@ -30,20 +30,20 @@ MANIFEST = "_manifest.jsonl"  # readers of a folder of Parquet files skip names 
 
 
 class Predictor(pl.LightningModule):
-    """A network and what it says of a batch."""
+    """Predicts with a network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Ids, predicted classes [B] and probabilities [B, K]."""
+        """Returns ids, predicted classes [B] and probabilities [B, K]."""
         probability_BK = self.network(batch["features"]).softmax(dim=1)
         return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
 
 
 class MissingBatches(IterableDataset[dict[str, Any]]):
-    """The batches that no committed shard holds, each with its number. The table itself is never in memory."""
+    """Yields the batches that no committed shard holds, each with its number. The table is never in memory."""
 
     def __init__(self, rows: GeneratedRows, batch_size: int, done: set[int]) -> None:
         self.rows, self.batch_size, self.done = rows, batch_size, done
@@ -64,13 +64,13 @@ class ShardWriter(pl.Callback):
     def on_predict_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Makes the file complete under another name, then gives it its name, then adds it to the manifest."""
+        """Writes the file under another name, then renames it, then adds it to the manifest."""
         columns = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in outputs.items()}
         shard = self.folder / f"part-{batch['number']:06d}.parquet"
         temporary = self.folder / f"_{shard.name}"
         pq.write_table(pa.table(columns), temporary)
         with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # without it, a power cut could leave the name without the content
+            os.fsync(file.fileno())  # otherwise a power cut could leave the name without the content
         temporary.replace(shard)
         with (self.folder / MANIFEST).open("a") as manifest:
             manifest.write(json.dumps({"number": batch["number"], "file": shard.name}) + "\n")
@@ -79,7 +79,7 @@ class ShardWriter(pl.Callback):
 
 
 def committed(folder: Path) -> set[int]:
-    """The numbers of the shards that count. The last line of the manifest may be torn, and then does not count."""
+    """Returns the numbers of the committed shards. A torn last line of the manifest does not count."""
     manifest = folder / MANIFEST
     if not manifest.exists():
         return set()
@@ -90,7 +90,7 @@ def committed(folder: Path) -> set[int]:
 
 
 def predict(network: nn.Module, rows: GeneratedRows, folder: Path, batch_size: int = 65_536) -> int:
-    """Predicts what is missing, and returns how many batches that was."""
+    """Predicts the missing batches and returns their number."""
     folder.mkdir(parents=True, exist_ok=True)
     done = committed(folder)
     loader = DataLoader(MissingBatches(rows, batch_size, done), batch_size=None)
