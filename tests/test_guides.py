@@ -66,6 +66,16 @@ def test_what_a_page_names_exists(page: Path) -> None:
         assert int(key) in [lesson.number for lesson in catalog.LESSONS], number
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([\w./-]*\.md)?(?:#([\w-]+))?\)", page.read_text(encoding="utf-8")):
+        found = page.parent / target if target else page
+        assert found.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
 def test_tips_show_what_was_measured_and_nothing_else() -> None:
     shown = []
     for guide in measure_tips.guides():
