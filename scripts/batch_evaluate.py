@@ -18,8 +18,8 @@ import yaml
 
 from plcourse import Run
 from plcourse.cli.batch import Cell, carry_out
-from plcourse.core.errors import UserError
-from plcourse.core.variants import evaluations
+from plcourse.errors import UserError
+from plcourse.runs.variants import evaluations
 
 
 def evaluate(view: Run, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from plcourse import Run
 from plcourse.cli.batch import Cell, carry_out
-from plcourse.core.configs import find_config, parse_config
-from plcourse.core.data.image_files import find_images, left_out_line
-from plcourse.core.errors import UserError
-from plcourse.core.files import write_json
+from plcourse.data.image_files import find_images, left_out_line
+from plcourse.errors import UserError
+from plcourse.files import write_json
+from plcourse.runs.configs import find_config, parse_config
 
 INPUTS = ("predict_paths", "paths")  # what the data modules call the files to predict
 

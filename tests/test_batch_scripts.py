@@ -14,7 +14,7 @@ from PIL import Image
 from scripts import batch_evaluate, batch_predict
 
 from plcourse import Run
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 from support import Command, digits_config, write_config
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

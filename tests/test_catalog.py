@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from plcourse import catalog
-from plcourse.core import help as helps
+from plcourse.cli import help as helps
 
 HEAVY = ("torch", "pytorch_lightning", "numpy", "pandas", "jsonargparse", "rich")
 
@@ -89,7 +89,7 @@ def test_starting_imports_nothing_heavy(command, tmp_path):
 def test_the_package_imports_lazily_and_lists_its_api():
     code = (
         "import sys, plcourse; assert {'run', 'Run', 'Trainer', '__version__'} <= set(dir(plcourse));"
-        "plcourse.Run; assert 'torch' not in sys.modules; assert 'plcourse.api' in sys.modules\n"
+        "plcourse.Run; assert 'torch' not in sys.modules; assert 'plcourse.cli.api' in sys.modules\n"
         "try: plcourse.nonsense\n"
         "except AttributeError as error: print(error)"
     )

@@ -17,11 +17,11 @@ from scripts.tools import measure
 from guides import commands
 from plcourse import catalog
 from plcourse.__main__ import main
-from plcourse.core.configs import find_config
-from plcourse.core.errors import UserError
-from plcourse.core.line_parser import LineParser
-from plcourse.core.scaling.plan import read_command as read_benchmark
-from plcourse.core.sweep_plan import read_command as read_sweep
+from plcourse.console.line_parser import LineParser
+from plcourse.errors import UserError
+from plcourse.runs.configs import find_config
+from plcourse.verbs.benchmark.plan import read_command as read_benchmark
+from plcourse.verbs.sweep.plan import read_command as read_sweep
 
 ROOT = Path(__file__).parent.parent
 LESSONS = ROOT / "lessons"

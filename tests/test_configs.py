@@ -13,8 +13,8 @@ from scripts.tools import regolden, resolve_configs
 import guides
 from plcourse import catalog
 from plcourse.__main__ import main
-from plcourse.core.configs import find_config, parse_config, parse_header
-from plcourse.core.runs import Run
+from plcourse.runs.configs import find_config, parse_config, parse_header
+from plcourse.runs.run import Run
 from support import Command
 
 ONE_BATCH = [

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from plcourse.core.configs import find_config, parse_header
+from plcourse.runs.configs import find_config, parse_header
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ def test_the_commands_it_names_exist() -> None:
 
 
 def test_every_data_source_has_its_terms() -> None:
-    from plcourse.core.data.sources import SOURCES
+    from plcourse.data.sources import SOURCES
 
     text = (ROOT / "DATA_LICENSES.md").read_text(encoding="utf-8")
     assert len(SOURCES) > 4

@@ -14,16 +14,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from plcourse.core.data import ImageParts
-from plcourse.core.runs import Run
-from plcourse.core.variants import evaluations
 from plcourse.curriculum.data import CurriculumData
 from plcourse.curriculum.sampler import CurriculumSampler
+from plcourse.data import ImageSplits
 from plcourse.ddp.data import ImageData
 from plcourse.evaluation.data import EvaluationData
 from plcourse.gan.gaussians import GaussianGrid
 from plcourse.kfold.data import TableData
 from plcourse.nlp.data import LanguageData, TextData
+from plcourse.runs.run import Run
+from plcourse.runs.variants import evaluations
 from plcourse.vision.data import VisionData
 from support import Command
 
@@ -52,7 +52,7 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
     table = pd.read_parquet(folds.path / "predictions" / "out_of_fold.parquet").set_index("id")["loss"]
     checkpoint = torch.load(Run.load("curriculum/easy_first", runs).checkpoint("last"), weights_only=True)
     scores = checkpoint["loops"]["fit_loop"]["state_dict"]["curriculum"]["scores"]
-    images = ImageParts("digits", val_size=0.1, test_size=0.2)
+    images = ImageSplits("digits", val_size=0.1, test_size=0.2)
     train = [images.source.ids[i] for i in images.parts["train"].tolist()]
     assert len(train) == len(scores) > 1_000
     assert scores.tolist() == pytest.approx(table[train].tolist())

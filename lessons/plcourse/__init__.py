@@ -11,13 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plcourse.api import Run, run
-    from plcourse.core.trainer import Trainer
+    from plcourse.cli.api import Run, run
+    from plcourse.training.trainer import Trainer
 
 __version__ = "0.1.0"
 __all__ = ["Run", "Trainer", "__version__", "run"]
 
-_HOMES = {"run": "plcourse.api", "Run": "plcourse.api", "Trainer": "plcourse.core.trainer"}
+_HOMES = {"run": "plcourse.cli.api", "Run": "plcourse.cli.api", "Trainer": "plcourse.training.trainer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 from plcourse import __version__, catalog
-from plcourse.core.errors import RUN_FAILED, Interrupted, UserError, nearest, printable
+from plcourse.errors import RUN_FAILED, Interrupted, UserError, nearest, printable
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _dispatch(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
-        from plcourse.core.help import root_help
+        from plcourse.cli.help import root_help
 
         sys.stdout.write(root_help())
         return
@@ -73,7 +73,7 @@ def _dispatch(argv: list[str]) -> None:
         hint = nearest(name.lower(), catalog.VERBS)
         raise UserError(f"unknown verb {name!r}, the verbs are {', '.join(catalog.VERBS)}{hint}")
     if "-h" in rest or "--help" in rest:
-        from plcourse.core.help import verb_help
+        from plcourse.cli.help import verb_help
 
         sys.stdout.write(verb_help(name, rest))
         return

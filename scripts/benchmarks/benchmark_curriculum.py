@@ -20,9 +20,6 @@ import torch
 
 import plcourse
 from plcourse.cli import quieten
-from plcourse.core.loops import FitLoop
-from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.runs import Run
 from plcourse.curriculum.data import CurriculumData
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.model import CurriculumClassifier
@@ -30,6 +27,9 @@ from plcourse.curriculum.pacing import PacingFunction
 from plcourse.curriculum.scorers import ClassifierMargin, Scorer, TrainingSamples
 from plcourse.curriculum.self_paced import SelfPacing
 from plcourse.ddp.model import MLP
+from plcourse.runs.recorder import RunRecorder, TidyLogger
+from plcourse.runs.run import Run
+from plcourse.training.loops import FitLoop
 
 BATCH = 64
 

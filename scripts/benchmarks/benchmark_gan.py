@@ -22,16 +22,16 @@ from torch.nn import functional
 
 import plcourse
 from plcourse.cli import quieten
-from plcourse.core.checkpoint import RunCheckpoint
-from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.runs import Run
-from plcourse.core.screen import RunProgress
 from plcourse.gan.data import RealImages
 from plcourse.gan.features import FeatureNetwork
 from plcourse.gan.latents import training_latents
 from plcourse.gan.networks import ConvDiscriminator, ConvGenerator
 from plcourse.gan.quality import ImageQuality
 from plcourse.gan.r3gan import R3GAN
+from plcourse.runs.recorder import RunRecorder, TidyLogger
+from plcourse.runs.run import Run
+from plcourse.training.checkpoint import RunCheckpoint
+from plcourse.training.progress import RunProgress
 
 SEED, BATCH, GAMMA, DECAY, LATENTS = 0, 64, 1.0, 0.995, 64
 

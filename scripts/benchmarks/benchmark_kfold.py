@@ -35,17 +35,17 @@ from torch.nn import functional
 
 import plcourse
 from plcourse.cli import quieten
-from plcourse.core.checkpoint import RunCheckpoint
-from plcourse.core.data import BatchLoader
-from plcourse.core.metrics import ClassificationScores
-from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.run_record import read_record
-from plcourse.core.runs import Run
-from plcourse.core.schedules import WarmupCosine
+from plcourse.data import BatchLoader
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier, ResNet
 from plcourse.kfold.folds import plan_folds
 from plcourse.kfold.loop import KFoldLoop
+from plcourse.runs.record import read_record
+from plcourse.runs.recorder import RunRecorder, TidyLogger
+from plcourse.runs.run import Run
+from plcourse.training.checkpoint import RunCheckpoint
+from plcourse.training.metrics import ClassificationScores
+from plcourse.training.schedules import WarmupCosine
 
 SEED = 0
 LOG_EVERY = 50  # steps; Lightning's default

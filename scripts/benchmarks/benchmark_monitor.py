@@ -21,8 +21,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from plcourse.core.runs import Run
 from plcourse.ddp.monitor import ThroughputMonitor
+from plcourse.runs.run import Run
 
 WITH = "--trainer.callbacks+=ThroughputMonitor"
 

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import plcourse
 from plcourse.cli import quieten
-from plcourse.core.checkpoint import RunCheckpoint
-from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.runs import Run
-from plcourse.core.screen import RunProgress
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.runs.recorder import RunRecorder, TidyLogger
+from plcourse.runs.run import Run
+from plcourse.training.checkpoint import RunCheckpoint
+from plcourse.training.progress import RunProgress
 
 SEED, BATCH = 0, 32
 

@@ -25,11 +25,11 @@ import torch
 
 import plcourse
 from plcourse.cli import quieten
-from plcourse.core.writer import PredictionWriter
 from plcourse.ddp.model import MLP
 from plcourse.evaluation.data import EvaluationData
 from plcourse.evaluation.model import Classifier
 from plcourse.evaluation.streaming_loop import StreamingPredictLoop
+from plcourse.runs.prediction_writer import PredictionWriter
 
 BATCH = 65_536
 QUIET = {

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from plcourse.core.runs import Run
-from plcourse.core.sweep import Sweep
+from plcourse.runs.run import Run
+from plcourse.verbs.sweep.sweep import Sweep
 
 CONFIG = "ddp/mlp"
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from plcourse.core.data import TrainSampler
+from plcourse.data import TrainSampler
 from plcourse.nlp.gpt import GPT
 from plcourse.nlp.language_model import LanguageModel
 from plcourse.nlp.lstm import LSTMLanguageModel
-from plcourse.nlp.parts import BucketSampler, TextParts
+from plcourse.nlp.parts import BucketSampler, TextSplits
 from plcourse.nlp.sampled import sampled_cross_entropy
 
 VOCABULARY, ROWS, LENGTH = 20_000, 32, 32
@@ -25,7 +25,7 @@ VOCABULARY, ROWS, LENGTH = 20_000, 32, 32
 
 def padding() -> None:
     """The share of padding in the training batches of Rotten Tomatoes, shuffled and bucketed."""
-    parts = TextParts("rotten_tomatoes", None, "text", "label", "raise", 0.1, 0.1, 0, None, "words", VOCABULARY, None)
+    parts = TextSplits("rotten_tomatoes", None, "text", "label", "raise", 0.1, 0.1, 0, None, "words", VOCABULARY, None)
     lengths = parts.tokens("train").lengths
     base = TrainSampler(len(lengths), 64, 0, 0, 1, False)
     for name, sampler in (("shuffled", base), ("similar length", BucketSampler(base, lengths))):

@@ -16,9 +16,9 @@ from typing import Any
 import matplotlib as mpl
 from scipy.stats import t
 
-from plcourse.core.checkpoint import load
-from plcourse.core.run_folders import find_folder
-from plcourse.core.runs import Run, runs_root
+from plcourse.runs.folders import find_folder
+from plcourse.runs.run import Run, runs_root
+from plcourse.training.checkpoint import load
 
 SIZE = "data.init_args.train_size"
 

@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 from statistics import fmean
 
-from plcourse.core.comparison.statistics import holm, paired_t_test
-from plcourse.core.errors import UserError
-from plcourse.core.runs import Run, runs_root
-from plcourse.core.sweep import Sweep
+from plcourse.errors import UserError
+from plcourse.runs.run import Run, runs_root
+from plcourse.stats.significance import holm, paired_t_test
+from plcourse.verbs.sweep.sweep import Sweep
 
 METRICS = ("test/accuracy", "test/foreground_iou")
 WEIGHTS = ("raw", "unrefreshed", "averaged")

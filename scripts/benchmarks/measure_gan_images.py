@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import plcourse
-from plcourse.core.data import permutation
+from plcourse.data import permutation
 from plcourse.gan.data import RealImages
 from plcourse.gan.features import FeatureNetwork, batches, fit_features, part_of
 from plcourse.gan.measures import frechet_distance, kernel_distance, precision_and_recall

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-from plcourse.core.runs import Run
+from plcourse.runs.run import Run
 
 
 def main() -> None:

@@ -18,12 +18,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from plcourse.core.checkpoint import load
-from plcourse.core.runs import Run, runs_root
 from plcourse.nlp.data import TextData
 from plcourse.nlp.lstm import LSTMLanguageModel
-from plcourse.nlp.parts import TokenSet
+from plcourse.nlp.parts import TokenDataset
 from plcourse.nlp.tokenizers import END
+from plcourse.runs.run import Run, runs_root
+from plcourse.training.checkpoint import load
 
 C = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0)
 
@@ -68,7 +68,7 @@ def states(network: LSTMLanguageModel, tokens_T: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def probe(parts: dict[str, TokenSet], feature: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+def probe(parts: dict[str, TokenDataset], feature: Callable[[Tensor], Tensor]) -> tuple[float, float]:
     """Validation and test accuracy of the regression whose C scores best in validation."""
     x = {
         part: np.stack([feature(torch.from_numpy(each).long()).mean(dim=0).numpy() for each in texts.tokens])

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from plcourse.core.comparison.statistics import corrected_resampled_t_test, paired_t_test
+from plcourse.stats.significance import corrected_resampled_t_test, paired_t_test
 
 ALPHA = 0.05
 SHIFT = 0.35  # of a class's mean in each feature, in standard deviations: an accuracy of about 0.8

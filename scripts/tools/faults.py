@@ -114,16 +114,16 @@ def targets(folder: Path) -> list[Target]:
     import torch
     from PIL import Image
 
-    from plcourse.core import checkpoint
-    from plcourse.core.configs import ConfigSource, parse_config
-    from plcourse.core.data.folder import UnreadableImage, read_image
-    from plcourse.core.data.frames import read_frame
-    from plcourse.core.data.texts import open_texts
-    from plcourse.core.errors import UserError
-    from plcourse.core.run_record import read_record
-    from plcourse.core.runs import Run
+    from plcourse.data.frames import read_frame
+    from plcourse.data.image_folder import UnreadableImage, read_image
+    from plcourse.data.texts import open_texts
+    from plcourse.errors import UserError
     from plcourse.evaluation.shards import Shard, ShardFolder, _line
     from plcourse.export.artefacts import checked_onnx
+    from plcourse.runs.configs import ConfigSource, parse_config
+    from plcourse.runs.record import read_record
+    from plcourse.runs.run import Run
+    from plcourse.training import checkpoint
 
     def image(kind: str) -> bytes:
         stream = io.BytesIO()

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from plcourse import catalog
-from plcourse.core.configs import find_config, parse_header
-from plcourse.core.syllabus import as_markdown
+from plcourse.runs.configs import find_config, parse_header
+from plcourse.verbs.learn.syllabus import as_markdown
 
 README = Path(__file__).resolve().parents[2] / "lessons" / "README.md"
 

@@ -31,9 +31,9 @@ import yaml
 import regolden
 from other_work import OtherWork, is_alone
 from plcourse import catalog
-from plcourse.core.configs import find_config, parse_header
-from plcourse.core.headline import headline
-from plcourse.core.runs import Run
+from plcourse.runs.configs import find_config, parse_header
+from plcourse.runs.headline import headline
+from plcourse.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "scripts" / "tools" / "measured"

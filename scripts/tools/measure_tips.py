@@ -27,7 +27,7 @@ from typing import Any
 
 from other_work import OtherWork, is_alone
 from plcourse.catalog import LESSONS
-from plcourse.core.runs import Run
+from plcourse.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "scripts" / "tools" / "measured" / "tips"

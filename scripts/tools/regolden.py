@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from plcourse import catalog
-from plcourse.core.configs import find_config, parse_header
-from plcourse.core.runs import Run
+from plcourse.runs.configs import find_config, parse_header
+from plcourse.runs.run import Run
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 STEPS = 8

@@ -11,8 +11,8 @@ import yaml
 import plcourse
 from gan_configs import points_config
 from plcourse.cli import run_verb
-from plcourse.core.errors import UserError
-from plcourse.core.runs import Run
+from plcourse.errors import UserError
+from plcourse.runs.run import Run
 from small_runs import EPOCH, rates, small
 from support import Command, failing, write_config
 

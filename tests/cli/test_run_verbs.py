@@ -11,7 +11,7 @@ import torch
 
 import plcourse
 from plcourse.__main__ import main
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 from support import HELPERS, digits_config, write_config
 
 FAST = {"trainer__max_epochs": 1, "trainer__limit_train_batches": 3}

@@ -13,10 +13,10 @@ from PIL import Image
 
 from plcourse import Run
 from plcourse.__main__ import main
-from plcourse.core import screen
-from plcourse.core.headline import headline
-from plcourse.core.layout import fitted, flowed
-from plcourse.core.variants import evaluations, prediction_sets
+from plcourse.console.layout import fitted, flowed
+from plcourse.runs.headline import headline
+from plcourse.runs.variants import evaluations, prediction_sets
+from plcourse.training import progress
 from support import HELPERS, digits_config, write_config
 
 FAST = {"trainer__max_epochs": 2, "trainer__limit_train_batches": 3}
@@ -171,7 +171,7 @@ def test_no_advice_for_a_part_that_does_not_exist(
 def test_a_line_shows_what_its_epoch_logged_and_says_which_epochs_have_none(
     seconds: float, tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(screen, "LINE_SECONDS", seconds)
+    monkeypatch.setattr(progress, "LINE_SECONDS", seconds)
     trainer = {"trainer__max_epochs": 4, "trainer__limit_train_batches": 2, "trainer__check_val_every_n_epoch": 2}
     main(["fit", "-c", str(write_config(tmp_path / "fast.yaml", digits_config(**trainer)))])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]

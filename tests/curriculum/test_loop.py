@@ -13,9 +13,6 @@ import torch
 from curriculum_configs import curriculum_config
 from forking import Forker, kill_and_resume
 from plcourse import Run
-from plcourse.core.checkpoint import RunCheckpoint
-from plcourse.core.errors import UserError
-from plcourse.core.loops import FitLoop
 from plcourse.curriculum.data import CurriculumData
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.model import CurriculumClassifier
@@ -26,6 +23,9 @@ from plcourse.curriculum.scorers import ClassifierMargin, Scorer, TrainingSample
 from plcourse.curriculum.self_paced import SelfPacing
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.errors import UserError
+from plcourse.training.checkpoint import RunCheckpoint
+from plcourse.training.loops import FitLoop
 from support import TWO_PROCESSES, Command, assert_equal, assert_same_end, failing, write_config
 from trainers import quiet_trainer
 

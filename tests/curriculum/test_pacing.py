@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from plcourse.core.errors import UserError
 from plcourse.curriculum.pacing import AdaptivePacing, Kind, PacingFunction
 from plcourse.curriculum.self_paced import SelfPacing, Weigher
+from plcourse.errors import UserError
 
 KINDS: tuple[Kind, ...] = ("linear", "root", "quadratic", "exponential", "logarithmic", "step", "one_step")
 GRID = np.linspace(0, 1, 401)

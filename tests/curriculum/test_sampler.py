@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plcourse.core.data import TrainSampler
-from plcourse.core.errors import UserError
 from plcourse.curriculum.sampler import CurriculumSampler, rank_samples
+from plcourse.data import TrainSampler
+from plcourse.errors import UserError
 
 
 def sampler(n: int = 100, batch_size: int = 10, share: float = 1.0, **base: int) -> CurriculumSampler:

@@ -12,9 +12,6 @@ import pytorch_lightning as pl
 import torch
 
 from plcourse import Run
-from plcourse.core.checkpoint import RunCheckpoint
-from plcourse.core.data import keys_of
-from plcourse.core.errors import UserError
 from plcourse.curriculum.data import CurriculumData
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.model import CurriculumClassifier
@@ -28,7 +25,10 @@ from plcourse.curriculum.scorers import (
     TrainingSamples,
     write_scores,
 )
+from plcourse.data import keys_of
 from plcourse.ddp.model import MLP
+from plcourse.errors import UserError
+from plcourse.training.checkpoint import RunCheckpoint
 from trainers import quiet_trainer
 
 

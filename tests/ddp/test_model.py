@@ -11,7 +11,7 @@ import torchvision
 from torch.nn import functional
 
 from plcourse import Run, Trainer
-from plcourse.core.data import TrainSampler
+from plcourse.data import TrainSampler
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier, ResidualBlock, ResNet
 from support import TWO_PROCESSES, Command, digits_config, write_config

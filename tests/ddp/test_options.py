@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from plcourse.core.errors import UserError
-from plcourse.core.schedules import WarmupCosine
 from plcourse.ddp.compression import GradientCompression
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier, ResNet
+from plcourse.errors import UserError
+from plcourse.training.schedules import WarmupCosine
 from support import TWO_PROCESSES, Command, digits_config, write_config
 from trainers import quiet_trainer
 

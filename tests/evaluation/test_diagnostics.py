@@ -11,8 +11,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score, precision_recall_fscore_support, roc_auc_score
 
 import plcourse
-from plcourse.core.errors import UserError
-from plcourse.core.intervals import wilson
+from plcourse.errors import UserError
 from plcourse.evaluation.diagnostics import ConfidentErrors, Intervals, PerClass, RiskCoverage, WorstSlices
 from plcourse.evaluation.diagnostics.calibration import (
     Calibration,
@@ -27,6 +26,7 @@ from plcourse.evaluation.diagnostics.intervals import macro_f1
 from plcourse.evaluation.diagnostics.per_class import auroc
 from plcourse.evaluation.diagnostics.risk_coverage import risk_coverage
 from plcourse.evaluation.scores import Scores
+from plcourse.stats.intervals import wilson
 from support import TWO_PROCESSES, Command, digits_config, write_config
 
 K = 4

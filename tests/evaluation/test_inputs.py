@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 import plcourse
-from plcourse.core.data.features import Standardiser
-from plcourse.core.data.frames import read_frame
-from plcourse.core.data.image_files import find_images
-from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.runs import Run
+from plcourse.data.features import Standardiser
+from plcourse.data.frames import read_frame
+from plcourse.data.image_files import find_images
+from plcourse.errors import RunFailed, UserError
 from plcourse.evaluation.inputs import TableInputs
-from plcourse.evaluation.tables import Schema, TableParts, TableSource, to_features
+from plcourse.evaluation.tables import Schema, TableSource, TableSplits, to_features
+from plcourse.runs.run import Run
 from support import digits_config
 
 
@@ -169,22 +169,22 @@ class TestTables:
         frame.loc[3, "size"] = np.inf
         frame.to_csv(table, index=False)
         with pytest.raises(UserError, match=r"row 3: column 'size' is 'inf', not a finite number"):
-            _ = TableParts(str(table), Schema(label="kind", id="name")).source
-        skipped = TableParts(str(table), Schema(label="kind", id="name"), on_error="skip").source
+            _ = TableSplits(str(table), Schema(label="kind", id="name")).source
+        skipped = TableSplits(str(table), Schema(label="kind", id="name"), on_error="skip").source
         assert len(skipped.ids) == 89
         assert skipped.rejected[0][0] == "3"
         with pytest.raises(UserError, match=r"no label column 'knd'; did you mean 'kind'"):
-            _ = TableParts(str(table), Schema(label="knd")).source
+            _ = TableSplits(str(table), Schema(label="knd")).source
 
     def test_columns_that_are_not_features_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         frame = pd.DataFrame(
             {"ticket": [1, 2, 3, "A/5"], "place": "north", "flag": [True, False] * 2, "x": [3, 1, 2, 9]}
         )
         frame.assign(label=[0, 1, 0, 1]).to_csv(tmp_path / "t.csv", index=False)
-        assert TableParts(str(tmp_path / "t.csv"), Schema()).source.schema.features == ["x"]
+        assert TableSplits(str(tmp_path / "t.csv"), Schema()).source.schema.features == ["x"]
         said = capsys.readouterr().out
         assert "1 features; not numeric, and so none: ticket ('A/5' is not a number), place, flag" in said
-        source = TableParts(str(tmp_path / "t.csv"), Schema(features=["flag", "x"])).source
+        source = TableSplits(str(tmp_path / "t.csv"), Schema(features=["flag", "x"])).source
         assert source.features.tolist() == [[1, 3], [0, 1], [1, 2], [0, 9]]
 
     def test_rows_that_are_equal_in_float32_alone_are_no_duplicates(self, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from plcourse.core.data import eval_loader
-from plcourse.core.data.images import Process
+from plcourse.data import eval_loader
+from plcourse.data.images import Process
 from plcourse.evaluation import minimal
 from plcourse.evaluation.generated import CLASSES, FEATURES, GeneratedRows
 from plcourse.evaluation.streaming_loop import StreamingPredictLoop

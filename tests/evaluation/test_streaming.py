@@ -16,10 +16,10 @@ import pytorch_lightning as pl
 import torch
 
 import plcourse
-from plcourse.core.errors import UserError
 from plcourse.ddp.model import MLP
+from plcourse.errors import UserError
 from plcourse.evaluation.data import EvaluationData
-from plcourse.evaluation.generated import GeneratedParts
+from plcourse.evaluation.generated import GeneratedSplits
 from plcourse.evaluation.model import Classifier
 from plcourse.evaluation.shards import MANIFEST, PARTIAL, Shard, ShardFolder
 from plcourse.evaluation.streaming_loop import GridBatches, StreamingPredictLoop
@@ -55,7 +55,7 @@ def predict(folder: Path, model: Classifier | None = None, stop: int = -1, rows:
     counter = Stop(stop)
     trainer = quiet_trainer(predict_loop=loop, callbacks=[counter])
     data = EvaluationData("generated", eval_batch_size=BATCH, val_size=10, test_size=10)
-    data.parts = GeneratedParts(rows, val_size=10, test_size=10, train_size=100)
+    data.parts = GeneratedSplits(rows, val_size=10, test_size=10, train_size=100)
     try:
         trainer.predict(model or classifier(), datamodule=data, return_predictions=False)
     except (KeyboardInterrupt, SystemExit):

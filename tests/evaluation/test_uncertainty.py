@@ -8,15 +8,15 @@ import torch
 from pytorch_lightning.core.module import _jit_is_scripting
 from torch import nn
 
-from plcourse.core.checkpoint import AtomicCheckpointIO
-from plcourse.core.data import RandomFlip
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import standing_in
+from plcourse.data import RandomFlip
 from plcourse.ddp.model import MLP
+from plcourse.errors import UserError
 from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
 from plcourse.evaluation.model import Classifier
 from plcourse.evaluation.uncertainty import Ensemble, decompose, dropout_on
 from plcourse.export.formats import known_warnings_aside
+from plcourse.training.checkpoint import AtomicCheckpointIO
+from plcourse.training.exportable import standing_in
 
 B, K = 6, 3
 

@@ -19,11 +19,9 @@ from export_modules import Generator, RecurrentClassifier, TextClassifier, Texts
 from plcourse import Run, Trainer
 from plcourse.__main__ import main
 from plcourse.cli import latency
-from plcourse.core.data.resize import as_image, as_pixels, resized
-from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.export_request import FORMATS, ExportRequest
-from plcourse.core.exportable import is_replaced, standing_in
-from plcourse.core.request import read_request
+from plcourse.cli.request import read_request
+from plcourse.data.resize import as_image, as_pixels, resized
+from plcourse.errors import RunFailed, UserError
 from plcourse.export.artefacts import Artefacts, checked_onnx
 from plcourse.export.card import Card, Port
 from plcourse.export.certificate import Comparison
@@ -35,6 +33,8 @@ from plcourse.export.samples import Samples
 from plcourse.export.verb import export
 from plcourse.export.verify import Reference, compare, verify
 from plcourse.export.worker import Worker
+from plcourse.runs.export_request import FORMATS, ExportRequest
+from plcourse.training.exportable import is_replaced, standing_in
 
 FLOAT = [name for name in FORMATS if "int8" not in name]
 

@@ -16,15 +16,15 @@ import plcourse.export.preprocessing
 from export_modules import certificate
 from plcourse import Run
 from plcourse.__main__ import main
-from plcourse.core.data.resize import Resizer
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import ExportedByDefault
+from plcourse.data.resize import Resizer
+from plcourse.errors import UserError
 from plcourse.export.data import ExportData
 from plcourse.export.graph import Program
 from plcourse.export.runners import open_exported
 from plcourse.export.samples import RawSamples, Samples
 from plcourse.export.scoring import RawAnswers, run_raw
 from plcourse.export.verify import compare
+from plcourse.training.exportable import ExportedByDefault
 
 SHAPES = [(24, 24), (24, 60), (60, 24), (7, 11), (180, 240)]
 RAW = ["--preprocess", "--probabilities", "--batch_sizes", "1,3"]

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from plcourse.core.captions import caption
-from plcourse.core.data.folder import FolderSource
-from plcourse.core.data.frames import read_frame
-from plcourse.core.data.texts import open_texts
-from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.record import TidyLogger
-from plcourse.core.runs import Run
+from plcourse.console.captions import caption
+from plcourse.data.frames import read_frame
+from plcourse.data.image_folder import FolderSource
+from plcourse.data.texts import open_texts
+from plcourse.errors import RunFailed, UserError
 from plcourse.evaluation.diagnostics.confusion import _draw
 from plcourse.evaluation.tables import Schema, TableSource
+from plcourse.runs.recorder import TidyLogger
+from plcourse.runs.run import Run
 
 
 @pytest.mark.parametrize(

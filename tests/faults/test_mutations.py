@@ -9,10 +9,10 @@ import pytest
 from scripts.tools.faults import mutate_all, mutated, peak_mib, targets
 
 from plcourse.__main__ import main
-from plcourse.core.data.frames import read_frame
-from plcourse.core.errors import UserError, printable
-from plcourse.core.runs import Run
+from plcourse.data.frames import read_frame
+from plcourse.errors import UserError, printable
 from plcourse.evaluation.shards import MANIFEST, PARTIAL, ShardFolder
+from plcourse.runs.run import Run
 
 
 def test_mutated_files_are_read_or_named(tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from plcourse.core.captions import caption
-from plcourse.core.configs import ConfigSource, locate_key, own_name, parse_config
-from plcourse.core.errors import RunFailed, printable
-from plcourse.core.flags import as_flags
-from plcourse.core.report import page
-from plcourse.core.runs import Run
-from plcourse.core.sweep_plan import Arm, Plan
+from plcourse.console.captions import caption
+from plcourse.console.flags import as_flags
 from plcourse.curriculum.pacing import AdaptivePacing, Kind, PacingFunction
+from plcourse.errors import RunFailed, printable
 from plcourse.evaluation.shards import PARTIAL, Shard, ShardFolder
 from plcourse.kfold.folds import plan_folds
+from plcourse.runs.configs import ConfigSource, locate_key, own_name, parse_config
+from plcourse.runs.run import Run
+from plcourse.verbs.report import page
+from plcourse.verbs.sweep.plan import Arm, Plan
 
 # A test's folder serves all examples: each makes its own below it.
 any_example = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

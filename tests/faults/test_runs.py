@@ -17,12 +17,12 @@ from PIL import Image
 from browser import PROGRAM, Browser
 from faulty import fill
 from plcourse.__main__ import main
-from plcourse.core.checkpoint import load
-from plcourse.core.errors import UserError
-from plcourse.core.files import hold
-from plcourse.core.runs import Run
 from plcourse.curriculum.scorers import ReferenceLoss
+from plcourse.errors import UserError
 from plcourse.evaluation.members import find_checkpoints, load_members
+from plcourse.files import hold
+from plcourse.runs.run import Run
+from plcourse.training.checkpoint import load
 from support import assert_same_end, digits_config, write_config
 
 Refused = Callable[..., str]

@@ -14,8 +14,8 @@ import torch
 
 from gan_configs import images_config
 from plcourse import Run
-from plcourse.core.data import ImageParts
-from plcourse.core.errors import UserError
+from plcourse.data import ImageSplits
+from plcourse.errors import UserError
 from plcourse.gan.data import SYMMETRIC, RealImages
 from plcourse.gan.features import FeatureNetwork, fingerprint, fit_features
 from plcourse.gan.gaussians import GaussianGrid, GaussianQuality, grid
@@ -132,8 +132,8 @@ class TestPoints:
 
 
 class TestFeatures:
-    def images(self, **changes: Any) -> ImageParts:
-        return ImageParts("digits", **{"test_size": 100, **changes}, normalisation=SYMMETRIC)
+    def images(self, **changes: Any) -> ImageSplits:
+        return ImageSplits("digits", **{"test_size": 100, **changes}, normalisation=SYMMETRIC)
 
     def network(self) -> FeatureNetwork:
         return FeatureNetwork(widths=(8, 16), features=16)
@@ -176,7 +176,7 @@ class TestFeatures:
         code = (
             "from pathlib import Path; from plcourse.gan.features import *; from plcourse.gan.data import SYMMETRIC;"
             "n = FeatureNetwork(widths=(8, 16), features=16);"
-            f"fit_features(n, ImageParts('digits', normalisation=SYMMETRIC), Path({str(tmp_path)!r}));"
+            f"fit_features(n, ImageSplits('digits', normalisation=SYMMETRIC), Path({str(tmp_path)!r}));"
             "print(float(n.head.weight.sum()))"
         )
         started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]

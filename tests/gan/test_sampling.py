@@ -12,13 +12,13 @@ from PIL import Image
 
 from gan_configs import images_config, points_config
 from plcourse import Run
-from plcourse.core.exportable import standing_in
 from plcourse.gan.gaussians import GaussianGrid, GaussianQuality
 from plcourse.gan.latents import Seeds, between, latents_of, mixing_shares, training_latents
 from plcourse.gan.networks import ConvDiscriminator, ConvGenerator, PointDiscriminator, PointGenerator
 from plcourse.gan.nonsaturating import GAN
 from plcourse.gan.r3gan import R3GAN
 from plcourse.gan.wgan_gp import WGANGP
+from plcourse.training.exportable import standing_in
 from support import TWO_PROCESSES, Command, write_config
 
 

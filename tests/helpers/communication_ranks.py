@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from plcourse.core.communication import CommunicationTimer
+from plcourse.training.communication import CommunicationTimer
 
 PAUSE = 0.2  # seconds by which rank 1 is late, well above what a busy machine adds
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from plcourse import Run
-from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.core.metrics import ClassificationScores
+from plcourse.training.exportable import BATCH, Dimension, Input, Output, Signature
+from plcourse.training.metrics import ClassificationScores
 
 WORDS, LENGTH = 50, 12
 

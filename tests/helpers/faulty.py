@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from plcourse.core import checkpoint
-from plcourse.core.checkpoint import link
+from plcourse.training import checkpoint
+from plcourse.training.checkpoint import link
 
 
 class FailAt(pl.Callback):

@@ -25,7 +25,7 @@ from support import HELPERS, write_config
 _SERVER = """
 import contextlib, json, os, select, shlex, signal, socket, sys, threading, traceback
 from plcourse.__main__ import main
-import plcourse.api, plcourse.cli.course_cli, torch
+import plcourse.cli.api, plcourse.cli.course_cli, torch
 for module in sys.argv[2:]:
     __import__(module)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -5,7 +5,7 @@ import textwrap
 from dataclasses import dataclass
 
 from plcourse import catalog
-from plcourse.core.runs import Run
+from plcourse.runs.run import Run
 
 
 def text_of(lesson: str) -> str:

@@ -21,9 +21,9 @@ import torch.distributed as dist
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
-from plcourse.core import launch
-from plcourse.core.errors import Interrupted, RunFailed, UserError
-from plcourse.core.launch import beat, supervise
+from plcourse.errors import Interrupted, RunFailed, UserError
+from plcourse.processes import launch
+from plcourse.processes.launch import beat, supervise
 
 TIMEOUT = 1.5  # of the collectives, in seconds
 

@@ -11,10 +11,10 @@ from sklearn.model_selection import StratifiedKFold
 
 import plcourse
 from kfold_configs import SEED, kfold_config
-from plcourse.core.checkpoint import RunCheckpoint
-from plcourse.core.data.transforms import RandomAffine
+from plcourse.data.transforms import RandomAffine
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.training.checkpoint import RunCheckpoint
 from support import assert_equal, assert_same_end
 from trainers import quiet_trainer
 

@@ -10,8 +10,8 @@ import torch
 import plcourse
 from kfold_configs import kfold_config, own_config
 from plcourse.cli import run_verb
-from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.runs import Run
+from plcourse.errors import RunFailed, UserError
+from plcourse.runs.run import Run
 
 QUICK = {"trainer__max_epochs": 1, "data__init_args__augment": None}
 

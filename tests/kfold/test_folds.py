@@ -15,7 +15,7 @@ from sklearn.model_selection import (
     StratifiedKFold,
 )
 
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 from plcourse.kfold.folds import plan_folds
 
 GENERATOR = np.random.RandomState(0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from plcourse.core.errors import RunFailed, UserError
+from plcourse.errors import RunFailed, UserError
 from plcourse.kfold.outputs import BatchOutputs, Ensemble, Recording, out_of_fold_rows
 
 

@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 import plcourse
 from kfold_configs import kfold_config, own_config
 from plcourse import Run
-from plcourse.core.comparison.cells import read_cells
-from plcourse.core.data.images import fit_normalisation
-from plcourse.core.errors import UserError
+from plcourse.data.images import fit_normalisation
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.errors import UserError
 from plcourse.kfold.data import TableData
+from plcourse.verbs.compare.cells import read_cells
 from support import assert_equal
 from trainers import quiet_trainer
 

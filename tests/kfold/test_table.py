@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import plcourse
-from plcourse.core.checkpoint import load
-from plcourse.core.errors import UserError
-from plcourse.core.runs import Run
+from plcourse.errors import UserError
 from plcourse.kfold.data import TableData
 from plcourse.kfold.table import Columns, Table
+from plcourse.runs.run import Run
+from plcourse.training.checkpoint import load
 
 DRAW = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score
 
 import plcourse
 from plcourse.__main__ import main
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 
 GOOD, BAD, PLAIN = "好美妙精彩喜爱", "坏差无聊失望烂", "电影剧情演员的这部很了在看"
 

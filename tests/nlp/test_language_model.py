@@ -10,14 +10,14 @@ from torch.nn import functional
 
 from corpus import language_config, long_text, table
 from forking import Forker, kill_and_resume
-from plcourse.core.runs import Run
+from plcourse.nlp.baselines import joined, lzma_bits, ngram_bits, zlib_bits
 from plcourse.nlp.data import LanguageData
-from plcourse.nlp.floors import joined, lzma_bits, ngram_bits, zlib_bits
 from plcourse.nlp.gpt import GPT
 from plcourse.nlp.language_model import TextScore
 from plcourse.nlp.lstm import LSTMLanguageModel
 from plcourse.nlp.streams import NOT_SCORED, Stream
 from plcourse.nlp.tokenizers import Kind, fit_tokenizer
+from plcourse.runs.run import Run
 from support import TWO_PROCESSES, Command, assert_same_end, kill_at_step, write_config
 
 NETWORKS = ["LSTMLanguageModel", "GPT"]

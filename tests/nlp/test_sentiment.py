@@ -15,9 +15,7 @@ from tokenizers import Tokenizer
 
 from corpus import language_config, long_text, table
 from plcourse.__main__ import main
-from plcourse.core.checkpoint import load
-from plcourse.core.errors import UserError
-from plcourse.core.runs import Run
+from plcourse.errors import UserError
 from plcourse.export.formats import write
 from plcourse.export.graph import Program
 from plcourse.nlp.attribution import Attributions, integrated_gradients, marked
@@ -32,6 +30,8 @@ from plcourse.nlp.language_model import LanguageModel
 from plcourse.nlp.lstm import LSTMLanguageModel
 from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.sentiment import SentimentClassifier
+from plcourse.runs.run import Run
+from plcourse.training.checkpoint import load
 from support import TWO_PROCESSES, Command, kill_at_step, write_config
 
 SIZES: dict[str, dict[str, Any]] = {

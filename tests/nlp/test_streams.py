@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plcourse.core.data import TrainSampler
-from plcourse.core.errors import UserError
-from plcourse.nlp.parts import BucketSampler, TokenSet
+from plcourse.data import TrainSampler
+from plcourse.errors import UserError
+from plcourse.nlp.parts import BucketSampler, TokenDataset
 from plcourse.nlp.streams import NOT_SCORED, EvalWindows, Stream, TrackSampler, TrainWindows
 from plcourse.nlp.tokenizers import END, PAD, UNKNOWN, CharacterTokenizer
 
@@ -111,7 +111,7 @@ def test_buckets_leave_little_padding() -> None:
 
 
 def test_a_batch_is_padded_and_an_empty_text_is_one_unknown_token() -> None:
-    tokens = TokenSet(LETTERS.encode(["abc", "", "d"]), np.array([1, 0, 1]), ["x", "y", "z"])
+    tokens = TokenDataset(LETTERS.encode(["abc", "", "d"]), np.array([1, 0, 1]), ["x", "y", "z"])
     batch = tokens.fetch(np.array([1, 0]), 0)
     assert batch["text"].tolist() == [[UNKNOWN, PAD, PAD], [3, 4, 5]]
     assert batch["length"].tolist() == [1, 3]

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus import table
-from plcourse.core.data import overlap, split
-from plcourse.core.data.lines import read_text
-from plcourse.core.data.near_duplicates import content_hashes
-from plcourse.core.data.texts import open_texts
-from plcourse.core.errors import UserError
+from plcourse.data import overlap, split
+from plcourse.data.lines import read_text
+from plcourse.data.near_duplicates import content_hashes
+from plcourse.data.texts import open_texts
+from plcourse.errors import UserError
 
 REVIEW = (
     "A slow start, but the second half, in which the brothers meet again at the harbour, is as good as anything that "

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus import COMMON, WORDS
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 from plcourse.nlp.baseline import LinearBaseline
 from plcourse.nlp.tokenizers import (
     SPECIALS,

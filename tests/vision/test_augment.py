@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from plcourse.core.data import MaskParts, keys_of
-from plcourse.core.errors import UserError
+from plcourse.data import MaskSplits, keys_of
+from plcourse.errors import UserError
 from plcourse.vision.augment import Albumentations
 
 TRANSFORMS = [{"Affine": {"rotate": [-40, 40], "p": 1.0}}, {"InvertImg": {"p": 0.5}}, {"CoarseDropout": None}]
@@ -56,7 +56,7 @@ def test_transforms_do_not_share_their_draws() -> None:
 
 
 def test_workers_and_processes_change_nothing() -> None:
-    parts = MaskParts("digits_on_photos", image_size=12, val_size=10, test_size=4950)
+    parts = MaskSplits("digits_on_photos", image_size=12, val_size=10, test_size=4950)
     parts.open()
     augment = Albumentations(TRANSFORMS)
     plain = list(parts.train_loader(None, 8, augment))

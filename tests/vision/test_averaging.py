@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, update_bn
 
 from plcourse import Trainer
-from plcourse.core.checkpoint import RunCheckpoint
-from plcourse.core.errors import UserError
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import ImageClassifier, ResNet
+from plcourse.errors import UserError
+from plcourse.training.checkpoint import RunCheckpoint
 from plcourse.vision.averaging import EMA, SWA, Averaging
 from trainers import quiet_trainer
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from plcourse.core.data import IGNORE
+from plcourse.data import IGNORE
 from plcourse.vision.losses import TaskWeights, mask_loss, soft_dice_loss
 from plcourse.vision.model import ClassifierSegmenter
 from plcourse.vision.networks import ConvEncoder, TorchvisionEncoder, TwoHeads

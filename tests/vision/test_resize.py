@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from plcourse import Run
 from plcourse.__main__ import main
-from plcourse.core.data import IGNORE, MaskParts, open_masks
-from plcourse.core.data.resize import in_size_of_input, window_of
+from plcourse.data import IGNORE, MaskSplits, open_masks
+from plcourse.data.resize import in_size_of_input, window_of
 from plcourse.export.runners import open_exported
 from support import write_config
 from vision_configs import vision_config
@@ -34,7 +34,7 @@ def test_padding_belongs_to_no_class_and_is_undone(mask_folder: Callable[..., Pa
         assert (mask[~outside] != IGNORE).all()
         shrunk = functional.interpolate(raw[None, None].float(), size=(rows, columns), mode="nearest-exact")[0, 0]
         assert torch.equal(mask[~outside].reshape(rows, columns), shrunk.to(torch.uint8))
-    parts = MaskParts("mask_folder", str(root), (32, 32), val_size=0, test_size=0, resize="pad")
+    parts = MaskSplits("mask_folder", str(root), (32, 32), val_size=0, test_size=0, resize="pad")
     (batch,) = parts.eval_loader(None, "train", 100)
     assert batch["window"].tolist() == [list(window_of(h, w, (32, 32), "pad")) for h, w in batch["size"].tolist()]
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plcourse.api import run_verb
+    from plcourse.cli.api import run_verb
     from plcourse.cli.course_cli import CourseCLI, CourseParser, Resolver, latency, quieten
 
 __all__ = ["CourseCLI", "CourseParser", "Resolver", "latency", "quieten", "run_verb"]
@@ -19,4 +19,4 @@ __all__ = ["CourseCLI", "CourseParser", "Resolver", "latency", "quieten", "run_v
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'plcourse.cli' has no attribute {name!r}")
-    return getattr(import_module("plcourse.api" if name == "run_verb" else "plcourse.cli.course_cli"), name)
+    return getattr(import_module("plcourse.cli.api" if name == "run_verb" else "plcourse.cli.course_cli"), name)

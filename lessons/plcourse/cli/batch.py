@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plcourse.api import Run
-from plcourse.core.console import say
-from plcourse.core.errors import UserError, first_line
-from plcourse.core.files import write_json
+from plcourse.cli.api import Run
+from plcourse.console import say
+from plcourse.errors import UserError, first_line
+from plcourse.files import write_json
 
 Work = Callable[[Run, dict[str, Any]], dict[str, Any]]
 

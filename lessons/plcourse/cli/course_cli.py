@@ -24,34 +24,35 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.distributed.constants import default_pg_timeout
 
 from plcourse.catalog import short_class_name
-from plcourse.core import launch, log_files, safety
-from plcourse.core.baselines import find_baselines
-from plcourse.core.callbacks import Coverage
-from plcourse.core.changes import Change, nothing_left
-from plcourse.core.checkpoint import load
-from plcourse.core.configs import short_class_names
-from plcourse.core.console import say
-from plcourse.core.continuing import changed, is_finished
-from plcourse.core.errors import RunFailed, UserError, first_line
-from plcourse.core.evaluations import relative_to_run, save_evaluation
-from plcourse.core.explain import Explainer
-from plcourse.core.few_steps import few_steps
-from plcourse.core.files import write_text
-from plcourse.core.from_data import take_from_data
-from plcourse.core.loops import PredictLoop
-from plcourse.core.next_steps import what_next
-from plcourse.core.record import RunRecorder, TidyLogger
-from plcourse.core.request import EVALUATIONS, Request, read_request
-from plcourse.core.round_trip import register_types, repeatable
-from plcourse.core.run_names import named_runs, settle
-from plcourse.core.runs import Run, runs_below
-from plcourse.core.screen import RunProgress, table
-from plcourse.core.session import Session, is_first_process
-from plcourse.core.trainer import Trainer
-from plcourse.core.tuning import refuse_tuners, tune, tuners
-from plcourse.core.variant import AS_TRAINED, Variant, predictions_folder
-from plcourse.core.variants import environment_flags, hide_newest, show_newest, variant_of
-from plcourse.core.writer import PredictionWriter
+from plcourse.cli.cli_errors import Explainer
+from plcourse.cli.continuing import changed, is_finished
+from plcourse.cli.from_data import take_from_data
+from plcourse.cli.request import EVALUATIONS, Request, read_request
+from plcourse.cli.session import Session, is_first_process
+from plcourse.console import say
+from plcourse.errors import RunFailed, UserError, first_line
+from plcourse.files import write_text
+from plcourse.processes import launch
+from plcourse.runs import allowlist, log_files
+from plcourse.runs.changes import Change, nothing_left
+from plcourse.runs.configs import short_class_names
+from plcourse.runs.evaluations import relative_to_run, save_evaluation
+from plcourse.runs.next_steps import what_next
+from plcourse.runs.prediction_writer import PredictionWriter
+from plcourse.runs.recorder import RunRecorder, TidyLogger
+from plcourse.runs.round_trip import register_types, repeatable
+from plcourse.runs.run import Run, runs_below
+from plcourse.runs.run_names import named_runs, settle
+from plcourse.runs.variants import environment_flags, hide_newest, show_newest, variant_of
+from plcourse.training.baselines import find_baselines
+from plcourse.training.callbacks import Coverage
+from plcourse.training.checkpoint import load
+from plcourse.training.few_steps import few_steps
+from plcourse.training.loops import PredictLoop
+from plcourse.training.progress import RunProgress, table
+from plcourse.training.trainer import Trainer
+from plcourse.training.tuning import refuse_tuners, tune, tuners
+from plcourse.training.variant import AS_TRAINED, Variant, predictions_folder
 
 _STAGES = {"validate": "val", "test": "test"}
 
@@ -88,7 +89,7 @@ class CourseCLI(LightningCLI):
     ``configure_optimizers`` is off.
 
     Args:
-        request: what was asked for; `plcourse.core.request.read_request` makes it.
+        request: what was asked for; `plcourse.cli.request.read_request` makes it.
     """
 
     trainer: Trainer
@@ -125,7 +126,7 @@ class CourseCLI(LightningCLI):
         """Parses without LightningCLI's warning about sys.argv, which this suite never hands on."""
         CourseParser.explainer.check_top_level()
         self.config = parser.parse_args(args)
-        safety.check_downloads(self.config[self.request.parsed_as], self.request.trusted)
+        allowlist.check_downloads(self.config[self.request.parsed_as], self.request.trusted)
 
     def _parse_ckpt_path(self) -> None:
         """Left out: what a checkpoint file says about classes must not steer what gets imported."""
@@ -375,7 +376,7 @@ class Resolver(CourseCLI):
     @classmethod
     def of(cls, request: Request) -> "Resolver":
         """Parses, with the classes let in that the request trusts."""
-        safety.install(request.trusted)
+        allowlist.install(request.trusted)
         return cls(request)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -397,7 +398,7 @@ def carry_out(verb: str, arguments: list[str]) -> Run | None:
         UserError: a bad request; RunFailed: a run that could not be finished; Interrupted: one that a signal ended.
     """
     request = read_request(verb, ["--help" if word == "--help_all" else word for word in arguments])
-    safety.install(request.trusted)
+    allowlist.install(request.trusted)
     quieten()
     with runs_below(request.root):
         run = CourseCLI(request).run_folder

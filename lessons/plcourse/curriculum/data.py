@@ -6,12 +6,13 @@ from typing import Any, Self
 
 import pytorch_lightning as pl
 
-from plcourse.core.data import (
+from plcourse.curriculum.noise import noisy_labels
+from plcourse.data import (
     Augmentation,
     BatchLoader,
-    ImageParts,
-    ImageSet,
+    ImageDataset,
     ImageSize,
+    ImageSplits,
     Process,
     Resize,
     delegated,
@@ -20,8 +21,7 @@ from plcourse.core.data import (
     run_seed,
     train_loader,
 )
-from plcourse.core.data.names import restore_first
-from plcourse.curriculum.noise import noisy_labels
+from plcourse.data.names import restore_first
 
 
 class CurriculumData(pl.LightningDataModule):
@@ -77,7 +77,7 @@ class CurriculumData(pl.LightningDataModule):
         if not 0 <= label_noise < 1:
             raise ValueError(f"label_noise is {label_noise}; it is a share of 0 or more and below 1")
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.images = ImageParts(source, root, image_size, "raise", val_size, test_size, split_seed, resize=resize)
+        self.images = ImageSplits(source, root, image_size, "raise", val_size, test_size, split_seed, resize=resize)
         self.batch_size, self.augment, self.num_workers = batch_size, augment, num_workers
         self.label_noise, self.noise_seed, self.predict_paths = label_noise, noise_seed, predict_paths
 
@@ -132,7 +132,7 @@ class CurriculumData(pl.LightningDataModule):
         anew.images, anew.trainer = self.images.with_split(train_ids, val_ids), None
         return anew
 
-    def _training(self, augment: Sequence[Augmentation] | None = None) -> ImageSet:
+    def _training(self, augment: Sequence[Augmentation] | None = None) -> ImageDataset:
         images = self.images
         part = images.parts["train"]
         labels = noisy_labels(
@@ -142,4 +142,4 @@ class CurriculumData(pl.LightningDataModule):
             self.label_noise,
             self.noise_seed,
         )
-        return ImageSet(images.source, part, images.normalisation, augment, run_seed(), labels)
+        return ImageDataset(images.source, part, images.normalisation, augment, run_seed(), labels)

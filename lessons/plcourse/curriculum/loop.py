@@ -18,15 +18,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from plcourse.core.accumulation import planned_batches
-from plcourse.core.data import BatchLoader, TrainSampler
-from plcourse.core.distributed import gather_objects
-from plcourse.core.errors import UserError
-from plcourse.core.loops import EpochLoop, FitLoop
 from plcourse.curriculum.pacing import Pacing
 from plcourse.curriculum.sampler import CurriculumSampler, Order, rank_samples
 from plcourse.curriculum.scorers import Scorer, TrainingSamples, write_scores
 from plcourse.curriculum.self_paced import SelfPacing
+from plcourse.data import BatchLoader, TrainSampler
+from plcourse.data.accumulation import planned_batches
+from plcourse.errors import UserError
+from plcourse.processes.collectives import gather_objects
+from plcourse.training.loops import EpochLoop, FitLoop
 
 _ROUNDING = 1e-5  # how far another machine's scores may be off, relative and absolute
 
@@ -117,7 +117,7 @@ class CurriculumLoop(FitLoop):
         if not isinstance(loader, BatchLoader) or not isinstance(plan, TrainSampler):
             raise UserError(
                 "a curriculum chooses the samples of a BatchLoader with a TrainSampler; this data module trains on a "
-                f"{type(loader).__name__}: see plcourse.core.data"
+                f"{type(loader).__name__}: see plcourse.data"
             )
         self.epoch_loop.sampler = CurriculumSampler(plan)
         loader.replan(self.epoch_loop.sampler)

@@ -18,8 +18,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plcourse.core.data import permutation
 from plcourse.curriculum.data import CurriculumData
+from plcourse.data import permutation
 
 
 def difficulty(image_NP: np.ndarray, label_N: np.ndarray) -> np.ndarray:

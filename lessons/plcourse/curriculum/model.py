@@ -12,9 +12,9 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plcourse.core.metrics import ClassificationScores, StepMeans, probabilities
-from plcourse.core.schedules import WarmupCosine, with_schedule
 from plcourse.curriculum.self_paced import Weigher
+from plcourse.training.metrics import ClassificationScores, StepMeans, probabilities
+from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
 class CurriculumClassifier(pl.LightningModule):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from plcourse.core.data import uniforms
+from plcourse.data import uniforms
 
 
 def noisy_labels(labels: np.ndarray, keys: np.ndarray, num_classes: int, share: float, seed: int) -> np.ndarray:

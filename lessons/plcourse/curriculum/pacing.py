@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from plcourse.core.errors import UserError, nearest
+from plcourse.errors import UserError, nearest
 
 Kind = Literal["linear", "root", "quadratic", "exponential", "logarithmic", "step", "one_step"]
 

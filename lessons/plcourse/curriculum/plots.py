@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plcourse.core.captions import caption
+from plcourse.console.captions import caption
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

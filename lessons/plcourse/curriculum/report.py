@@ -7,12 +7,12 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from plcourse.core.data import Batch
-from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.metrics import probabilities
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.plots import draw_difficulty, draw_examples, draw_pacing, draw_terciles
 from plcourse.curriculum.scorers import TrainingSamples, as_trained_on, evaluating
+from plcourse.data import Batch
+from plcourse.errors import RunFailed, UserError
+from plcourse.training.metrics import probabilities
 
 TERCILES = ("easy", "medium", "hard")
 

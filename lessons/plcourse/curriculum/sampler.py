@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from plcourse.core.data import TrainSampler, permutation
-from plcourse.core.errors import UserError
+from plcourse.data import TrainSampler, permutation
+from plcourse.errors import UserError
 
 Order = Literal["easy_first", "hard_first", "random"]
 Share = Callable[[int, int], float]

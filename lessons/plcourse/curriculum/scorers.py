@@ -27,12 +27,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from plcourse.core.checkpoint import load
-from plcourse.core.data import Batch, BatchLoader
-from plcourse.core.data.frames import as_text, numbers, read_frame
-from plcourse.core.errors import UserError, nearest
-from plcourse.core.files import write_text
-from plcourse.core.runs import Run, runs_root
+from plcourse.data import Batch, BatchLoader
+from plcourse.data.frames import as_text, numbers, read_frame
+from plcourse.errors import UserError, nearest
+from plcourse.files import write_text
+from plcourse.runs.run import Run, runs_root
+from plcourse.training.checkpoint import load
 
 OUT_OF_FOLD = Path("predictions", "out_of_fold.parquet")
 

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 
 _HOOKS = {"float16": fp16_compress_hook, "bfloat16": bf16_compress_hook}
 

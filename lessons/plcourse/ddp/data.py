@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 
-from plcourse.core.data import Augmentation, BatchLoader, ImageParts, ImageSize, Resize, delegated
-from plcourse.core.data.names import restore_first
+from plcourse.data import Augmentation, BatchLoader, ImageSize, ImageSplits, Resize, delegated
+from plcourse.data.names import restore_first
 
 
 class ImageData(pl.LightningDataModule):
@@ -57,7 +57,7 @@ class ImageData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.images = ImageParts(source, root, image_size, on_error, val_size, test_size, split_seed, resize=resize)
+        self.images = ImageSplits(source, root, image_size, on_error, val_size, test_size, split_seed, resize=resize)
         self.batch_size, self.augment = batch_size, augment
         self.num_workers, self.predict_paths = num_workers, predict_paths
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 
-from plcourse.core.data import permutation
+from plcourse.data import permutation
 from plcourse.ddp.data import ImageData
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from plcourse.core.metrics import ClassificationScores, StepMeans, probabilities
-from plcourse.core.schedules import WarmupCosine, with_schedule
+from plcourse.training.metrics import ClassificationScores, StepMeans, probabilities
+from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
 class ResidualBlock(nn.Module):

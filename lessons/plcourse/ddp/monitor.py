@@ -17,10 +17,10 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from plcourse.core.communication import CommunicationTimer
-from plcourse.core.data.randoms import keys_of
-from plcourse.core.distributed import gather_numbers, gather_objects
-from plcourse.core.metrics import is_logging_step, takes_step
+from plcourse.data.randoms import keys_of
+from plcourse.processes.collectives import gather_numbers, gather_objects
+from plcourse.training.communication import CommunicationTimer
+from plcourse.training.metrics import is_logging_step, takes_step
 
 _KIB = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
 _MIB = 2**20
@@ -34,7 +34,7 @@ class ThroughputMonitor(Callback):
     - ``train/samples_per_second``: samples of all processes.
     - ``train/data_wait``: share of the time in which a process waits for its data loader, 0 to 1; mean over processes.
     - ``train/communication_wait``: share of the time in which a process waits for gradients after it has computed its
-      own, 0 to 1; mean over processes. See `plcourse.core.communication`.
+      own, 0 to 1; mean over processes. See `plcourse.training.communication`.
     - ``train/communication``: share of the time from the first bucket's averaging to the last one's, the part that the
       backward pass hides included.
     - ``train/peak_memory_mib``: most memory of any process so far, in MiB: resident memory on CPUs, memory that torch

@@ -6,26 +6,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from plcourse.core.console import say
-from plcourse.core.data import (
+from plcourse.console import say
+from plcourse.data import (
     Augmentation,
     BatchLoader,
-    ImageParts,
     ImageSize,
+    ImageSplits,
     OnError,
     Process,
     Resize,
     delegated,
     eval_loader,
 )
-from plcourse.core.data.folder import header_notes
-from plcourse.core.data.image_files import find_images, left_out_line
-from plcourse.core.data.names import restore_first
-from plcourse.core.errors import UserError
-from plcourse.core.files import expand
-from plcourse.evaluation.generated import GeneratedParts
+from plcourse.data.image_files import find_images, left_out_line
+from plcourse.data.image_folder import header_notes
+from plcourse.data.names import restore_first
+from plcourse.errors import UserError
+from plcourse.evaluation.generated import GeneratedSplits
 from plcourse.evaluation.inputs import ImageInputs, TableInputs
-from plcourse.evaluation.tables import PACKAGED, Schema, TableParts
+from plcourse.evaluation.tables import PACKAGED, Schema, TableSplits
+from plcourse.files import expand
 
 
 class EvaluationData(pl.LightningDataModule):
@@ -84,15 +84,15 @@ class EvaluationData(pl.LightningDataModule):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         sizes = (val_size, test_size)
-        self.parts: ImageParts | TableParts | GeneratedParts
+        self.parts: ImageSplits | TableSplits | GeneratedSplits
         if source == "generated":
-            self.parts = GeneratedParts(rows, *sizes)
+            self.parts = GeneratedSplits(rows, *sizes)
         elif source == "table" or source in PACKAGED:
             name = root if source == "table" else source
             schema = Schema(feature_columns, label_column, id_column, text_column)
-            self.parts = TableParts(name, schema, on_error, *sizes, split_seed)
+            self.parts = TableSplits(name, schema, on_error, *sizes, split_seed)
         else:
-            self.parts = ImageParts(source, root, image_size, on_error, *sizes, split_seed, resize=resize)
+            self.parts = ImageSplits(source, root, image_size, on_error, *sizes, split_seed, resize=resize)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.augment, self.num_workers, self.paths = augment, num_workers, paths
 
@@ -122,7 +122,7 @@ class EvaluationData(pl.LightningDataModule):
     def predict_dataloader(self) -> BatchLoader:
         """The new inputs, each once; else the test part, or all rows of a generated table."""
         if not self.paths:
-            part = "all" if isinstance(self.parts, GeneratedParts) else "test"
+            part = "all" if isinstance(self.parts, GeneratedSplits) else "test"
             return self.parts.eval_loader(self.trainer, part, self.eval_batch_size, self.num_workers)
         return self.files_dataloader(self.paths)
 
@@ -132,9 +132,9 @@ class EvaluationData(pl.LightningDataModule):
         return eval_loader(inputs, self.eval_batch_size, Process.of(self.trainer), self.num_workers)
 
     def _inputs(self, paths: Sequence[str]) -> ImageInputs | TableInputs:
-        if isinstance(self.parts, GeneratedParts):
+        if isinstance(self.parts, GeneratedSplits):
             raise UserError("paths: a model of generated rows takes none; leave data.paths out")
-        if isinstance(self.parts, TableParts):
+        if isinstance(self.parts, TableSplits):
             tables = [found for path in paths for found in expand(path) or [path]]
             return TableInputs(tables, self.parts.schema, self.parts.normalisation)
         left_out: Counter[str] = Counter()

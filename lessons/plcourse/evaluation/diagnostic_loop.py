@@ -15,10 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from plcourse.core.distributed import gather_objects
-from plcourse.core.errors import UserError
-from plcourse.core.loops import TestLoop
-from plcourse.core.variant import results_folder
+from plcourse.errors import UserError
 from plcourse.evaluation.diagnostics import (
     Calibration,
     ConfidentErrors,
@@ -30,6 +27,9 @@ from plcourse.evaluation.diagnostics import (
 )
 from plcourse.evaluation.diagnostics.calibration import fit_temperature
 from plcourse.evaluation.scores import Diagnostic, Scores
+from plcourse.processes.collectives import gather_objects
+from plcourse.training.loops import TestLoop
+from plcourse.training.variant import results_folder
 
 _ALL = (Intervals, PerClass, Confusion, Calibration, RiskCoverage, WorstSlices, ConfidentErrors)
 _UNCERTAINTIES = ("total", "aleatoric", "epistemic")

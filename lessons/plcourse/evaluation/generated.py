@@ -14,9 +14,9 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
-from plcourse.core.data import BatchLoader, Process, eval_loader, keys_of, train_loader
-from plcourse.core.data.provenance import Identities
-from plcourse.core.errors import UserError
+from plcourse.data import BatchLoader, Process, eval_loader, keys_of, train_loader
+from plcourse.data.provenance import Identities
+from plcourse.errors import UserError
 
 FEATURES, CLASSES = 16, 4
 _P, _Q = 1 << 16, 1 << 12
@@ -72,7 +72,7 @@ class GeneratedRows:
         return (self.true_scores(features) + noise).argmax(dim=1)
 
 
-class GeneratedParts:
+class GeneratedSplits:
     """Training, validation and test rows of a generated table, and all of its rows to predict.
 
     The table begins with the test rows, then come those for validation, then those for training.

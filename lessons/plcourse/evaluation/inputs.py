@@ -14,12 +14,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from plcourse.core.data.features import Standardiser
-from plcourse.core.data.folder import UnreadableImage, read_image
-from plcourse.core.data.frames import SUFFIXES, as_text, read_frame, readable, to_frame
-from plcourse.core.data.images import Normalisation
-from plcourse.core.data.resize import Resize
-from plcourse.core.errors import UserError
+from plcourse.data.features import Standardiser
+from plcourse.data.frames import SUFFIXES, as_text, read_frame, readable, to_frame
+from plcourse.data.image_folder import UnreadableImage, read_image
+from plcourse.data.images import Normalisation
+from plcourse.data.resize import Resize
+from plcourse.errors import UserError
 from plcourse.evaluation.tables import Schema, to_features
 
 

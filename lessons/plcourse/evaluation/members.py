@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plcourse.core.checkpoint import load
-from plcourse.core.errors import UserError
-from plcourse.core.files import expand
-from plcourse.core.unseen import check_other_weights
+from plcourse.errors import UserError
+from plcourse.files import expand
+from plcourse.training.checkpoint import load
+from plcourse.training.leak_check import check_other_weights
 
 
 def find_checkpoints(patterns: Sequence[str]) -> list[str]:

@@ -20,14 +20,14 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plcourse.core.data import Augmentation, augment_batch, keys_of, run_seed
-from plcourse.core.data.randoms import stream
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import is_replaced
-from plcourse.core.metrics import ClassificationScores, StepMeans, in_full, probabilities
-from plcourse.core.schedules import WarmupCosine, with_schedule
+from plcourse.data import Augmentation, augment_batch, keys_of, run_seed
+from plcourse.data.randoms import stream
+from plcourse.errors import UserError
 from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
 from plcourse.evaluation.uncertainty import decompose, dropout_on
+from plcourse.training.exportable import is_replaced
+from plcourse.training.metrics import ClassificationScores, StepMeans, in_full, probabilities
+from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
 class Classifier(pl.LightningModule):

@@ -24,9 +24,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from plcourse.core.errors import RunFailed, UserError, first_line
-from plcourse.core.files import hold, publish, sync, write_json, write_text
+from plcourse.errors import RunFailed, UserError, first_line
 from plcourse.evaluation.formats import Format
+from plcourse.files import hold, publish, sync, write_json, write_text
 
 MANIFEST, QUARANTINE, PARTIAL = "_manifest.json", "_quarantine.csv", "_partial"
 _KEPT = "journal-kept.jsonl"  # the shards that earlier attempts committed

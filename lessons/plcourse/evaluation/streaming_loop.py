@@ -18,21 +18,21 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from plcourse.core.console import say
-from plcourse.core.data.loader import BatchLoader
-from plcourse.core.distributed import gather_objects, total
-from plcourse.core.errors import UserError
-from plcourse.core.loops import PredictLoop
-from plcourse.core.variant import AS_TRAINED, Variant, predictions_folder
+from plcourse.console import say
+from plcourse.data.loader import BatchLoader
+from plcourse.errors import UserError
 from plcourse.evaluation.formats import WRITERS, Format
 from plcourse.evaluation.shards import QUARANTINE, Shard, ShardFolder
 from plcourse.evaluation.sink import ShardSink
+from plcourse.processes.collectives import gather_objects, total
+from plcourse.training.loops import PredictLoop
+from plcourse.training.variant import AS_TRAINED, Variant, predictions_folder
 
 
 class StreamingPredictLoop(PredictLoop):
     """A predict loop that writes shards, for the slot ``trainer.predict_loop``.
 
-    A prediction is a dict of columns (see `plcourse.core.columns`). A batch may have an entry ``quarantined``, a list
+    A prediction is a dict of columns (see `plcourse.runs.columns`). A batch may have an entry ``quarantined``, a list
     of (row, reason) for inputs that could not be read; their rows are left out and listed.
 
     Args:
@@ -78,7 +78,7 @@ class StreamingPredictLoop(PredictLoop):
         loader = combined.flattened[0]
         if len(combined.flattened) > 1 or not isinstance(loader, BatchLoader):
             raise UserError(
-                "StreamingPredictLoop needs a predict_dataloader that returns one BatchLoader of plcourse.core.data; "
+                "StreamingPredictLoop needs a predict_dataloader that returns one BatchLoader of plcourse.data; "
                 f"this data module returns {len(combined.flattened)} loader(s), the first a {type(loader).__name__}"
             )
         n, batch_size = loader.plan.n, loader.plan.global_batch_size // trainer.world_size

@@ -18,14 +18,14 @@ import pandas as pd
 import torch
 from pytorch_lightning import Trainer
 
-from plcourse.core.console import say
-from plcourse.core.data import BatchLoader, OnError, Process, eval_loader, split, train_loader
-from plcourse.core.data.classes import class_names
-from plcourse.core.data.features import Standardiser, feature_values, features_of
-from plcourse.core.data.frames import as_text, numbers, read_frame
-from plcourse.core.data.names import adopt_classes, listed
-from plcourse.core.data.provenance import Identities, row_hashes
-from plcourse.core.errors import UserError, nearest
+from plcourse.console import say
+from plcourse.data import BatchLoader, OnError, Process, eval_loader, split, train_loader
+from plcourse.data.classes import class_names
+from plcourse.data.features import Standardiser, feature_values, features_of
+from plcourse.data.frames import as_text, numbers, read_frame
+from plcourse.data.names import adopt_classes, listed
+from plcourse.data.provenance import Identities, row_hashes
+from plcourse.errors import UserError, nearest
 
 PACKAGED = ("breast_cancer", "wine")
 
@@ -101,7 +101,7 @@ def _hashed(texts: pd.Series, buckets: int) -> np.ndarray:
 
 
 class TableSource:
-    """A labelled table in memory. See `plcourse.core.data.Source` for the attributes.
+    """A labelled table in memory. See `plcourse.data.Source` for the attributes.
 
     Args:
         name: the file, or the name of a packaged table.
@@ -196,7 +196,7 @@ def _check_ids(name: str, frame: pd.DataFrame, column: str) -> None:
 
 
 @dataclass
-class TableSet:
+class TableDataset:
     """The rows of one part as batches: ``features`` float32 [B, D], ``label`` int64 [B], ``id``, ``metadata``.
 
     Where the table has a column of texts, batches carry these along as ``written``.
@@ -233,8 +233,8 @@ class TableSet:
         }
 
 
-class TableParts:
-    """Training, validation and test part of a table, with the methods of `ImageParts`.
+class TableSplits:
+    """Training, validation and test part of a table, with the methods of `ImageSplits`.
 
     Args:
         path: a file, or one of `PACKAGED`.
@@ -339,10 +339,10 @@ class TableParts:
         """Shuffled batches of the training rows; tables know no augmentation."""
         if augment:
             raise UserError("data.augment changes images; a table takes none")
-        rows = TableSet(self.source, self.parts["train"], self.normalisation)
+        rows = TableDataset(self.source, self.parts["train"], self.normalisation)
         return train_loader(rows, batch_size, Process.of(trainer), num_workers)
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each row of `part` once, in order."""
-        rows = TableSet(self.source, self.parts[part], self.normalisation)
+        rows = TableDataset(self.source, self.parts[part], self.normalisation)
         return eval_loader(rows, batch_size, Process.of(trainer), num_workers, part)

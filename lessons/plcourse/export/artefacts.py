@@ -13,13 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
 
-from plcourse.core.environment import environment
-from plcourse.core.errors import UserError, first_line, nearest
-from plcourse.core.export_request import FORMATS
-from plcourse.core.files import publish, write_json
-from plcourse.core.runs import Run
+from plcourse.errors import UserError, first_line, nearest
 from plcourse.export.card import Card
 from plcourse.export.certificate import Row
+from plcourse.files import publish, write_json
+from plcourse.runs.environment import environment
+from plcourse.runs.export_request import FORMATS
+from plcourse.runs.run import Run
 
 FILES = {
     **dict.fromkeys(("onnx", "onnx_int8", "onnx_int8_dynamic"), "model.onnx"),

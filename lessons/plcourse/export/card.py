@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 
 KEY = "plcourse"  # the key of the card in a file's metadata
 
@@ -35,7 +35,7 @@ class Card:
     """What an exported file says about itself.
 
     Args:
-        format: one of `plcourse.core.export_request.FORMATS`.
+        format: one of `plcourse.runs.export_request.FORMATS`.
         inputs: the inputs in order.
         outputs: the outputs in order.
         structure: what the model's ``forward`` returns: ``tensor``, ``tuple`` or ``dict``.

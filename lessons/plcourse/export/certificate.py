@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Required, TypedDict
 
-from plcourse.core.layout import aligned, broken, fitted, width
+from plcourse.console.layout import aligned, broken, fitted, width
 
 
 class OutputRow(TypedDict):

@@ -10,13 +10,13 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from plcourse.core.data.provenance import trainings_beside
-from plcourse.core.errors import UserError
-from plcourse.core.metrics import ClassificationScores, probabilities
-from plcourse.core.runs import Run
-from plcourse.core.unseen import learn
+from plcourse.data.provenance import trainings_beside
+from plcourse.errors import UserError
 from plcourse.export.graph import Bridge
 from plcourse.export.runners import open_exported
+from plcourse.runs.run import Run
+from plcourse.training.leak_check import learn
+from plcourse.training.metrics import ClassificationScores, probabilities
 
 
 class _ImageClassifier(pl.LightningModule):

@@ -24,11 +24,11 @@ import torch
 from pytorch_lightning.core.module import _jit_is_scripting
 from torch import Tensor
 
-from plcourse.core.errors import UserError, first_line
-from plcourse.core.exportable import Dimension
+from plcourse.errors import UserError, first_line
 from plcourse.export.card import KEY, Card
 from plcourse.export.graph import Program
 from plcourse.export.quantise import Calibration, quantise_dynamically, quantise_statically
+from plcourse.training.exportable import Dimension
 
 Example = tuple[Tensor, ...]
 
@@ -83,7 +83,7 @@ def write(
     """Writes a program to a file.
 
     Args:
-        format_: one of `plcourse.core.export_request.FORMATS`.
+        format_: one of `plcourse.runs.export_request.FORMATS`.
         program: the program.
         example: inputs of two or more real samples, since exporters treat a batch size of 1 as a constant.
         path: the file.

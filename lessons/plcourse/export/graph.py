@@ -13,11 +13,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from plcourse.core.data.resize import Unresizer, in_size_of_input
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import Dimension, Exportable, Input, RawImages, RawInputs, RawTexts
+from plcourse.data.resize import Unresizer, in_size_of_input
+from plcourse.errors import UserError
 from plcourse.export.card import Card, Port, flatten
 from plcourse.export.preprocessing import Columns, Pixels, preprocessing_of
+from plcourse.training.exportable import Dimension, Exportable, Input, RawImages, RawInputs, RawTexts
 
 FREE_SIZE = {2: Dimension("height"), 3: Dimension("width")}
 

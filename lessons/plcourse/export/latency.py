@@ -12,8 +12,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from plcourse.core.errors import UserError
-from plcourse.core.layout import broken, width
+from plcourse.console.layout import broken, width
+from plcourse.errors import UserError
 from plcourse.export.artefacts import Artefacts
 from plcourse.export.card import Card
 from plcourse.export.certificate import Timing

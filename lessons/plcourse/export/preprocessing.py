@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plcourse.core.data.resize import Resize, Resizer
-from plcourse.core.errors import UserError
+from plcourse.data.resize import Resize, Resizer
+from plcourse.errors import UserError
 
 
 class Pixels(nn.Module):

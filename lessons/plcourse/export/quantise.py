@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 from plcourse.export.card import Card
 
 Calibration = Iterable[Sequence[np.ndarray]]

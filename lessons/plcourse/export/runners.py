@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from plcourse.core.errors import UserError, first_line
-from plcourse.core.runs import Run
+from plcourse.errors import UserError, first_line
 from plcourse.export.artefacts import Artefacts, checked_onnx
 from plcourse.export.card import KEY, Card, flatten
+from plcourse.runs.run import Run
 
 Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
@@ -24,7 +24,7 @@ def open_exported(run: Run, format_: str, threads: int = 1) -> tuple[Runner, Car
 
     Args:
         run: the run.
-        format_: one of `plcourse.core.export_request.FORMATS`.
+        format_: one of `plcourse.runs.export_request.FORMATS`.
         threads: threads per call, 1 or more.
 
     Raises:

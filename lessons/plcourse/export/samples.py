@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plcourse.core.data.resize import as_image
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import RawImages, ids_of
+from plcourse.data.resize import as_image
+from plcourse.errors import UserError
 from plcourse.export.graph import Place, Program
+from plcourse.training.exportable import RawImages, ids_of
 
 MAX_SAMPLES = 256  # compared one by one; the metric takes the whole test set
 MAX_BYTES = 1 << 28  # of raw images and their outputs held in memory

@@ -10,11 +10,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import RawMasks
+from plcourse.errors import UserError
 from plcourse.export.graph import Bridge, Program
 from plcourse.export.runners import Runner
 from plcourse.export.samples import place_of
+from plcourse.training.exportable import RawMasks
 
 MAX_VALUES = 1 << 25  # in the raw inputs of one call; a graph that resizes holds them in float64
 

@@ -10,16 +10,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from plcourse.core.callbacks import Coverage
-from plcourse.core.console import say
-from plcourse.core.environment import environment
-from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.export_request import ExportRequest
-from plcourse.core.exportable import RawMasks, as_exportable, standing_in
-from plcourse.core.files import write_json
-from plcourse.core.record import shortest
-from plcourse.core.runs import Run
-from plcourse.core.trainer import Trainer
+from plcourse.console import say
+from plcourse.errors import RunFailed, UserError
 from plcourse.export import formats
 from plcourse.export import latency as racing
 from plcourse.export.artefacts import Artefacts, digest
@@ -30,6 +22,14 @@ from plcourse.export.samples import RawSamples, Samples
 from plcourse.export.scoring import RawAnswers, masks_in_own_size
 from plcourse.export.verify import Reference, eager_row, verify
 from plcourse.export.worker import Worker, timed
+from plcourse.files import write_json
+from plcourse.runs.environment import environment
+from plcourse.runs.export_request import ExportRequest
+from plcourse.runs.recorder import shortest
+from plcourse.runs.run import Run
+from plcourse.training.callbacks import Coverage
+from plcourse.training.exportable import RawMasks, as_exportable, standing_in
+from plcourse.training.trainer import Trainer
 
 CALIBRATION_BATCHES = 8
 _DEPRECATED = "TorchScript is deprecated since torch 2.11 and gets no new features; for new work choose torch_export"

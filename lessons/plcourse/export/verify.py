@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from plcourse.core.errors import UserError, first_line
-from plcourse.core.export_request import ExportRequest
+from plcourse.errors import UserError, first_line
 from plcourse.export.artefacts import checked_onnx
 from plcourse.export.card import Card, Port, flatten
 from plcourse.export.certificate import Comparison, MetricRow, OutputRow, Row, Timing
@@ -25,6 +24,7 @@ from plcourse.export.runners import Runner
 from plcourse.export.samples import Probe, RawSamples, Samples, shape_of
 from plcourse.export.scoring import MAX_VALUES
 from plcourse.export.worker import Worker, timed
+from plcourse.runs.export_request import ExportRequest
 
 MAX_CALLS = 64  # per batch size
 TIMED_SECONDS = 0.3  # per format and batch size

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from plcourse.core.errors import RunFailed, UserError, first_line
-from plcourse.core.runs import Run
+from plcourse.errors import RunFailed, UserError, first_line
 from plcourse.export.runners import Runner, open_exported
+from plcourse.runs.run import Run
 
 WARM_UP = 5  # calls that do not count
 LEAST_CALLS = 20
@@ -29,7 +29,7 @@ class Worker:
 
     Args:
         run: the run.
-        format_: one of `plcourse.core.export_request.FORMATS`.
+        format_: one of `plcourse.runs.export_request.FORMATS`.
         threads: threads per call.
 
     Attributes:

@@ -15,15 +15,15 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from plcourse.core.data import keys_of
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import Input, Output, Signature
-from plcourse.core.metrics import is_logging_step
-from plcourse.core.schedules import with_schedule
+from plcourse.data import keys_of
+from plcourse.errors import UserError
 from plcourse.gan.averaging import MovingAverage
 from plcourse.gan.latents import latents_of, training_latents
+from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, PLAYERS, Report, clip, take_turn
 from plcourse.gan.quality import Quality
-from plcourse.gan.turns import DISCRIMINATOR, GENERATOR, PLAYERS, Report, clip, take_turn
+from plcourse.training.exportable import Input, Output, Signature
+from plcourse.training.metrics import is_logging_step
+from plcourse.training.schedules import with_schedule
 
 
 class GeneratedColumns(dict[str, Any]):

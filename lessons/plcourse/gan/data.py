@@ -4,18 +4,18 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 
-from plcourse.core.data import (
+from plcourse.data import (
     Augmentation,
     BatchLoader,
-    ImageParts,
     ImageSize,
+    ImageSplits,
     Normalisation,
     Process,
     Resize,
     delegated,
     eval_loader,
 )
-from plcourse.core.data.names import restore_first
+from plcourse.data.names import restore_first
 from plcourse.gan.latents import Seeds
 
 SYMMETRIC = Normalisation([0.5], [0.5])  # pixels of [0, 1] to [-1, 1]
@@ -64,7 +64,7 @@ class RealImages(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.images = ImageParts(
+        self.images = ImageSplits(
             source, root, image_size, on_error, val_size, test_size, split_seed, SYMMETRIC, resize=resize
         )
         self.batch_size, self.augment, self.num_workers = batch_size, augment, num_workers

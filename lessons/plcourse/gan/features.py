@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plcourse.core.checkpoint import AtomicCheckpointIO, load
-from plcourse.core.console import say
-from plcourse.core.data import ImageParts, ImageSet, permutation
-from plcourse.core.errors import UserError
-from plcourse.core.files import locked
+from plcourse.console import say
+from plcourse.data import ImageDataset, ImageSplits, permutation
+from plcourse.errors import UserError
+from plcourse.files import locked
+from plcourse.training.checkpoint import AtomicCheckpointIO, load
 
 EPOCHS, BATCH, RATE = 12, 64, 2e-3
 _RECIPE = f"AdamW, one cycle, {EPOCHS} epochs, batch {BATCH}, rate {RATE}"
@@ -64,7 +64,7 @@ class FeatureNetwork(nn.Module):
         return features_BF / self.unit, self.head(features_BF)
 
 
-def fit_features(network: FeatureNetwork, images: ImageParts, cache: Path, device: torch.device | str = "cpu") -> None:
+def fit_features(network: FeatureNetwork, images: ImageSplits, cache: Path, device: torch.device | str = "cpu") -> None:
     """Gives a network its weights: those in the cache, else newly trained ones, which are put there.
 
     Processes that need the same weights at once wait for the first of them; a lock ends with the process that holds it,
@@ -96,7 +96,7 @@ def fit_features(network: FeatureNetwork, images: ImageParts, cache: Path, devic
     network.load_state_dict(state)
 
 
-def fingerprint(network: FeatureNetwork, images: ImageParts) -> str:
+def fingerprint(network: FeatureNetwork, images: ImageSplits) -> str:
     """A name made from the training samples' content and labels, the network and the recipe: 16 hexadecimal digits."""
     train, source = images.parts["train"], images.source
     digest = hashlib.sha256(f"{network.arguments} {_RECIPE} {images.shape} {images.normalisation}".encode())
@@ -106,22 +106,22 @@ def fingerprint(network: FeatureNetwork, images: ImageParts) -> str:
     return digest.hexdigest()[:16]
 
 
-def part_of(images: ImageParts, part: str, n: int | None = None) -> ImageSet:
+def part_of(images: ImageSplits, part: str, n: int | None = None) -> ImageDataset:
     """The images of one part without augmentation; of at most ``n``, evenly spaced."""
     indices = images.parts[part]
     if n is not None and n < len(indices):
         indices = indices[[len(indices) * i // n for i in range(n)]]
-    return ImageSet(images.source, indices, images.normalisation)
+    return ImageDataset(images.source, indices, images.normalisation)
 
 
-def batches(data: ImageSet, size: int, order: np.ndarray | None = None) -> Iterator[dict[str, Any]]:
+def batches(data: ImageDataset, size: int, order: np.ndarray | None = None) -> Iterator[dict[str, Any]]:
     """Batches of a part as the loaders make them, in order or in a given one."""
     order = np.arange(len(data)) if order is None else order
     for start in range(0, len(data), size):
         yield data.fetch(order[start : start + size], 0)
 
 
-def _check(network: FeatureNetwork, images: ImageParts) -> None:
+def _check(network: FeatureNetwork, images: ImageSplits) -> None:
     channels, classes, *_ = network.arguments
     for what, wanted, found in (
         ("channels", channels, images.channels),
@@ -136,7 +136,7 @@ def _check(network: FeatureNetwork, images: ImageParts) -> None:
         raise UserError("the feature network learns to tell classes apart and needs two or more")
 
 
-def _trained(arguments: tuple[Any, ...], images: ImageParts, device: torch.device | str) -> dict[str, Tensor]:
+def _trained(arguments: tuple[Any, ...], images: ImageSplits, device: torch.device | str) -> dict[str, Tensor]:
     with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(0)
         network = FeatureNetwork(*arguments).to(device, torch.float32)  # also where the run is in double precision

@@ -14,14 +14,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from plcourse.core.data import BatchLoader, Process, eval_loader, keys_of, normals, train_loader, uniforms
-from plcourse.core.data.provenance import Identities, row_hashes
-from plcourse.core.distributed import gather_objects
-from plcourse.core.errors import UserError
+from plcourse.data import BatchLoader, Process, eval_loader, keys_of, normals, train_loader, uniforms
+from plcourse.data.provenance import Identities, row_hashes
+from plcourse.errors import UserError
 from plcourse.gan.data import seed_loader
 from plcourse.gan.latents import Seeds
 from plcourse.gan.measures import mode_shares, modes_covered, total_variation
 from plcourse.gan.quality import Quality
+from plcourse.processes.collectives import gather_objects
 
 NEAR = 3.0  # standard deviations from its centre within which a point is good: 98.9 % of real points in two dimensions
 COVERED = 0.1  # of the points it should have, for a mode to count as found; points spread evenly give it 0.07

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plcourse.core.data import keys_of, normals, run_seed, uniforms
-from plcourse.core.data.randoms import stream
+from plcourse.data import keys_of, normals, run_seed, uniforms
+from plcourse.data.randoms import stream
 
 _STREAMS = {"discriminator": 0x64, "generator": 0x67, "mixing": 0x6D, "evaluation": 0x65}
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from plcourse.gan.adversarial import AdversarialModule
-from plcourse.gan.turns import DISCRIMINATOR, GENERATOR, Report, judgement
+from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, Report, discriminator_stats
 
 
 class GAN(AdversarialModule):
@@ -23,7 +23,7 @@ class GAN(AdversarialModule):
 
     Logs what `AdversarialModule` logs; ``train/real_accuracy`` and ``train/fake_accuracy``, the fractions of real and
     generated samples that the discriminator classifies correctly; and ``train/balance`` and ``train/pair_accuracy`` of
-    `judgement`.
+    `discriminator_stats`.
     """
 
     def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Report:
@@ -35,7 +35,7 @@ class GAN(AdversarialModule):
             "loss": functional.softplus(-real_B).mean() + functional.softplus(fake_B).mean(),
             "real_accuracy": (real_B > 0).to(real_B.dtype).mean(),
             "fake_accuracy": (fake_B < 0).to(fake_B.dtype).mean(),
-            **judgement(real_B, fake_B),
+            **discriminator_stats(real_B, fake_B),
         }
 
     def generator_loss(self, batch: dict[str, Any]) -> Report:

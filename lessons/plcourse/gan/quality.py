@@ -13,9 +13,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from plcourse.core.data import ImageParts
-from plcourse.core.distributed import gather_objects
-from plcourse.core.errors import UserError
+from plcourse.data import ImageSplits
+from plcourse.errors import UserError
 from plcourse.gan.features import FeatureNetwork, batches, fit_features, part_of
 from plcourse.gan.measures import (
     frechet_distance,
@@ -25,6 +24,7 @@ from plcourse.gan.measures import (
     precision_and_recall,
     total_variation,
 )
+from plcourse.processes.collectives import gather_objects
 
 _LISTED = 20  # classes whose shares are worth a line each
 
@@ -171,9 +171,9 @@ def to_pixels(image_BCHW: Tensor) -> np.ndarray:
     return ((image_BCHW.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
 
 
-def _images(trainer: pl.Trainer) -> ImageParts:
+def _images(trainer: pl.Trainer) -> ImageSplits:
     images = getattr(getattr(trainer, "datamodule", None), "images", None)
-    if not isinstance(images, ImageParts):
+    if not isinstance(images, ImageSplits):
         raise UserError("ImageQuality needs a data module with labelled images, such as RealImages")
     return images
 

@@ -22,15 +22,23 @@ from torch import nn
 from torch.nn import functional
 
 from plcourse.gan.adversarial import AdversarialModule
+from plcourse.gan.manual_step import (
+    DISCRIMINATOR,
+    GENERATOR,
+    Report,
+    discriminator_stats,
+    in_full_precision,
+    squared_gradient,
+)
 from plcourse.gan.quality import Quality
-from plcourse.gan.turns import DISCRIMINATOR, GENERATOR, Report, in_full_precision, judgement, squared_gradient
 
 
 class R3GAN(AdversarialModule):
     """Trains a generator against a discriminator with the regularized relativistic loss.
 
-    Logs what `AdversarialModule` logs; ``train/balance`` and ``train/pair_accuracy``, see `judgement`; and ``train/r1``
-    and ``train/r2``, the penalties before weighting. It logs no accuracy, since only differences of scores count.
+    Logs what `AdversarialModule` logs; ``train/balance`` and ``train/pair_accuracy``, see `discriminator_stats`; and
+    ``train/r1`` and ``train/r2``, the penalties before weighting. It logs no accuracy, since only differences of
+    scores count.
 
     Args:
         generator: maps latents [B, latent_dim] to samples; has the attribute ``latent_dim``.
@@ -76,7 +84,7 @@ class R3GAN(AdversarialModule):
             real_B, fake_B = self.discriminator(real), self.discriminator(fake)
             r1, r2 = squared_gradient(real_B, real).mean(), squared_gradient(fake_B, fake).mean()
             loss = functional.softplus(fake_B - real_B).mean() + self.gamma / 2 * (r1 + r2)
-        return {"loss": loss, "r1": r1, "r2": r2, **judgement(real_B, fake_B)}
+        return {"loss": loss, "r1": r1, "r2": r2, **discriminator_stats(real_B, fake_B)}
 
     def generator_loss(self, batch: dict[str, Any]) -> Report:
         """The relativistic loss with the roles swapped."""

@@ -18,8 +18,15 @@ from torch import nn
 
 from plcourse.gan.adversarial import AdversarialModule
 from plcourse.gan.latents import mixing_shares
+from plcourse.gan.manual_step import (
+    DISCRIMINATOR,
+    GENERATOR,
+    Report,
+    discriminator_stats,
+    in_full_precision,
+    squared_gradient,
+)
 from plcourse.gan.quality import Quality
-from plcourse.gan.turns import DISCRIMINATOR, GENERATOR, Report, in_full_precision, judgement, squared_gradient
 
 
 class WGANGP(AdversarialModule):
@@ -30,8 +37,8 @@ class WGANGP(AdversarialModule):
     the models of this lesson comparable: they see as many real samples and take as many generator steps.)
 
     Logs what `AdversarialModule` logs, of the critic's last turn; ``train/balance``, which estimates the Wasserstein
-    distance, and ``train/pair_accuracy`` of `judgement`; and ``train/penalty``, before weighting. It logs no accuracy,
-    since a critic's zero means nothing.
+    distance, and ``train/pair_accuracy`` of `discriminator_stats`; and ``train/penalty``, before weighting. It logs no
+    accuracy, since a critic's zero means nothing.
 
     Args:
         generator: maps latents [B, latent_dim] to samples; has the attribute ``latent_dim``.
@@ -87,7 +94,7 @@ class WGANGP(AdversarialModule):
         return {
             "loss": fake_B.mean() - real_B.mean() + self.penalty_weight * penalty,
             "penalty": penalty,
-            **judgement(real_B, fake_B),
+            **discriminator_stats(real_B, fake_B),
         }
 
     def generator_loss(self, batch: dict[str, Any]) -> Report:

@@ -12,11 +12,11 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from plcourse.core.distributed import is_distributed
-from plcourse.core.variant import results_folder
 from plcourse.gan.adversarial import GeneratedColumns
 from plcourse.gan.latents import between, latents_of
 from plcourse.gan.quality import to_pixels
+from plcourse.processes.collectives import is_distributed
+from plcourse.training.variant import results_folder
 
 
 class SamplePictures(Callback):

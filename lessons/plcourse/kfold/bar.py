@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
 
-from plcourse.core.console import say
+from plcourse.console import say
+from plcourse.kfold.fold_trainer import FoldRun
 from plcourse.kfold.folds import Fold
-from plcourse.kfold.one_fold import FoldRun
 
 
 class FoldBar(Callback):

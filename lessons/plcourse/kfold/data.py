@@ -12,10 +12,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from plcourse.core.data import BatchLoader, Process, eval_loader, train_loader
-from plcourse.core.data.features import Standardiser
-from plcourse.core.data.names import restore_first
-from plcourse.core.data.provenance import Identities
+from plcourse.data import BatchLoader, Process, eval_loader, train_loader
+from plcourse.data.features import Standardiser
+from plcourse.data.names import restore_first
+from plcourse.data.provenance import Identities
 from plcourse.kfold.table import Columns, Rows, Table, new_rows
 
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from plcourse.core.callbacks import Coverage
-from plcourse.core.console import say
-from plcourse.core.errors import UserError
-from plcourse.core.loops import PredictLoop, TestLoop, ValidationLoop
-from plcourse.core.run_record import read_record
-from plcourse.core.trainer import Trainer
+from plcourse.console import say
+from plcourse.errors import UserError
+from plcourse.kfold.fold_trainer import FitTemplate, FoldRun, Scored, evaluate
 from plcourse.kfold.folds import CUT, Fold, Plan, check_splittable, plan_folds
-from plcourse.kfold.one_fold import CleanState, FoldRun, Scored, evaluate
 from plcourse.kfold.outputs import Combine, Ensemble
+from plcourse.runs.record import read_record
+from plcourse.training.callbacks import Coverage
+from plcourse.training.loops import PredictLoop, TestLoop, ValidationLoop
+from plcourse.training.trainer import Trainer
 
 
 class _Members:
@@ -39,7 +39,7 @@ class _Members:
     def __init__(self, trainer: pl.Trainer, model: pl.LightningModule, combine: Combine | None) -> None:
         assert isinstance(trainer, Trainer)
         self.trainer = trainer
-        self.start = CleanState.of(trainer, model)
+        self.start = FitTemplate.of(trainer, model)
         self.folder = Path(trainer.default_root_dir) / "folds"
         plan = self.folder / "plan.json"
         if not plan.is_file():

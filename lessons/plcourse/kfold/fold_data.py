@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from plcourse.catalog import short_class_name
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 from plcourse.kfold.folds import check_splittable, plan_folds
 
 _TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -19,7 +19,7 @@ class FoldData(pl.LightningDataModule):
     fold by itself, and ``plcourse validate --run`` of the folder scores it on the right samples.
 
     Args:
-        data: what is split; satisfies `plcourse.core.data.Splittable`.
+        data: what is split; satisfies `plcourse.data.Splittable`.
         fold: the fold's number, from 0.
         n_splits: folds per repeat.
         n_repeats: times that all samples are cut anew.

@@ -16,7 +16,7 @@ import numpy as np
 import pytorch_lightning as pl
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 
 CUT = ("n_splits", "n_repeats", "stratified", "groups", "random_state")
 _NEEDED = ("ids", "labels", "groups", "with_split")
@@ -96,7 +96,7 @@ def plan_folds(
     """Cuts the samples of a data module that are for training or validation into folds.
 
     Args:
-        data: satisfies `plcourse.core.data.Splittable`, and is set up.
+        data: satisfies `plcourse.data.Splittable`, and is set up.
         n_splits: folds per repeat, 2 or more.
         n_repeats: times that all samples are cut anew, 1 or more.
         stratified: whether each fold gets every class's share; None where the labels are classes.
@@ -152,7 +152,7 @@ def check_splittable(data: Any) -> None:
     if lacking:
         raise UserError(
             f"{type(data).__name__} cannot be split anew: it has no {' and no '.join(lacking)}; "
-            "see Splittable in plcourse.core.data"
+            "see Splittable in plcourse.data"
         )
 
 

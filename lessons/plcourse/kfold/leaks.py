@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch.utils.data import Subset
 
-from plcourse.core.data.provenance import row_hashes
-from plcourse.core.errors import RunFailed
+from plcourse.data.provenance import row_hashes
+from plcourse.errors import RunFailed
 
 
 class LeakGuard(Callback):

@@ -21,25 +21,25 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
-from plcourse.core.changes import check_folds
-from plcourse.core.checkpoint import BEST, LAST, MIN_SECONDS, link, load
-from plcourse.core.data import run_seed
-from plcourse.core.data.provenance import trainings_of
-from plcourse.core.distributed import from_rank_0, gather_objects, maximum
-from plcourse.core.errors import Interrupted, RunFailed, UserError, nearest
-from plcourse.core.files import write_json
-from plcourse.core.loops import FitLoop
-from plcourse.core.record import RunRecorder
-from plcourse.core.run_record import read_record
-from plcourse.core.trainer import Trainer
-from plcourse.core.workers import Crew, Signals, send_output_to
+from plcourse.data import run_seed
+from plcourse.data.provenance import trainings_of
+from plcourse.errors import Interrupted, RunFailed, UserError, nearest
+from plcourse.files import write_json
 from plcourse.kfold.bar import FoldBar
 from plcourse.kfold.evaluation import KFoldPredictLoop, KFoldTestLoop, KFoldValidationLoop
 from plcourse.kfold.fold_data import fold_config
+from plcourse.kfold.fold_trainer import FitTemplate, FoldRun, FoldTrainer, ParentRun, read_config
 from plcourse.kfold.folds import Plan, check_splittable, plan_folds
-from plcourse.kfold.one_fold import CleanState, FoldFit, FoldRun, Outer, read_config
 from plcourse.kfold.outputs import Combine
 from plcourse.kfold.summary import Summary
+from plcourse.processes.collectives import from_rank_0, gather_objects, maximum
+from plcourse.processes.workers import Crew, Signals, send_output_to
+from plcourse.runs.changes import check_folds
+from plcourse.runs.record import read_record
+from plcourse.runs.recorder import RunRecorder
+from plcourse.training.checkpoint import BEST, LAST, MIN_SECONDS, link, load
+from plcourse.training.loops import FitLoop
+from plcourse.training.trainer import Trainer
 
 PLAN = "plan.json"
 
@@ -99,7 +99,7 @@ class KFoldLoop(FitLoop):
         """Takes what the folds start from, and keeps the run's own trainer away from callbacks that are theirs."""
         trainer = self._trainer
         check_splittable(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
-        self._start = CleanState.of(trainer, model)
+        self._start = FitTemplate.of(trainer, model)
         self._keeper = trainer.run_checkpoint
         if self._keeper is not None:
             self._keeper.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
@@ -140,7 +140,7 @@ class KFoldLoop(FitLoop):
         self._bar.open(folds, pending)
         self._fold_ended(None)
         combine = self.combine or plan.combine
-        fit = FoldFit(self._start, combine, Outer.of(folder, plan), trainer.is_global_zero, [self._bar])
+        fit = FoldTrainer(self._start, combine, ParentRun.of(folder, plan), trainer.is_global_zero, [self._bar])
         if self.n_jobs == 1:
             self._one_after_another(fit, pending)
         elif pending:
@@ -210,7 +210,7 @@ class KFoldLoop(FitLoop):
             UserError: the first setting that differs.
         """
         change = next((recorder.change for recorder in self._recorders if recorder.change is not None), None)
-        asked = Outer.of(folder.parent, plan).config if change is None else dict(change.asked)
+        asked = ParentRun.of(folder.parent, plan).config if change is None else dict(change.asked)
         for checkpoint in sorted(folder.glob(f"*/checkpoints/{LAST}")) if asked else []:
             fold = checkpoint.parent.parent
             if (trained := read_config(fold / "config.yaml")) and fold.name.isdecimal():
@@ -224,14 +224,14 @@ class KFoldLoop(FitLoop):
             return self._keeper.monitor, self._keeper.mode
         return "val/loss", "min"
 
-    def _one_after_another(self, fit: FoldFit, pending: Sequence[FoldRun]) -> None:
+    def _one_after_another(self, fit: FoldTrainer, pending: Sequence[FoldRun]) -> None:
         for fold in pending:
             fit(fold)
             self._fold_ended(fold)
             if signum := maximum([self._trainer.boundary.stop_signal])[0]:
                 raise Interrupted(signum)
 
-    def _several_at_a_time(self, fit: FoldFit, pending: Sequence[FoldRun]) -> None:
+    def _several_at_a_time(self, fit: FoldTrainer, pending: Sequence[FoldRun]) -> None:
         """Trains folds in processes that are forked from this one, and so inherit model and data as they are."""
         global _inherited
         failures = []
@@ -241,7 +241,7 @@ class KFoldLoop(FitLoop):
                 raise UserError(
                     f"n_jobs is {self.n_jobs}, but this process cannot be forked (GPU or system): set it to 1"
                 )
-            _inherited = (FoldFit(fit.start, fit.combine, fit.outer), list(pending))
+            _inherited = (FoldTrainer(fit.start, fit.combine, fit.outer), list(pending))
             try:
                 with crew.pool(len(pending)) as pool:
                     for at, outcome in pool.run([(_fit_inherited, at) for at in range(len(pending))]):
@@ -281,7 +281,7 @@ class KFoldLoop(FitLoop):
             link(folder / LAST, folder / BEST)
 
 
-_inherited: tuple[FoldFit, list[FoldRun]] | None = None  # what forked workers find; a task is only a number
+_inherited: tuple[FoldTrainer, list[FoldRun]] | None = None  # what forked workers find; a task is only a number
 
 
 def _fit_inherited(at: int) -> None:

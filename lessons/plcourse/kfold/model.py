@@ -13,9 +13,9 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from plcourse.core.exportable import Input, Output, Signature
-from plcourse.core.metrics import SampleMean, StepMeans
-from plcourse.core.schedules import WarmupCosine, with_schedule
+from plcourse.training.exportable import Input, Output, Signature
+from plcourse.training.metrics import SampleMean, StepMeans
+from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
 class RegressionScores(nn.Module):

@@ -20,8 +20,8 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional
 
-from plcourse.core.errors import RunFailed, UserError
-from plcourse.core.metrics import probabilities
+from plcourse.errors import RunFailed, UserError
+from plcourse.training.metrics import probabilities
 
 Combine = Literal["logits", "values"]
 

@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 from pytorch_lightning.loggers import Logger
 
-from plcourse.core.comparison.statistics import corrected_resampled_t_test, paired_t_test
-from plcourse.core.console import say
-from plcourse.core.files import write_json
-from plcourse.core.intervals import within
-from plcourse.core.layout import broken, fitted, width
-from plcourse.core.record import shortest
-from plcourse.core.runs import OUT_OF_FOLD, Run
+from plcourse.console import say
+from plcourse.console.layout import broken, fitted, width
+from plcourse.files import write_json
+from plcourse.kfold.fold_trainer import FoldRun, write_table
 from plcourse.kfold.folds import Plan
-from plcourse.kfold.one_fold import FoldRun, write_table
+from plcourse.runs.recorder import shortest
+from plcourse.runs.run import OUT_OF_FOLD, Run
+from plcourse.stats.intervals import within
+from plcourse.stats.significance import corrected_resampled_t_test, paired_t_test
 
 CONFIDENCE = 0.95
 

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from plcourse.core.console import say
-from plcourse.core.data import keys_of, permutation
-from plcourse.core.data.features import Standardiser, feature_values, index_like
-from plcourse.core.data.frames import as_text, numbers, read_frame
-from plcourse.core.data.names import listed
-from plcourse.core.data.provenance import Identities, row_hashes
-from plcourse.core.errors import UserError, nearest
+from plcourse.console import say
+from plcourse.data import keys_of, permutation
+from plcourse.data.features import Standardiser, feature_values, index_like
+from plcourse.data.frames import as_text, numbers, read_frame
+from plcourse.data.names import listed
+from plcourse.data.provenance import Identities, row_hashes
+from plcourse.errors import UserError, nearest
 
 SOURCES = ("diabetes", "autompg", "table_file")
 _AUTOMPG = ("cylinders", "displacement", "horsepower", "weight", "acceleration", "model_year", "origin")

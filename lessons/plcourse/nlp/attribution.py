@@ -21,11 +21,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from plcourse.core.console import say
-from plcourse.core.errors import UserError
-from plcourse.core.metrics import probabilities
-from plcourse.core.variant import results_folder
+from plcourse.console import say
+from plcourse.errors import UserError
 from plcourse.nlp.tokenizers import UNKNOWN
+from plcourse.training.metrics import probabilities
+from plcourse.training.variant import results_folder
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from plcourse.core.comparison.bootstrap import bootstrap_interval
-from plcourse.core.distributed import from_rank_0, gather_objects
-from plcourse.core.errors import UserError
+from plcourse.errors import UserError
 from plcourse.nlp.tokenizers import is_unspaced
+from plcourse.processes.collectives import from_rank_0, gather_objects
+from plcourse.stats.bootstrap import bootstrap_interval
 
 
 class LinearBaseline(pl.Callback):
@@ -72,7 +72,7 @@ class LinearBaseline(pl.Callback):
         """The scores beside each other.
 
         Args:
-            parts: `TextParts`.
+            parts: `TextSplits`.
             given: the model's label of each test text that was scored, by id.
         """
         test = parts.parts["test"]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from plcourse.core.data.lines import read_lines, read_text
-from plcourse.core.data.provenance import Identities
-from plcourse.core.data.randoms import keys_of
-from plcourse.core.errors import UserError
-from plcourse.nlp.parts import TextParts
+from plcourse.data.lines import read_lines, read_text
+from plcourse.data.provenance import Identities
+from plcourse.data.randoms import keys_of
+from plcourse.errors import UserError
+from plcourse.nlp.parts import TextSplits
 from plcourse.nlp.streams import Stream
 from plcourse.nlp.tokenizers import END, Kind, TextTokenizer, check_known, fit_tokenizer, load_tokenizer, report_unknown
 
@@ -20,7 +20,7 @@ _PIECE = 64  # characters that are recognised together
 
 
 class OneText:
-    """One text, cut into training, validation and test part in this order; with the methods of `TextParts`.
+    """One text, cut into training, validation and test part in this order; with the methods of `TextSplits`.
 
     Args:
         path: a UTF-8 file.
@@ -107,7 +107,7 @@ class OneText:
         self.__dict__.pop("tokenizer", None)
 
 
-def stream_of(parts: TextParts | OneText, part: str) -> Stream:
+def stream_of(parts: TextSplits | OneText, part: str) -> Stream:
     """The tokens of one part, one behind the other."""
     stream = Stream(parts.texts(part), parts.tokenizer, parts.identities(part))
     report_unknown(parts.tokenizer, [stream.tokens], part)

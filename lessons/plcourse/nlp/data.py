@@ -8,13 +8,13 @@ from typing import Any, Literal, Self
 import pytorch_lightning as pl
 from torch import Tensor
 
-from plcourse.core.console import say
-from plcourse.core.data import BatchLoader, OnError, Process, delegated, eval_loader, run_seed, train_loader
-from plcourse.core.data.lines import read_lines
-from plcourse.core.data.names import restore_first
-from plcourse.core.errors import UserError
+from plcourse.console import say
+from plcourse.data import BatchLoader, OnError, Process, delegated, eval_loader, run_seed, train_loader
+from plcourse.data.lines import read_lines
+from plcourse.data.names import restore_first
+from plcourse.errors import UserError
 from plcourse.nlp.corpora import OneText, Prompts, read_prompts, stream_of
-from plcourse.nlp.parts import TextParts, encoded_by
+from plcourse.nlp.parts import TextSplits, encoded_by
 from plcourse.nlp.streams import EvalWindows, TrackSampler, TrainWindows
 from plcourse.nlp.tokenizers import Kind
 
@@ -73,7 +73,7 @@ class TextData(pl.LightningDataModule):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         table = (source, path, text_column, label_column, on_error)
-        self.parts = TextParts(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, max_length)
+        self.parts = TextSplits(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, max_length)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.predict_path = num_workers, predict_path
 
@@ -176,14 +176,14 @@ class LanguageData(pl.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         if min(block_size, samples) < 1 or eval_context < 0:
             raise ValueError(f"block_size={block_size}, samples={samples}, eval_context={eval_context}: give 1 or more")
-        self.parts: TextParts | OneText
+        self.parts: TextSplits | OneText
         if source == "text_file":
             if path is None:
                 raise UserError("text_file needs a file: give --data.init_args.path")
             self.parts = OneText(path, val_size, test_size, tokenizer, vocab_size)
         else:
             table = (source, path, text_column, label_column, "raise")
-            self.parts = TextParts(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, None)
+            self.parts = TextSplits(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, None)
         self.block_size, self.eval_context, self.order = block_size, eval_context, order
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.prompts, self.prompts_path, self.samples = prompts, prompts_path, samples

@@ -17,13 +17,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from plcourse.core.checkpoint import load
-from plcourse.core.data.provenance import trainings_of
-from plcourse.core.errors import UserError
-from plcourse.core.runs import Run, runs_root
-from plcourse.core.unseen import learn
+from plcourse.data.provenance import trainings_of
+from plcourse.errors import UserError
 from plcourse.nlp.embedding_bag import mask_of
 from plcourse.nlp.tokenizers import END
+from plcourse.runs.run import Run, runs_root
+from plcourse.training.checkpoint import load
+from plcourse.training.leak_check import learn
 
 
 class LanguageModelClassifier(nn.Module):

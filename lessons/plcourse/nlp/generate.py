@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plcourse.core.data import keys_of, uniforms
+from plcourse.data import keys_of, uniforms
 from plcourse.nlp.tokenizers import END, PAD, UNKNOWN, TextTokenizer
 
 SCORES = ("distinct_1", "distinct_2", "distinct_3", "repetition", "copied")

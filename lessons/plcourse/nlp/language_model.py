@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
-from plcourse.core.data import run_seed
-from plcourse.core.distributed import gather_states
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.core.metrics import StepMeans
-from plcourse.core.schedules import WarmupCosine, with_schedule
+from plcourse.data import run_seed
+from plcourse.errors import UserError
 from plcourse.nlp.generate import Sampling, continuations, describe
 from plcourse.nlp.lstm import from_cpu, to_cpu
 from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.streams import NOT_SCORED
 from plcourse.nlp.tokenizers import keep_tokenizer
+from plcourse.processes.collectives import gather_states
+from plcourse.training.exportable import BATCH, Dimension, Input, Output, Signature
+from plcourse.training.metrics import StepMeans
+from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
 class TextScore(Metric):

@@ -13,8 +13,8 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from plcourse.core.console import say
-from plcourse.core.data import (
+from plcourse.console import say
+from plcourse.data import (
     BatchLoader,
     OnError,
     Process,
@@ -26,17 +26,17 @@ from plcourse.core.data import (
     split,
     training_parts,
 )
-from plcourse.core.data.names import adopt_classes
-from plcourse.core.data.provenance import Identities
-from plcourse.core.data.splits import check_classes
-from plcourse.core.data.texts import TextSource, open_texts
-from plcourse.core.errors import UserError
+from plcourse.data.names import adopt_classes
+from plcourse.data.provenance import Identities
+from plcourse.data.splits import check_classes
+from plcourse.data.texts import TextSource, open_texts
+from plcourse.errors import UserError
 from plcourse.nlp.tokenizers import PAD, UNKNOWN, Kind, TextTokenizer, fit_tokenizer, load_tokenizer, report_unknown
 
 _BUCKET = 50  # batches whose texts are sorted by length together
 
 
-class TokenSet:
+class TokenDataset:
     """Tokenised texts as batches: ``text`` int64 [B, T], padded; ``length`` int64 [B], ``label`` int64 [B], ``id``.
 
     Args:
@@ -80,9 +80,9 @@ class TokenSet:
 
 
 def encoded_by(state: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Tensor]:
-    """The padded tokens of texts and their lengths, by what `TextParts.state_dict` says alone."""
+    """The padded tokens of texts and their lengths, by what `TextSplits.state_dict` says alone."""
     tokens = [each[: state["max_length"]] for each in load_tokenizer(state["tokenizer"]).encode(texts)]
-    batch = TokenSet(tokens, np.zeros(len(texts), np.int64), [""] * len(texts)).fetch(np.arange(len(texts)), 0)
+    batch = TokenDataset(tokens, np.zeros(len(texts), np.int64), [""] * len(texts)).fetch(np.arange(len(texts)), 0)
     return {name: batch[name] for name in ("text", "length")}
 
 
@@ -127,11 +127,11 @@ class BucketSampler:
         return np.concatenate([shuffled.ravel(), order[whole:]])
 
 
-class TextParts:
+class TextSplits:
     """Training, validation and test part of labelled texts, and the tokenizer fitted to the first.
 
     Args:
-        source: one of `plcourse.core.data.texts.LABELLED`.
+        source: one of `plcourse.data.texts.LABELLED`.
         path: the file or folder of a ``text_table``.
         text_column: its column of texts.
         label_column: its column of classes.
@@ -217,13 +217,13 @@ class TextParts:
         """The texts of a part."""
         return [self.source.texts[i] for i in self.parts[part].tolist()]
 
-    def tokens(self, part: str) -> TokenSet:
+    def tokens(self, part: str) -> TokenDataset:
         """The tokenised texts of a part; those of training come without the texts as written."""
         indices, texts = self.parts[part], self.texts(part)
         ids = [self.source.ids[i] for i in indices.tolist()]
         encoded = self._encoded(texts, f"{self.source.name}, {part}")
         written = texts if part != "train" else None
-        return TokenSet(encoded, self.source.labels[indices], ids, written, self.identities(part))
+        return TokenDataset(encoded, self.source.labels[indices], ids, written, self.identities(part))
 
     def identities(self, part: str) -> Identities:
         """Who the texts of a part are: each by its own letters, and by those it shares with its near-duplicates."""
@@ -237,9 +237,9 @@ class TextParts:
         sizes = {"val_size": val_size, "test_size": test_size, "split_seed": self.split_seed}
         return {"source": source, "path": path, **sizes, "train_size": self.train_size}
 
-    def new_tokens(self, texts: Sequence[str], ids: Sequence[str], name: str) -> TokenSet:
+    def new_tokens(self, texts: Sequence[str], ids: Sequence[str], name: str) -> TokenDataset:
         """Texts without labels, tokenised as the model was trained; `name` is what a report calls them."""
-        return TokenSet(self._encoded(texts, name), np.full(len(texts), -1, np.int64), ids, texts)
+        return TokenDataset(self._encoded(texts, name), np.full(len(texts), -1, np.int64), ids, texts)
 
     def _encoded(self, texts: Sequence[str], name: str) -> list[np.ndarray]:
         encoded = self.tokenizer.encode(texts)

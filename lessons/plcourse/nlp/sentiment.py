@@ -17,12 +17,12 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.core.metrics import ClassificationScores, StepMeans, probabilities
-from plcourse.core.schedules import WarmupCosine, with_schedule
+from plcourse.errors import UserError
 from plcourse.nlp.finetuned import take_over
 from plcourse.nlp.tokenizers import keep_tokenizer
+from plcourse.training.exportable import BATCH, Dimension, Input, Output, Signature
+from plcourse.training.metrics import ClassificationScores, StepMeans, probabilities
+from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
 class SentimentClassifier(pl.LightningModule):

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from plcourse.core.data import uniforms
-from plcourse.core.data.provenance import Identities
-from plcourse.core.errors import UserError
+from plcourse.data import uniforms
+from plcourse.data.provenance import Identities
+from plcourse.errors import UserError
 from plcourse.nlp.tokenizers import END, PAD, TextTokenizer
 
 NOT_SCORED = -100  # the target that torch's cross-entropy passes over

@@ -17,9 +17,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from plcourse.core.console import say
-from plcourse.core.errors import UserError
-from plcourse.core.files import write_text
+from plcourse.console import say
+from plcourse.errors import UserError
+from plcourse.files import write_text
 
 Kind = Literal["characters", "words", "bpe"]
 PAD, UNKNOWN, END = 0, 1, 2

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from plcourse.core.data.randoms import uniforms
-from plcourse.core.errors import UserError, nearest
+from plcourse.data.randoms import uniforms
+from plcourse.errors import UserError, nearest
 
 Transforms = Sequence[dict[str, dict[str, Any] | None]]
 
@@ -57,7 +57,7 @@ class Albumentations:
     def __call__(
         self, images_BCHW: torch.Tensor, masks_BHW: torch.Tensor, seed: int, epoch: int, keys_B: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `plcourse.core.data.JointAugmentation`."""
+        """See `plcourse.data.JointAugmentation`."""
         pipeline = self._pipeline
         seeds_B = (uniforms(seed, epoch, keys_B, 1)[:, 0] * 2**53).astype(np.int64).tolist()
         image_BHWC = images_BCHW.permute(0, 2, 3, 1).contiguous().numpy()

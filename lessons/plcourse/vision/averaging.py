@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from plcourse.core import random_state
-from plcourse.core.distributed import is_distributed
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import as_exportable
-from plcourse.core.trainer import take_precision
+from plcourse.errors import UserError
+from plcourse.processes.collectives import is_distributed
+from plcourse.training import random_state
+from plcourse.training.exportable import as_exportable
+from plcourse.training.trainer import take_precision
 
 Weights = Literal["averaged", "unrefreshed", "raw"]
 _LIVE, _STATE = "current_model_state", "averaging_state"  # Lightning's names

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import pytorch_lightning as pl
 
-from plcourse.core.data import BatchLoader, ImageSize, MaskParts, OnError, Resize, delegated
-from plcourse.core.data.names import restore_first
+from plcourse.data import BatchLoader, ImageSize, MaskSplits, OnError, Resize, delegated
+from plcourse.data.names import restore_first
 from plcourse.vision.augment import Albumentations
 
 
@@ -68,7 +68,7 @@ class VisionData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.parts = MaskParts(
+        self.parts = MaskSplits(
             source, root, image_size, on_error, val_size, test_size, split_seed, mask_names, mask_values, resize
         )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size

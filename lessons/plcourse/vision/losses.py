@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plcourse.core.data.masks import IGNORE
+from plcourse.data.masks import IGNORE
 
 _SMOOTH = 1.0  # pixels: the loss of a class that is neither there nor predicted is 0
 

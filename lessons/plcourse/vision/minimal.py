@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from plcourse.core.data import permutation
+from plcourse.data import permutation
 from plcourse.vision.data import VisionData
 
 BATCH_SIZE = 64

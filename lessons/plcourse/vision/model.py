@@ -17,11 +17,11 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from plcourse.core.data.resize import in_size_of_input
-from plcourse.core.errors import UserError
-from plcourse.core.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.core.metrics import StepMeans, in_full, probabilities
-from plcourse.core.schedules import WarmupCosine, with_schedule
+from plcourse.data.resize import in_size_of_input
+from plcourse.errors import UserError
+from plcourse.training.exportable import BATCH, Dimension, Input, Output, Signature
+from plcourse.training.metrics import StepMeans, in_full, probabilities
+from plcourse.training.schedules import WarmupCosine, with_schedule
 from plcourse.vision.losses import TaskWeights, class_loss, mask_loss
 from plcourse.vision.networks import ConvEncoder, TwoHeads
 from plcourse.vision.scores import VisionScores

@@ -13,12 +13,12 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from plcourse.core.captions import caption
-from plcourse.core.data.image_files import is_image
-from plcourse.core.data.masks import IGNORE
-from plcourse.core.distributed import gather_objects, is_distributed
-from plcourse.core.files import atomic_write
-from plcourse.core.variant import results_folder
+from plcourse.console.captions import caption
+from plcourse.data.image_files import is_image
+from plcourse.data.masks import IGNORE
+from plcourse.files import atomic_write
+from plcourse.processes.collectives import gather_objects, is_distributed
+from plcourse.training.variant import results_folder
 from plcourse.vision.model import Columns
 
 # of a mask's classes, repeated where there are more; class 0 stays as the picture is

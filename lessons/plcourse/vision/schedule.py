@@ -4,7 +4,7 @@ import math
 
 from torch.optim import Optimizer
 
-from plcourse.core.schedules import PlannedSchedule
+from plcourse.training.schedules import PlannedSchedule
 
 
 class WarmupHoldDecay(PlannedSchedule):

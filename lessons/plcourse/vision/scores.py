@@ -14,8 +14,8 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
-from plcourse.core.data.masks import IGNORE
-from plcourse.core.metrics import AccuracyPerClass, SampleMean, in_full, probabilities
+from plcourse.data.masks import IGNORE
+from plcourse.training.metrics import AccuracyPerClass, SampleMean, in_full, probabilities
 
 PER_CLASS = 50  # classes up to which each gets a metric of its own
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plcourse.core.captions import caption
+from plcourse.console.captions import caption
 from plcourse.evaluation.diagnostics.drawing import figure, save
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 

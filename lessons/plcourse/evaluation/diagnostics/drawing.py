@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from plcourse.core.files import atomic_write
+from plcourse.files import atomic_write
 
 INK, SECOND, GRID = "#1f4e79", "#c8553d", "#d9d9d9"
 

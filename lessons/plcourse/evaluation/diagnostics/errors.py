@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from plcourse.core.captions import caption
-from plcourse.core.files import atomic_write
+from plcourse.console.captions import caption
 from plcourse.evaluation.diagnostics.drawing import figure, save
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores
+from plcourse.files import atomic_write
 
 _PRINTED = 5
 _COLUMNS = 6  # images per row of the sheet

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from plcourse.core.comparison.bootstrap import bootstrap_interval
-from plcourse.core.intervals import wilson
 from plcourse.evaluation.diagnostics.confusion import confusion_matrix
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores
+from plcourse.stats.bootstrap import bootstrap_interval
+from plcourse.stats.intervals import wilson
 
 _DRAWS = 200_000_000  # values drawn per interval at most, which takes seconds
 

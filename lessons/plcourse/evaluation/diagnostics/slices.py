@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from plcourse.core.data.frames import as_text, numbers, read_frame
-from plcourse.core.errors import UserError
-from plcourse.core.intervals import wilson
+from plcourse.data.frames import as_text, numbers, read_frame
+from plcourse.errors import UserError
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores
+from plcourse.stats.intervals import wilson
 
 _VALUES = 10  # a numeric column with more distinct values is cut into quarters
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from plcourse.core.comparison.statistics import corrected_resampled_t_test
+from plcourse.stats.significance import corrected_resampled_t_test
 
 _SCORES = [0.91, 0.94, 0.89, 0.93, 0.95, 0.90, 0.92, 0.96, 0.88, 0.93]
 

@@ -1,0 +1,139 @@
+"""The suite from Python: what the command line does, with a `Run` to hold on to.
+
+import plcourse
+run = plcourse.run("fit", "ddp/one_process", {"trainer.max_epochs": 3}, then=["test"])
+run.eval("test")["metrics"]["test/accuracy"]
+"""
+
+import signal
+import tempfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from plcourse.console.flags import as_flags
+from plcourse.errors import UserError
+from plcourse.runs.run import Run as RecordedRun
+from plcourse.training.variant import predictions_folder
+
+
+class Run(RecordedRun):
+    """One run's folder, with the verbs that evaluate its best checkpoint; see `plcourse.runs.run.Run`."""
+
+    @classmethod
+    def of(cls, record: RecordedRun) -> Self:
+        """The same run, for its user."""
+        run = cls(record.path, record.root)
+        run.variant = record.variant
+        return run
+
+    def test(self, overrides: dict[str, Any] | None = None) -> Any:
+        """Scores the best checkpoint on the test part, as `plcourse test --run` does."""
+        return evaluate(self, "test", overrides)
+
+    def validate(self, overrides: dict[str, Any] | None = None) -> Any:
+        """Scores the best checkpoint on the validation part, as `plcourse validate --run` does."""
+        return evaluate(self, "validate", overrides)
+
+    def predict(self, overrides: dict[str, Any] | None = None) -> Any:
+        """Writes the best checkpoint's predictions, as `plcourse predict --run` does."""
+        return evaluate(self, "predict", overrides)
+
+
+def run_verb(verb: str, arguments: list[str]) -> Run | None:
+    """Carries out ``plcourse VERB ARGUMENTS``.
+
+    Args:
+        verb: fit, validate, test, predict or export.
+        arguments: everything after the verb.
+
+    Returns:
+        The run whose folder it wrote into.
+
+    Raises:
+        UserError: a bad request; RunFailed: a run that could not be finished; Interrupted: one that a signal ended.
+    """
+    from plcourse.cli.course_cli import carry_out  # brings torch
+
+    record = carry_out(verb, arguments)
+    return None if record is None else Run.of(record)
+
+
+def run(
+    verb: str,
+    config: str | Path | dict[str, Any],
+    overrides: dict[str, Any] | None = None,
+    *,
+    then: Iterable[str] = (),
+    runs_root: str | Path | None = None,
+    trust: Iterable[str] = (),
+    flags: Iterable[str] = (),
+) -> Run:
+    """Runs one verb, as ``plcourse VERB -c CONFIG`` does.
+
+    Args:
+        verb: fit, validate, test, predict or export.
+        config: a packaged name, a file, or the config itself.
+        overrides: dotted keys and their values, such as ``{"trainer.max_epochs": 3}``.
+        then: verbs to run after a fit.
+        runs_root: the root of all runs.
+        trust: modules of your own that the config may name.
+        flags: further flags as on the command line, such as ``["--allow_untrained"]``.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: a bad request; RunFailed: a run that could not be finished.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(config, dict):
+            path = Path(folder) / "inline.yaml"
+            path.write_text(yaml.safe_dump(config, sort_keys=False))
+            config = path
+        return _run(verb, ["--config", str(config), *as_flags(overrides), *flags, *_options(then, runs_root, trust)])
+
+
+def _options(then: Iterable[str], runs_root: str | Path | None, trust: Iterable[str]) -> list[str]:
+    arguments = []
+    if then := list(then):
+        arguments += ["--then", ",".join(then)]
+    if runs_root is not None:
+        arguments += ["--runs_root", str(runs_root)]
+    for module in trust:
+        arguments += ["--trust", module]
+    return arguments
+
+
+def evaluate(run: RecordedRun, verb: str, overrides: dict[str, Any] | None = None) -> Any:
+    """Evaluates a run's best checkpoint, as ``plcourse VERB --run RUN`` does.
+
+    Args:
+        run: the run.
+        verb: validate, test or predict.
+        overrides: dotted keys and their values.
+
+    Returns:
+        The scores of validate and test, the Parquet files of predict.
+    """
+    variant = _run(verb, ["--run", str(run.path), *as_flags(overrides)]).variant
+    if verb == "predict":
+        return sorted(predictions_folder(run.path, variant).glob("*.parquet")) if variant else run.predictions
+    stage = "val" if verb == "validate" else "test"
+    return run.eval(f"{stage}-{variant}" if variant else stage)["metrics"]
+
+
+def _run(verb: str, arguments: list[str]) -> Run:
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run = run_verb(verb, arguments)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+    if run is None:
+        raise UserError(f"{verb} made no run")
+    return run

@@ -1,0 +1,141 @@
+"""Numbers that a model has to share with its data: how many classes, channels and features there are.
+
+A packaged config gives those of its own data. Where a person brings other data and says nothing of the model, the
+numbers are those of the data. A number that the person has given stands, and one that does not fit is refused.
+"""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+
+from plcourse.cli.request import Request
+from plcourse.console import say
+from plcourse.errors import UserError
+from plcourse.training.baselines import plain_samples
+
+_OURS = "plcourse."
+_WHAT = {"num_classes": "classes", "channels": "channels", "in_features": "features"}
+
+
+def take_from_data(config: Any, request: Request) -> None:
+    """Gives the model the numbers of the data, in the config, before anything is built.
+
+    Args:
+        config: the parsed config of the verb, which is changed.
+        request: what was asked for; it tells which numbers a person has given.
+
+    Raises:
+        UserError: a number that was given is not that of the data.
+    """
+    given = _Given(request)
+    if given.by_run or not given.has("data"):
+        return
+    places = list(_places(config))
+    if not places or not (found := _facts(config.get("data"), {name for _, _, name in places})):
+        return
+    for key, node, name in places:
+        there, here = found.get(name), node.get(name)
+        if there is None or here is None or here == there:
+            continue
+        if given.has(key):
+            raise UserError(
+                f"{key} is {here}, but the data of data.init_args have {there} {_WHAT[name]}: give {there}, or leave "
+                "it out, to take the number from the data"
+            )
+        node[name] = there
+        say(f"{key} is {there}, as the data have it (the config said {here})")
+
+
+class _Given:
+    """What a person has written, on the command line or in a config that is not a packaged one."""
+
+    def __init__(self, request: Request) -> None:
+        configs = [yaml.safe_load(word.partition("=")[2]) for word in request.arguments if word.startswith("--config=")]
+        own = [(each, source) for each, source in zip(configs, request.sources, strict=True) if not source.packaged]
+        names = [source.name for source in request.sources]
+        self.by_run = request.run is not None and str(request.run.config_path) in names
+        self._trees = [tree for tree, _ in own]
+        words = [word for word in request.arguments if word.startswith("--") and not word.startswith("--config=")]
+        self._flags = [_short(word.removeprefix("--").partition("=")[0].rstrip("+")) for word in words]
+
+    def has(self, key: str) -> bool:
+        """Whether a key, one above it or one below it was given; of a list in a config, whether its name is there."""
+        short = _short(key)
+        if any(short == flag or flag.startswith(f"{short}.") for flag in self._flags):
+            return True
+        return any(_holds(tree, key.split(".")) for tree in self._trees)
+
+
+def _short(key: str) -> str:
+    return key.replace(".init_args", "")
+
+
+def _holds(tree: Any, path: Sequence[str]) -> bool:
+    for name in path:
+        if isinstance(tree, list):
+            return f"{path[-1]}:" in yaml.safe_dump(tree)
+        if not isinstance(tree, dict) or name not in tree:
+            return False
+        tree = tree[name]
+    return True
+
+
+def _places(config: Any) -> Iterator[tuple[str, Any, str]]:
+    """(dotted key, the arguments it is in, its name) of each number that is to be that of the data."""
+    yield from _below("model", config.get("model"))
+    for number, callback in enumerate((config.get("trainer") or {}).get("callbacks") or []):
+        yield from _below(f"trainer.callbacks.{number}", callback)
+
+
+def _below(key: str, node: Any) -> Iterator[tuple[str, Any, str]]:
+    # what a class of somebody else makes of a network is not known
+    path, arguments = (getattr(node, name, None) for name in ("class_path", "init_args"))
+    if not isinstance(path, str) or arguments is None:
+        return
+    ours = path.startswith(_OURS)
+    for name, value in list(vars(arguments).items()):
+        here = f"{key}.init_args.{name}"
+        if name in _WHAT and isinstance(value, int) and (ours or name == "num_classes"):
+            yield here, arguments, name
+        elif ours:
+            yield from _below(here, value)
+
+
+def _facts(node: Any, wanted: set[str]) -> dict[str, int]:
+    """The numbers of a data module of the suite; empty where they cannot be told before the run."""
+    path, arguments = (getattr(node, name, None) for name in ("class_path", "init_args"))
+    if not isinstance(path, str) or not path.startswith(_OURS) or arguments is None:
+        return {}
+    module, _, name = path.rpartition(".")
+    plain = {key: None if key == "augment" else value for key, value in arguments.as_dict().items()}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # what it has to say, it says again in the run
+            data: Any = getattr(importlib.import_module(module), name)(**plain)
+            try:
+                data.setup("fit")
+            except UserError:
+                data.prepare_data()
+                data.setup("fit")
+            return _numbers(data, wanted)
+    except (UserError, OSError, TypeError, ValueError, AttributeError):
+        return {}  # the run itself says what is wrong
+
+
+def _numbers(data: Any, wanted: set[str]) -> dict[str, int]:
+    found = {}
+    if names := getattr(data, "label_names", None):
+        found["num_classes"] = len(names)
+    if wanted == {"num_classes"}:
+        return found  # no loader is needed, which for texts would take a tokenizer
+    samples = plain_samples(data.train_dataloader())
+    batch = samples.fetch(np.zeros(1, np.int64), 0) if samples is not None else {}
+    if "image" in batch:
+        found["channels"], found["in_features"] = batch["image"].shape[1], batch["image"][0].numel()
+    elif "features" in batch:
+        found["in_features"] = batch["features"].shape[1]
+    return found

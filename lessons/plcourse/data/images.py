@@ -1,0 +1,205 @@
+"""From a source and a list of samples to normalised batches.
+
+Images stay uint8 until the batch that needs them, which is a quarter of the memory and of the copying.
+
+Shape suffixes: B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+
+from plcourse.data.accumulation import Accumulation
+from plcourse.data.loader import BatchLoader
+from plcourse.data.protocols import Fetcher, Source
+from plcourse.data.provenance import Identities
+from plcourse.data.randoms import keys_of, run_seed
+from plcourse.data.samplers import EvalSampler, TrainSampler
+from plcourse.data.transforms import Augmentation, augment_batch
+
+FIT_LIMIT = 2048  # images: the mean of so many is known to about 2 % of the standard deviation of an image's mean
+_CHUNK = 256  # images held as float64 at a time while fitting
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of each channel, for pixels in [0, 1]."""
+
+    mean: list[float]
+    std: list[float]
+
+
+def fit_normalisation(source: Source, indices: np.ndarray, limit: int = FIT_LIMIT) -> Normalisation:
+    """Fits mean and standard deviation to the samples at `indices`, which must be training samples only.
+
+    Args:
+        source: where the images are.
+        indices: int64 [N].
+        limit: read at most so many images, evenly spaced in `indices`. It holds for
+            sources in memory too, so that a folder and the same images in memory are normalised alike.
+
+    Returns:
+        The normalisation; a constant channel gets the standard deviation 1.
+    """
+    if len(indices) > limit:
+        indices = indices[np.linspace(0, len(indices) - 1, limit).round().astype(np.int64)]
+    n_pixels = len(indices) * source.shape[1] * source.shape[2]
+    totals_C = squares_C = torch.zeros(source.shape[0], dtype=torch.float64)
+    for start in range(0, len(indices), _CHUNK):
+        # sums of integers below 2**53 are exact in float64, so neither threads nor chunks can move the result
+        pixels_BCHW = source.read(indices[start : start + _CHUNK]).double()
+        totals_C = totals_C + pixels_BCHW.sum(dim=(0, 2, 3))
+        squares_C = squares_C + pixels_BCHW.square().sum(dim=(0, 2, 3))
+    mean_C = totals_C / n_pixels
+    std_C = (squares_C / n_pixels - mean_C.square()).clamp_min(0).sqrt() / 255
+    return Normalisation((mean_C / 255).tolist(), torch.where(std_C > 0, std_C, 1.0).tolist())
+
+
+class ImageDataset:
+    """The samples of one part, made into batches of normalised and, for training, augmented images.
+
+    Args:
+        source: where the images are.
+        indices: int64 [N], the part's samples in the source.
+        normalisation: fitted on the training part.
+        augment: applied to images in [0, 1], before normalisation; None or empty for evaluation.
+        seed: the run's seed, for the augmentation.
+        labels: int64 [N], in place of the source's own.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        indices: np.ndarray,
+        normalisation: Normalisation,
+        augment: Sequence[Augmentation] | None = None,
+        seed: int = 0,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        self.source = source
+        self.indices = indices
+        self._normalisation = normalisation
+        self.augment = list(augment or ())
+        self.seed = seed
+        self.ids = [source.ids[i] for i in indices.tolist()]
+        self.labels = source.labels[indices] if labels is None else labels
+        self._labels = torch.from_numpy(self.labels)
+        mean = torch.tensor(normalisation.mean, dtype=torch.float64)
+        std = torch.tensor(normalisation.std, dtype=torch.float64)
+        # one multiplication and one addition per pixel: (x / unit - mean) / std = x * factor + shift
+        self._factor_C11 = _per_channel(1 / (std if self.augment else std * 255))
+        self._shift_C11 = _per_channel(-mean / std)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def plain(self) -> "ImageDataset":
+        """The same samples without augmentation."""
+        return ImageDataset(self.source, self.indices, self._normalisation, None, self.seed, self.labels)
+
+    @cached_property
+    def identities(self) -> Identities:
+        """Who the samples are."""
+        return Identities.of_source(self.source, self.indices, self.ids)
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return keys_of(self.ids)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """One batch.
+
+        Args:
+            indices: int64 [B], numbers within this part.
+            epoch: counted from 0; changes the augmentation only.
+
+        Returns:
+            ``image`` float32 [B, C, H, W], ``label`` int64 [B] (-1 where unknown), ``id`` list of B str.
+        """
+        image_BCHW = self.source.read(self.indices[indices]).float()
+        if self.augment:
+            image_BCHW.div_(255)
+            image_BCHW = augment_batch(self.augment, image_BCHW, self.seed, epoch, self._keys[indices])
+        image_BCHW = self.normalised(image_BCHW)
+        ids = self.ids
+        return {
+            "image": image_BCHW,
+            "label": self._labels[torch.from_numpy(indices)],
+            "id": [ids[i] for i in indices.tolist()],
+        }
+
+    def normalised(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        """Normalises float32 images in place: of 0 to 255, or of 0 to 1 where there are augmentations."""
+        return image_BCHW.mul_(self._factor_C11).add_(self._shift_C11)
+
+
+def _per_channel(values_C: torch.Tensor) -> torch.Tensor:
+    values_C11 = values_C.float()[:, None, None]
+    # a scalar is broadcast several times faster than a tensor of one channel
+    return values_C11.reshape(()) if values_C11.numel() == 1 else values_C11
+
+
+@dataclass(frozen=True)
+class Process:
+    """What loaders need to know of the process they are in.
+
+    Attributes:
+        rank: its number among all processes.
+        world_size: processes in all.
+        pin_memory: whether batches go to a GPU.
+        overfit: whether the Trainer was asked to see the same batches in every epoch.
+        accumulation: which batches make one optimizer step; None for a step with every batch.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    pin_memory: bool = False
+    overfit: bool = False
+    accumulation: Accumulation | None = None
+
+    @classmethod
+    def of(cls, trainer: Trainer | None) -> "Process":
+        """The process of `trainer`; a single one on a CPU where there is none."""
+        if trainer is None:
+            return cls()
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        overfit = trainer.overfit_batches > 0  # pyright: ignore[reportAttributeAccessIssue] Lightning sets it late
+        return cls(trainer.global_rank, trainer.world_size, on_gpu, overfit, Accumulation(trainer))
+
+
+class Part(Fetcher, Protocol):
+    """The samples of one part: batches of them, and how many there are."""
+
+    def __len__(self) -> int: ...
+
+
+def train_loader(
+    data: Part, batch_size: int, process: Process, num_workers: int = 0, drop_last: bool = False
+) -> BatchLoader:
+    """Shuffled batches of `batch_size` per process, for training; the order follows from the run's seed."""
+    sampler = TrainSampler(
+        len(data),
+        batch_size,
+        run_seed(),
+        process.rank,
+        process.world_size,
+        drop_last,
+        reshuffle=not process.overfit,
+    )
+    return BatchLoader(data, sampler, num_workers, process.pin_memory, accumulation=process.accumulation)
+
+
+def eval_loader(data: Part, batch_size: int, process: Process, num_workers: int = 0, part: str = "") -> BatchLoader:
+    """Each sample once, in order, on one process, for validation, test and prediction.
+
+    The part's name says whether training samples are asked for on purpose, which any other part must not have.
+    """
+    sampler = EvalSampler(len(data), batch_size, process.rank, process.world_size)
+    loader = BatchLoader(data, sampler, num_workers, process.pin_memory)
+    loader.part = part
+    return loader

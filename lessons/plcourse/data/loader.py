@@ -1,0 +1,268 @@
+"""A loader that knows where it is: epoch and position survive a kill, and Lightning leaves it alone.
+
+torch's DataLoader forgets both. Lightning calls ``iter()`` before it tells the sampler its epoch, so a loader
+that decides at ``iter()`` what to read replays the wrong permutation after a resume in epoch 1 or later; and
+it re-creates any DataLoader it meets to insert a sampler of its own. `BatchLoader` is not a DataLoader, and
+decides at the first ``next()``.
+"""
+
+import ctypes
+import signal
+import sys
+import weakref
+from collections.abc import Iterator
+from multiprocessing.util import Finalize
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from plcourse.data.accumulation import Accumulation
+from plcourse.data.protocols import BatchSampler, Fetcher
+from plcourse.errors import UserError
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal to get when the parent dies
+_RESTORE = {
+    "n": "the number of training samples",
+    "global_batch_size": "batch_size times the number of processes",
+    "seed": "the run's seed",
+}
+
+
+class Batch(dict[str, Any]):
+    """A batch by field, with its way to a device.
+
+    Lightning moves a batch by walking through it, every id of every sample included: 49 us for 32 samples. It asks an
+    object that has a ``to`` instead, and this one looks at its tensors only.
+    """
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch with its tensors on `device`; page-locked ones travel while the host goes on."""
+        waits = torch.device(device).type != "cuda"
+        return Batch(
+            {k: v.to(device, non_blocking=not waits) if isinstance(v, torch.Tensor) else v for k, v in self.items()}
+        )
+
+
+class BatchLoader:
+    """Dict batches of one process, in the order of a sampler that is a function of the epoch.
+
+    The same batches come out bit for bit with any number of workers. Training batches get a ``rank_weight``
+    (float), the factor of this process's mean loss that makes the mean over the processes, and over the batches
+    of an optimizer step, the exact mean over samples.
+
+    Args:
+        data: makes a batch of sample numbers and an epoch; must be a pure function of the two.
+        sampler: plans the batches.
+        num_workers: processes that fetch ahead; 0 fetches in this one, without any DataLoader.
+        pin_memory: put the tensors in page-locked memory, for copies to a GPU.
+        persistent_workers: keep the workers from one epoch to the next.
+        accumulation: which batches make one optimizer step; None for a step with every batch.
+    """
+
+    part = ""  # the name of the part that is read, where it has one
+
+    def __init__(
+        self,
+        data: Fetcher,
+        sampler: BatchSampler,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        persistent_workers: bool = True,
+        accumulation: Accumulation | None = None,
+    ) -> None:
+        if num_workers < 0:
+            raise ValueError(f"num_workers={num_workers}: give 0 or more")
+        self.data = data
+        self.plan = sampler
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.persistent_workers = persistent_workers
+        self.accumulation = accumulation
+        self._epoch = 0
+        self._position = 0  # batches handed out in this epoch
+        self._start = 0  # where the next pass starts: beyond 0 only after load_state_dict
+        self._workers: DataLoader | None = None
+        self._planned = _Plan(sampler)
+        self._ending: object = None  # the workers that are ended with the interpreter
+
+    def replan(self, sampler: BatchSampler) -> None:
+        """Plans the passes to come by another sampler of the same samples; its batches must be as many."""
+        self.plan = self._planned.sampler = sampler
+
+    def with_plan(self, sampler: BatchSampler) -> "BatchLoader":
+        """The same data in other batches, from their start."""
+        return BatchLoader(self.data, sampler, self.num_workers, self.pin_memory, self.persistent_workers)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """A pass over the epoch; epoch and starting position are read at the first ``next()``, not here."""
+        epoch, position = self._epoch, self._start
+        self._start = 0
+        self._position = position
+        plan, accumulation = self.plan, self.accumulation
+        first = position  # of the optimizer step; what came before a resumed pass is not in its gradient
+        for fetched in self._fetched(epoch, position):
+            batch = Batch(fetched)
+            rank_weight = plan.rank_weight(position)
+            if rank_weight is not None and accumulation is not None:
+                end = accumulation.end(position, len(plan))
+                rank_weight *= accumulation.weight(plan, position, first, end)
+                if position + 1 == end:
+                    first = end
+            if rank_weight is not None:
+                batch["rank_weight"] = rank_weight
+            position += 1
+            self._position = position
+            yield batch
+
+    def _fetched(self, epoch: int, start: int) -> Iterator[dict[str, Any]]:
+        if self.num_workers:
+            yield from self._fetched_by_workers(epoch, start)
+            return
+        fetch = self.data.fetch
+        for indices in self.plan.batches(epoch, start):
+            batch = fetch(indices, epoch)
+            yield _pinned(batch) if self.pin_memory else batch
+
+    def _fetched_by_workers(self, epoch: int, start: int) -> Iterator[dict[str, Any]]:
+        if self._workers is None:
+            self._workers = DataLoader(
+                _Fetches(self.data),
+                batch_size=None,
+                sampler=self._planned,
+                num_workers=self.num_workers,
+                pin_memory=self.pin_memory,
+                persistent_workers=self.persistent_workers,
+                worker_init_fn=_follow_main_process,
+                # torch draws a base seed per pass; from the global generator it would shift dropout
+                generator=torch.Generator(),
+            )
+        self._planned.epoch, self._planned.start = epoch, start
+        iterator = iter(self._workers)
+        if iterator is not self._ending:
+            self._ending = iterator
+            # before multiprocessing ends its children by SIGTERM, which these leave to the main process
+            Finalize(iterator, _shut_down, (weakref.ref(iterator),), exitpriority=100)
+        for batch in iterator:
+            if isinstance(batch, _Failed):
+                raise UserError(batch.message, batch.status)
+            yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch of the next pass; another epoch starts at 0, the same one changes nothing."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._position = self._start = 0
+
+    @property
+    def batch_sampler(self) -> SimpleNamespace:
+        """Where Lightning looks for ``set_epoch``: at ``batch_sampler.sampler``."""
+        return SimpleNamespace(sampler=self)
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, batches handed out in it (not those fetched ahead), and what that position depends on."""
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "global_batch_size": self.plan.global_batch_size,
+            "n": self.plan.n,
+            "seed": self.plan.seed,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes the next pass start where `state` was taken.
+
+        Raises:
+            UserError: the state is from the middle of an epoch that this loader would cut differently.
+        """
+        here = self.state_dict()
+        if state["position"] > 0:
+            for key, meaning in _RESTORE.items():
+                if state.get(key, here[key]) != here[key]:
+                    raise UserError(
+                        f"the checkpoint is {state['position']} batches into epoch {state['epoch']}, with "
+                        f"{meaning} at {state[key]}; now it is {here[key]}: restore {state[key]}, or resume "
+                        "from a checkpoint of an epoch's end"
+                    )
+        self._epoch = state["epoch"]
+        self._position = self._start = state["position"]
+
+    @property
+    def _iterator(self) -> object | None:
+        # Lightning's shutdown looks for the running worker iterator here, ends it and assigns None
+        return None if self._workers is None else self._workers._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: None) -> None:
+        self._workers = self._ending = None
+
+    def close(self) -> None:
+        """Ends the workers; a later pass starts new ones."""
+        running = self._iterator
+        if running is not None:
+            running._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue] torch has no public way
+        self._iterator = None
+
+
+class _Plan(Sampler[tuple[int, np.ndarray]]):
+    """What the workers are asked for: (epoch, indices) per batch of the pass that is about to start."""
+
+    def __init__(self, sampler: BatchSampler) -> None:
+        self.sampler = sampler
+        self.epoch = 0
+        self.start = 0
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        epoch = self.epoch
+        return ((epoch, indices) for indices in self.sampler.batches(epoch, self.start))
+
+    def __len__(self) -> int:
+        return len(self.sampler) - self.start
+
+
+class _Failed:
+    """A UserError on its way out of a worker, which torch would wrap in a traceback."""
+
+    def __init__(self, error: UserError) -> None:
+        self.message = str(error)
+        self.status = error.status
+
+
+class _Fetches(Dataset[Any]):
+    """The dataset of the workers: one plan in, one batch out."""
+
+    def __init__(self, data: Fetcher) -> None:
+        self.data = data
+
+    def __getitem__(self, plan: tuple[int, np.ndarray]) -> Any:
+        epoch, indices = plan
+        try:
+            return self.data.fetch(indices, epoch)
+        except UserError as error:
+            return _Failed(error)
+
+
+def _shut_down(workers: weakref.ref[Any]) -> None:
+    running = workers()
+    if running is not None:
+        running._shutdown_workers()
+
+
+def _follow_main_process(worker_id: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the main process decides, and ends its workers.
+
+    If it is killed, they die with it: torch's own watchdog takes up to seven seconds to notice.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _pinned(batch: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}

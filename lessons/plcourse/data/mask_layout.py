@@ -1,0 +1,201 @@
+"""Where the images, masks and labels of a mask folder lie: in one place, or one for each part."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from plcourse.data.classes import class_names
+from plcourse.data.delimited import line_of
+from plcourse.data.frames import as_text, read_frame
+from plcourse.data.image_files import folders_in, images_below, is_dropping, left_out_line
+from plcourse.data.part_names import by_part, normal, part_of
+from plcourse.errors import UserError, nearest
+
+LAYOUT = "it holds images/, masks/ (the same file names, one integer class per pixel) and labels.csv (file,label)"
+
+
+@dataclass
+class MaskFolder:
+    """What was found in a mask folder, N images in all.
+
+    Attributes:
+        images: N image files.
+        masks: the mask file of each.
+        ids: N names: paths below ``images/``, after the part's folder where each part has an ``images/``.
+        labels: N class names.
+        part_of: N part names; None where the folder has no split.
+        notes: one line for each thing that was left out.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    part_of: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def find_masks(root: str) -> MaskFolder:
+    """Pairs the images of a mask folder with their masks and labels.
+
+    Parts are folders named ``train``, ``val``, ``test`` (see `part_of`): in the root, each with ``images/``,
+    ``masks/`` and its own ``labels.csv``, or within ``images/`` and ``masks/``.
+
+    Raises:
+        UserError: a piece that is missing, or names that do not fit together.
+    """
+    top = Path(root)
+    parts = by_part(folders_in(top), "mask_folder") if top.is_dir() else {}
+    found, left_out = MaskFolder(), Counter[str]()
+    if any(_piece(top, name).exists() for name in ("images", "masks")) or not parts:
+        _add(found, top, "", left_out)
+        found.part_of = _parts_within(_piece(top, "images"), found.ids)
+    else:
+        if other := next((each for each in folders_in(top) if part_of(each.name) is None), None):
+            beside = ", ".join(each.name for each in parts.values())
+            raise UserError(
+                f"mask_folder: the folder '{other.name}' beside {beside} in '{root}' is not one of the parts train, "
+                "val and test; move it elsewhere"
+            )
+        found.part_of = []
+        for part, folder in sorted(parts.items(), key=lambda item: item[1]):
+            _add(found, folder, f"{folder.name}/", left_out)
+            found.part_of += [part] * (len(found.ids) - len(found.part_of))
+    if found.part_of is not None and "train" not in found.part_of:
+        raise UserError(f"mask_folder: '{root}' has {', '.join(sorted(set(found.part_of)))} but no train part")
+    where = _piece(top, "labels.csv") if _piece(top, "labels.csv").exists() else top
+    if (n := len(class_names(str(where), found.labels))) < 2:
+        raise UserError(f"'{where}' has {n} label(s); a classifier takes two or more")
+    twice = [path for path, n in Counter(found.masks).items() if n > 1]
+    if twice:
+        pair = [each for each, mask in zip(found.ids, found.masks, strict=True) if mask == twice[0]][:2]
+        raise UserError(f"mask_folder: '{twice[0]}' would be the mask of both '{pair[0]}' and '{pair[1]}'; rename one")
+    found.notes = [*left_out_line("mask_folder", left_out), *found.notes]
+    return found
+
+
+def _piece(folder: Path, name: str) -> Path:
+    """A file or folder of that name in any case, or where it should be."""
+    exact = folder / name
+    if exact.exists() or not folder.is_dir():
+        return exact
+    return next((path for path in sorted(folder.iterdir()) if path.name.casefold() == name), exact)
+
+
+def _add(found: MaskFolder, folder: Path, prefix: str, left_out: Counter[str]) -> None:
+    pieces = {name: _piece(folder, name) for name in ("images", "masks", "labels.csv")}
+    for path in pieces.values():
+        if not path.exists():
+            raise UserError(f"mask_folder: there is no '{path}'; {LAYOUT}")
+    table = pieces["labels.csv"]
+    label_of = read_labels(table)
+    images = images_below(pieces["images"], left_out)
+    if not images:
+        raise UserError(
+            "; ".join([f"mask_folder: no image in '{pieces['images']}'", *left_out_line("it", left_out), LAYOUT])
+        )
+    names = [path.relative_to(pieces["images"]).as_posix() for path in images]
+    row_of = {_key(row): row for row in label_of}
+    for name in names:
+        row = name if name in label_of else row_of.get(_key(name))
+        if row is None:
+            raise UserError(f"mask_folder: '{table}' has no label for '{name}'{nearest(name, list(label_of))}")
+        found.labels.append(label_of[row])
+    keys = {_key(name) for name in names}
+    if missing := next((row for row in label_of if _key(row) not in keys), None):
+        raise UserError(f"mask_folder: '{table}' names '{missing}', which is not in '{pieces['images']}'")
+    masks = _Masks(pieces["masks"])
+    paths = [masks.of(name) for name in names]
+    if unused := sorted(masks.files - set(paths)):
+        found.notes.append(
+            f"mask_folder: left out {len(unused):,} file(s) of '{pieces['masks']}' that belong to no image, such as "
+            f"'{unused[0].name}'"
+        )
+    found.images += images
+    found.masks += paths
+    found.ids += [prefix + name for name in names]
+
+
+def _parts_within(images: Path, ids: list[str]) -> list[str] | None:
+    """The part of each image where the folders in ``images/`` are parts."""
+    if not by_part(folders_in(images), "mask_folder"):
+        return None
+    found = []
+    for each in ids:
+        first, slash, _ = each.partition("/")
+        part = part_of(first) if slash else None
+        if part is None:
+            where = f"the folder '{first}'" if slash else f"the image '{first}'"
+            raise UserError(
+                f"mask_folder: {where} in '{images}' belongs to none of the parts that lie there; move it into one, or "
+                "rename the folders if they are not parts"
+            )
+        found.append(part)
+    return found
+
+
+def _key(name: str) -> str:
+    """A path below ``images/`` or ``masks/`` as it is compared: composed Unicode, and a part by what it means."""
+    first, slash, rest = normal(name).partition("/")
+    return f"{part_of(first) or first}/{rest}" if slash else first
+
+
+class _Masks:
+    """The files of a masks folder by the names that find them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.files = {path for path in sorted(folder.rglob("*")) if path.is_file() and not is_dropping(path.name)}
+        self._by_name: dict[str, Path] = {}
+        self._by_stem: dict[str, list[Path]] = {}
+        for path in sorted(self.files):
+            key = _key(path.relative_to(folder).as_posix())
+            self._by_name[key] = path
+            self._by_stem.setdefault(_stem(key), []).append(path)
+
+    def of(self, name: str) -> Path:
+        """The mask of an image: the same name, that name with ``.png`` for or behind its ending, or another ending.
+
+        Photographs are JPEG and masks are not; predicted masks have ``.png`` behind the name.
+        """
+        key = _key(name)
+        for each in (key, f"{_stem(key)}.png", f"{key}.png"):
+            if each in self._by_name:
+                return self._by_name[each]
+        others = self._by_stem.get(_stem(key), [])
+        if len(others) > 1:
+            names = " and ".join(f"'{each.name}'" for each in others[:2])
+            raise UserError(f"mask_folder: the image '{name}' has two masks, {names}; keep one")
+        if not others:
+            png = Path(name).with_suffix(".png").name
+            same = self._folder / name
+            raise UserError(f"mask_folder: the image '{name}' has no mask: neither '{same}' nor '{png}' is there")
+        return others[0]
+
+
+def _stem(key: str) -> str:
+    folder, slash, name = key.rpartition("/")
+    return f"{folder}{slash}{Path(name).stem}"
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """The label of each file, of a table with the columns ``file`` and ``label``.
+
+    Raises:
+        UserError: it is not such a table, or names a file twice.
+    """
+    frame = read_frame(path)
+    for column in ("file", "label"):
+        if column not in frame:
+            raise UserError(
+                f"'{path}' has no column '{column}': its first line is {','.join(frame)}, and should be file,label"
+            )
+    found: dict[str, str] = {}
+    for row, (name, label) in enumerate(zip(as_text(frame, "file"), as_text(frame, "label"), strict=True)):
+        if name is None or label is None or not label.strip():
+            line = line_of(path, row)
+            raise UserError(f"'{path}', line {line}: a file and a label are needed, not '{name or ''},{label or ''}'")
+        if name in found:
+            raise UserError(f"'{path}', line {line_of(path, row)}: '{name}' is there twice")
+        found[name] = label
+    return found

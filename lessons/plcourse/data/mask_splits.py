@@ -1,0 +1,232 @@
+"""Images with masks, split, normalised and made into batches: what `ImageSplits` is for images alone."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol, Self, cast
+
+import numpy as np
+import torch
+from pytorch_lightning import Trainer
+
+from plcourse.data.image_folder import open_files
+from plcourse.data.image_splits import ImageSplits, report_rejected
+from plcourse.data.images import ImageDataset, Normalisation, Process, eval_loader, train_loader
+from plcourse.data.loader import BatchLoader
+from plcourse.data.masks import MaskSource, open_masks, prepare_masks
+from plcourse.data.names import adopt_mask_names
+from plcourse.data.provenance import Identities
+from plcourse.data.randoms import keys_of, run_seed
+from plcourse.data.resize import ImageSize, Resize, check_resize, window_of
+from plcourse.data.sources import OnError
+
+
+class JointAugmentation(Protocol):
+    """A random change of images that moves their masks along."""
+
+    def __call__(
+        self, images_BCHW: torch.Tensor, masks_BHW: torch.Tensor, seed: int, epoch: int, keys_B: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The changed images and masks, uint8 and of the same shapes; each a function of its own key alone.
+
+        Args:
+            images_BCHW: uint8; not changed in place.
+            masks_BHW: uint8; not changed in place.
+            seed: the run's seed.
+            epoch: counted from 0.
+            keys_B: uint64, the key of each sample.
+        """
+        ...
+
+
+class MaskDataset:
+    """The samples of one part as batches of images and masks.
+
+    Args:
+        source: where images and masks are; files without masks give none.
+        indices: int64 [N], the part's samples in the source.
+        normalisation: fitted on the training part.
+        augment: applied to training samples; None for evaluation.
+        seed: the run's seed, for the augmentation.
+        resize: the rule by which the source resizes.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        indices: np.ndarray,
+        normalisation: Normalisation,
+        augment: JointAugmentation | None = None,
+        seed: int = 0,
+        resize: Resize = "stretch",
+    ) -> None:
+        self._images = ImageDataset(source, indices, normalisation)
+        self.source, self.indices, self.augment, self.seed = source, indices, augment, seed
+        self._keys = keys_of(self._images.ids) if augment is not None else None
+        self._sizes = torch.from_numpy(source.sizes[indices])
+        windows = [window_of(h, w, source.shape[1:], resize) for h, w in self._sizes.tolist()]
+        self._windows = torch.tensor(windows).reshape(-1, 4)
+        self._has_masks = hasattr(source, "read_masks")
+
+    def plain(self) -> "MaskDataset":
+        """The same samples without augmentation."""
+        plain = copy.copy(self)
+        plain.augment = None
+        return plain
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def identities(self) -> Identities:
+        """Who the samples are."""
+        return self._images.identities
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """One batch.
+
+        Args:
+            indices: int64 [B], numbers within this part.
+            epoch: counted from 0; changes the augmentation only.
+
+        Returns:
+            ``image`` float32 [B, C, H, W], ``mask`` int64 [B, H, W] (255 where no class holds; absent for new
+            files), ``label`` int64 [B] (-1 where unknown), ``size`` int64 [B, 2], the height and width of each image
+            before it was resized, ``window`` int64 [B, 4], where it lies in the resized one (`resize.Window`), ``id``
+            list of B str.
+        """
+        chosen_B = torch.from_numpy(indices)
+        places = {"size": self._sizes[chosen_B], "window": self._windows[chosen_B]}
+        if not self._has_masks:
+            return {**self._images.fetch(indices, epoch), **places}
+        image_BCHW = self.source.read(self.indices[indices])
+        mask_BHW = self.source.read_masks(self.indices[indices])
+        if self.augment is not None:
+            assert self._keys is not None
+            image_BCHW, mask_BHW = self.augment(image_BCHW, mask_BHW, self.seed, epoch, self._keys[indices])
+        return {
+            "image": self._images.normalised(image_BCHW.float()),
+            "mask": mask_BHW.long(),
+            "label": torch.from_numpy(self._images.labels[indices]),
+            **places,
+            "id": [self._images.ids[i] for i in indices.tolist()],
+        }
+
+
+class MaskSplits:
+    """Training, validation and test part of a source of masks, opened when first needed.
+
+    Args:
+        source: one of `masks.MASK_SOURCES`.
+        root: where files lie.
+        image_size: height and width in pixels, or one number for both; None keeps the source's own.
+        on_error: ``skip`` leaves bad samples out and lists them.
+        val_size: samples (int) or share (float) for validation; see `split`.
+        test_size: the same for the test part.
+        split_seed: another seed gives another split.
+        mask_names: names of the pixels' classes in a ``mask_folder``.
+        mask_values: the value of each class in its files.
+        resize: ``stretch`` or ``pad``; see `plcourse.data.resize`.
+
+    Attributes:
+        images: the split, the normalisation and the protocol `Splittable`.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        root: str = "data",
+        image_size: ImageSize | None = None,
+        on_error: OnError = "raise",
+        val_size: int | float = 0.1,
+        test_size: int | float = 0.2,
+        split_seed: int = 0,
+        mask_names: Sequence[str] | None = None,
+        mask_values: Sequence[int] | None = None,
+        resize: Resize = "stretch",
+    ) -> None:
+        check_resize(resize, masks=True)
+
+        def opener() -> MaskSource:
+            sizes = (val_size, test_size)
+            return open_masks(source, root, image_size, on_error, mask_names, mask_values, sizes, split_seed, resize)
+
+        self.images = ImageSplits(
+            source, root, image_size, on_error, val_size, test_size, split_seed, opener=opener, resize=resize
+        )
+        self._restored: list[str] | None = None
+
+    def prepare(self) -> None:
+        """Downloads what is missing; for one process per machine."""
+        prepare_masks(self.images.name, self.images.root)
+
+    def open(self) -> None:
+        """Opens and splits the source now, so that its errors come early."""
+        self.images.open()
+        _ = self.source
+
+    @property
+    def source(self) -> MaskSource:
+        """The opened source, its classes numbered as the model knows them."""
+        source = cast(MaskSource, self.images.source)
+        if self._restored is not None:
+            adopt_mask_names(source, self._restored)
+        return source
+
+    @property
+    def mask_names(self) -> list[str]:
+        """One name per class of a pixel."""
+        return self.source.mask_names if self._restored is None else self._restored
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a model needs of its training data, in plain types."""
+        return {**self.images.state_dict(), "mask_names": list(self.mask_names)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what a checkpoint was trained with.
+
+        Raises:
+            UserError: the source is open already and has a class, of images or of pixels, that the model does not
+                know, or images of another shape.
+        """
+        self.images.load_state_dict({key: value for key, value in state.items() if key != "mask_names"})
+        self._restored = list(state["mask_names"])
+        if "source" in self.images.__dict__:
+            _ = self.source
+
+    def raw_masks(self, ids: Sequence[str]) -> list[torch.Tensor]:
+        """The masks of samples before they were resized, uint8 [H, W] each."""
+        return [self.source.read_raw_mask(self.images.position[each]) for each in ids]
+
+    def train_loader(
+        self, trainer: Trainer | None, batch_size: int, augment: JointAugmentation | None = None, num_workers: int = 0
+    ) -> BatchLoader:
+        """Shuffled, augmented batches of the training part, `batch_size` samples per process."""
+        part = self._set(self.source, self.images.parts["train"], augment, run_seed())
+        return train_loader(part, batch_size, Process.of(trainer), num_workers)
+
+    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
+        """Each sample of `part` (``val``, ``test``, or ``train`` to score it) once, in order."""
+        data = self._set(self.source, self.images.parts[part])
+        return eval_loader(data, batch_size, Process.of(trainer), num_workers, part)
+
+    def files_loader(
+        self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0
+    ) -> BatchLoader:
+        """New files without labels and masks, scaled and normalised as the model was trained."""
+        images = self.images
+        files = open_files(paths, images.shape, images.on_error, images.resize, images.depth)
+        report_rejected(files)
+        data = self._set(files, np.arange(len(files.ids)))
+        return eval_loader(data, batch_size, Process.of(trainer), num_workers)
+
+    def _set(
+        self, source: Any, indices: np.ndarray, augment: JointAugmentation | None = None, seed: int = 0
+    ) -> MaskDataset:
+        return MaskDataset(source, indices, self.images.normalisation, augment, seed, self.images.resize)
+
+    def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
+        """The same source and test part with other training and validation parts; see `ImageSplits.with_split`."""
+        anew = copy.copy(self)
+        anew.images = self.images.with_split(train_ids, val_ids)
+        anew._restored = None
+        return anew

@@ -1,0 +1,145 @@
+"""Which samples a model was trained on: kept with its weights, so that none of them is scored as a test sample.
+
+A sample is known by its content, as 64 bits of a hash, not by its name: a training file is recognised under another
+name and in another folder, and two folders that both have a ``0001.png`` are not confused. The hashes are those by
+which a split keeps equal samples on one side, so that no sample of a run's own test part is ever among them.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from plcourse.data.randoms import keys_of
+from plcourse.files import staged
+
+KEY = "trained_on"  # of a checkpoint
+INSIDE = 100_000  # hashes that a checkpoint holds itself; more of them lie in a file beside it
+
+
+@dataclass(frozen=True)
+class Identities:
+    """Who the samples of a loader are.
+
+    Attributes:
+        hashes: uint64 [N], or [N, 2] where a sample is known by two, such as its own and that of its near-duplicates.
+        ids: N names or numbers.
+    """
+
+    hashes: np.ndarray
+    ids: Sequence[Any]
+
+    @classmethod
+    def of_source(cls, source: Any, indices: np.ndarray, ids: Sequence[str]) -> "Identities":
+        """Those of some samples of a source; one without hashes of contents knows its samples by their ids."""
+        hashes = getattr(source, "hashes", None)
+        return cls(keys_of(list(ids)) if hashes is None else hashes[indices], ids)
+
+    def among(self, known: np.ndarray | None) -> np.ndarray:
+        """The numbers of the samples that are among `known` (sorted uint64; None for none), ascending int64."""
+        if known is None or not len(known) or not len(self.hashes):
+            return np.empty(0, np.int64)
+        place = np.minimum(np.searchsorted(known, self.hashes), len(known) - 1)
+        found = known[place] == self.hashes
+        return np.flatnonzero(found.reshape(len(found), -1).any(axis=1))
+
+
+@dataclass(frozen=True)
+class Training:
+    """The samples that some weights were trained on.
+
+    Attributes:
+        terms: where they come from and how they were split off, such as ``split_seed``, in plain types.
+        hashes: sorted distinct uint64; None where only their digest is known.
+        count: how many they are.
+        digest: hash of `hashes`; empty for a training that was not recorded.
+    """
+
+    terms: dict[str, Any] = field(default_factory=dict)
+    hashes: np.ndarray | None = None
+    count: int = 0
+    digest: str = ""
+
+    @classmethod
+    def on(cls, samples: Identities, terms: Mapping[str, Any]) -> "Training":
+        """A training on these samples."""
+        hashes = np.sort(samples.hashes, axis=None)  # np.unique takes ten times as long
+        hashes = hashes[np.diff(hashes, prepend=~hashes[:1]) != 0]
+        digest = hashlib.blake2b(hashes.tobytes(), digest_size=8).hexdigest()
+        return cls(dict(terms), hashes, len(samples.hashes), digest)
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file, which lies beside the checkpoints."""
+        return f"training_samples-{self.digest}.npz"
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        inside = self.hashes is not None and len(self.hashes) <= INSIDE
+        hashes = torch.from_numpy(self.hashes.view(np.int64)) if inside and self.hashes is not None else None
+        return {"terms": self.terms, "count": self.count, "digest": self.digest, "hashes": hashes}
+
+    def save(self, folder: Path) -> None:
+        """Writes its file, unless it is there already.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = folder / self.file_name
+        if self.hashes is None or path.is_file():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with staged(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, hashes=self.hashes, terms=json.dumps(self.terms), count=self.count)
+
+    @classmethod
+    def load(cls, state: Mapping[str, Any], folder: Path) -> "Training":
+        """Reads what a checkpoint holds of it, and the file in the checkpoint's folder where that holds the hashes."""
+        terms, count, digest, inside = (state[name] for name in ("terms", "count", "digest", "hashes"))
+        if inside is not None:
+            return cls(terms, inside.numpy().view(np.uint64), count, digest)
+        return cls(terms, None, count, digest).with_file(folder)
+
+    def with_file(self, folder: Path) -> "Training":
+        """The same with what its file says, where that is there and belongs to it."""
+        try:
+            content = (folder / self.file_name).read_bytes()
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                hashes, terms, count = file["hashes"], json.loads(str(file["terms"])), int(file["count"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return self
+        right = hashlib.blake2b(hashes.tobytes(), digest_size=8).hexdigest() == self.digest
+        return Training(terms, hashes, count, self.digest) if right else self
+
+
+def trainings_of(checkpoint: Mapping[str, Any], folder: Path) -> list[Training]:
+    """All that the weights of a checkpoint were trained on, one after the other.
+
+    Args:
+        checkpoint: as it was loaded.
+        folder: where it lies.
+
+    Returns:
+        A single `Training` without a digest for a checkpoint that does not say it.
+    """
+    states = checkpoint.get(KEY)
+    return [Training.load(state, folder) for state in states] if states else [Training()]
+
+
+def trainings_beside(folder: Path, digests: Sequence[str]) -> list[Training]:
+    """The trainings with these digests, from their files in a folder; without hashes where a file is missing."""
+    return [Training(digest=digest).with_file(folder) for digest in digests]
+
+
+def row_hashes(rows: np.ndarray) -> np.ndarray:
+    """64 bits of BLAKE2b over each row of an array [N, ...]: uint64 [N]."""
+    flat = np.ascontiguousarray(rows).reshape(len(rows), int(np.prod(rows.shape[1:])))
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in flat)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)

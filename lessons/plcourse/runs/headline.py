@@ -1,0 +1,52 @@
+"""Which of many scores stands for a run: one of its own, never that of a baseline beside it. No torch."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from plcourse.runs.run import Run
+from plcourse.runs.variants import Evaluation, evaluations
+
+_FIRST = ("accuracy", "foreground_iou")
+
+
+def headline(metrics: Iterable[str], monitored: str | None = None) -> str | None:
+    """The score to be seen first.
+
+    That is the accuracy, else the IoU, else what the run's checkpoint was chosen by, else the first of its own.
+
+    Args:
+        metrics: names of one stage, such as ``test/loss``.
+        monitored: the metric that chose the checkpoint, such as ``val/loss``.
+
+    Returns:
+        One of the names, None where there is none.
+    """
+    names = list(metrics)
+    base = {name.partition("/")[2]: name for name in reversed(names)}
+    wanted = [*_FIRST, str(monitored).partition("/")[2]]
+    found = next((base[each] for each in wanted if each in base), None)
+    return found or next((name for name in names if not is_beside(name, names)), next(iter(names), None))
+
+
+def is_beside(name: str, names: Iterable[str]) -> bool:
+    """Whether a score belongs to another: a baseline's, such as ``test/ngram_bits_per_character`` beside
+    ``test/bits_per_character``, a difference to one, or the end of an interval."""
+    stage, _, base = name.partition("/")
+    if base.startswith("minus_") or base.endswith(("_low", "_high", "_p")):
+        return True
+    others = (other.partition("/")[2] for other in names if other.startswith(f"{stage}/") and other != name)
+    return any(base.endswith(f"_{other}") for other in others)
+
+
+def test_score(run: Run, record: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The headline of a run's test as it was trained; None where it was not tested."""
+    found = next((each for each in evaluations(run) if each.stage == "test" and not each.is_variant), None)
+    return None if found is None else score_of(found, record)
+
+
+def score_of(evaluation: Evaluation, record: Mapping[str, Any]) -> tuple[str, float] | None:
+    """An evaluation's headline and its value."""
+    best = record.get("best")
+    name = headline(evaluation.metrics, best.get("metric") if isinstance(best, dict) else None)
+    value = evaluation.metrics.get(name) if name is not None else None
+    return (name, value) if name is not None and isinstance(value, int | float) else None

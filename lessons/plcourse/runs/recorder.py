@@ -1,0 +1,223 @@
+"""What a run writes while it trains: metrics.csv, its part of the checkpoint, and the best score so far."""
+
+import csv
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers.logger import Logger
+
+from plcourse.console import say
+from plcourse.errors import RunFailed
+from plcourse.runs import log_files
+from plcourse.runs.changes import Change
+from plcourse.runs.next_steps import verbs_after
+from plcourse.runs.run import Run
+
+_HEADER = "step,epoch,metric,value\n"
+
+
+def shortest(value: float) -> float:
+    """The value as a reader would write it: 0.981 for the single-precision number nearest to it, not 0.9810000062.
+
+    A number that no single-precision value equals is left as it is.
+    """
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    return float(str(single)) if float(single) == float(value) else float(value)
+
+
+class TidyLogger(Logger):
+    """Writes ``metrics.csv``: one row per number, columns step, epoch, metric, value.
+
+    A step is a training batch, counted from 0; values have full precision. Rows are appended, so that a new metric
+    costs no rewriting and a kill costs no row that was flushed.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        active: whether numbers are taken; off after the fit, since evaluations have files of their own.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.active = True
+        self._file: Any = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def version(self) -> str:
+        """Empty: a run has one table."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Appends one row per metric, while the logger is active."""
+        if not self.active:
+            return
+        epoch = int(metrics.get("epoch", 0))
+        with self._told():
+            writer = csv.writer(self._open(), lineterminator="\n")
+            for name, value in metrics.items():
+                if name != "epoch":
+                    writer.writerow((step or 0, epoch, name, shortest(value)))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's config.yaml has them."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flushes what was appended."""
+        if self._file is not None:
+            with self._told():
+                self._file.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Flushes and closes."""
+        file, self._file = self._file, None
+        if file is not None:
+            with self._told():
+                file.close()
+
+    def size(self) -> int:
+        """Bytes written so far, all of them flushed."""
+        with self._told():
+            self._open().flush()
+            return self.path.stat().st_size
+
+    def cut(self, size: int) -> None:
+        """Drops every row after the first ``size`` bytes: those newer than the checkpoint that a run resumes from."""
+        self.finalize("")
+        if self.path.is_file():
+            self._check_place()
+            os.truncate(self.path, max(0, min(size, self.path.stat().st_size)))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _check_place(self) -> None:
+        # a run that came from elsewhere could lead what is written here to any file
+        if self.path.is_symlink():
+            raise RunFailed(f"{self.path} is a link, and a run writes into files of its own only; remove it")
+
+    def _open(self) -> Any:
+        if self._file is None:
+            self._check_place()
+            self._file = self.path.open("a", encoding="utf-8", newline="")
+            if self._file.tell() == 0:
+                self._file.write(_HEADER)
+        return self._file
+
+
+class RunRecorder(Callback):
+    """Keeps the run's record in step with the training.
+
+    Args:
+        run: the run.
+        logger: its table of metrics.
+        change: what a resumed run changes, recorded before its first step.
+
+    Attributes:
+        began: whether a training has begun.
+    """
+
+    def __init__(self, run: Run, logger: TidyLogger, change: Change | None = None) -> None:
+        self.run, self.logger, self.change = run, logger, change
+        self.began = False
+        self._best: float | None = None
+        self._started = time.monotonic()
+        self._earlier = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Sends the checkpoints into the run's folder."""
+        checkpoint = getattr(trainer, "run_checkpoint", None)
+        if checkpoint is not None:
+            checkpoint.dirpath = str(self.run.path / "checkpoints")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Notes how far the table is, so that a resumed run goes on from the same row."""
+        if trainer.is_global_zero:  # the one that writes the file, and perhaps the only one that sees the run's folder
+            log_files.flush(trainer.loggers)
+            checkpoint["plcourse"] = {
+                "run": self.run.record["created"],
+                "metrics_size": self.logger.size(),
+                "training_seconds": self._seconds(),
+            }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Cuts the table back when this run resumes; a run that starts from another one's checkpoint has its own."""
+        known = checkpoint.get("plcourse", {})
+        if trainer.state.fn == "fit" and trainer.is_global_zero and known.get("run") == self.run.record["created"]:
+            self.logger.cut(known["metrics_size"])
+            self._earlier = known["training_seconds"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Flushes the table, so that a person can watch it grow."""
+        self.logger.save()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock, set-up and imports being over, and records the samples there are and what can follow."""
+        self._started = time.monotonic()
+        self.began = True
+        if self.change is not None and trainer.is_global_zero:
+            self.change.record(self.run, trainer.global_step, trainer.current_epoch)
+            say(f"from step {trainer.global_step} on: {self.change}")
+        if trainer.is_global_zero and (found := log_files.versions(trainer.loggers)):
+            self.run.update(logger_versions=found)
+        sizes = getattr(getattr(trainer, "datamodule", None), "sizes", None)
+        if trainer.is_global_zero:
+            found = {"data": sizes or self.run.record.get("data"), "verbs": verbs_after(trainer, pl_module)}
+            self.run.update(**{key: value for key, value in found.items() if value is not None})
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Records the best score so far."""
+        self._record_best(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Records the best score of all, and the time of training, validation and earlier stretches included."""
+        self._record_best(trainer)
+        if trainer.is_global_zero:
+            self.run.update(training_seconds=round(self._seconds(), 3), steps=trainer.global_step)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Closes the table."""
+        self.logger.finalize("")
+        self.logger.active = False
+
+    def _seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._started
+
+    def _record_best(self, trainer: pl.Trainer) -> None:
+        checkpoint = getattr(trainer, "run_checkpoint", None)
+        if checkpoint is None or not trainer.is_global_zero or checkpoint.best_model_score in (None, self._best):
+            return
+        self._best = checkpoint.best_model_score
+        best = {
+            "metric": checkpoint.monitor,
+            "value": checkpoint.best_model_score,
+            "step": checkpoint.best_step,
+            "epoch": checkpoint.best_epoch,
+        }
+        self.run.update(best=best)

@@ -1,0 +1,154 @@
+"""A run's config as text that gives the same config when it is read again, which is checked before the run begins."""
+
+import json
+import warnings
+from collections.abc import Iterator, Set
+from datetime import timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from jsonargparse.typing import register_type
+
+from plcourse.errors import UserError, first_line
+from plcourse.runs.configs import ConfigSource, expand_class_names, read_tree, write_tree
+from plcourse.runs.differences import differences
+
+Key = tuple[str | int, ...]
+_PLAIN = (bool, int, float, str, Path, timedelta, Enum, type(None))
+
+
+def register_types() -> None:
+    """Lets devices and types of numbers be written and read as `cpu`, `cuda:1` or `torch.float32`."""
+    for kind, read in ((torch.device, torch.device), (torch.dtype, _dtype)):
+        register_type(
+            kind,
+            deserializer=read,
+            deserializer_exceptions=(ValueError, TypeError, AttributeError, RuntimeError),
+            fail_already_registered=False,
+        )
+
+
+def dumped(parser: Any, config: Namespace) -> str:
+    """A parsed config as YAML, complete; where it started from is no part of what it is.
+
+    Raises:
+        TypeError: a value that JSON has no form for.
+    """
+    complete = config.clone()
+    for key in ("ckpt_path", "config"):
+        complete.pop(key, None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "\n?.*Unable to serialize instance")
+        text = parser.dump(complete, skip_unset=False, skip_validation=True, format="json")
+    header = "".join(f"# {line}\n" for line in getattr(parser, "dump_header", None) or [])
+    tree = json.loads(text)
+    for key, value in _leaves(complete):
+        if isinstance(value, str):
+            _keep_text(tree, key, value)
+    return header + write_tree(tree)
+
+
+def repeatable(parser: Any, config: Namespace) -> str:
+    """A parsed config as YAML that gives the same config when it is read again.
+
+    A default that cannot be written, such as a function of a module that configs may not name, is left out: it is the
+    default of whoever reads the file, too.
+
+    Raises:
+        UserError: a value that is not read back, by its key.
+    """
+    odd = {_parameter(key): value for key, value in _leaves(config) if not isinstance(value, _PLAIN)}
+    functions = {key for key, value in odd.items() if not isinstance(value, torch.device | torch.dtype)}
+    problem = ""
+    for left_out in (set(), functions, set(odd)):  # as few as will do
+        try:
+            text = dumped(parser, _without(config, left_out))
+            problem, lost = _problem(parser, config, text, set(odd), left_out)
+            if problem and lost:
+                text = dumped(parser, _without(config, left_out | lost))
+                problem, _ = _problem(parser, config, text, set(odd), left_out | lost)
+        except TypeError:
+            problem = "it holds a value that no file can hold"
+            continue
+        if not problem:
+            return text
+    raise UserError(f"config.yaml could not repeat this run: {problem}")
+
+
+def _problem(parser: Any, config: Namespace, text: str, odd: Set[Key], left_out: Set[Key]) -> tuple[str, Set[Key]]:
+    """Why a text is not read back as the config that it was written from, and the values that are not."""
+    again, error = _parsed(parser, text)
+    if again is None:
+        return error, set()
+    written = dumped(parser, _without(again, left_out))
+    if written != text:
+        found = differences(read_tree(text), read_tree(written))
+        return "; ".join(f"{key} {old!r} is read back as {new!r}" for key, (old, new) in found.items()), set()
+    lost = {key for key in odd if _at(again, key) != _at(config, key)}
+    return (f"{'.'.join(map(str, min(lost, key=str)))} is not read back as it was" if lost else ""), lost
+
+
+def _parsed(parser: Any, text: str) -> tuple[Namespace | None, str]:
+    tree = expand_class_names(read_tree(text), ConfigSource("config.yaml", "config.yaml", text, packaged=False))
+    try:
+        return parser.parse_args([f"--config={write_tree(tree)}"]), ""
+    except UserError as error:
+        return None, first_line(error)
+
+
+def _leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
+    if isinstance(value, Namespace | dict):
+        pairs = vars(value) if isinstance(value, Namespace) else value
+        for name, inner in pairs.items():
+            yield from _leaves(inner, (*key, name))
+    elif isinstance(value, list | tuple | set):
+        for place, inner in enumerate(value):
+            yield from _leaves(inner, (*key, place))
+    else:
+        yield key, value
+
+
+def _at(value: Any, key: Key) -> Any:
+    for part in key:
+        value = vars(value).get(part) if isinstance(value, Namespace) else value[part]  # pyright: ignore
+    return value
+
+
+def _keep_text(tree: Any, key: Key, text: str) -> None:
+    """Puts a text back that jsonargparse has written as the number it looks like, such as `1e-3`."""
+    *parents, last = key
+    try:
+        for part in parents:
+            tree = tree[part]
+        if not isinstance(tree[last], str):
+            tree[last] = text
+    except (KeyError, IndexError, TypeError):  # a part that is written in another form
+        return
+
+
+def _without(value: Any, keys: Set[Key], key: Key = ()) -> Any:
+    """The config without some of its parameters."""
+    if not keys:
+        return value
+    if isinstance(value, Namespace):
+        kept = {name: inner for name, inner in vars(value).items() if (*key, name) not in keys}
+        return Namespace({name: _without(inner, keys, (*key, name)) for name, inner in kept.items()})
+    if isinstance(value, list):
+        return [_without(inner, keys, (*key, place)) for place, inner in enumerate(value)]
+    return value
+
+
+def _parameter(key: Key) -> Key:
+    """The parameter that a value belongs to: of a list of values the parameter that is the list."""
+    names = [place for place, part in enumerate(key) if part == "init_args"]
+    return key[: names[-1] + 2] if names else key
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name.removeprefix("torch."))
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{name} is no type of numbers")
+    return found

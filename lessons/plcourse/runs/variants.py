@@ -1,0 +1,166 @@
+"""Finds, compares and shows the evaluations of a run; `plcourse.training.variant` says what a variant is. No torch."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plcourse.console.flags import as_flags
+from plcourse.errors import UserError
+from plcourse.runs.configs import ConfigSource, find_config, parse_config
+from plcourse.runs.differences import differences
+from plcourse.runs.run import Run
+from plcourse.training.variant import CHECKPOINT, Variant, predictions_folder
+
+_NEWEST = "newest-"  # begins the names of links to the predictions of a variant
+
+
+def variant_of(run: Run, config: str, checkpoint: Path | None, trust: Sequence[str] = ()) -> Variant:
+    """Compares a request with the run that it evaluates.
+
+    Args:
+        run: the run.
+        config: the complete config of the request as YAML.
+        checkpoint: the file to evaluate, None for none.
+        trust: modules that the request lets in.
+    """
+    settings: dict[str, Any] = {}
+    if checkpoint is not None and (name := _checkpoint_name(run, checkpoint)):
+        settings[CHECKPOINT] = name
+    if run.config_path.is_file():
+        recorded = parse_config(find_config(str(run.config_path)))
+        asked = parse_config(ConfigSource("command", "this command", config, packaged=False))
+        for key in differences(recorded, asked):
+            whole = re.split(r"\.\d+(?:\.|$)", key)[0]  # a flag sets a whole list, not one of its elements
+            settings[whole] = _lookup(asked, whole)
+    return Variant(settings, tuple(trust))
+
+
+def show_newest(run: Path, name: str) -> None:
+    """Lets ``predictions/`` hold the newest predictions of a run that has made none as it was trained.
+
+    They are links to the files in the folder of their variant, which stays as it is.
+
+    Args:
+        run: the run's folder.
+        name: the variant that was predicted.
+    """
+    top, own = predictions_folder(run), predictions_folder(run, name)
+    if (top / "_manifest.json").is_file():
+        return
+    hide_newest(run)
+    for path in own.glob("part-*"):
+        try:
+            (top / f"{_NEWEST}{path.name}").hardlink_to(path)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, top / f"{_NEWEST}{path.name}")
+
+
+def hide_newest(run: Path) -> None:
+    """Clears ``predictions/`` of what `show_newest` put there, before the run is predicted as it was trained."""
+    for path in predictions_folder(run).glob(f"{_NEWEST}*"):
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The newest evaluation of one part with the same settings.
+
+    Attributes:
+        stage: val or test.
+        file: where it is.
+        settings: in what it differs from the run as it was trained.
+        content: what the file holds.
+    """
+
+    stage: str
+    file: Path
+    settings: dict[str, Any]
+    content: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The scores by name."""
+        found = self.content.get("metrics")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it is another evaluation than that of the run as it was trained."""
+        return bool(Variant(self.settings).name)
+
+
+def evaluations(run: Run) -> list[Evaluation]:
+    """The newest evaluation of each part and each variant, those of the run as it was trained first.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    found: list[Evaluation] = []
+    for file in sorted((run.path / "eval").glob("*.json")):
+        if re.search(r"-\d+$", file.stem):  # an older one of the same settings
+            continue
+        content = run.eval(file.stem)
+        settings = content.get("settings")
+        stage = content.get("stage") or file.stem
+        found.append(Evaluation(str(stage), file, settings if isinstance(settings, dict) else {}, content))
+    return sorted(found, key=lambda each: (each.is_variant, each.stage))
+
+
+def prediction_sets(run: Run) -> list[tuple[Path, dict[str, Any]]]:
+    """The folders with finished predictions and their manifests, that of the run as it was trained first."""
+    top = predictions_folder(run.path)
+    found = []
+    for folder in [top, *sorted(path for path in top.glob("_*") if path.is_dir())]:
+        try:
+            manifest = json.loads((folder / "_manifest.json").read_bytes())
+        except OSError:
+            continue
+        except ValueError as error:
+            raise UserError(f"'{folder / '_manifest.json'}' is not valid JSON: {error}") from error
+        if isinstance(manifest, dict):
+            found.append((folder, manifest))
+    return found
+
+
+def command(verb: str, run: Path, root: Path | None, settings: Mapping[str, Any], trust: Iterable[str]) -> str:
+    """The command line that evaluates a run with some settings, ready to be pasted.
+
+    Args:
+        verb: test, validate or predict.
+        run: the run's folder.
+        root: the root of its runs, None if it does not matter.
+        settings: dotted keys and values; ``ckpt_path`` for another checkpoint than the best.
+        trust: modules to let in.
+    """
+    words = ["plcourse", verb, "--run", str(run), *as_flags(dict(settings)), *environment_flags(root, trust)]
+    return shlex.join(words)
+
+
+def environment_flags(root: Path | None, trust: Iterable[str]) -> list[str]:
+    """The flags ``--runs_root`` and ``--trust`` where a command needs them."""
+    flags = []
+    default = Path(os.environ.get("PLCOURSE_RUNS") or "runs").expanduser()
+    if root is not None and root.resolve() != default.resolve():
+        flags += ["--runs_root", str(root)]
+    for module in dict.fromkeys(trust):
+        flags += ["--trust", module]
+    return flags
+
+
+def _checkpoint_name(run: Run, checkpoint: Path) -> str:
+    """A checkpoint's name in its run, its path elsewhere; empty for the best one."""
+    if checkpoint.resolve().parent != (run.path / "checkpoints").resolve():
+        return str(checkpoint)
+    return "" if checkpoint.stem == "best" else checkpoint.stem
+
+
+def _lookup(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config

@@ -1,0 +1,1 @@
+"""Tests, intervals and resampling: pure functions of numbers, without torch."""

@@ -1,0 +1,1 @@
+"""The Trainer, its loops, and what keeps a training run exact: checkpoints, signals, random states."""

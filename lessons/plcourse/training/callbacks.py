@@ -1,0 +1,159 @@
+"""The callbacks that every run of the suite has, whatever its config says."""
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from plcourse.data.randoms import keys_of
+from plcourse.errors import gentler_training
+from plcourse.processes.collectives import gather_objects
+
+
+class FiniteLoss(Callback):
+    """Ends the run when a loss is not finite, before a checkpoint could take it in.
+
+    On a CPU every step is looked at. On an accelerator looking would make the host wait for it, so the losses are
+    combined on the device and looked at every ``every_n_steps`` steps and before each checkpoint of an epoch.
+
+    Args:
+        every_n_steps: steps between two looks on an accelerator, 1 or more.
+    """
+
+    def __init__(self, every_n_steps: int = 20) -> None:
+        self.every_n_steps = every_n_steps
+        self._bad_step: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks at the loss of this step, or adds it to those to be looked at."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if not isinstance(loss, Tensor):
+            return
+        if loss.device.type == "cpu":
+            if not math.isfinite(value := loss.item()):
+                self._fail(trainer, value, trainer.global_step, batch_idx, batch)
+            return
+        none_yet = torch.full((), -1, device=loss.device) if self._bad_step is None else self._bad_step
+        bad = (none_yet < 0) & ~torch.isfinite(loss).all()
+        self._bad_step = torch.where(bad, trainer.global_step, none_yet)
+        if trainer.global_step % self.every_n_steps == 0 or trainer.is_last_batch:
+            step = int(self._bad_step)
+            if step >= 0:
+                self._fail(trainer, float("nan"), step, batch_idx, batch)
+
+    def _fail(self, trainer: pl.Trainer, value: float, step: int, batch_idx: int, batch: Any) -> None:
+        ids = batch.get("id") if isinstance(batch, dict) else None
+        samples = f", samples {', '.join(map(str, ids[:3]))}, ..." if ids else ""
+        _boundary(trainer).failure = (
+            f"the loss is {value} at step {step} (epoch {trainer.current_epoch}, batch {batch_idx}{samples}); "
+            f"the checkpoints before it are finite: {gentler_training(trainer.lightning_module)}"
+        )
+
+
+class Coverage(Callback):
+    """Counts which samples an evaluation saw, over all ranks: ``65 of 65 seen, 0 twice``.
+
+    Attributes:
+        report: after an evaluation ``{"expected": n, "seen": distinct samples, "twice": surplus looks}``, equal on
+            all ranks, or None where batches carry no ids.
+    """
+
+    def __init__(self) -> None:
+        self.report: dict[str, int] | None = None
+        self._keys: list[np.ndarray] = []
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts counting."""
+        self._keys = []
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts counting, in the verb validate; inside fit nobody asks."""
+        self._keys = []
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Notes the ids of one batch."""
+        self._note(args[1] if len(args) > 1 else kwargs["batch"])
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Notes the ids of one batch."""
+        if trainer.state.fn == "validate":
+            self._note(args[1] if len(args) > 1 else kwargs["batch"])
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Adds up over the ranks."""
+        self._close(trainer.test_dataloaders)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Adds up over the ranks."""
+        if trainer.state.fn == "validate":
+            self._close(trainer.val_dataloaders)
+
+    def _note(self, batch: Any) -> None:
+        if isinstance(batch, dict) and "id" in batch:
+            self._keys.append(keys_of(batch["id"]))
+
+    def _close(self, loaders: Any) -> None:
+        own = np.concatenate(self._keys) if self._keys else np.empty(0, np.uint64)
+        keys = np.concatenate(gather_objects(own))
+        expected = samples_of(loaders)
+        if keys.size == 0 or expected is None:
+            self.report = None
+            return
+        seen = int(np.unique(keys).size)
+        self.report = {"expected": expected, "seen": seen, "twice": int(keys.size) - seen}
+
+
+def samples_of(loaders: Any) -> int | None:
+    """The samples that one or several loaders have, whatever limits leave out; None where one cannot be asked."""
+    if isinstance(loaders, list | tuple):
+        return _sum(map(samples_of, loaders))
+    planned = getattr(getattr(loaders, "plan", None), "n", None)
+    dataset: Any = getattr(loaders, "dataset", None)
+    if planned is not None:
+        return int(planned)
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def samples_in(loaders: Any, batches: Mapping[int, int]) -> int | None:
+    """The samples in the first batches of this process; None where a loader does not say how it makes them.
+
+    Args:
+        loaders: one or several loaders.
+        batches: how many batches of each loader, by its position.
+    """
+    several = loaders if isinstance(loaders, list | tuple) else [loaders]
+    return _sum(_samples_in(loader, batches.get(position, 0)) for position, loader in enumerate(several))
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+def _samples_in(loader: Any, batches: int) -> int | None:
+    plan = getattr(loader, "plan", None)
+    if plan is not None:
+        return sum(len(each) for each in islice(plan.batches(0), batches))
+    sampler: Any = getattr(loader, "sampler", None)
+    size = getattr(loader, "batch_size", None)
+    if size is None or not hasattr(getattr(loader, "dataset", None), "__len__") or not hasattr(sampler, "__len__"):
+        return None
+    return min(batches * size, len(sampler))
+
+
+def _boundary(trainer: pl.Trainer) -> Any:
+    return trainer.boundary  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)

@@ -1,0 +1,212 @@
+"""What a LightningModule says about itself so that it can be exported: its inputs, their free dimensions, its outputs.
+
+A module that maps the ``image`` or the ``features`` of a batch to class scores [B, K] need not say anything; see
+`as_exportable`. Any other module implements `Exportable`: two methods, and the verb ``export`` writes it in every
+format and verifies it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from plcourse.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A dimension whose size is free in the exported file.
+
+    Args:
+        name: what it is called there, such as ``batch`` or ``length``.
+        min: the smallest size, 1 or more.
+        max: the largest size, such as the context of a transformer; None for no limit.
+    """
+
+    name: str
+    min: int = 1
+    max: int | None = None
+
+
+BATCH = Dimension("batch")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One tensor that ``forward`` takes.
+
+    Args:
+        name: its name in the exported file.
+        free: its free dimensions by their position; position 0 is the batch.
+    """
+
+    name: str
+    free: Mapping[int, Dimension] = field(default_factory=lambda: {0: BATCH})
+
+
+@dataclass(frozen=True)
+class Output:
+    """One tensor that ``forward`` returns; position 0 is the batch.
+
+    Args:
+        name: its name in the exported file.
+        classes: the position of the dimension whose largest value is the decision; None where nothing is decided.
+        per_pixel: whether positions 2 and 3 are the rows and columns of the image; with ``--preprocess`` such an output
+            comes in the size of the raw image.
+    """
+
+    name: str
+    classes: int | None = None
+    per_pixel: bool = False
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What ``forward`` takes and returns.
+
+    Args:
+        inputs: its arguments, in order.
+        outputs: the tensor, or the tensors of the tuple or dict, that it returns, in order.
+        metric: the test metric that export must not worsen, such as ``test/accuracy``; None where there is none,
+            several where there are several tasks.
+        mode: whether a larger (``max``) or a smaller (``min``) value of it, or of them, is better.
+    """
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    metric: str | tuple[str, ...] | None = None
+    mode: str = "max"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics, none, one or several."""
+        if self.metric is None:
+            return ()
+        return (self.metric,) if isinstance(self.metric, str) else self.metric
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A LightningModule that can be exported."""
+
+    def export_signature(self) -> Signature:
+        """Inputs, outputs and the test metric."""
+        ...
+
+    def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        """The arguments of ``forward`` for a batch of the data module; the same batch gives the same arguments."""
+        ...
+
+
+class ExportedByDefault:
+    """The `Exportable` of a module that maps one field of a batch to class scores [B, K].
+
+    Args:
+        field: the field, ``image`` or ``features``.
+    """
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+
+    def export_signature(self) -> Signature:
+        """The field in, logits out."""
+        return Signature((Input(self.field),), (Output("logits", classes=1),), "test/accuracy")
+
+    def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        """The images [B, C, H, W], or the features [B, D]."""
+        return (batch[self.field],)
+
+
+@runtime_checkable
+class RawInputs(Protocol):
+    """A data module that knows what its samples were made from, which ``--preprocess`` is verified with."""
+
+    def raw_inputs(self, ids: Sequence[str]) -> list[Tensor]:
+        """What samples were before: pixels uint8 [C, H, W] of any size, or the numbers [D] of a row."""
+        ...
+
+
+@runtime_checkable
+class RawImages(RawInputs, Protocol):
+    """The same of images; its ``state_dict`` says by which rule it resizes."""
+
+    def files_dataloader(self, paths: Sequence[str]) -> Iterable[Any]:
+        """Batches of new image files, as ``predict`` reads them."""
+        ...
+
+
+@runtime_checkable
+class RawMasks(RawImages, Protocol):
+    """The same of images with a mask each."""
+
+    def raw_masks(self, ids: Sequence[str]) -> list[Tensor]:
+        """The masks of samples, uint8 [H, W] in the size of their raw images."""
+        ...
+
+
+@runtime_checkable
+class RawTexts(Protocol):
+    """A data module of texts, whose batches carry them as ``written`` and whose ``state_dict`` can encode new ones.
+
+    That state travels in an exported file, so the file is verified on texts that were encoded by it alone.
+    """
+
+    def encoded(self, state: Mapping[str, Any], written: Sequence[str]) -> dict[str, Tensor]:
+        """The fields of a batch that hold the tokens of some texts, made by nothing but ``state``."""
+        ...
+
+
+def as_exportable(module: pl.LightningModule, batch: Any) -> Exportable:
+    """The module itself where it implements `Exportable`, else the default for classifiers of images or features.
+
+    Raises:
+        UserError: it does not, and the batches have neither ``image`` nor ``features``.
+    """
+    if isinstance(module, Exportable):
+        return module
+    for name in ("image", "features"):
+        if isinstance(batch, Mapping) and name in batch:
+            return ExportedByDefault(name)
+    raise UserError(
+        f"{type(module).__name__} does not say what it takes: give it export_signature and export_inputs "
+        "(plcourse.training.exportable), or batches with an 'image' or 'features'"
+    )
+
+
+@contextmanager
+def standing_in(module: pl.LightningModule, forward: Callable[..., Any]) -> Iterator[None]:
+    """Lets something else answer in place of a module's ``forward``, so that its own test step scores that.
+
+    Raises:
+        UserError: nothing asked it, so that the scores are still those of the module.
+    """
+    calls = 0
+
+    def counted(*inputs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return forward(*inputs)
+
+    module.forward = counted
+    try:
+        yield
+    finally:
+        del module.forward
+    if not calls:
+        raise UserError(
+            f"the test_step of {type(module).__name__} does not call its forward, so nothing can be scored in its place"
+        )
+
+
+def is_replaced(module: pl.LightningModule) -> bool:
+    """Whether something answers in place of ``forward``: then it holds one opinion, and its parts cannot be asked."""
+    return "forward" in vars(module)
+
+
+def ids_of(batch: Any, first: int, size: int) -> list[str]:
+    """The ids of a batch's samples; their numbers from ``first`` on where the batch carries none."""
+    ids = batch.get("id") if isinstance(batch, Mapping) else None
+    return [str(each) for each in ids] if ids is not None else [str(first + i) for i in range(size)]

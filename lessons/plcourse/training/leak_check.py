@@ -1,0 +1,176 @@
+"""Keeps training samples out of scores: what a trainer's weights were trained on is compared with what it evaluates.
+
+The rule is one for all: an evaluation of a sample that the weights were trained on is refused, whatever it is (another
+split, another folder, an ensemble whose members were split otherwise). To leave such samples out instead would give a
+score of a part that nobody asked for: what is left of a stratified part is no random sample of it, and of an ensemble
+of several splits next to nothing is left. ``trainer.allow_training_samples: true`` asks for the score all the same.
+"""
+
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+
+from plcourse.console import say
+from plcourse.data.provenance import INSIDE, KEY, Identities, Training, trainings_of
+from plcourse.errors import RunFailed, UserError
+from plcourse.processes.collectives import from_rank_0
+
+_trainings: weakref.WeakKeyDictionary[pl.LightningModule, list[Training]] = weakref.WeakKeyDictionary()
+_SHOWN = ("source", "root", "path", "val_size", "test_size", "split_seed", "fold")
+
+
+class TrainingSamples:
+    """What the weights in a trainer were trained on.
+
+    Args:
+        trainer: whose evaluations are watched.
+        allowed: whether training samples may be scored.
+
+    Attributes:
+        scored: training samples that the last evaluation scored, because it was asked to.
+    """
+
+    def __init__(self, trainer: pl.Trainer, allowed: bool) -> None:
+        self.trainer, self.allowed, self.scored = trainer, allowed, 0
+
+    @property
+    def trainings(self) -> list[Training]:
+        """All trainings of the model's weights that are known."""
+        model = getattr(self.trainer, "lightning_module", None)
+        return [] if model is None else _trainings.get(model, [])
+
+    @property
+    def findings(self) -> dict[str, int]:
+        """What ``eval/<stage>.json`` says of training samples that were scored on purpose."""
+        return {"training_samples": self.scored} if self.scored else {}
+
+    def take_over(self, checkpoint: Mapping[str, Any], path: Any) -> None:
+        """Notes what the weights of a checkpoint were trained on, which the model now has."""
+        _trainings[self.trainer.lightning_module] = trainings_of(checkpoint, Path(path).parent)
+
+    def remember(self, loaders: Iterable[Any]) -> None:
+        """Notes the samples of the loaders that a fit trains on."""
+        model = self.trainer.lightning_module
+        for loader in loaders:
+            if (samples := identities(loader)) is not None:
+                learn(model, [Training.on(samples, terms_of(self.trainer))])
+
+    def states(self) -> dict[str, Any]:
+        """What a checkpoint holds of it; empty where nothing is known."""
+        known = [training.state() for training in self.trainings]
+        return {KEY: known} if known else {}
+
+    def save(self, folder: Path) -> None:
+        """Writes one file per training beside the checkpoints; for the first rank only.
+
+        Raises:
+            RunFailed: hashes that the checkpoints do not hold themselves cannot be written.
+        """
+        for training in self.trainings:
+            try:
+                training.save(folder)
+            except OSError as error:
+                if training.count > INSIDE:
+                    raise RunFailed(f"cannot write '{folder / training.file_name}': {error.strerror}") from error
+
+    def check(self, loaders: Iterable[Any], path: Any = None) -> None:
+        """Refuses to evaluate samples that the weights were trained on; a collective of all ranks.
+
+        Raises:
+            UserError: there are such samples; the line names the first and how the splits differ.
+        """
+        self.scored = 0
+        self.compare(self.trainings, loaders, path)
+
+    def compare(self, trainings: Iterable[Training], loaders: Iterable[Any], path: Any = None) -> None:
+        """As `check`, for the trainings of other weights that take part in the evaluation, such as a member's.
+
+        Args:
+            trainings: what these weights were trained on.
+            loaders: what is evaluated.
+            path: the checkpoint of these weights.
+
+        Raises:
+            UserError: see `check`.
+        """
+        trainings = list(trainings)
+        stage = "test" if self.trainer.testing else "validation"
+        for loader in loaders:
+            samples = identities(loader)
+            if samples is None or getattr(loader, "part", "") == "train":  # which is asked for by that name alone
+                continue
+            line = from_rank_0(self._found(trainings, samples, stage, path) if self.trainer.is_global_zero else None)
+            if line is not None and not self.allowed:
+                raise UserError(line)
+            if line is not None:
+                say(f"warning: {line.partition(';')[0]}; scored all the same, as trainer.allow_training_samples asks")
+
+    def _found(self, trainings: list[Training], samples: Identities, stage: str, path: Any) -> str | None:
+        unknown = next((training for training in trainings if training.hashes is None), None)
+        owner = "the model" if path is None else str(path)
+        if unknown is not None:
+            lacks = f"{unknown.file_name} is not beside it" if unknown.digest else "the checkpoint does not say it"
+            say(f"{owner}: which samples it was trained on is not known ({lacks}), so {stage} was not checked for them")
+        seen = [(training, numbers) for training in trainings if len(numbers := samples.among(training.hashes))]
+        if not seen:
+            return None
+        overlap = np.unique(np.concatenate([numbers for _, numbers in seen]))
+        self.scored += len(overlap)
+        id_ = samples.ids[int(overlap[0])]
+        how = _difference(seen[0][0].terms, terms_of(self.trainer))
+        return (
+            f"{owner} was trained on {len(overlap):,} of the {len(samples.ids):,} {stage} samples, the first is {id_}"
+            f"{how}; evaluate on samples that it was not trained on, or score these on purpose with "
+            "--trainer.allow_training_samples=true"
+        )
+
+
+def check_other_weights(trainer: Any, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Refuses an evaluation in which weights take part that were trained on what is evaluated.
+
+    Args:
+        trainer: in the middle of an evaluation; in a prediction nothing is scored, and nothing is checked.
+        checkpoint: of the weights, such as those of an ensemble's member.
+        path: where it lies.
+
+    Raises:
+        UserError: see `TrainingSamples.check`.
+    """
+    if trainer.state.fn == "predict":
+        return
+    loop = trainer.test_loop if trainer.testing else trainer.validate_loop
+    loaders = loop._combined_loader.flattened
+    trainer.training_samples.compare(trainings_of(checkpoint, Path(path).parent), loaders, path)
+
+
+def learn(model: pl.LightningModule, trainings: Iterable[Training]) -> None:
+    """Notes that the weights of a model were trained on further samples, such as those of a pretrained part."""
+    known = _trainings.setdefault(model, [])
+    known += [each for each in trainings if each.digest not in {training.digest for training in known}]
+
+
+def identities(loader: Any) -> Identities | None:
+    """Who the samples of a loader are; None where it cannot be known."""
+    return getattr(getattr(loader, "data", None), "identities", None)
+
+
+def terms_of(trainer: pl.Trainer) -> dict[str, Any]:
+    """How the data of a trainer are split; empty where they do not say it."""
+    data = getattr(trainer, "datamodule", None)
+    with suppress(AttributeError):
+        return dict(data.terms)  # pyright: ignore[reportOptionalMemberAccess]
+    return {}
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """How two splits differ, for a message."""
+    names = [name for name in _SHOWN if there.get(name) != here.get(name)]
+    if not names or not there:
+        return ""
+    was, now = (", ".join(f"{name}={terms.get(name)}" for name in names) for terms in (there, here))
+    return f" (it was split with {was}, these samples with {now})"

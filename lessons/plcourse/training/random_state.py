@@ -1,0 +1,64 @@
+"""The random states of a process, as plain types that a safe load of a checkpoint accepts."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from plcourse.errors import UserError
+from plcourse.processes.collectives import gather_states
+
+
+class RandomState:
+    """Carries the Python, NumPy, torch and CUDA random states of every rank through a checkpoint."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, Any] | None = None
+
+    @staticmethod
+    def of_all_ranks() -> list[dict[str, Any]]:
+        """The states now, one entry per rank; a collective."""
+        return gather_states(capture())
+
+    def prepare(self, states: list[dict[str, Any]], rank: int, world_size: int) -> None:
+        """Keeps this rank's state until `restore`.
+
+        Raises:
+            UserError: the checkpoint was written by another number of processes, whose streams cannot be continued.
+        """
+        if len(states) != world_size:
+            raise UserError(
+                f"the checkpoint was written by {len(states)} process(es) and cannot be continued by {world_size}: "
+                "resume with as many, or start a new run"
+            )
+        self._pending = states[rank]
+
+    def restore(self) -> None:
+        """Sets the states that `prepare` kept, once."""
+        if self._pending is not None:
+            apply(self._pending)
+            self._pending = None
+
+
+def capture() -> dict[str, Any]:
+    """The states of this process as ints, strings, tuples and tensors."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).copy()), int(position), int(has_gauss), float(cached)),
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+    }
+
+
+def apply(state: dict[str, Any]) -> None:
+    """Sets the states that `capture` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy(), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,114 @@
+"""Loops that print what Lightning calls, and which loop calls it.
+
+Put them into the four slots of any config to see how a run is driven::
+
+    plcourse fit -c kfold/traced
+
+Each line is one call: the loop, the method, and, by its indent, the call that made it. They change nothing:
+a traced run gives the same weights as an untraced one.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+
+from plcourse.training.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop
+
+_METHODS = ("run", "setup_data", "reset", "on_run_start", "on_advance_start", "advance", "on_advance_end", "on_run_end")
+
+
+class Trace:
+    """The calls of the traced loops of one trainer, in order.
+
+    Args:
+        limit: lines to print at most; the rest is recorded in `calls` all the same.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.calls: list[tuple[int, str]] = []
+        self._depth = 0
+
+    def watch(self, loop: Any, name: str) -> None:
+        """Wraps the loop's own methods, so that each call is recorded under ``name``."""
+        for method in _METHODS:
+            if hasattr(loop, method):
+                setattr(loop, method, self._traced(getattr(loop, method), f"{name}.{method}"))
+
+    def _traced(self, call: Callable[..., Any], label: str) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append((self._depth, label))
+            if len(self.calls) <= self.limit:
+                print("  " * self._depth + label)  # noqa: T201  (printing is what this loop is for)
+            self._depth += 1
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self._depth -= 1
+
+        return traced
+
+
+def trace_of(trainer: pl.Trainer, limit: int) -> Trace:
+    """The trace that all loops of one trainer share."""
+    trace = getattr(trainer, "trace", None)
+    if trace is None:
+        trace = Trace(limit)
+        trainer.trace = trace  # pyright: ignore[reportAttributeAccessIssue]  (ours, on a trainer of any class)
+    return trace
+
+
+class TracingFitLoop(FitLoop):
+    """A fit loop that prints its calls and those of its epoch loop.
+
+    Args:
+        trainer: the trainer that runs it.
+        limit: lines to print at most, 0 or more.
+    """
+
+    def __init__(self, trainer: pl.Trainer, limit: int = 60) -> None:
+        super().__init__(trainer)
+        trace_of(trainer, limit).watch(self, "FitLoop")
+        trace_of(trainer, limit).watch(self.epoch_loop, "EpochLoop")
+
+
+class TracingValidationLoop(ValidationLoop):
+    """A validation loop that prints its calls; inside fit it shows which loop drives validation.
+
+    Args:
+        trainer: the trainer that runs it.
+        limit: lines to print at most, 0 or more.
+    """
+
+    def __init__(self, trainer: pl.Trainer, limit: int = 60) -> None:
+        super().__init__(trainer)
+        trace_of(trainer, limit).watch(self, "ValidationLoop")
+
+
+class TracingTestLoop(TestLoop):
+    """A test loop that prints its calls.
+
+    Args:
+        trainer: the trainer that runs it.
+        limit: lines to print at most, 0 or more.
+    """
+
+    def __init__(self, trainer: pl.Trainer, limit: int = 60) -> None:
+        super().__init__(trainer)
+        trace_of(trainer, limit).watch(self, "TestLoop")
+
+
+class TracingPredictLoop(PredictLoop):
+    """A predict loop that prints its calls.
+
+    Args:
+        trainer: the trainer that runs it.
+        limit: lines to print at most, 0 or more.
+    """
+
+    def __init__(self, trainer: pl.Trainer, limit: int = 60) -> None:
+        super().__init__(trainer)
+        trace_of(trainer, limit).watch(self, "PredictLoop")

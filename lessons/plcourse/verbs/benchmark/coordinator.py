@@ -1,0 +1,108 @@
+"""Lets one job at a time train a stretch, round after round, while the others sleep."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from statistics import fmean
+from typing import Any
+
+from plcourse.verbs.benchmark.plan import Command, Job, Stretch, stretches_of
+from plcourse.verbs.benchmark.timed_callback import Order, Report
+
+SECONDS = 1.0  # how long a stretch of one rank should take
+FEWEST, MOST = 20, 1000  # steps of a stretch that nobody chose
+
+
+@dataclass
+class Coordinator:
+    """Tells the ranks of all jobs when to train, and collects what they report.
+
+    Each round has every stretch once, and begins with another one than the round before, so that a machine that slows
+    down slows all of them.
+
+    Args:
+        jobs: the jobs.
+        command: rounds, steps and warm-up.
+        say: shows how far it is, one short line.
+
+    Attributes:
+        ends: the ranks' ends of their connections, by job and rank, for the processes that are forked.
+        rounds: for each round the samples per second of every stretch.
+        reports: the last report of every rank, by job.
+        clock: for each stretch that exchanged gradients its job and what DDP's own clock says, as shares of a step:
+            all communication, and the part of it that no computation covered; means over the ranks.
+        steps: training steps of a stretch.
+        flops: floating-point operations of one step with the global batch; None where nobody counted.
+    """
+
+    jobs: list[Job]
+    command: Command
+    say: Callable[[str], None]
+    ends: list[list[Connection]] = field(default_factory=list)
+    rounds: list[dict[Stretch, float]] = field(default_factory=list)
+    reports: list[list[Report]] = field(default_factory=list)
+    clock: list[tuple[int, float, float]] = field(default_factory=list)
+    steps: int = 0
+    flops: int | None = None
+
+    def __post_init__(self) -> None:
+        pipes = [[Pipe() for _ in range(job.ranks)] for job in self.jobs]
+        self._ours = [[ours for ours, _ in of_job] for of_job in pipes]
+        self.ends = [[theirs for _, theirs in of_job] for of_job in pipes]
+        self._play = self._orders()
+        self._waiting_for = next(self._play)
+
+    @property
+    def connections(self) -> list[Any]:
+        """What becomes ready when a rank has reported."""
+        return [connection for of_job in self._ours for connection in of_job]
+
+    def tick(self) -> None:
+        """Takes the reports that are there; with the last one of a stretch it gives the next order."""
+        while self._waiting_for is not None and all(c.poll() for c in self._of(self._waiting_for)):
+            reports = [connection.recv() for connection in self._of(self._waiting_for)]
+            self._waiting_for = self._play.send(reports)
+
+    def _of(self, job: int) -> list[Connection]:
+        return self._ours[job]
+
+    def _orders(self) -> Any:
+        """Yields the number of the job that is to report, None at the end; gets its reports sent."""
+        for at, job in enumerate(self.jobs):
+            self.say(f"starting: {job.label}")
+            self.reports.append((yield at))
+        seconds = []
+        for at, job in enumerate(self.jobs):
+            self.say(f"warming up: {job.label}")
+            self._give(at, Order(self.command.warmup, count=at == 0))
+            self.reports[at] = yield at
+            seconds.append(self.reports[at][0].seconds / self.command.warmup)
+        self.flops = self.reports[0][0].flops
+        self.steps = self.command.steps or min(MOST, max(FEWEST, round(SECONDS / seconds[0])))
+        stretches = stretches_of(self.jobs)
+        for number in range(self.command.pairs):
+            self.say(f"round {number + 1} of {self.command.pairs}")
+            first = number % len(stretches)
+            rates = {}
+            for stretch in [*stretches[first:], *stretches[:first]]:
+                self._give(stretch.job, Order(self.steps, stretch.exchange))
+                reports = yield stretch.job
+                self.reports[stretch.job] = reports
+                rates[stretch] = sum(report.samples for report in reports) / reports[0].seconds
+                self._note_clock(stretch.job, reports)
+            self.rounds.append(rates)
+        for at in range(len(self.jobs)):
+            self._give(at, None)
+        yield None
+
+    def _note_clock(self, job: int, reports: list[Report]) -> None:
+        times = [report.communication for report in reports if report.communication is not None]
+        if times:
+            step = reports[0].seconds / self.steps
+            total, exposed = fmean(time.total for time in times), fmean(time.exposed for time in times)
+            self.clock.append((job, total / step, exposed / step))
+
+    def _give(self, job: int, order: Order | None) -> None:
+        for connection in self._of(job):
+            connection.send(order)

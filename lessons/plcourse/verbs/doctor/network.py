@@ -1,0 +1,162 @@
+"""Whether nodes find each other, step by step, so that the step that fails says what to mend."""
+
+import datetime
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from plcourse.errors import first_line
+from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding
+
+_MEGABYTES = 4
+_ROUNDS = 10
+
+
+class Meeting(NamedTuple):
+    """Who meets where.
+
+    Attributes:
+        host: the node that all others connect to.
+        port: a free port of it.
+        nodes: how many there are.
+        node_rank: which of them this is; 0 is the one that `host` names.
+        backend: gloo or nccl; None for nccl where there is a GPU.
+        interface: the network interface to go through; None leaves the choice to the backend.
+        timeout: seconds to wait for the others.
+    """
+
+    host: str
+    port: int
+    nodes: int
+    node_rank: int
+    backend: str | None
+    interface: str | None
+    timeout: float
+
+
+def examine_network(meeting: Meeting) -> Iterator[Finding]:
+    """Resolves the name, connects, meets, and sums over all nodes; stops at the first step that fails."""
+    try:
+        address = socket.getaddrinfo(meeting.host, meeting.port, type=socket.SOCK_STREAM)[0][4][0]
+    except OSError as error:
+        remedy = "give the address of node 0 as `hostname -I` prints it there"
+        yield Finding(FIX, f"{meeting.host} is no known name: {error}", remedy)
+        return
+    own = _own_address(str(address), meeting.port)
+    yield Finding(OK, f"{meeting.host} is {address}; this node reaches it from {own}")
+    if meeting.nodes > 1 and str(address).startswith("127."):
+        yield Finding(NOTE, "a loopback address: only processes of this machine can meet there")
+    if meeting.interface is not None:
+        known = [name for _, name in socket.if_nameindex()]
+        if meeting.interface not in known:
+            remedy = f"the interfaces here are {', '.join(known)}"
+            yield Finding(FIX, f"there is no interface {meeting.interface!r}", remedy)
+            return
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = meeting.interface
+    if meeting.node_rank and (problem := _unreachable(meeting)):
+        yield problem
+        return
+    yield from _meet(meeting, own)
+
+
+def _own_address(address: str, port: int) -> str:
+    """The address that this node has on the way to another; nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, port))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "nowhere"
+
+
+def _unreachable(meeting: Meeting) -> Finding | None:
+    """Waits until node 0 listens; what kept it from that, as a finding."""
+    end, last = time.monotonic() + meeting.timeout, "no answer"
+    while time.monotonic() < end:
+        try:
+            with socket.create_connection((meeting.host, meeting.port), timeout=2):
+                return None
+        except ConnectionRefusedError:
+            last = "refused: nothing listens there"
+        except OSError as error:
+            last = f"{error}"
+        time.sleep(0.3)
+    refused = last.startswith("refused")
+    remedy = "start the same command with --node_rank 0 there" if refused else "a firewall? open the port between nodes"
+    return Finding(FIX, f"{meeting.host}:{meeting.port} {last}", remedy)
+
+
+def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
+    import torch
+    import torch.distributed as dist
+
+    wait = datetime.timedelta(seconds=meeting.timeout)
+    backend = meeting.backend or ("nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo")
+    first = meeting.node_rank == 0
+    try:
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]  (documented, not exported)
+            meeting.host, meeting.port, None, first, wait, wait_for_workers=False
+        )
+    except Exception as error:
+        remedy = f"on node 0 the port must be free and {meeting.host} its own address; try another port"
+        yield Finding(FIX, f"no rendezvous at {meeting.host}:{meeting.port}: {first_line(error)}", remedy)
+        return
+    said = json.dumps({"host": socket.gethostname(), "address": own, "torch": torch.__version__, "backend": backend})
+    store.set(f"node{meeting.node_rank}", said)
+    try:
+        store.wait([f"node{rank}" for rank in range(meeting.nodes)], wait)
+    except Exception:
+        missing = [rank for rank in range(meeting.nodes) if not store.check([f"node{rank}"])]
+        remedy = f"start it there with --node_rank {missing[0] if missing else '?'}, at the same time as here"
+        yield Finding(FIX, f"after {meeting.timeout:g} s node(s) {', '.join(map(str, missing))} have not come", remedy)
+        return
+    others = [json.loads(store.get(f"node{rank}")) for rank in range(meeting.nodes)]
+    there = ", ".join(f"{rank}: {each['host']} ({each['address']})" for rank, each in enumerate(others))
+    yield Finding(OK, f"all {meeting.nodes} nodes met: {there}")
+    for key in ("torch", "backend"):
+        if len({each[key] for each in others}) > 1:
+            seen = ", ".join(f"node {rank} has {each[key]}" for rank, each in enumerate(others))
+            yield Finding(FIX, f"the nodes differ in {key}: {seen}", "make them the same on all nodes")
+            return
+    try:
+        group = dist.PrefixStore("group", store)  # pyright: ignore[reportPrivateImportUsage]  (likewise)
+        dist.init_process_group(backend, store=group, rank=meeting.node_rank, world_size=meeting.nodes, timeout=wait)
+        yield from _sum(meeting, backend)
+        store.add("done", 1)
+        end = time.monotonic() + meeting.timeout
+        while first and store.add("done", 0) < meeting.nodes and time.monotonic() < end:
+            time.sleep(0.05)  # node 0 holds the store: it leaves last
+    except Exception as error:
+        here = ", ".join(name for _, name in socket.if_nameindex())
+        remedy = f"--interface names the one between the nodes; here there are {here}"
+        yield Finding(FIX, f"{backend} does not connect the nodes: {first_line(error)}", remedy)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _sum(meeting: Meeting, backend: str) -> Iterator[Finding]:
+    import torch
+    import torch.distributed as dist
+
+    device = "cuda" if backend == "nccl" else "cpu"
+    value = torch.full((_MEGABYTES * 2**20 // 4,), float(meeting.node_rank + 1), device=device)
+    dist.all_reduce(value)
+    right = meeting.nodes * (meeting.nodes + 1) / 2
+    if not bool((value == right).all()):
+        yield Finding(FIX, f"{backend} sums wrongly", "report it, with the versions of torch and the driver")
+        return
+    seconds = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        dist.all_reduce(value)
+        value.fill_(1)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    middle = sorted(seconds)[_ROUNDS // 2]
+    yield Finding(OK, f"{backend} sums over the nodes: {_MEGABYTES} MiB in {1000 * middle:.1f} ms")

@@ -1,0 +1,1 @@
+"""`plcourse learn`: the learning path, the guides and their exercises."""

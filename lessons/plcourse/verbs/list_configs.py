@@ -1,0 +1,270 @@
+"""The verbs that only look: `ls`, `cat` and `cp`. None of them imports torch."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from plcourse import catalog
+from plcourse.console import duration, say
+from plcourse.console.layout import broken, fitted, width
+from plcourse.console.line_parser import LineParser
+from plcourse.errors import UserError, nearest
+from plcourse.runs.configs import ConfigHeader, ConfigSource, find_config, parse_header, resolved_path
+from plcourse.runs.folders import age_key
+from plcourse.runs.headline import score_of
+from plcourse.runs.record import read_record, status_of
+from plcourse.runs.run import SWEEPS, Run, list_runs, list_sweeps, runs_root
+from plcourse.runs.variants import Evaluation, evaluations
+from plcourse.training.variant import said
+
+_READABLE = 120  # columns, however wide the terminal is
+
+
+def ls(argv: list[str]) -> None:
+    """`plcourse ls [LESSON | sweeps | runs] [--json] [--runs_root DIR]`."""
+    parser = LineParser("ls")
+    parser.add_argument("what", nargs="?")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--runs_root")
+    args = parser.parse(argv)
+    if args.what == "runs":
+        _ls_runs(args.runs_root, args.json)
+        return
+    if args.runs_root is not None:
+        raise UserError("plcourse ls: --runs_root only goes with `plcourse ls runs`")
+    shelves = [shelf for shelf in _shelves() if args.what in (None, shelf["lesson"], str(shelf["number"]))]
+    if not shelves:
+        keys = [lesson.key for lesson in catalog.LESSONS]
+        hint = nearest(str(args.what), [*keys, SWEEPS, "runs"])
+        raise UserError(
+            f"plcourse ls: no lesson {args.what!r}; there are {', '.join(keys)}, and `{SWEEPS}` and `runs`{hint}"
+        )
+    if args.json:
+        say(json.dumps(shelves, indent=2))
+        return
+    say("\n\n".join(map(_shelf_text, shelves)))
+
+
+def cat(argv: list[str]) -> None:
+    """`plcourse cat NAME_OR_PATH [--resolved]`."""
+    parser = LineParser("cat")
+    parser.add_argument("name", metavar="NAME_OR_PATH")
+    parser.add_argument("--resolved", action="store_true")
+    args = parser.parse(argv)
+    source = _find(args.name)
+    if args.resolved and source.name in catalog.sweep_names():
+        raise UserError(f"--resolved is for the configs of runs; those of a sweep are its arms, in `cat {source.name}`")
+    if args.resolved and not source.packaged:
+        path = shlex.quote(args.name)
+        raise UserError(
+            f"--resolved is for packaged configs; `plcourse fit -c {path} --print_config` does it for a file"
+        )
+    text = resolved_path(source.name).read_text(encoding="utf-8") if args.resolved else source.text
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())  # the file's own bytes, whatever the terminal's encoding
+
+
+def cp(argv: list[str]) -> None:
+    """`plcourse cp NAME DEST [--force]`."""
+    parser = LineParser("cp")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("dest", metavar="DEST")
+    parser.add_argument("--force", action="store_true")
+    args = parser.parse(argv)
+    source = _find(args.name)
+    dest = _destination(args.dest, Path(source.label).stem)
+    try:
+        with dest.open("wb" if args.force else "xb") as file:
+            file.write(source.text.encode())
+    except FileExistsError as error:
+        raise UserError(f"'{dest}' exists; --force overwrites it") from error
+    except OSError as error:
+        raise UserError(f"cannot write '{dest}': {error.strerror}") from error
+    say(f"copied {source.name} to {dest}\nnext: plcourse {_first_verb(source)} -c {shlex.quote(str(dest))}")
+
+
+def _find(name: str) -> ConfigSource:
+    """The config of a run or a sweep; an existing file wins."""
+    packaged = name.removesuffix(".yaml")
+    if packaged in catalog.sweep_names() and not Path(name).is_file():
+        return dataclasses.replace(find_config(str(catalog.config_path(packaged))), name=packaged)
+    return find_config(name)
+
+
+def _destination(dest: str, stem: str) -> Path:
+    """The file that `cp` writes: in a folder that exists, nothing made on the way."""
+    path = Path(dest)
+    if dest and path.is_dir():
+        return path / f"{stem}.yaml"
+    if dest.endswith(("/", os.sep)) or not path.parent.is_dir():
+        folder = dest if dest.endswith(("/", os.sep)) else path.parent
+        raise UserError(f"the folder '{folder}' does not exist; make it first, or name another DEST")
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"DEST {dest!r} is neither a folder that exists nor a name that ends with .yaml")
+    return path
+
+
+def _first_verb(source: ConfigSource) -> str:
+    """The verb to try a config with."""
+    try:
+        return parse_header(source).verbs[0]
+    except UserError:
+        return "fit"
+
+
+def _ls_runs(flag: str | None, as_json: bool) -> None:
+    root = runs_root(flag)
+    if flag is not None and not root.is_dir():
+        raise UserError(f"plcourse ls runs: the folder '{flag}' of --runs_root does not exist")
+    rows = [_run_row(run) for run in list_runs(root)] + [_sweep_row(folder, root) for folder in list_sweeps(root)]
+    rows.sort(key=lambda row: age_key(Path(row["path"])), reverse=True)
+    if as_json:
+        say(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        say(f"No runs in '{root}' yet; `plcourse fit -c NAME` makes one.")
+        return
+    cells = [(row["name"], row["status"], _result(row), _when(row), duration(row["seconds"])) for row in rows]
+    head, limit = ("run", "status", "score", "when", "took"), width()
+    lines = fitted(head, cells, limit=limit)
+    others = [line for row in rows for line in _others(row)]
+    if others:
+        lines += [
+            "",
+            "with other settings than the run's own",
+            *(line for each in others for line in broken(each, limit)),
+        ]
+    say("\n".join(lines))
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    """What `ls runs --json` says of a run; fields that it does not have are None."""
+    row: dict[str, Any] = {"name": run.name, "path": str(run.path), "status": "unreadable"}
+    try:
+        record = run.record
+        row["status"] = status_of(record)
+    except UserError:
+        record = {}
+    row |= {key: record.get(key) for key in ("verb", "config", "best", "created", "seconds", "error")}
+    row["evaluations"] = []
+    with contextlib.suppress(UserError):  # a broken file hides no run
+        row["evaluations"] = [_evaluated(each, record) for each in evaluations(run)]
+    return row
+
+
+def _evaluated(evaluation: Evaluation, record: dict[str, Any]) -> dict[str, Any]:
+    """What `ls runs --json` says of one evaluation."""
+    metric, value = score_of(evaluation, record) or (None, None)
+    found = {"stage": evaluation.stage, "file": evaluation.file.name, "settings": evaluation.settings}
+    return {**found, "variant": evaluation.is_variant, "metric": metric, "value": value}
+
+
+def _others(row: dict[str, Any]) -> list[str]:
+    """A line for each evaluation of a run with other settings than its own."""
+    found = [each for each in row.get("evaluations", []) if each["variant"]]
+    return [f"  {row['name']}  {_scored(each)}  {said(each['settings'])}" for each in found]
+
+
+def _sweep_row(folder: Path, root: Path) -> dict[str, Any]:
+    """The same of a sweep, with `cells`: how many there are, and how many of each status."""
+    name = folder.relative_to(root).as_posix()
+    row: dict[str, Any] = {"name": name, "path": str(folder), "status": "unreadable", "verb": "sweep"}
+    row |= dict.fromkeys(("config", "best", "created", "seconds", "error"))
+    try:
+        record = read_record(folder / "sweep.json")
+    except UserError:
+        return row
+    statuses = [str(cell.get("status")) for cell in record.get("cells") or [] if isinstance(cell, dict)]
+    row["cells"] = {"total": len(statuses)} | {status: statuses.count(status) for status in sorted(set(statuses))}
+    row["status"], row["created"] = status_of(record), record.get("created")
+    begun, ended = (_moment(record.get(key)) for key in ("created", "ended"))
+    row["seconds"] = (ended - begun).total_seconds() if begun and ended else None
+    return row
+
+
+def _result(row: dict[str, Any]) -> str:
+    """A run's score of the test part, else its best one, or how many cells of a sweep are done."""
+    if "cells" in row:
+        return f"{row['cells'].get('finished', 0)} of {row['cells']['total']} cells"
+    tested = [each for each in row.get("evaluations", []) if each["stage"] == "test" and not each["variant"]]
+    return _scored(tested[0] if tested and tested[0]["metric"] else row["best"])
+
+
+def _scored(score: Any) -> str:
+    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
+        return "-"
+    return f"{score.get('metric')} {score['value']:.4f}"
+
+
+def _when(row: dict[str, Any]) -> str:
+    moment = _moment(row["created"])
+    return moment.strftime("%Y-%m-%d %H:%M") if moment else "-"
+
+
+def _moment(text: Any) -> datetime | None:
+    """A time of a record in this machine's zone, None for what is none."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (TypeError, ValueError):
+        return None
+
+
+def _shelves() -> list[dict[str, Any]]:
+    """What `ls --json` prints: every lesson with its configs, and the sweeps."""
+    shelves = [
+        {
+            "number": lesson.number,
+            "lesson": lesson.key,
+            "title": lesson.title,
+            "summary": lesson.summary,
+            "configs": [_config_row(name) for name in catalog.config_names(lesson.key)],
+        }
+        for lesson in catalog.LESSONS
+    ]
+    sweeps = {
+        "number": None,
+        "lesson": SWEEPS,
+        "title": "Comparisons",
+        "summary": "Arms, seeds and a grid for `plcourse sweep`, whose result `plcourse compare` reads.",
+        "configs": [_config_row(name) for name in catalog.sweep_names()],
+    }
+    return [*shelves, sweeps]
+
+
+def _config_row(name: str) -> dict[str, Any]:
+    header, problem = _header(name)
+    fields = {"command": None, "shows": None, "verbs": [], "needs": []}
+    if header is not None:
+        fields = {key: getattr(header, key) for key in fields}
+    return {"name": name, **fields, "problem": problem}
+
+
+def _shelf_text(shelf: dict[str, Any]) -> str:
+    number = "    " if shelf["number"] is None else f"{shelf['number']}  "
+    found = width()
+    limit = found and min(found, _READABLE)
+    lines = [f"{number}{shelf['lesson']}: {shelf['title']}", *broken(f"    {shelf['summary']}", limit, "    ")]
+    indent = 6 + max((len(config["name"]) for config in shelf["configs"]), default=0)
+    for config in shelf["configs"]:
+        text = config["problem"] or config["shows"]
+        if config["needs"]:
+            text = f"[needs {', '.join(config['needs'])}] {text}"
+        first = f"    {config['name']}".ljust(indent + 2)
+        lines += broken(first + text, limit, " " * (len(first) if limit is None or 2 * len(first) < limit else 6))
+    if not shelf["configs"]:
+        lines.append("    (no configs in this version)")
+    return "\n".join(lines)
+
+
+def _header(name: str) -> tuple[ConfigHeader | None, str]:
+    """A packaged config's header, or what is wrong with it: one bad file must not hide the others."""
+    try:
+        return parse_header(find_config(str(catalog.config_path(name)))), ""
+    except UserError as error:
+        return None, str(error)

@@ -1,0 +1,208 @@
+"""Curves and intervals as SVG inside the page: values as they were logged, never smoothed.
+
+The drawing has a width of 400 units, about what a phone shows, so that its letters stay readable there. Lines differ in
+colour and, for the second and later, in their dashes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from plcourse.verbs.report.page import text
+
+_WIDTH, _HEIGHT = 400, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 10, 36
+_MOST_POINTS = 600  # of one line; more are not told apart in this width
+_COLOURS = 7
+
+
+class Line(NamedTuple):
+    """One line of a chart.
+
+    Attributes:
+        name: in the legend; lines of the same name share its place, and its colour.
+        steps: [N] optimizer steps.
+        values: [N]; one that is not finite leaves a gap.
+    """
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+def curve(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
+    """A chart of one metric over the steps.
+
+    Args:
+        title: the metric.
+        lines: at least one with a finite value, else nothing is drawn.
+        mark: a step to mark, that of the best checkpoint.
+    """
+    finite = [(s, v) for line in lines for s, v in zip(line.steps, line.values, strict=True) if math.isfinite(v)]
+    if not finite:
+        return ""
+    steps, values = zip(*finite, strict=True)
+    log = min(values) > 0 and max(values) / min(values) > 200
+    across = _Axis(min(0, *steps), max(steps), _LEFT, _WIDTH - _RIGHT)
+    up = _Axis(min(values), max(values), _HEIGHT - _BOTTOM, _TOP, log)
+    names = list(dict.fromkeys(line.name for line in lines))
+    parts = [*_frame(across, up)]
+    if mark is not None and 0 <= mark <= max(steps):
+        x = across.place(mark)
+        parts.append(f'<line class="mark" x1="{x}" x2="{x}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
+    thinned = False
+    for line in lines:
+        kind = names.index(line.name)
+        many = sum(other.name == line.name for other in lines) > 1
+        for run in _runs(line):
+            kept = _thinned(run)
+            thinned |= len(kept) < len(run)
+            parts.append(_polyline([(across.place(s), up.place(v)) for s, v in kept], kind, many))
+    notes = ["upwards: logarithmic scale"] * log + ["lowest and highest value of each stretch"] * thinned
+    label = "step" + (f" ({'; '.join(notes)})" if notes else "")
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{label}</text>')
+    words = f"{title} over {len(set(steps))} steps: " + "; ".join(_in_words(line) for line in lines[:6])
+    drawn = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(words)}">{"".join(parts)}</svg>'
+    return f'<figure class="chart"><h3>{text(title)}</h3>{_legend(names, lines, mark)}{drawn}</figure>'
+
+
+def forest(tests: Sequence[dict[str, Any]], label: str) -> str:
+    """The differences of a comparison with their intervals.
+
+    Args:
+        tests: as `plcourse.verbs.compare.result` lists them.
+        label: what the axis shows.
+    """
+    drawn = [test for test in tests if test["difference"] is not None]
+    if not drawn:
+        return ""
+    ends = [test[key] for test in drawn for key in ("low", "high", "difference") if test[key] is not None]
+    left, top, row = 12, 8, 44
+    axis = _Axis(min(0.0, *ends), max(0.0, *ends), left + 8, _WIDTH - 20)
+    height = top + row * len(drawn) + 40
+    zero = axis.place(0)
+    parts = []
+    for tick, shown in axis.ticks(5):
+        x = axis.place(tick)
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{height - 36}"/>')
+        parts.append(f'<text x="{x}" y="{height - 22}" text-anchor="middle">{shown}</text>')
+    parts.append(f'<line class="zero" x1="{zero}" x2="{zero}" y1="{top}" y2="{height - 36}"/>')
+    for at, test in enumerate(drawn):
+        y = top + row * at + 30
+        kind = (at + 1) % _COLOURS
+        parts.append(
+            f'<text class="strong" x="{left}" y="{y - 14}">{text(test["arm"])}: {text(test["verdict"])}</text>'
+        )
+        if test["low"] is not None:
+            low, high = axis.place(test["low"]), axis.place(test["high"])
+            parts.append(f'<line class="s{kind}" stroke-width="3" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<circle class="s{kind}" cx="{axis.place(test["difference"])}" cy="{y}" r="4.5"/>')
+    parts.append(f'<text x="{_WIDTH / 2}" y="{height - 4}" text-anchor="middle">{text(label)}</text>')
+    words = "; ".join(test["sentence"] for test in tests)
+    svg = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{text(words)}">{"".join(parts)}</svg>'
+    return f'<figure class="chart forest">{svg}</figure>'
+
+
+class _Axis:
+    """Places values between two ends of the drawing."""
+
+    def __init__(self, low: float, high: float, begin: float, end: float, log: bool = False) -> None:
+        if low == high:
+            spread = abs(low) * 0.05 or 0.5
+            low, high = (low, high) if log else (low - spread, high + spread)
+        self.log = log
+        self.low, self.high = (math.log10(low), math.log10(high)) if log else (low, high)
+        if self.low == self.high:
+            self.low, self.high = self.low - 0.5, self.high + 0.5
+        self.begin, self.end = begin, end
+
+    def place(self, value: float) -> float:
+        """The coordinate of a value."""
+        at = math.log10(value) if self.log else value
+        return round(self.begin + (at - self.low) / (self.high - self.low) * (self.end - self.begin), 1)
+
+    def ticks(self, most: int) -> list[tuple[float, str]]:
+        """Round values within the axis, and how they are written."""
+        if self.log:
+            tens = [10.0**power for power in range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1)]
+            tens = tens[:: max(1, math.ceil(len(tens) / most))]
+            return [(tick, f"{tick:g}") for tick in tens]
+        for finer in (1, 2):  # an axis with one tick has no scale
+            step = _round_step((self.high - self.low) / (most * finer))
+            first = math.ceil(self.low / step - 1e-9)
+            count = math.floor((self.high - first * step) / step + 1e-9) + 1
+            if count > 1:
+                break
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        large = max(abs(self.low), abs(self.high)) >= 1e5 or (digits > 5)
+        ticks = [(first + at) * step for at in range(count)]
+        return [(tick, f"{tick:g}" if large else f"{tick + 0.0:.{digits}f}") for tick in ticks]
+
+
+def _round_step(rough: float) -> float:
+    ten = 10.0 ** math.floor(math.log10(rough))
+    return next(step * ten for step in (1, 2, 5, 10) if step * ten >= rough * (1 - 1e-9))
+
+
+def _frame(across: _Axis, up: _Axis) -> list[str]:
+    parts = []
+    for tick, shown in up.ticks(4):
+        y = up.place(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{shown}</text>')
+    for tick, shown in across.ticks(5):
+        parts.append(f'<text x="{across.place(tick)}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{shown}</text>')
+    return parts
+
+
+def _runs(line: Line) -> list[list[tuple[float, float]]]:
+    """The line's stretches between values that are not finite."""
+    found: list[list[tuple[float, float]]] = [[]]
+    for step, value in zip(line.steps, line.values, strict=True):
+        if math.isfinite(value):
+            found[-1].append((step, value))
+        elif found[-1]:
+            found.append([])
+    return [run for run in found if run]
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The lowest and the highest point of each stretch, so that no spike is lost; all of them where they are few."""
+    if len(points) <= _MOST_POINTS:
+        return points
+    size = math.ceil(len(points) / (_MOST_POINTS // 2))
+    kept = []
+    for start in range(0, len(points), size):
+        stretch = points[start : start + size]
+        kept += sorted({min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])})
+    return kept
+
+
+def _polyline(points: list[tuple[float, float]], kind: int, thin: bool) -> str:
+    colour = f"s{kind % _COLOURS}"
+    if len(points) == 1:
+        (x, y) = points[0]
+        return f'<circle class="{colour}" cx="{x}" cy="{y}" r="3"/>'
+    dashes = "" if thin else f" d{kind % 4}"
+    joined = " ".join(f"{x},{y}" for x, y in points)
+    return f'<polyline class="{colour}{dashes}{" thin" if thin else ""}" points="{joined}"/>'
+
+
+def _legend(names: Sequence[str], lines: Sequence[Line], mark: float | None) -> str:
+    items = []
+    for kind, name in enumerate(names):
+        many = sum(line.name == name for line in lines)
+        dashes = "" if many > 1 else f" d{kind % 4}"
+        swatch = f'<svg viewBox="0 0 26 8" aria-hidden="true"><line class="s{kind % _COLOURS}{dashes}" '
+        swatch += 'stroke-width="2.5" x1="0" x2="26" y1="4" y2="4"/></svg>'
+        items.append(f"<li>{swatch}{text(name)}{f', {many} lines' if many > 1 else ''}</li>")
+    if mark is not None:
+        swatch = '<svg viewBox="0 0 26 8" aria-hidden="true"><line class="mark" x1="13" x2="13" y1="0" y2="8"/></svg>'
+        items.append(f"<li>{swatch}best</li>")
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _in_words(line: Line) -> str:
+    finite = [value for value in line.values if math.isfinite(value)]
+    return f"{line.name} from {finite[0]:.4g} to {finite[-1]:.4g}" if finite else f"{line.name} never finite"

@@ -1,0 +1,69 @@
+"""`plcourse report` as it is typed. No torch: a report looks."""
+
+from dataclasses import fields
+from pathlib import Path
+
+from plcourse.console import say
+from plcourse.console.line_parser import LineParser
+from plcourse.errors import UserError
+from plcourse.files import write_text
+from plcourse.runs.folders import find_folder
+from plcourse.runs.run import SWEEPS, Run, runs_root
+from plcourse.verbs.report.run_page import run_page
+
+_FILE = "report.html"
+
+
+def report(argv: list[str]) -> None:
+    """`plcourse report RUN_OR_SWEEP... [flags]`."""
+    parser = LineParser("report")
+    parser.add_argument("inputs", nargs="+", metavar="RUN_OR_SWEEP")
+    for flag in ("--metric", "--mode", "--baseline", "--grid_by", "--output", "--runs_root"):
+        parser.add_argument(flag)
+    parser.add_argument("--force", action="store_true")
+    args = parser.parse(argv)
+    root = runs_root(args.runs_root)
+    sweep = _sweep(args.inputs[0], root)
+    if len(args.inputs) == 1 and sweep is None:
+        given = [flag for flag in ("metric", "mode", "baseline", "grid_by") if getattr(args, flag) is not None]
+        if given or args.force:
+            raise UserError(f"--{(given or ['force'])[0]} is for a comparison; name a sweep, or more than one run")
+        run = Run.load(args.inputs[0], root)
+        content, folder = run_page(run), run.path
+    else:
+        from plcourse.verbs.compare.result import Options, build_report  # brings numpy and scipy
+        from plcourse.verbs.report.comparison_page import comparison_page
+
+        if args.mode not in (None, "max", "min"):
+            raise UserError(f"--mode {args.mode!r}: give max or min")
+        names = {field.name for field in fields(Options)}
+        options = Options(**{name: value for name, value in vars(args).items() if name in names})
+        found = build_report(args.inputs, options, args.runs_root)
+        command = ["plcourse", "compare", *args.inputs, "--metric", found["metric"], "--mode", found["mode"]]
+        for flag in ("baseline", "grid_by", "runs_root"):
+            command += [f"--{flag}", getattr(args, flag)] if getattr(args, flag) is not None else []
+        content = comparison_page(found, command + ["--force"] * args.force)
+        folder = sweep if len(args.inputs) == 1 else None
+    file = _file(args.output, folder)
+    write_text(file, content)
+    say(f"report in {file}")
+
+
+def _sweep(name: str, root: Path) -> Path | None:
+    """The folder of a sweep that a name means."""
+    candidates = (Path(name), root / name, root / SWEEPS / name)
+    return next((found for each in candidates if (found := find_folder(each, "sweep.json"))), None)
+
+
+def _file(output: str | None, folder: Path | None) -> Path:
+    """Where the report goes: as asked for, or into the folder that it is about."""
+    if output is None:
+        if folder is None:
+            raise UserError("a report on several runs belongs to none of them: say --output FILE.html")
+        return folder / _FILE
+    file = Path(output) / _FILE if Path(output).is_dir() else Path(output)
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {output!r}: give a folder that exists, or a name that ends with .html")
+    if not file.parent.is_dir():
+        raise UserError(f"--output {output!r}: the folder '{file.parent}' does not exist; make it first")
+    return file

@@ -1,0 +1,1 @@
+"""`plcourse sweep`: runs arms, seeds and a grid in warm processes."""

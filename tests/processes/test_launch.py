@@ -1,0 +1,469 @@
+"""Every test runs real processes: a server imports torch once and forks the supervisor of each job."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plcourse.processes import launch
+from support import HELPERS
+
+SERVER = HELPERS / "launch_scenarios.py"
+TIMEOUT = 1.5  # of the jobs' collectives
+BOUND = TIMEOUT + 5  # a failed job has ended by then
+
+
+class Ended:
+    def __init__(self, status: int, seconds: float, folder: Path) -> None:
+        self.status = status
+        self.seconds = seconds
+        self.out = (folder / "out").read_text()
+        self.err = (folder / "err").read_text().strip()
+
+
+class Server:
+    """Starts supervised jobs, and sees whether any of their processes is left."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log.open("w")
+        self.mark = f"PLCOURSE_LAUNCH_TEST={uuid.uuid4()}"
+        name, value = self.mark.split("=")
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", str(SERVER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env={**os.environ, name: value},
+        )
+        self.started = 0.0
+        self.pid = 0
+        self.folder = Path()
+        self.running = False
+
+    def start(self, folder: Path, job: str, **options: Any) -> None:
+        self.folder = folder
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"job": job, "folder": str(folder), **options}) + "\n")
+        self.process.stdin.flush()
+        self.pid = int(self.read())
+        self.started = time.monotonic()
+        self.running = True
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def wait(self) -> Ended:
+        status = int(self.read())
+        self.running = False
+        return Ended(status, time.monotonic() - self.started, self.folder)
+
+    def run(self, folder: Path, job: str, **options: Any) -> Ended:
+        self.start(folder, job, **options)
+        return self.wait()
+
+    def notes(self, rank: int) -> list[str]:
+        path = self.folder / f"rank{rank}"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def until(self, met: Callable[[], bool], seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
+        while not met():
+            assert time.monotonic() < deadline, "it never came to that"
+            time.sleep(0.01)
+
+    def until_ready(self, n: int = 2) -> None:
+        self.until(lambda: all("ready" in self.notes(rank) for rank in range(n)))
+
+    def left(self) -> list[int]:
+        """The processes of this server that still run; forks show the environment of their ancestor."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit() and int(folder.name) != self.process.pid:
+                try:
+                    if self.mark in (folder / "environ").read_text(errors="replace").split("\0"):
+                        found.append(int(folder.name))
+                except OSError:
+                    continue
+        return found
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    server = Server(log)
+    yield server
+    assert server.process.stdin is not None
+    assert server.process.stdout is not None
+    server.process.stdin.close()
+    server.process.stdout.close()
+    server.process.wait(10)
+    server.log.close()
+    assert log.read_text() == ""
+
+
+@pytest.fixture
+def server(_server: Server) -> Iterator[Server]:
+    yield _server
+    if _server.running:  # the test failed
+        os.kill(_server.pid, signal.SIGKILL)
+        _server.wait()
+    # After the command has returned nothing runs any more.
+    assert _server.left() == []
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+VALUE_ERROR = "ValueError at step 3: the label is 12 and there are 10 classes"
+FAILURES = [
+    ({1: "raise"}, 2, f"rank 1 raised {VALUE_ERROR}"),
+    ({0: "raise"}, 3, f"rank 0 raised {VALUE_ERROR}"),
+    ({0: "raise", 1: "raise"}, 2, f"every rank raised {VALUE_ERROR}"),
+    ({1: "raise_in_vain"}, 2, "rank 1 raised ValueError at step 3: the cause"),
+    ({0: "kill"}, 2, "rank 0 was killed by SIGKILL after step 3"),
+    ({1: "kill"}, 2, "rank 1 was killed by SIGKILL after step 3"),
+    ({1: "kill"}, 3, "rank 1 was killed by SIGKILL after step 3"),
+    ({0: "mend", 1: "kill"}, 2, "rank 1 was killed by SIGKILL after step 3"),
+    ({1: "abort"}, 2, "rank 1 was killed by SIGABRT after step 3"),
+    ({1: "term_itself"}, 2, "rank 1 was killed by SIGTERM after step 3"),
+    ({0: "exit"}, 2, "rank 0 exited with status 0 after step 3, before the run had ended"),
+    ({2: "exit"}, 3, "rank 2 exited with status 0 after step 3, before the run had ended"),
+    ({1: "sys_exit"}, 2, "rank 1 exited with status 0 after step 3, before the run had ended"),
+    ({1: "exit_3"}, 2, "rank 1 exited with status 3 after step 3, before the run had ended"),
+    ({0: "stop"}, 2, "rank 0 has stalled after step 3 (suspended by a signal): rank 1 waited for it for 1.5 s"),
+    (
+        {1: "stop"},
+        3,
+        "rank 1 has stalled after step 3 (suspended by a signal): the others waited for it for 1.5 s",
+    ),
+    ({1: "sleep"}, 2, "rank 1 has stalled after step 3: rank 0 waited for it for 1.5 s"),
+    ({0: "sleep"}, 3, "rank 0 has stalled after step 3: the others waited for it for 1.5 s"),
+    ({0: "mend", 1: "sleep"}, 2, "rank 1 has stalled after step 3: rank 0 waited for it for 1.5 s"),
+    (
+        {0: "return"},
+        2,
+        "rank 0 had finished after step 3, but rank 1 waited for it in a collective at step 3 for 1.5 s",
+    ),
+    ({1: "run_failed"}, 2, "the loss is nan"),
+]
+
+
+@pytest.mark.parametrize(("faults", "n", "cause"), FAILURES, ids=[f"{f}-of-{n}" for f, n, _ in FAILURES])
+def test_a_job_that_fails_ends_and_names_the_first_cause(
+    server: Server, tmp_path: Path, faults: dict[int, str], n: int, cause: str
+) -> None:
+    ended = server.run(tmp_path, "training", faults=faults, n=n)
+    assert ended.err == f"RunFailed: {cause}"
+    assert ended.status == 1
+    assert ended.seconds < BOUND
+
+
+def test_ranks_in_different_collectives_are_said_to_have_missed_each_other(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "training", faults={1: "other_collective"}, n=2)
+    assert ended.status == 1
+    # Whose time runs out first cuts off the other, unless that one's runs out at the same moment.
+    assert re.fullmatch(
+        r"RunFailed: (rank 0|rank 1|ranks 0 and 1) waited at step 3 for 1.5 s "
+        "in a collective that other ranks entered too late or not at all",
+        ended.err,
+    )
+    assert ended.seconds < BOUND
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_job_whose_ranks_all_finish_returns(server: Server, tmp_path: Path, n: int) -> None:
+    ended = server.run(tmp_path, "training", faults={}, n=n)
+    assert (ended.status, ended.err) == (0, "")
+    assert [server.notes(rank) for rank in range(n)] == [["finished"]] * n
+
+
+@pytest.mark.parametrize(
+    ("faults", "cause"),
+    [
+        (
+            {1: "raise"},
+            "rank 1 raised ValueError before its first step: the label is 12 and there are 10 classes",
+        ),
+        ({0: "kill"}, "rank 0 was killed by SIGKILL before its first step"),
+        ({0: "sleep"}, "rank 0 has stalled before its first step: rank 1 waited for it for 1.5 s"),
+        ({1: "sleep"}, "rank 1 has stalled before its first step: rank 0 waited for it for 1.5 s"),
+    ],
+)
+def test_a_rank_that_never_joins_is_named(server: Server, tmp_path: Path, faults: dict[int, str], cause: str) -> None:
+    ended = server.run(tmp_path, "joining", faults=faults)
+    assert ended.status == 1
+    assert ended.err.splitlines()[-1] == f"RunFailed: {cause}"  # torch's store logs its timeouts before it
+    assert ended.seconds < BOUND
+
+
+@pytest.mark.parametrize("faults", [{1: "user_error"}, {0: "user_error", 1: "user_error"}])
+def test_a_bad_request_found_by_a_rank_is_said_once_as_it_is(
+    server: Server, tmp_path: Path, faults: dict[int, str]
+) -> None:
+    ended = server.run(tmp_path, "joining", faults=faults)
+    assert (ended.status, ended.err) == (2, "UserError: no class 'Restnet'; did you mean 'ResNet'?")
+
+
+def test_a_rank_that_never_finishes_ends_the_job_though_no_collective_waits(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "silent_end")
+    assert ended.status == 1
+    assert ended.err == (
+        "RunFailed: rank 1 has stalled after step 4: it gave no sign of life for 1.5 s after another rank had finished"
+    )
+    assert ended.seconds < BOUND
+
+
+def test_a_rank_that_works_on_alone_and_beats_is_left_to_finish(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "slow_end")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.seconds > TIMEOUT
+
+
+def test_the_store_outlives_the_work_of_rank_0(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "late_store")
+    assert (ended.status, ended.err) == (0, "")
+    assert server.notes(1) == ["yes"]
+
+
+def test_a_rank_finds_the_surroundings_of_a_lightning_process(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "surroundings")
+    assert (ended.status, ended.err) == (0, "")
+    for rank in (0, 1):
+        (line,) = server.notes(rank)
+        assert json.loads(line) == {
+            "RANK": None,
+            "LOCAL_RANK": str(rank),
+            "NODE_RANK": "0",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "lightning's rank": rank,
+            "threads": True,
+            "stdin": "",
+            "group": True,
+            "SIGTERM": True,
+            "SIGINT": True,
+        }
+    assert ended.out.count("said once") == 1
+    lines = ended.out.removeprefix("said once ").splitlines()
+    assert sorted(lines) == ["and at last", "rank 0 was here", "rank 1 was here"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_killed_from_outside_is_named(server: Server, tmp_path: Path, victim: int) -> None:
+    server.start(tmp_path, "stepping", obey=False)
+    server.until_ready()
+    os.kill(int(server.notes(victim)[0]), signal.SIGKILL)
+    ended = server.wait()
+    assert ended.status == 1
+    assert ended.err.startswith(f"RunFailed: rank {victim} was killed by SIGKILL after step ")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("to", ["supervisor", "group", "both, as timeout(1) does"])
+def test_a_signal_reaches_each_rank_once_and_all_stop_before_the_same_step(
+    server: Server, tmp_path: Path, signum: signal.Signals, to: str
+) -> None:
+    server.start(tmp_path, "stepping")
+    server.until_ready()
+    if to != "group":
+        os.kill(server.pid, signum)
+    if to != "supervisor":
+        os.killpg(server.pid, signum)
+    ended = server.wait()
+    assert (ended.status, ended.err) == (128 + signum, "")
+    stops = []
+    for rank in (0, 1):
+        _, _, *signals, stop = server.notes(rank)
+        assert signals == [f"signal {signum:d}"]
+        stops.append(stop)
+    assert stops[0] == stops[1]
+    assert stops[0].endswith(f"asked by {signum:d}")
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_ranks_that_step_as_fast_as_they_can_stop_together(server: Server, tmp_path: Path, attempt: int) -> None:
+    server.start(tmp_path, "fast_stepping")
+    server.until_ready(3)
+    os.kill(server.pid, signal.SIGTERM)
+    ended = server.wait()
+    assert (ended.status, ended.err) == (143, "")
+    assert len({server.notes(rank)[-1] for rank in range(3)}) == 1
+
+
+def test_a_second_signal_kills_at_once(server: Server, tmp_path: Path) -> None:
+    server.start(tmp_path, "stepping", obey=False)
+    server.until_ready()
+    os.kill(server.pid, signal.SIGINT)
+    server.until(lambda: "signal 2" in server.notes(0))
+    time.sleep(0.4)  # sooner it would be taken for the same signal
+    again = time.monotonic()
+    os.kill(server.pid, signal.SIGTERM)
+    ended = server.wait()
+    assert (ended.status, ended.err) == (130, "")
+    assert time.monotonic() - again < 2
+
+
+def test_ranks_that_do_not_stop_in_time_are_killed(server: Server, tmp_path: Path) -> None:
+    server.start(tmp_path, "stepping", obey=False, stop_timeout=1)
+    server.until_ready()
+    os.kill(server.pid, signal.SIGTERM)
+    ended = server.wait()
+    assert ended.status == 1
+    assert ended.err == (
+        "RunFailed: ranks 0 and 1 did not stop within 1 s of SIGTERM and had to be killed; the last checkpoint stands"
+    )
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ranks_without_handlers_stop_as_python_does(server: Server, tmp_path: Path, signum: signal.Signals) -> None:
+    server.start(tmp_path, "plain")
+    server.until_ready()
+    os.kill(server.pid, signum)
+    ended = server.wait()
+    assert (ended.status, ended.err) == (128 + signum, "")
+    said = ["ready", "KeyboardInterrupt"] if signum == signal.SIGINT else ["ready"]
+    assert [server.notes(rank) for rank in (0, 1)] == [said, said]
+
+
+def test_a_signal_to_one_rank_stops_the_job(server: Server, tmp_path: Path) -> None:
+    server.start(tmp_path, "plain")
+    server.until_ready()
+    victim = next(pid for pid in server.left() if pid != server.pid)
+    os.kill(victim, signal.SIGINT)
+    ended = server.wait()
+    assert (ended.status, ended.err) == (130, "")
+
+
+def test_a_failure_while_stopping_is_a_failure(server: Server, tmp_path: Path) -> None:
+    server.start(tmp_path, "fails_while_stopping")
+    server.until_ready()
+    os.kill(server.pid, signal.SIGTERM)
+    ended = server.wait()
+    assert ended.status == 1
+    assert ended.err.startswith("RunFailed: rank 1 raised OSError at step ")
+    assert ended.err.endswith("[Errno 28] No space left on device, while stopping on SIGTERM")
+
+
+def test_a_job_that_finishes_when_asked_to_stop_is_interrupted_all_the_same(server: Server, tmp_path: Path) -> None:
+    server.start(tmp_path, "finishes_when_asked")
+    server.until_ready()
+    os.kill(server.pid, signal.SIGTERM)
+    ended = server.wait()
+    assert (ended.status, ended.err, ended.out) == (143, "", "")
+
+
+def test_ctrl_z_suspends_the_ranks_too(server: Server, tmp_path: Path) -> None:
+    server.start(tmp_path, "counting")
+    server.until_ready()
+    pids = server.left()
+    assert len(pids) == 3
+    os.killpg(server.pid, signal.SIGTSTP)
+    server.until(lambda: all(state(pid) == "T" for pid in pids))
+    counted = server.notes(0)
+    time.sleep(0.3)
+    assert server.notes(0) == counted
+    os.killpg(server.pid, signal.SIGCONT)
+    ended = server.wait()
+    assert (ended.status, ended.err) == (0, "")
+    assert [len(server.notes(rank)) for rank in (0, 1)] == [15, 15]
+
+
+@pytest.mark.parametrize("watcher", [False, True])
+def test_nobody_outlives_a_killed_supervisor(server: Server, tmp_path: Path, watcher: bool) -> None:
+    server.start(tmp_path, "with_loaders", fault="return", watcher=watcher)
+    server.until_ready()
+    assert len(server.left()) == 7  # the supervisor, two ranks, four loader workers
+    os.kill(server.pid, signal.SIGKILL)
+    assert server.wait().status == -signal.SIGKILL
+    # torch's loader workers look for their parent every 5 s.
+    server.until(lambda: server.left() == [], seconds=8)
+
+
+@pytest.mark.parametrize("fault", ["kill", "exit"])
+def test_the_loader_workers_of_a_dead_rank_go_with_the_job(server: Server, tmp_path: Path, fault: str) -> None:
+    ended = server.run(tmp_path, "with_loaders", fault=fault)
+    assert ended.status == 1
+    assert "rank 1" in ended.err
+
+
+def test_ranks_get_one_thread_if_openmp_would_hang(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "used_openmp")
+    assert (ended.status, ended.err) == (0, "")
+    assert server.notes(0) == ["1"]
+    assert ended.out.startswith("UserWarning this process has run torch on several threads")
+
+
+def test_the_warning_about_threads_is_ignored_in_the_parent_only(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "forks_with_a_warning")
+    assert (ended.status, ended.err) == (0, "")
+    assert [server.notes(rank) for rank in (0, 1)] == [["filters kept: True"]] * 2
+
+
+def test_ranks_that_were_started_go_when_another_cannot_be(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "cannot_fork")
+    assert ended.status == 1
+    assert ended.err == ("RunFailed: rank 1 could not be started: [Errno 11] Resource temporarily unavailable")
+
+
+def test_what_the_parent_ignores_stays_ignored_except_its_children(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "ignores_children")
+    assert ended.status == 1
+    assert ended.err == ("RunFailed: rank 1 exited with status 0 before its first step, before the run had ended")
+
+
+def test_a_traceback_is_shown_on_demand(server: Server, tmp_path: Path) -> None:
+    ended = server.run(tmp_path, "debugging")
+    assert ended.status == 1
+    assert ended.err.count("Traceback (most recent call last)") == 1
+    assert "raise_value_error" in ended.err
+
+
+def test_outside_a_job_the_ranks_functions_do_nothing() -> None:
+    assert launch.beat(3) == 0
+    assert launch.beat() == 0
+    assert launch.stop_requested() == 0
+    assert not launch.is_supervised()
+    launch.report_failure(ValueError())
+
+
+def test_a_failure_text_is_cut_between_two_characters() -> None:
+    board = launch._Board(2)
+    board.write_text(0, "é" * 2000)
+    board.write_text(1, "\ud800 and 'x'")
+    assert board.read_text(0) == "é" * 512
+    assert board.read_text(1) == "\\ud800 and 'x'"
+
+
+def test_a_job_has_ranks() -> None:
+    with pytest.raises(ValueError, match="n is 0"):
+        launch.supervise(0, print)
+
+
+def test_only_the_main_thread_of_a_linux_process_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch.can_fork() == (sys.platform == "linux")
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(launch.can_fork()))
+    thread.start()
+    thread.join()
+    assert answers == [False]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not launch.can_fork()
+
+
+def test_the_module_does_not_import_torch() -> None:
+    code = "import sys, plcourse.processes.launch; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

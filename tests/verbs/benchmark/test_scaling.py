@@ -1,0 +1,165 @@
+"""What a scaling benchmark measures and says: jobs, intervals of the median, shares that add up, and its sentences."""
+
+import math
+from typing import Any
+
+import pytest
+
+from plcourse.errors import UserError
+from plcourse.verbs.benchmark.plan import Job, Stretch, job_flags, jobs_of, read_command, stretches_of
+from plcourse.verbs.benchmark.result import FEWEST, _clock, _shares, estimate, median_interval, sentences
+
+MODEL = {"gradient_bytes": 1_600_000, "flops_per_gradient_byte": 71.3}
+
+
+def labels(jobs: list[Job]) -> list[str]:
+    return [job.label for job in jobs]
+
+
+def test_jobs_are_ranks_and_on_a_cpu_threads() -> None:
+    assert labels(jobs_of(None, "cpu", 1)) == ["1 process, 1 thread"]
+    assert labels(jobs_of(None, "cpu", 2)) == ["1 process, 1 thread", "1 process, 2 threads", "2 ranks, 1 thread each"]
+    assert labels(jobs_of(None, "cuda", 1)) == ["1 GPU"]
+    assert labels(jobs_of(None, "cuda", 6)) == ["1 GPU", "2 GPUs", "4 GPUs", "6 GPUs"]
+    assert [job.ranks for job in jobs_of((1, 3), "cpu", 4)] == [1, 1, 3]
+    assert stretches_of(jobs_of(None, "cpu", 2)) == [Stretch(0), Stretch(1), Stretch(2), Stretch(2, exchange=False)]
+
+
+def test_more_ranks_than_cores_are_refused() -> None:
+    with pytest.raises(UserError, match="this machine has 2 cores"):
+        jobs_of((1, 4), "cpu", 2)
+
+
+def test_the_global_batch_stays() -> None:
+    assert "--data.init_args.batch_size=64" in job_flags(Job(1, 2, "cpu"), 64, "auto")
+    assert "--data.init_args.batch_size=16" in job_flags(Job(4, 1, "cpu"), 64, "auto")
+    with pytest.raises(UserError, match="a multiple of 4"):
+        job_flags(Job(4, 1, "cpu"), 66, "auto")
+
+
+def test_the_strategy_of_the_config_is_kept_for_several_ranks_alone() -> None:
+    own = {"class_path": "DDPStrategy", "init_args": {"static_graph": True}}
+    assert "--trainer.strategy=auto" in job_flags(Job(1, 1, "cpu"), 64, own)
+    assert any("static_graph: true" in flag for flag in job_flags(Job(2, 1, "cpu"), 64, own))
+    assert any("gloo" in flag for flag in job_flags(Job(2, 1, "cpu"), 64, "auto"))
+    assert not any("gloo" in flag for flag in job_flags(Job(2, 1, "cuda"), 64, "auto"))
+
+
+def test_world_sizes_begin_with_one_rank() -> None:
+    assert read_command(["-c", "x", "--world_sizes", "4,2", "--trainer.precision", "64-true"]).world_sizes == (1, 2, 4)
+    command = read_command(["-c", "x", "--trainer.precision", "64-true", "--pairs", "7"])
+    assert command.arguments == ["-c", "x", "--trainer.precision", "64-true"]
+    assert (command.pairs, command.steps, command.world_sizes) == (7, None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ([], "needs -c NAME_OR_PATH"),
+        (["-c", "x", "--pairs", "none"], "--pairs is 'none'; it is a whole number, 1 or more"),
+        (["-c", "x", "--world_sizes", "two"], "such as 1,2,4"),
+        (["-c", "x", "--then", "test"], "--then has no use here"),
+        (["-c", "x", "--json", "numbers.txt"], "ends with .json"),
+    ],
+)
+def test_bad_requests(arguments: list[str], wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted):
+        read_command(arguments)
+
+
+@pytest.mark.parametrize("n", range(1, 40))
+def test_the_interval_is_the_narrowest_that_covers_the_median(n: int) -> None:
+    interval = median_interval([float(value) for value in range(n, 0, -1)])
+    if n < FEWEST:
+        assert interval is None
+        return
+    assert interval is not None
+    k = int(interval[0])
+    assert interval[1] == n + 1 - k
+
+    def coverage(k: int) -> float:
+        return 1 - 2 * sum(math.comb(n, i) for i in range(k)) / 2**n
+
+    assert coverage(k) >= 0.95 > coverage(k + 1)
+
+
+def test_the_published_interval() -> None:
+    """Nine values: the second and the eighth, 96.1 % (David and Nagaraja 2003)."""
+    assert median_interval([9, 1, 8, 2, 7, 3, 6, 4, 5]) == (2, 8)
+
+
+def rounds_of(one: float, ranks: float, silent: float, threads: float) -> list[dict[Stretch, float]]:
+    """Nine rounds on a machine whose speed wanders, which no ratio within a round shows."""
+    rounds = []
+    for at in range(9):
+        speed = 1 + 0.3 * math.sin(at)
+        rounds.append(
+            {
+                Stretch(0): speed / one,
+                Stretch(1): speed / threads,
+                Stretch(2): speed / ranks,
+                Stretch(2, exchange=False): speed / silent,
+            }
+        )
+    return rounds
+
+
+def test_the_shares_add_up_to_the_step() -> None:
+    share = _shares(rounds_of(one=1.0, ranks=0.8, silent=0.6, threads=0.5), at=2, ranks=2, rival=1)
+    assert share["efficiency"]["median"] == pytest.approx(1.0 / (2 * 0.8))
+    assert share["communication"]["median"] == pytest.approx((0.8 - 0.6) / 0.8)
+    assert share["rest"]["median"] == pytest.approx((0.6 - 0.5) / 0.8)
+    assert share["against_threads"]["median"] == pytest.approx(0.5 / 0.8)
+    assert sum(share[part]["median"] for part in ("efficiency", "communication", "rest")) == pytest.approx(1)
+
+
+def said(*times: float, pairs: int = 9, others: float = 0.02) -> list[str]:
+    shares = [{**_shares(rounds_of(*times), 2, 2, 1), "rival": "1 process, 2 threads"}]
+    report = {"world_sizes": [1, 2], "available": 2, "device": "cpu", "used_by_others": others, "model": MODEL}
+    return sentences({**report, "pairs": pairs, "shares": shares})
+
+
+def test_the_sentences_follow_the_measured_shares() -> None:
+    bound = said(1.0, 2.0, 0.7, 0.8)
+    assert bound[0].startswith("2 ranks are slower than one: 0.50 x")
+    assert bound[1].startswith("communication is what holds it back: 65 % (65 to 65) of a step is communication")
+    assert "1.6 MB of gradients, 71 operations for each byte of them" in bound[1]
+    assert bound[2].startswith("2 ranks are slower than 1 process, 2 threads: 0.40 x")
+    good = said(1.0, 0.55, 0.53, 0.6)
+    assert good[0].startswith("2 ranks are faster than one: 1.82 x")
+    assert good[1].startswith("it scales, because little is lost: 4 %")
+    assert good[2].startswith("2 ranks are faster than 1 process, 2 threads: 1.09 x")
+    rest = said(1.0, 0.9, 0.88, 0.9)
+    assert rest[1].startswith("what the ranks do not share holds it back, more than communication: 2 %")
+    assert rest[2].endswith("inconclusive which is faster.")
+
+
+def test_no_verdict_without_an_interval() -> None:
+    assert said(1.0, 2.0, 0.7, 0.8, pairs=FEWEST - 1) == [
+        "no verdict: 5 rounds give no 95 % interval; --pairs 6 or more does."
+    ]
+
+
+def test_no_verdict_on_a_busy_machine() -> None:
+    (line,) = said(1.0, 2.0, 0.7, 0.8, others=0.83)
+    assert line.startswith("no verdict: others used 83 % of this machine's cores")
+
+
+@pytest.mark.parametrize(("device", "what"), [("cpu", "core"), ("NVIDIA H100", "GPU")])
+def test_one_device_has_one_world_size(device: str, what: str) -> None:
+    report = {"world_sizes": [1], "available": 1, "device": device, "used_by_others": 0.0, "model": MODEL}
+    (line,) = sentences({**report, "pairs": 9, "shares": []})
+    assert line == f"world size 1 only: this machine has one {what}, so nothing can be said about more."
+
+
+def test_an_estimate_has_its_range() -> None:
+    assert estimate([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "low": None, "high": None}
+
+
+def test_the_clock_of_ddp_is_read_job_by_job() -> None:
+    class Heard:
+        clock = ((1, 0.2, 0.1), (2, 0.9, 0.8), (1, 0.4, 0.3))
+
+    heard: Any = Heard()
+    assert _clock(heard, 1) == pytest.approx({"communication": 0.3, "exposed": 0.2})
+    assert _clock(heard, 0) is None

@@ -1,0 +1,169 @@
+"""`plcourse learn`: the path, the guides, and exercises that tell right from wrong."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripts.tools.learning_path import README, written
+
+from plcourse import catalog
+from plcourse.__main__ import main
+from plcourse.exercises import exercises_of
+from plcourse.runs.run import Run
+from plcourse.verbs.learn.syllabus import PLANS, TRACKS
+
+SOLUTIONS = Path(__file__).parents[1] / "solutions"
+ALL = [(lesson, each.name) for lesson in catalog.LESSONS for each in exercises_of(lesson.key)]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PLCOURSE_RUNS", raising=False)
+
+
+def refused(capsys, *words: str, status: int = 2) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(["learn", *words])
+    assert stopped.value.code == status
+    return capsys.readouterr().err
+
+
+class TestPath:
+    def test_every_lesson_has_a_plan_and_comes_after_what_it_builds_on(self):
+        assert list(PLANS) == [lesson.number for lesson in catalog.LESSONS]
+        for number, plan in PLANS.items():
+            assert all(earlier < number for earlier in plan.needs)
+            assert 30 <= plan.minutes <= 180
+            assert len(plan.concepts) >= 3
+            assert plan.outcome[0].islower()
+            assert not plan.outcome.endswith(".")
+        assert TRACKS["practitioner"] == tuple(PLANS)
+        for track, numbers in TRACKS.items():
+            missing = {need for number in numbers for need in PLANS[number].needs} - {*numbers}
+            assert not missing, f"{track} leaves out {missing}, on which its lessons build"
+
+    def test_the_readme_shows_the_same_table_and_every_need(self):
+        text = README.read_text(encoding="utf-8")
+        assert text == written(text), "run `python scripts/tools/learning_path.py`"
+        assert PLANS[13].outcome in text
+        assert "- gpu: `ddp/gpus`" in text
+
+    def test_what_is_finished_and_its_score(self, capsys):
+        run = Run.create("kfold/classifier", "runs", {"verb": "fit"})
+        run.finish("finished", best={"metric": "val/accuracy", "value": 0.95898})
+        Run.create("gan/r3gan", "runs", {"verb": "fit"}).finish("failed")
+        main(["learn"])
+        out = capsys.readouterr().out
+        assert "- Done: `kfold/classifier`, val/accuracy 0.959" in out
+        assert out.count("- Done:") == 1
+        assert [int(number) for number in re.findall(r"^## (\d\d) ", out, re.M)] == list(range(12, 20))
+        assert "researcher: 12, 13, 14, 15, 16, 18, 19" in out
+        assert "    plcourse learn 12\n" in out
+        main(["learn", "14"])
+        assert "- finished: `kfold/classifier`, val/accuracy 0.959" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("word", ["14", "kfold"])
+    def test_a_guide_is_as_it_was_written_and_ends_with_commands(self, word, capsys):
+        main(["learn", word])
+        out = capsys.readouterr().out
+        assert out.startswith((catalog.PACKAGE / "kfold/README.md").read_text(encoding="utf-8").rstrip())
+        assert "\x1b" not in out
+        ending = out[out.rindex("## Next") :]
+        assert "plcourse fit -c kfold/classifier" in ending
+        assert "plcourse learn 14 --exercise" in ending
+
+    @pytest.mark.parametrize("width", [40, 80])
+    def test_on_a_terminal_it_is_rendered(self, width, monkeypatch, capsys):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        monkeypatch.setenv("COLUMNS", str(width))
+        main(["learn", "14"])
+        out = re.sub(r"\x1b\[[\d;]*m|\x1b\].*?\x1b\\\\", "", capsys.readouterr().out)
+        assert "## Next" not in out
+        assert "Next" in out
+        assert max(map(len, out.splitlines())) <= 100
+        assert "…" not in out  # in a narrow table words go on in the next line
+
+    def test_mistakes(self, capsys):
+        assert "did you mean 'kfold'?" in refused(capsys, "kfolds")
+        assert "of which lesson?" in refused(capsys, "--hint")
+        assert "give one of them" in refused(capsys, "13", "--exercise", "x", "--check", "x")
+        assert "--name goes with" in refused(capsys, "13", "--name", "turns")
+        assert "did you mean 'turns'?" in refused(capsys, "13", "--hint", "--name", "turn")
+
+    @pytest.mark.parametrize("words", [[], ["14"], ["13", "--hint"], ["13", "--exercise", "x"]])
+    def test_it_imports_nothing_heavy(self, words):
+        code = (
+            f"import sys; from plcourse.__main__ import main; main({['learn', *words]!r});"
+            "sys.exit(' '.join({'torch', 'numpy', 'rich'} & set(sys.modules)) or None)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+class TestExercises:
+    def test_each_lesson_has_two_or_three_and_each_a_solution(self):
+        for lesson in catalog.LESSONS:
+            assert 2 <= len(exercises_of(lesson.key)) <= 3
+        known = {f"{lesson.key}/{name}" for lesson, name in ALL}
+        there = {path.relative_to(SOLUTIONS).with_suffix("").as_posix() for path in SOLUTIONS.rglob("*.py")}
+        assert there == known
+
+    @pytest.mark.parametrize(("lesson", "name"), ALL, ids=lambda each: getattr(each, "key", each))
+    def test_the_start_is_wrong_and_the_solution_right(self, lesson, name, capsys):
+        main(["learn", lesson.key, "--exercise", "mine.py", "--name", name])
+        capsys.readouterr()
+        assert "1 of 1 exercises is not right yet" in refused(capsys, "--check", "mine.py", status=1)
+        first = Path("mine.py").read_text().partition("\n")[0]
+        Path("mine.py").write_text(f"{first}\n{(SOLUTIONS / lesson.key / f'{name}.py').read_text()}")
+        main(["learn", "--check", "mine.py"])
+        out = capsys.readouterr().out
+        assert out.endswith("all right\n")
+        assert "WRONG" not in out
+
+    def test_a_folder_hints_and_nothing_overwritten(self, capsys):
+        main(["learn", "12", "--exercise", "mine"])
+        assert sorted(path.name for path in Path("mine").iterdir()) == ["ddp_shares.py", "ddp_weights.py"]
+        capsys.readouterr()
+        assert "'mine/ddp_shares.py' exists" in refused(capsys, "12", "--exercise", "mine")
+        with pytest.raises(SystemExit):
+            main(["learn", "12", "--check", "mine", "--hint"])
+        out, err = capsys.readouterr()
+        assert "2 of 2 exercises are not right yet" in err
+        assert exercises_of("ddp")[0].hint in out
+        assert "65 samples on 2 processes: 66 scored" in out
+        assert "no exercise of lesson 13 there" in refused(capsys, "13", "--check", "mine")
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("raise SystemExit(0)", "SystemExit in line 2"),
+            ("def shares(n, rank, world_size): return 1 / 0", "ZeroDivisionError in line 2"),
+            ("print('shares'", "SyntaxError"),
+            ("import os; os._exit(3)", "it ended without a word"),
+            ("x = 1", "has no attribute 'shares'"),
+        ],
+    )
+    def test_whatever_the_file_does(self, text, said, capsys):
+        Path("mine.py").write_text(f"# plcourse exercise ddp/shares\n{text}\n")
+        with pytest.raises(SystemExit) as stopped:
+            main(["learn", "--check", "mine.py"])
+        assert stopped.value.code == 1
+        assert said in capsys.readouterr().out
+
+    def test_one_that_hangs(self, monkeypatch, capsys):
+        monkeypatch.setattr("plcourse.verbs.learn.verb._CHECK_SECONDS", 3)
+        Path("mine.py").write_text("# plcourse exercise ddp/shares\nwhile True: pass\n")
+        with pytest.raises(SystemExit):
+            main(["learn", "--check", "mine.py"])
+        assert "did not end within 3 s" in capsys.readouterr().out
+
+    def test_mistakes(self, capsys):
+        assert "no such file or folder" in refused(capsys, "--check", "x.py")
+        Path("x.py").write_text("# plcourse exercise os/system\n")
+        assert "no exercise there" in refused(capsys, "--check", "x.py")
+        assert "say which with --name" in refused(capsys, "12", "--exercise", "y.py")
+        assert "does not exist" in refused(capsys, "12", "--exercise", "new/y.py", "--name", "shares")
+        assert "give a folder" in refused(capsys, "12", "--exercise", "new/deep")
