@@ -6,13 +6,13 @@ import numpy as np
 
 
 def batches(admitted: np.ndarray, n: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """The batches of one epoch, each the numbers of its samples.
+    """Yields the batches of one epoch, each an array of sample indices.
 
     Args:
-        admitted: the samples that may be drawn, 1 or more.
-        n: all samples of the training part, those that wait included.
-        batch_size: samples per batch, at most; only the epoch's last batch may have fewer.
-        seed: fixes the order.
+        admitted: indices of the samples that may be drawn, 1 or more.
+        n: number of training samples, admitted or not.
+        batch_size: samples per batch; only the epoch's last batch may be smaller.
+        seed: determines the order.
     """
     draws = np.random.default_rng(seed)
     rounds = -(-n // len(admitted))

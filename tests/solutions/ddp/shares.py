@@ -2,11 +2,11 @@
 
 
 def shares(n: int, rank: int, world_size: int) -> list[int]:
-    """The numbers of the samples that a process scores.
+    """Returns the indices of the samples that a process scores.
 
     Args:
-        n: test samples, 0 or more.
-        rank: this process.
-        world_size: processes in all.
+        n: number of test samples, 0 or more.
+        rank: the rank of the process.
+        world_size: number of processes.
     """
     return list(range(n * rank // world_size, n * (rank + 1) // world_size))

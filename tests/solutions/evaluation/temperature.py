@@ -8,13 +8,13 @@ from torch.nn import functional
 def calibrated(
     val_logit_NK: Tensor, val_label_N: Tensor, test_logit_MK: Tensor, test_label_M: Tensor
 ) -> tuple[float, Tensor]:
-    """The temperature, and the probabilities of the test part with it.
+    """Returns the temperature, and the probabilities of the test split scaled by it.
 
     Args:
-        val_logit_NK: of the validation part, float64 [N, K].
-        val_label_N: int64 [N].
-        test_logit_MK: of the test part, float64 [M, K].
-        test_label_M: int64 [M].
+        val_logit_NK: logits of the validation split, float64 [N, K].
+        val_label_N: its labels, int64 [N].
+        test_logit_MK: logits of the test split, float64 [M, K].
+        test_label_M: its labels, int64 [M].
     """
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")

@@ -8,7 +8,7 @@ Batch = dict[str, float]  # sample's id: its prediction
 
 
 def write(folder: Path, batches: Iterable[Batch]) -> None:
-    """Writes all batches; may be called again after an attempt that ended in between."""
+    """Writes all batches; may be called again after a killed attempt."""
     for number, batch in enumerate(batches):
         whole = folder / f"{number:08}.json"
         if whole.exists():
@@ -19,6 +19,6 @@ def write(folder: Path, batches: Iterable[Batch]) -> None:
 
 
 def read(folder: Path) -> list[tuple[str, float]]:
-    """Every sample's id and prediction, in the order of the batches."""
+    """Returns every sample's id and prediction in the order of the batches."""
     parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     return [(name, value) for part in parts for name, value in part]

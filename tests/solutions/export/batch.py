@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 def export(model: nn.Module, example_BF: Tensor, path: Path) -> None:
-    """Writes a model as ONNX; its input is called `input` and its output `output`.
+    """Writes a model as ONNX, with an input named `input` and an output named `output`.
 
     Args:
-        model: takes [B, F], gives [B, K], for any B of 1 or more.
-        example_BF: something that it takes.
+        model: maps [B, F] to [B, K] for any B of 1 or more.
+        example_BF: an example of its input.
         path: the file.
     """
     torch.onnx.export(

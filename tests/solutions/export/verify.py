@@ -4,11 +4,11 @@ import numpy as np
 
 
 def same(trained_NK: np.ndarray, exported_NK: np.ndarray, tolerance: float = 1e-4) -> bool:
-    """Whether two models' outputs are the same.
+    """Returns whether the outputs of two models are the same.
 
     Args:
-        trained_NK: float32 [N, K].
-        exported_NK: what the file gave for the same samples in the same order.
+        trained_NK: outputs of the trained model, float32 [N, K].
+        exported_NK: outputs of the exported file for the same samples in the same order.
         tolerance: the largest difference that rounding can explain, relative to the largest output.
     """
     if trained_NK.shape != exported_NK.shape:

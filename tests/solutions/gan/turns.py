@@ -13,7 +13,7 @@ def iteration(
     real_BX: Tensor,
     latent_BZ: Tensor,
 ) -> None:
-    """The discriminator's turn, then the generator's, against the discriminator as it then is."""
+    """Updates the discriminator, then the generator against the updated discriminator."""
     discriminator_optimizer.zero_grad()
     fake_BX = generator(latent_BZ).detach()
     real_B, fake_B = discriminator(real_BX), discriminator(fake_BX)

@@ -8,12 +8,12 @@ from scipy.stats import t
 
 
 def interval(scores: Sequence[float], n_train: int, n_test: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Both ends of the interval of the mean.
+    """Returns both ends of the confidence interval of the mean.
 
     Args:
-        scores: one per fold and repeat, 2 or more.
-        n_train: samples that each was trained on.
-        n_test: samples that each was scored on.
+        scores: one score per fold and repeat, 2 or more.
+        n_train: training samples of each fold.
+        n_test: scored samples of each fold.
         confidence: coverage, between 0 and 1.
     """
     n = len(scores)

@@ -6,14 +6,14 @@ import numpy as np
 
 
 def standardised_folds(feature_NF: np.ndarray, fold_N: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each fold the features of its training part and of its held-out part, standardised.
+    """Standardises the features of each fold's training and held-out samples.
 
     Args:
         feature_NF: float64 [N, F].
         fold_N: int64 [N], the fold in which each sample is held out.
 
     Yields:
-        Training part and held-out part, in the order of the folds' numbers.
+        The training features and the held-out features of each fold, in fold order.
     """
     for fold in np.unique(fold_N):
         train, held = feature_NF[fold_N != fold], feature_NF[fold_N == fold]

@@ -9,15 +9,15 @@ UNKNOWN = 0
 def encoded(
     train: Sequence[list[str]], val: Sequence[list[str]], size: int
 ) -> tuple[list[list[int]], list[list[int]], dict[str, int]]:
-    """Both parts as numbers, and the vocabulary.
+    """Returns the word numbers of both splits, and the vocabulary.
 
-    The most frequent words have the numbers 1, 2, ..., `size` at most; of equally frequent ones the alphabetically
-    first comes first. Every other word is `UNKNOWN`.
+    The most frequent words get the numbers 1, 2, ..., up to `size`; ties are in alphabetical order. Every other word is
+    `UNKNOWN`.
 
     Args:
-        train: the words of each text to train on.
-        val: the words of each text to validate on.
-        size: words in the vocabulary at most.
+        train: the words of each training text.
+        val: the words of each validation text.
+        size: the largest number of words in the vocabulary.
     """
     counts = Counter(word for text in train for word in text)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))[:size]
