@@ -80,7 +80,7 @@ def test_workers_and_processes_change_nothing() -> None:
         ([{"Afine": None}], "albumentations has no transform 'Afine'; did you mean 'Affine'"),
         ([{"Affine": {"rotat": 3}}], "Affine: .*rotat"),
         ([{"Affine": {"scale": "big"}}], "Affine: .*scale"),
-        (["Affine"], "'Affine' is no transform; write NAME"),
+        (["Affine"], "'Affine' is not a transform; write NAME"),
         ([{"Compose": {"transforms": []}}], "no transform 'Compose'"),
     ],
     ids=["name", "argument", "value", "shape", "no_transform"],
@@ -94,7 +94,8 @@ def test_a_mistake_is_one_line(transforms: list[dict[str, dict[str, object] | No
 def test_another_size_is_refused() -> None:
     images, masks, keys = samples()
     with pytest.raises(
-        UserError, match=r"changes \(20, 20\) pixels to \(8, 8\); the size is data.init_args.image_size"
+        UserError,
+        match=r"changes the image size from \(20, 20\) to \(8, 8\); set the size by data.init_args.image_size",
     ):
         Albumentations([{"Resize": {"height": 8, "width": 8}}])(images, masks, 0, 0, keys)
 

@@ -153,7 +153,7 @@ def test_a_checkpoint_holds_both_and_evaluation_takes_what_is_asked_for(tmp_path
 def test_a_run_without_averaging_has_one_set_of_weights(tmp_path: Path) -> None:
     trainer, _, module = fit(tmp_path, max_epochs=1)
     trainer.callbacks.append(SWA(weights="raw"))
-    with pytest.raises(UserError, match="weights='raw': the checkpoint is of a run without averaging"):
+    with pytest.raises(UserError, match="weights='raw' needs a run with averaging"):
         trainer.test(module, data(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt", weights_only=True, verbose=False)
 
 
@@ -176,10 +176,10 @@ def test_accumulated_gradients_are_averaged_once_a_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: SWA(start=2), "start=2: it is a share"),
-        (lambda: SWA(every_n_steps=0), "every_n_steps=0: give 1 or more"),
-        (lambda: EMA(decay=1.0), "decay=1.0: give more than 0 and less than 1"),
-        (lambda: EMA(refresh_batches=0), "refresh_batches=0: give 1 or more"),
+        (lambda: SWA(start=2), "start=2 is not a fraction"),
+        (lambda: SWA(every_n_steps=0), "every_n_steps=0 is below 1"),
+        (lambda: EMA(decay=1.0), "decay=1.0 is not above 0 and below 1"),
+        (lambda: EMA(refresh_batches=0), "refresh_batches=0 is below 1"),
     ],
     ids=["start", "every", "decay", "batches"],
 )

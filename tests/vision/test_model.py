@@ -73,7 +73,7 @@ class TestNetwork:
             assert encoder.eval()(torch.randn(1, 3, expected, expected))[-1].shape[2:] == (2, 2)
 
     def test_weights_that_leave_no_task_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"class_weight=0.0, mask_weight=0.0: give 0 or more, one above 0"):
+        with pytest.raises(ValueError, match=r"class_weight=0.0, mask_weight=0.0: both must be 0 or more, one above 0"):
             ClassifierSegmenter(class_weight=0.0, mask_weight=0.0)
 
 

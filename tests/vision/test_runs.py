@@ -111,7 +111,7 @@ def test_averaging_works_with_another_lessons_model(runs: Path) -> None:
     [
         ({"data__init_args__source": "mask_foldr"}, "did you mean 'mask_folder'"),
         ({"data__init_args__image_size": 4}, "digits_on_photos takes 8 to 200 pixels"),
-        ({"model__init_args__class_weight": -1.0}, "give 0 or more, one above 0"),
+        ({"model__init_args__class_weight": -1.0}, "both must be 0 or more, one above 0"),
         ({"data__init_args__augment__init_args__transforms": [{"Afine": None}]}, "did you mean 'Affine'"),
         ({"data__init_args__source": "oxford_pets", "data__init_args__root": "/dev/null"}, "oxford_pets"),
     ],

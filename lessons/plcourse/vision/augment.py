@@ -1,7 +1,7 @@
-"""Albumentations from YAML: image and mask move together. The only file of the suite that knows this library.
+"""Albumentations from YAML, applied to image and mask together; no other module uses this library.
 
-albumentations draws from generators that it keeps. Here each sample gets a generator of its own, made from (seed,
-epoch, sample), so that the result is the same with any number of workers and processes, and after a resume.
+Each sample's random generator is seeded from (seed, epoch, sample), so results do not depend on the number of workers
+or processes, nor on a resume.
 """
 
 import os
@@ -20,9 +20,7 @@ Transforms = Sequence[dict[str, dict[str, Any] | None]]
 
 
 class Albumentations:
-    """A list of albumentations' transforms by name, with their arguments.
-
-    In a config::
+    """Transforms of albumentations by name, with their arguments::
 
         augment:
           class_path: Albumentations
@@ -32,16 +30,16 @@ class Albumentations:
             - RandomBrightnessContrast: {p: 0.3}
 
     Args:
-        transforms: one name with its arguments each, applied in this order; see albumentations' reference, 2.0. What
-            a transform uncovers in a mask becomes class 0 unless its ``fill_mask`` says otherwise; 255 is ignored.
+        transforms: names with arguments, applied in this order; see the reference of albumentations 2.0. Mask pixels
+            that a transform uncovers become class 0 unless its ``fill_mask`` says otherwise; 255 is ignored.
 
     Raises:
-        UserError: an unknown transform or argument, or one that changes the size of an image.
+        UserError: a transform or argument is unknown, or changes the size of an image.
     """
 
     def __init__(self, transforms: list[dict[str, dict[str, Any] | None]]) -> None:
         self.transforms = transforms
-        _ = self._pipeline  # errors before the training
+        _ = self._pipeline  # reports errors before training
 
     def __getstate__(self) -> dict[str, Any]:
         return {"transforms": self.transforms}
@@ -64,36 +62,36 @@ class Albumentations:
         mask_BHW = masks_BHW.numpy()
         images, masks = np.empty_like(image_BHWC), np.empty_like(mask_BHW)
         for i, each in enumerate(seeds_B):
-            # one stream for all transforms: from `set_random_seed` each would get the same draws as the others
+            # one generator for all transforms: `set_random_seed` would give each of them the same draws
             pipeline.set_random_state(np.random.default_rng(each), random.Random(each))
             changed = pipeline(image=image_BHWC[i], mask=mask_BHW[i])
             if changed["mask"].shape != masks.shape[1:]:
                 raise UserError(
-                    f"data.init_args.augment changes {masks.shape[1:]} pixels to {changed['mask'].shape}; the size is "
-                    "data.init_args.image_size"
+                    f"data.init_args.augment changes the image size from {masks.shape[1:]} to {changed['mask'].shape}; "
+                    "set the size by data.init_args.image_size"
                 )
             images[i], masks[i] = changed["image"].reshape(images.shape[1:]), changed["mask"]
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
 
 def _library() -> Any:
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for a newer release when imported
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would look for a newer release online
     import albumentations
     import cv2
 
-    cv2.setNumThreads(0)  # its threads would fight torch's, and do not survive a fork
+    cv2.setNumThreads(0)  # its threads compete with torch's and do not survive a fork
     return albumentations
 
 
 def _transform(library: Any, named: dict[str, dict[str, Any] | None]) -> Any:
     if not isinstance(named, dict) or len(named) != 1:
-        raise UserError(f"data.init_args.augment: {named!r} is no transform; write NAME: {{ARGUMENT: VALUE}}")
+        raise UserError(f"data.init_args.augment: {named!r} is not a transform; write NAME: {{ARGUMENT: VALUE}}")
     ((name, arguments),) = named.items()
     known = [each for each in dir(library) if _is_transform(library, each)]
     if name not in known:
         raise UserError(f"data.init_args.augment: albumentations has no transform '{name}'{nearest(name, known)}")
     try:
-        # strict: otherwise an unknown argument is a warning, and the transform runs without it
+        # without strict, an unknown argument only warns and the transform runs without it
         return getattr(library, name)(**{**(arguments or {}), "strict": True})
     except (ValueError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

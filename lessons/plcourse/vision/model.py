@@ -1,12 +1,12 @@
-"""Lesson 18: one network that says what a picture shows and where, and whether averaged weights say it better.
+"""Lesson 18: one network that classifies and segments images, with and without averaged weights.
 
-The idea: two tasks share an encoder and one training. The class loss is a cross-entropy, the mask loss a cross-entropy
-of the pixels plus soft Dice, and the network minimises their weighted sum; `plcourse.vision.losses` has the equations,
+Both tasks share one encoder and one training. The class loss is a cross-entropy, the mask loss a pixel cross-entropy
+plus soft Dice, and the network minimizes their weighted sum. `plcourse.vision.losses` has the equations of the losses,
 `plcourse.vision.averaging` those of the averages.
 
     plcourse fit -c vision/plain --then test,predict
 
-Shape suffixes: B samples, C channels, H height, W width, K classes, M classes of a pixel.
+Shape suffixes: B samples, C channels, H height, W width, K classes, M pixel classes.
 """
 
 from collections.abc import Sequence
@@ -28,40 +28,40 @@ from plcourse.vision.scores import VisionScores
 
 
 class Columns(dict[str, Any]):
-    """Columns of the table of predictions, with the masks that belong to them.
+    """Columns of the prediction table, with the predicted masks for callbacks that write them elsewhere.
 
     Attributes:
-        masks: a mask per row, uint8 [height, width] of the input's own size; for callbacks that write them elsewhere.
+        masks: a mask per row, uint8 [height, width] in the size of the input.
     """
 
     masks: Sequence[Tensor] = ()
 
 
 class ClassifierSegmenter(pl.LightningModule):
-    """Classifies images and their pixels, with one network.
+    """Classifies images and their pixels with one network.
 
-    Its heads are built when the data are known, so that a change of data is a change of the data block alone.
+    The heads are built once the data are known, so other data need changes in the data block of a config only.
 
     Logs ``train/loss``, ``train/class_loss``, ``train/mask_loss`` and ``train/lr`` every ``log_every_n_steps`` steps,
-    with learned weights also ``train/weight_class`` and ``train/weight_mask``; and for val and test what
-    `plcourse.vision.scores.VisionScores` computes.
+    with learned weights also ``train/weight_class`` and ``train/weight_mask``, and for val and test the metrics of
+    `plcourse.vision.scores.VisionScores`.
 
     Args:
         encoder: maps images to a list of features, finest first, and has ``widths``.
-        class_weight: weight of the class loss; 0 leaves the classifier out.
-        mask_weight: weight of the mask loss; 0 leaves decoder and segmenter out.
-        dice_weight: weight of soft Dice beside the pixels' cross-entropy, 0 or more.
-        weighting: ``fixed`` takes the weights as they are, ``uncertainty`` learns them (Kendall et al. 2018).
-        label_smoothing: probability mass moved from the label to all classes while training, 0 to 1.
-        dropout: share of the coarsest features dropped before the classifier while training, 0 to 1.
+        class_weight: weight of the class loss; 0 omits the classifier.
+        mask_weight: weight of the mask loss; 0 omits the decoder and the segmenter.
+        dice_weight: weight of soft Dice relative to the pixel cross-entropy, 0 or more.
+        weighting: ``fixed`` uses the weights as given, ``uncertainty`` learns them (Kendall et al. 2018).
+        label_smoothing: probability mass moved from the label to all classes during training, 0 to 1.
+        dropout: fraction of the coarsest features dropped before the classifier during training, 0 to 1.
         recompute: activation checkpointing; see `TwoHeads`.
         num_classes: classes; None takes them from the data.
-        mask_classes: classes of a pixel; None takes them from the data.
+        mask_classes: pixel classes; None takes them from the data.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
 
     Raises:
-        ValueError: weights that are negative or leave no task.
+        ValueError: the weights are negative or leave no task.
     """
 
     network: TwoHeads
@@ -84,7 +84,9 @@ class ClassifierSegmenter(pl.LightningModule):
         super().__init__()
         weights = {"class": class_weight, "mask": mask_weight}
         if min(weights.values()) < 0 or not any(weights.values()):
-            raise ValueError(f"class_weight={class_weight}, mask_weight={mask_weight}: give 0 or more, one above 0")
+            raise ValueError(
+                f"class_weight={class_weight}, mask_weight={mask_weight}: both must be 0 or more, one above 0"
+            )
         self.encoder = encoder or ConvEncoder()
         self.dice_weight, self.label_smoothing = dice_weight, label_smoothing
         self.dropout, self.recompute = dropout, recompute
@@ -98,37 +100,37 @@ class ClassifierSegmenter(pl.LightningModule):
 
     @property
     def classifies(self) -> bool:
-        """Whether there is a head for the class of the image."""
+        """Whether the network classifies images."""
         return "class" in self.total.weights
 
     @property
     def segments(self) -> bool:
-        """Whether there is a head for the class of each pixel."""
+        """Whether the network segments images."""
         return "mask" in self.total.weights
 
     def configure_model(self) -> None:
-        """Builds the heads for the classes that the data have; called by Lightning, before any weight is loaded."""
+        """Builds the heads for the classes of the data; Lightning calls it before it loads any weights."""
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
         if hasattr(self, "network") or not getattr(data, "is_open", True):
-            return  # built before; or new files are predicted, and the checkpoint tells
+            return  # already built, or predicting new files, whose classes the checkpoint knows
         self.build(
             _names(self.num_classes, data, "label_names", "num_classes") if self.classifies else [],
             _names(self.mask_classes, data, "mask_names", "mask_classes") if self.segments else [],
         )
 
     def build(self, label_names: Sequence[str], mask_names: Sequence[str]) -> None:
-        """Builds the heads and the metrics, for as many classes as there are names."""
-        # drawn as if they had been built with the encoder: in between, DDP seeds its processes anew
+        """Builds the heads and the metrics, one class per name."""
+        # initialized as if built together with the encoder: DDP reseeds its processes in between
         torch.set_rng_state(self._random_state)
         self.network = TwoHeads(self.encoder, len(label_names), len(mask_names), self.dropout, self.recompute)
         self.val_scores = VisionScores("val", label_names, mask_names)
         self.test_scores = VisionScores("test", label_names, mask_names, per_class=True)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Builds the heads that the checkpoint has, where no data have told of them.
+        """Builds the heads of the checkpoint, unless the data have already determined them.
 
         Raises:
-            UserError: the data have told, and of other numbers of classes.
+            UserError: checkpoint and data have different numbers of classes.
         """
         heads = ("network.class_head.bias", "network.mask_head.bias")
         sizes = [len(checkpoint["state_dict"].get(name, ())) for name in heads]
@@ -136,28 +138,28 @@ class ClassifierSegmenter(pl.LightningModule):
             self.build(*([str(i) for i in range(size)] for size in sizes))
             return
         own = [len(self.val_scores.label_names), len(self.val_scores.mask_names)]
-        for what, there, here in zip(("classes", "classes of a pixel"), sizes, own, strict=True):
-            if there != here:
-                raise UserError(f"the checkpoint has {there} {what}, and the data with this model {here}")
+        for what, saved, here in zip(("classes", "pixel classes"), sizes, own, strict=True):
+            if saved != here:
+                raise UserError(f"the checkpoint has {saved} {what}, but the data with this model have {here}")
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Normalised images in; class scores [B, K] and mask scores [B, M, H, W] out, of the heads that there are."""
+        """Maps normalized images to class scores [B, K] and mask scores [B, M, H, W] of the heads that exist."""
         return tuple(scores for scores in self.network(image_BCHW) if scores is not None)
 
     def heads(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The same with a None for the head that is left out."""
+        """The output of `forward`, with None for a head that does not exist."""
         scores = list(self(image_BCHW))
         return (scores.pop(0) if self.classifies else None), (scores.pop(0) if self.segments else None)
 
     def _scores(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What is scored and decided by, in single precision or better."""
+        """The output of `heads` in at least single precision, for decisions and metrics."""
         class_BK, mask_BMHW = (None if scores is None else in_full(scores) for scores in self.heads(image_BCHW))
         return class_BK, mask_BMHW
 
     def losses(
         self, class_BK: Tensor | None, mask_BMHW: Tensor | None, batch: dict[str, Any], label_smoothing: float = 0.0
     ) -> dict[str, Tensor]:
-        """The loss of each task, per sample [B]."""
+        """The loss of each task per sample [B]."""
         found = {}
         if class_BK is not None:
             found["class"] = class_loss(class_BK, batch["label"], label_smoothing)
@@ -166,12 +168,12 @@ class ClassifierSegmenter(pl.LightningModule):
         return found
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The weighted mean loss of this process's share, whose mean over all shares is exact."""
+        """The mean loss of this process's samples, weighted so that the mean over all processes is exact."""
         class_BK, mask_BMHW = self.heads(batch["image"])
         means = {
             task: each.mean() for task, each in self.losses(class_BK, mask_BMHW, batch, self.label_smoothing).items()
         }
-        rank_weight = batch.get("rank_weight", 1.0)  # data modules of your own may not know it
+        rank_weight = batch.get("rank_weight", 1.0)  # foreign data modules may lack it
         loss = self.total(means) * rank_weight
         losses = {"train/loss": loss, **{f"train/{k}_loss": v * rank_weight for k, v in means.items()}}
         if step_losses := self._step_means.add(self.trainer, losses):
@@ -184,11 +186,11 @@ class ClassifierSegmenter(pl.LightningModule):
         self.val_scores.update(self._score_loss(class_BK, mask_BMHW, batch), class_BK, mask_BMHW, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation scores; called on every rank, also on one that held no sample."""
+        """Logs the validation scores on every rank, even one without samples."""
         self.val_scores.log_and_reset(self)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Adds one batch to the test scores; returns what the heads say, for pictures and diagnostics."""
+        """Adds one batch to the test scores; returns probabilities and masks for pictures and diagnostics."""
         class_BK, mask_BMHW = self._scores(batch["image"])
         self.test_scores.update(self._score_loss(class_BK, mask_BMHW, batch), class_BK, mask_BMHW, batch)
         found = {}
@@ -199,13 +201,13 @@ class ClassifierSegmenter(pl.LightningModule):
         return found
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test scores; called on every rank, also on one that held no sample."""
+        """Logs the test scores on every rank, even one without samples."""
         self.test_scores.log_and_reset(self)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Columns:
-        """The columns of a prediction: id, label, probability [B, K], and foreground, the share of pixels not class 0.
+        """The columns id, label, probability [B, K], and foreground, the fraction of pixels outside class 0.
 
-        The masks, in each input's own size, are beside them: the scores are scaled, bilinearly, not the mask.
+        The masks have the sizes of the inputs. Scores are resized bilinearly before the argmax.
         """
         class_BK, mask_BMHW = self._scores(batch["image"])
         found = Columns(id=batch["id"])
@@ -228,9 +230,9 @@ class ClassifierSegmenter(pl.LightningModule):
         return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)
 
     def export_signature(self) -> Signature:
-        """An image of any size that leaves two pixels at the coarsest resolution in, the scores of the heads out."""
+        """Maps an image of any size with at least two pixels at the coarsest resolution to the heads' scores."""
         encoder: Any = self.encoder
-        # torch.export takes a dimension of one pixel for a constant
+        # torch.export treats a dimension of size 1 as a constant
         smallest = getattr(encoder, "stride", 1) * 2 ** (len(encoder.widths) - 1) + 1
         free = {0: BATCH, 2: Dimension("height", min=smallest), 3: Dimension("width", min=smallest)}
         outputs = [Output("class_scores", classes=1)] if self.classifies else []
@@ -240,12 +242,12 @@ class ClassifierSegmenter(pl.LightningModule):
         return Signature((Input("image", free),), tuple(outputs), metrics)
 
     def export_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
-        """The normalised images [B, C, H, W]."""
+        """The normalized images [B, C, H, W]."""
         return (batch["image"],)
 
     def _score_loss(self, class_BK: Tensor | None, mask_BMHW: Tensor | None, batch: dict[str, Any]) -> Tensor:
         losses = self.losses(class_BK, mask_BMHW, batch)
-        # with the fixed weights in any case: learned ones would move the scale that epochs are compared on
+        # always with the fixed weights: learned ones would change the scale between epochs
         return torch.stack([self.total.weights[task] * loss_B for task, loss_B in losses.items()]).sum(dim=0)
 
     def _log_step(self, values: dict[str, Tensor]) -> None:
@@ -261,6 +263,6 @@ def _names(count: int | None, data: Any, names: str, argument: str) -> list[str]
     known = getattr(data, names, None)
     if count is None and known is None:
         raise UserError(
-            f"{type(data).__name__} does not say its classes: give it `{names}`, or set --model.init_args.{argument}"
+            f"{type(data).__name__} has no attribute `{names}`: add it, or set --model.init_args.{argument}"
         )
     return list(known) if known is not None and count in (None, len(known)) else [str(i) for i in range(count or 0)]

@@ -1,7 +1,7 @@
-"""The network of the lesson: an encoder, and on top of it a classifier's head and a decoder with skips.
+"""The network of lesson 18: an encoder with a classification head and a decoder with skip connections.
 
-The encoder halves the resolution from stage to stage. The classifier reads its last features; the decoder goes back up
-and takes the features of each stage along (U-Net, Ronneberger et al. 2015, figure 1; arXiv 1505.04597).
+Each stage of the encoder halves the resolution. The classifier reads the last features; the decoder upsamples and
+adds the features of each stage (U-Net, Ronneberger et al. 2015, figure 1; arXiv 1505.04597).
 
 Shape suffixes: B samples, C channels, H height, W width, K classes, M classes of a pixel.
 """
@@ -17,22 +17,22 @@ from torch.utils.checkpoint import checkpoint
 
 
 def conv_block(c_in: int, c_out: int, stride: int = 1, groups: int = 0) -> nn.Sequential:
-    """3x3 convolution, norm, ReLU; the norm is a group norm of ``groups`` groups, or a batch norm for 0."""
+    """3x3 convolution, group norm of ``groups`` groups (batch norm for 0), ReLU."""
     norm = nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm2d(c_out)
     return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False), norm, nn.ReLU())
 
 
 class ConvEncoder(nn.Module):
-    """Plain convolutions: two per stage, and half the resolution from each stage to the next.
+    """Two convolutions per stage; each stage after the first halves the resolution.
 
     Args:
         widths: channels of each stage, 2 stages or more.
         channels: channels of the images.
-        groups: groups of the group norms, which divide every width; 0 takes batch norms.
+        groups: groups of the group norms, a divisor of every width; 0 uses batch norms.
 
     Attributes:
-        widths: channels of the features that come out, finest first.
-        stride: pixels of the image per pixel of the finest features.
+        widths: channels of the output features, finest first.
+        stride: image pixels per pixel of the finest features.
     """
 
     stride = 1
@@ -40,7 +40,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), channels: int = 3, groups: int = 0) -> None:
         super().__init__()
         if len(widths) < 2:
-            raise ValueError(f"widths={list(widths)}: give 2 stages or more")
+            raise ValueError(f"widths={list(widths)} has fewer than 2 stages")
         self.widths = tuple(widths)
         self.groups = groups
         self.stages = nn.ModuleList()
@@ -50,7 +50,7 @@ class ConvEncoder(nn.Module):
             channels = c_out
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
-        """Normalised images in, the features of each stage out, finest first."""
+        """Maps normalized images [B, C, H, W] to the features of each stage, finest first."""
         features = []
         for stage in self.stages:
             image_BCHW = stage(image_BCHW)
@@ -59,16 +59,16 @@ class ConvEncoder(nn.Module):
 
 
 class TorchvisionEncoder(nn.Module):
-    """A residual network of torchvision (He et al. 2016), untrained: nothing is downloaded.
+    """A residual network of torchvision (He et al. 2016) with random weights; nothing is downloaded.
 
     Args:
-        name: which one.
-        small_images: leave out what reduces the resolution before the first stage (stride and pooling), for images of
-            some 64 pixels and less, of which otherwise nothing would be left.
+        name: the network.
+        small_images: whether to drop the stride and the pooling before the first stage, for images of up to about
+            64 pixels.
 
     Attributes:
-        widths: channels of the features that come out, finest first.
-        stride: pixels of the image per pixel of the finest features.
+        widths: channels of the output features, finest first.
+        stride: image pixels per pixel of the finest features.
     """
 
     groups = 0
@@ -94,7 +94,7 @@ class TorchvisionEncoder(nn.Module):
         self.stride = 1 if small_images else 2
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
-        """Normalised images in, the features of each stage out, finest first."""
+        """Maps normalized images [B, C, H, W] to the features of each stage, finest first."""
         features = []
         for stage in self.stages:
             image_BCHW = stage(image_BCHW)
@@ -103,14 +103,14 @@ class TorchvisionEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From the coarsest features back to the finest; each step adds what came up to what the encoder had there.
+    """Upsamples the coarsest features stage by stage and adds the encoder's features of each resolution.
 
-    Added, as in a feature pyramid (Lin et al. 2017, figure 3; arXiv 1612.03144), rather than put side by side as in the
-    U-Net: the 3x3 convolution, which is most of the work, then has half the channels to read.
+    They are added, as in a feature pyramid (Lin et al. 2017, figure 3; arXiv 1612.03144), not concatenated as in the
+    U-Net, which halves the input channels of the 3x3 convolution, where most of the time goes.
 
     Args:
         widths: channels of the encoder's features, finest first.
-        groups: as of `ConvEncoder`.
+        groups: see `ConvEncoder`.
     """
 
     def __init__(self, widths: Sequence[int], groups: int = 0) -> None:
@@ -121,10 +121,10 @@ class Decoder(nn.Module):
             self.steps.append(conv_block(width, width, groups=groups))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features, finest first, in; features at the finest resolution out."""
+        """Maps features, finest first, to features at the finest resolution."""
         x_BCHW = features[-1]
         for up, step, skip_BCHW in zip(self.ups, self.steps, reversed(features[:-1]), strict=True):
-            # to the very size of the skip: an odd height that was halved has no double
+            # to the exact size of the skip: doubling does not undo the halving of an odd size
             x_BCHW = step(functional.interpolate(up(x_BCHW), size=skip_BCHW.shape[-2:]) + skip_BCHW)
         return x_BCHW
 
@@ -134,12 +134,12 @@ class TwoHeads(nn.Module):
 
     Args:
         encoder: maps images to a list of features, finest first, and has ``widths``; see `ConvEncoder`.
-        num_classes: classes, 2 or more; 0 leaves the classifier's head out.
-        mask_classes: classes of a pixel, 2 or more; 0 leaves decoder and head out.
-        dropout: share of the coarsest features dropped before the classifier while training, 0 to 1.
-        recompute: keep only the inputs of each stage of the encoder (of one not of this file, as a whole) and of the
-            decoder for the backward pass, and compute the rest anew (activation checkpointing, Chen et al. 2016,
-            arXiv 1604.06174): less memory for one more forward pass, and the same result.
+        num_classes: classes, 2 or more; 0 omits the classifier.
+        mask_classes: pixel classes, 2 or more; 0 omits the decoder and its head.
+        dropout: fraction of the coarsest features dropped before the classifier during training, 0 to 1.
+        recompute: activation checkpointing (Chen et al. 2016, arXiv 1604.06174): the backward pass recomputes the
+            decoder and each encoder stage (a foreign encoder as a whole) from its input. It saves memory for one more
+            forward pass; the result is the same.
     """
 
     def __init__(
@@ -154,14 +154,14 @@ class TwoHeads(nn.Module):
         self.mask_head = nn.Conv2d(widths[0], mask_classes, 1) if mask_classes else None
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Class scores [B, K] and mask scores [B, M, H, W]; None for a head that is left out."""
+        """Class scores [B, K] and mask scores [B, M, H, W]; None for an omitted head."""
         features = self._features(image_BCHW)
         class_BK = mask_BMHW = None
         if self.class_head is not None:
             class_BK = self.class_head(self.dropout(features[-1].mean(dim=(2, 3))))
         if self.decoder is not None and self.mask_head is not None:
             mask_BMHW = self.mask_head(self._run(self.decoder, features))
-            if mask_BMHW.shape[-2:] != image_BCHW.shape[-2:]:  # an encoder whose finest features are coarser
+            if mask_BMHW.shape[-2:] != image_BCHW.shape[-2:]:  # the finest features are coarser
                 mask_BMHW = functional.interpolate(mask_BMHW, size=image_BCHW.shape[-2:], mode="bilinear")
         return class_BK, mask_BMHW
 
@@ -184,7 +184,7 @@ class TwoHeads(nn.Module):
 
 @contextmanager
 def _statistics_kept(part: nn.Module) -> Iterator[None]:
-    """Batch norms leave their running statistics alone: the first pass over the batch has moved them already."""
+    """Freezes the running statistics of batch norms, which the first pass over the batch has already updated."""
     layers = [layer for layer in part.modules() if isinstance(layer, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     counts = [(count, count.clone()) for layer in layers if (count := layer.num_batches_tracked) is not None]

@@ -1,4 +1,4 @@
-"""What is looked at: overlays of the best and the worst test samples, and the predicted masks as files."""
+"""Pictures of the best and worst test samples, and predicted masks as files."""
 
 import hashlib
 import heapq
@@ -21,7 +21,7 @@ from plcourse.processes.collectives import gather_objects, is_distributed
 from plcourse.training.variant import results_folder
 from plcourse.vision.model import Columns
 
-# of a mask's classes, repeated where there are more; class 0 stays as the picture is
+# one per pixel class, repeated beyond these; class 0 is not colored
 COLOURS = np.array(
     [(0, 0, 0), (230, 75, 53), (0, 160, 135), (60, 84, 136), (243, 155, 127), (132, 145, 180), (145, 209, 194)],
     np.uint8,
@@ -29,24 +29,24 @@ COLOURS = np.array(
 
 
 class Overlays(Callback):
-    """Draws the test samples that went best and worst: ``plots/test-best.png``, ``plots/test-worst.png``.
+    """Draws the best and worst test samples in ``plots/test-best.png`` and ``plots/test-worst.png``.
 
-    Each sample is its image, its true mask and the predicted one, each with a caption, which is red for a wrong class.
-    Samples are ranked by the IoU of everything that is not class 0; without a segmenter by the probability of the right
-    class.
+    Each sample is shown as its image, its true mask and the predicted mask, with captions; the caption of a wrong class
+    is red. Samples are ranked by the IoU over all classes except class 0, or without a segmenter by the probability of
+    the true class.
 
     Args:
-        samples: rows in each picture, 1 or more.
+        samples: samples in each picture, 1 or more.
     """
 
     def __init__(self, samples: int = 8) -> None:
         if samples < 1:
-            raise ValueError(f"samples={samples}: give 1 or more")
+            raise ValueError(f"samples={samples} is below 1")
         self.samples = samples
         self._kept: dict[str, list[Any]] = {}
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts anew."""
+        """Forgets the samples of an earlier test."""
         self._kept = {"best": [], "worst": []}
 
     def on_test_batch_end(
@@ -58,7 +58,7 @@ class Overlays(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps the samples of this batch that are among the best or the worst so far."""
+        """Keeps the samples of this batch that are among the best or worst so far."""
         rank_B = ranks(outputs, batch)
         for i, rank in enumerate(rank_B.tolist()):
             for name, sign in (("best", 1), ("worst", -1)):
@@ -68,7 +68,7 @@ class Overlays(Callback):
                     keep(heap, (*entry, _sample(outputs, batch, i)))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws, on the first rank, the best and worst of all ranks."""
+        """Draws the best and worst samples of all ranks on rank 0."""
         found = gather_objects(self._kept)
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
         if not trainer.is_global_zero or not any(kept["best"] for kept in found):
@@ -82,7 +82,7 @@ class Overlays(Callback):
 
 
 def ranks(outputs: dict[str, Tensor], batch: dict[str, Any]) -> Tensor:
-    """How well each sample went, 0 to 1 [B]."""
+    """The score that each sample is ranked by, 0 to 1 [B]."""
     if "mask" not in outputs:
         return outputs["probability"].gather(1, batch["label"][:, None])[:, 0]
     known_BHW = batch["mask"] != IGNORE
@@ -102,7 +102,7 @@ def _sample(outputs: dict[str, Tensor], batch: dict[str, Any], i: int) -> dict[s
 
 
 def overlaid(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
-    """The image with its mask's colours half over it; unknown pixels turn white."""
+    """The image blended with the colors of its mask; unknown pixels become white."""
     colour_HWC = COLOURS[1 + (mask_HW.astype(int) - 1) % (len(COLOURS) - 1)].astype(float)
     colour_HWC[mask_HW == IGNORE] = 255
     return np.where((mask_HW == 0)[:, :, None], image_HWC, (image_HWC + colour_HWC) / 2).round().astype(np.uint8)
@@ -150,7 +150,7 @@ def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path,
 
 
 def _legend(figure: Any, mask_names: list[str], any_unknown: bool) -> None:
-    """Says which colour is which class of a pixel, below the rows; colours repeat."""
+    """Adds the legend of pixel classes below the rows."""
     from matplotlib.patches import Patch
 
     shown = mask_names[1 : len(COLOURS)]
@@ -164,16 +164,13 @@ def _legend(figure: Any, mask_names: list[str], any_unknown: bool) -> None:
 
 
 class MaskWriter(Callback):
-    """Writes what `predict` finds as ``masks/<id>.png``, in each input's own size, and its path into the table.
+    """Writes predicted masks as ``masks/<id>.png`` in the size of each input, and their paths into the table.
 
-    The values of a pixel are the classes; a palette gives them colours where the file is looked at.
+    Pixel values are class numbers; a palette shows them in color.
     """
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Removes the masks of an earlier prediction, before any rank writes.
-
-        Not where the loop goes on with one that was killed: what it will not compute again must stay.
-        """
+        """Removes the masks of an earlier prediction before any rank writes, unless the loop may continue it."""
         goes_on = getattr(trainer.predict_loop, "writes_predictions", False)
         if trainer.is_global_zero and not goes_on:
             shutil.rmtree(_folder(trainer), ignore_errors=True)
@@ -189,12 +186,12 @@ class MaskWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes the masks of a batch; a classifier alone has none."""
+        """Writes the masks of a batch, if the model predicts any."""
         if not isinstance(outputs, Columns) or not outputs.masks:
             return
         files = [mask_file(each) for each in outputs["id"]]
         top = _folder(trainer).parent
-        below = top.relative_to(trainer.default_root_dir)  # not "." for a variant's predictions
+        below = top.relative_to(trainer.default_root_dir)  # a variant has its own predictions folder
         outputs["mask_file"] = [(below / file).as_posix() for file in files]
         for file, mask_HW in zip(files, outputs.masks, strict=True):
             path = top / file
@@ -203,21 +200,20 @@ class MaskWriter(Callback):
 
 
 def mask_file(name: str) -> str:
-    """Where the mask of a sample goes, below the run's folder: an id may be any text, and its file stays inside.
+    """The path of a sample's mask below the run's folder, whatever text the id is.
 
-    Two ids of a source have two files. What a file name cannot hold is written as ``%`` and its number, as in an
-    address; a lone ``%`` stands for what is before a slash that begins a path; a name that no file system takes ends
-    with its hash.
+    Different ids get different files. Characters that file names cannot hold are percent-encoded, as in a URL; an
+    empty path component becomes ``%``, and an overlong name is cut and ends with its hash.
     """
     *folders, last = (_piece(piece) for piece in name.split("/"))
     if last.endswith(".png") and not is_image(last.removesuffix(".png")):
-        last = last.removesuffix(".png")  # and a.jpg.png beside a.jpg is another picture
+        last = last.removesuffix(".png")  # but a.jpg.png and a.jpg are different images
     last = last.replace(".png", "%2Epng")
     return "/".join(["masks", *(folder.replace(".png", "%2Epng") for folder in folders), f"{last}.png"])
 
 
 def _piece(piece: str) -> str:
-    """One part of an id as one part of a path, distinct for distinct parts."""
+    """Maps a component of an id to a component of a path, one to one."""
     if piece in ("", ".", ".."):
         return piece.replace(".", "%2E") or "%"
     safe = "".join(c if c.isprintable() and c not in '%\\:*?"<>|' else _escaped(c) for c in piece)
@@ -232,7 +228,7 @@ def _escaped(character: str) -> str:
 
 
 def save_mask(mask_HW: np.ndarray, path: Path) -> None:
-    """Writes a mask as a PNG with a palette; `mask_folder` reads it back as it was."""
+    """Writes a mask as a PNG with a palette, which `mask_folder` reads back unchanged."""
     height, width = mask_HW.shape
     image = Image.frombytes("P", (width, height), mask_HW.astype(np.uint8).tobytes())
     image.putpalette(bytes(COLOURS[[0, *(1 + i % (len(COLOURS) - 1) for i in range(255))]].reshape(-1)))

@@ -1,4 +1,4 @@
-"""A learning rate that can be left early: the runs that a comparison branches into share every step before it."""
+"""A learning rate with a constant phase, from which the arms of a comparison can branch."""
 
 import math
 
@@ -8,23 +8,22 @@ from plcourse.training.schedules import PlannedSchedule
 
 
 class WarmupHoldDecay(PlannedSchedule):
-    r"""Linear warm-up, a constant rate, then a cosine down to nearly nothing (Zhai et al. 2022, arXiv 2106.04560).
+    r"""Linear warm-up, a constant rate, then a cosine decay (Zhai et al. 2022, arXiv 2106.04560).
 
     .. math:: \eta_t = \eta_0 \left(f + (1 - f)\,\tfrac{1}{2}\left(1 + \cos \pi \tfrac{t - h}{T - h}\right)\right)
 
-    for a step :math:`t` after the :math:`h` first ones, of :math:`T` in all. Until then the rate does not depend on
-    what comes later: two runs with another end are the same run bit by bit up to the step at which they part. Stepped
-    once per optimizer step.
+    for step :math:`t` of :math:`T`, after the first :math:`h`. Until then the rate does not depend on what follows, so
+    runs with different ends are bit-identical up to the step at which they part. Stepped once per optimizer step.
 
     Args:
         optimizer: the optimizer whose learning rates are the peak rates.
-        warmup: the share of all steps spent warming up, 0 to 1.
-        hold: the share of all steps, those of the warm-up included, before the rate falls, 0 to 1; 1 never lowers it.
-        final: the last rate as a share :math:`f` of the peak, 0 to 1.
-        total_steps: all optimizer steps, 1 or more; None lets the model fill it in from the trainer.
+        warmup: the fraction of all steps spent warming up, 0 to 1.
+        hold: the fraction of all steps, including warm-up, before the rate falls, 0 to 1; 1 never lowers it.
+        final: the last rate as a fraction :math:`f` of the peak, 0 to 1.
+        total_steps: all optimizer steps, 1 or more; None takes them from the trainer.
 
     Raises:
-        ValueError: a share outside 0 to 1.
+        ValueError: a fraction is outside 0 to 1.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""The metrics of both tasks, exact over all samples and processes: states are counts, which add up.
+"""The metrics of both tasks, exact over all samples and processes because their states are counts.
 
-Shape suffixes: B samples, K classes, M classes of a pixel, H height, W width.
+Shape suffixes: B samples, K classes, M pixel classes, H height, W width.
 """
 
 import re
@@ -17,18 +17,18 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from plcourse.data.masks import IGNORE
 from plcourse.training.metrics import AccuracyPerClass, SampleMean, in_full, probabilities
 
-PER_CLASS = 50  # classes up to which each gets a metric of its own
+PER_CLASS = 50  # log one metric per class up to this many classes
 
 
 class BoundaryF1(Metric):
-    """How well the outlines agree: the boundary F1 (Csurka et al. 2013, section 2.3).
+    """The boundary F1, which measures how well outlines agree (Csurka et al. 2013, section 2.3).
 
-    A boundary pixel is right if the other mask has one of the same class at most ``tolerance`` pixels away, in either
-    direction. Precision and recall are of all boundary pixels of all samples; the result is the mean F1 of the classes
-    but class 0 that have a boundary at all. The rim of the picture is no boundary.
+    A boundary pixel is correct if the other mask has a boundary pixel of the same class within ``tolerance`` pixels.
+    Precision and recall are taken over all boundary pixels of all samples; the result is the mean F1 over all classes
+    with a boundary, except class 0. The image border does not count as a boundary.
 
     Args:
-        mask_classes: classes of a pixel, 2 or more.
+        mask_classes: pixel classes, 2 or more.
         tolerance: pixels, 0 or more.
     """
 
@@ -38,11 +38,11 @@ class BoundaryF1(Metric):
     def __init__(self, mask_classes: int, tolerance: int = 1) -> None:
         super().__init__()
         self.mask_classes, self.tolerance = mask_classes, tolerance
-        # per class: boundary pixels predicted, of these right, boundary pixels there, of these found
+        # per class: predicted boundary pixels, the correct ones among them, true ones, the found ones among these
         self.add_state("counts", torch.zeros(mask_classes - 1, 4, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predicted_BHW: Tensor, mask_BHW: Tensor) -> None:
-        """Adds some samples; pixels whose true class is unknown have no boundary."""
+        """Adds samples; pixels of unknown class have no boundary."""
         known_BHW = mask_BHW != IGNORE
         for i in range(self.mask_classes - 1):
             own_BHW = _boundary((predicted_BHW == i + 1) & known_BHW) & known_BHW
@@ -51,7 +51,7 @@ class BoundaryF1(Metric):
             self.counts[i] += torch.stack([each.sum() for each in (own_BHW, right, true_BHW, found)])
 
     def compute(self) -> Tensor:
-        """The mean over the classes; nan where there is no boundary."""
+        """The mean over the classes; nan without any boundary."""
         own, right, true, found = self.counts.double().unbind(dim=1)
         precision, recall = right / own.clamp_min(1), found / true.clamp_min(1)
         f1 = 2 * precision * recall / (precision + recall).clamp_min(1e-12)
@@ -60,7 +60,7 @@ class BoundaryF1(Metric):
 
 
 def _boundary(inside_BHW: Tensor) -> Tensor:
-    """The pixels of a region that have one of their eight neighbours outside of it."""
+    """The pixels of a region with at least one of their eight neighbors outside it."""
     outside_B1HW = (~inside_BHW).float()[:, None]
     return inside_BHW & (functional.max_pool2d(outside_B1HW, 3, 1, 1)[:, 0] > 0)
 
@@ -73,10 +73,10 @@ class VisionScores(nn.Module):
     """All metrics of one stage.
 
     Args:
-        stage: the first part of the names, such as ``val``.
-        label_names: one per class; empty where there is no classifier.
-        mask_names: one per class of a pixel; empty where there is no segmenter.
-        per_class: whether to log each class of the classifier too.
+        stage: the prefix of the names, such as ``val``.
+        label_names: one per class; empty without a classifier.
+        mask_names: one per pixel class; empty without a segmenter.
+        per_class: whether to log the accuracy of each class too.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class VisionScores(nn.Module):
             self.of_mask["boundary_f1"] = BoundaryF1(len(mask_names))
 
     def update(self, loss_B: Tensor, class_BK: Tensor | None, mask_BMHW: Tensor | None, batch: dict[str, Any]) -> None:
-        """Adds some samples: their losses, and the scores of the heads that there are."""
+        """Adds samples: their losses, and the scores of the heads that exist."""
         self.loss.update(loss_B)
         for metric in self.of_class.values():
             assert class_BK is not None
@@ -107,7 +107,7 @@ class VisionScores(nn.Module):
             metric.update(in_full(mask_BMHW).argmax(dim=1), batch["mask"])  # pyright: ignore[reportCallIssue]  (the same)
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric by its name, but those that are undefined, such as the accuracy of a class without samples."""
+        """Every metric by name, except undefined ones such as the accuracy of a class without samples."""
         found: dict[str, Tensor] = {"loss": self.loss.compute()}
         for name, metric in self.of_class.items():
             value = metric.compute()  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)
@@ -122,29 +122,29 @@ class VisionScores(nn.Module):
         return {f"{self.stage}/{name}": value for name, value in found.items() if name == "loss" or not value.isnan()}
 
     def log_and_reset(self, module: pl.LightningModule) -> None:
-        """Logs all and starts anew; a collective, to be called on every rank, also on one without samples."""
+        """Logs and resets all metrics; a collective, which every rank must call, even one without samples."""
         values = self.compute()
         for metric in (self.loss, *self.of_class.values(), *self.of_mask.values()):
             metric.reset()  # pyright: ignore[reportCallIssue]  (a Metric, of a ModuleDict)
         shown = {f"{self.stage}/{name}" for name in ("loss", "accuracy", "foreground_iou")}
-        # sync_dist averages values that are equal on all ranks already; without it Lightning warns
-        for name, value in values.items():  # the same names on every rank, since the values are
+        # sync_dist averages values that are already equal on all ranks; without it Lightning warns
+        for name, value in values.items():  # equal values give equal names on every rank
             module.log(name, value.float(), prog_bar=self.stage == "val" and name in shown, sync_dist=True)
 
 
 def overlaps(confusion_MM: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """IoU and Dice from the pixels' confusion matrix (rows the truth), over all samples together.
+    """IoU and Dice over all samples, from the pixels' confusion matrix (rows are true classes).
 
-    A class that is neither there nor predicted is left out of the means; nan where that leaves none.
+    The means omit a class that is neither present nor predicted; they are nan if no class is left.
     """
     both_M = confusion_MM.diagonal()
     sum_M = confusion_MM.sum(dim=0) + confusion_MM.sum(dim=1)
-    there_M = sum_M > 0
+    seen_M = sum_M > 0
     iou_M, dice_M = both_M / (sum_M - both_M), 2 * both_M / sum_M
     found = {
-        "mean_iou": iou_M[there_M].mean(),
-        "foreground_iou": iou_M[1:][there_M[1:]].mean(),
-        "dice": dice_M[1:][there_M[1:]].mean(),
+        "mean_iou": iou_M[seen_M].mean(),
+        "foreground_iou": iou_M[1:][seen_M[1:]].mean(),
+        "dice": dice_M[1:][seen_M[1:]].mean(),
     }
     if len(names) <= PER_CLASS:
         found |= {f"iou_{name}": iou_M[i] for i, name in enumerate(names)}
@@ -153,6 +153,6 @@ def overlaps(confusion_MM: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _plain(names: Sequence[str]) -> list[str]:
-    """Names that can be part of a metric's; numbers where two would be the same."""
+    """Names that fit into a metric name; numbers if two of them would be the same."""
     plain = [re.sub(r"[^\w.-]+", "_", name) for name in names]
     return plain if len(set(plain)) == len(plain) else [str(i) for i in range(len(plain))]
