@@ -198,7 +198,7 @@ class TestSelfPaced:
         (
             PacingFunction(start=0.01),
             AtRandom(),
-            "a share of 0.01 admits 13 of 1258 samples, fewer than one batch of 64",
+            "a fraction of 0.01 admits 13 of 1258 samples, fewer than one batch of 64",
         ),
         (PacingFunction(), None, "order is easy_first, which needs to know how hard samples are"),
     ],
@@ -209,7 +209,7 @@ def test_a_curriculum_that_cannot_be_is_refused_before_training(pacing: Pacing, 
 
 
 def test_an_endless_training_has_no_pace() -> None:
-    with pytest.raises(UserError, match="a pace that is fixed beforehand needs an end"):
+    with pytest.raises(UserError, match="this pacing needs the length of the training"):
         fit(curriculum(pacing=PacingFunction()), max_epochs=-1)
 
 
@@ -332,7 +332,7 @@ def test_another_curriculum_is_not_resumed(forked: Command, tmp_path: Path, runs
     pq.write_table(pa.table({"id": ids, "hardness": np.where(scores == 7, 700.0, scores)}), table)
     refused = forked(*run, status=2).stderr
     assert (
-        f"1 of {len(ids)} scores are not those of the checkpoint, the first is that of '{ids[7]}': 7 then, 700 now"
+        f"1 of {len(ids)} scores differ from those of the checkpoint, first that of '{ids[7]}': 7 then, 700 now"
         in refused
     )
     assert refused.count("\n") == 1

@@ -41,4 +41,4 @@ def test_the_minimal_curriculum_arrives_at_the_weights_of_the_lesson(tmp_path: P
 def test_the_pace_is_the_lesson_s() -> None:
     lesson = PacingFunction()
     for progress in (0.0, 0.1, 0.3, 0.5, 0.9):
-        assert admitted_fraction(progress) == pytest.approx(lesson.share(progress), abs=1e-15)
+        assert admitted_fraction(progress) == pytest.approx(lesson.fraction(progress), abs=1e-15)

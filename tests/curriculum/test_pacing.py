@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from plcourse.curriculum.pacing import AdaptivePacing, Kind, PacingFunction
+from plcourse.curriculum.pacing import AdaptivePacing, Kind, Pacing, PacingFunction
 from plcourse.curriculum.self_paced import SelfPacing, Weigher
 from plcourse.errors import UserError
 
@@ -20,11 +20,11 @@ class TestPacingFunction:
     @pytest.mark.parametrize(("start", "ramp"), [(0.2, 0.5), (0.05, 1.0), (1.0, 0.3)])
     def test_it_climbs_from_start_to_everything_and_never_falls(self, kind: Kind, start: float, ramp: float) -> None:
         pace = PacingFunction(kind, start, ramp)
-        shares = [pace.share(p) for p in GRID]
-        assert shares[0] == pytest.approx(start, abs=1e-9)
-        assert all(a <= b for a, b in pairwise(shares))
-        assert {pace.share(p) for p in GRID[ramp <= GRID]} == {1.0}
-        assert max(shares) == 1.0
+        fractions = [pace.fraction(p) for p in GRID]
+        assert fractions[0] == pytest.approx(start, abs=1e-9)
+        assert all(a <= b for a, b in pairwise(fractions))
+        assert {pace.fraction(p) for p in GRID[ramp <= GRID]} == {1.0}
+        assert max(fractions) == 1.0
 
     def test_the_families_in_the_middle_of_the_ramp(self) -> None:
         """By hand: f(1/2) of the equations in the module's docstring."""
@@ -38,26 +38,26 @@ class TestPacingFunction:
             "one_step": 0.0,
         }
         for kind in KINDS:
-            assert PacingFunction(kind, start=0.2, ramp=0.5).share(0.25) == pytest.approx(0.2 + 0.8 * expected[kind])
+            assert PacingFunction(kind, start=0.2, ramp=0.5).fraction(0.25) == pytest.approx(0.2 + 0.8 * expected[kind])
 
     def test_their_order_from_the_slowest_to_the_fastest(self) -> None:
         order: list[Kind] = ["one_step", "exponential", "quadratic", "linear", "root", "logarithmic"]
         for p in (0.1, 0.25, 0.4):
-            shares = [PacingFunction(kind, 0.1, 0.5).share(p) for kind in order]
-            assert shares == sorted(shares)
+            fractions = [PacingFunction(kind, 0.1, 0.5).fraction(p) for kind in order]
+            assert fractions == sorted(fractions)
 
     def test_stairs_are_equal_rises(self) -> None:
         pace = PacingFunction("step", start=0.2, ramp=1.0, stairs=4)
-        assert {round(pace.share(p), 9) for p in GRID} == {0.2, 0.4, 0.6, 0.8, 1.0}
+        assert {round(pace.fraction(p), 9) for p in GRID} == {0.2, 0.4, 0.6, 0.8, 1.0}
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"start": -0.2}, "start is -0.2; it is a share above 0, at most 1"),
-            ({"start": 0.0}, "start is 0.0; it is a share above 0, at most 1"),
-            ({"start": 1.5}, "start is 1.5; it is a share above 0, at most 1"),
-            ({"ramp": 0.0}, "ramp is 0.0; it is a share above 0, at most 1"),
-            ({"stairs": 0}, "stairs is 0; it is 1 or more"),
+            ({"start": -0.2}, "start is -0.2; it must be above 0 and at most 1"),
+            ({"start": 0.0}, "start is 0.0; it must be above 0 and at most 1"),
+            ({"start": 1.5}, "start is 1.5; it must be above 0 and at most 1"),
+            ({"ramp": 0.0}, "ramp is 0.0; it must be above 0 and at most 1"),
+            ({"stairs": 0}, "stairs is 0; it must be 1 or more"),
         ],
     )
     def test_what_is_no_pace_is_refused(self, arguments: dict[str, float], message: str) -> None:
@@ -65,26 +65,37 @@ class TestPacingFunction:
             PacingFunction(**arguments)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_pacing_of_a_user_may_still_define_share() -> None:
+    class Halfway(Pacing):
+        def share(self, progress: float) -> float:
+            return 0.5 if progress < 0.5 else 1.0
+
+        def settings(self) -> dict[str, float]:
+            return {}
+
+    assert [Halfway().fraction(p) for p in (0.2, 0.7)] == [0.5, 1.0]
+
+
 class TestAdaptivePacing:
-    def shares(self, values: list[float], **arguments: object) -> list[float]:
+    def fractions(self, values: list[float], **arguments: object) -> list[float]:
         pace = AdaptivePacing("val/loss", mode="min", start=0.2, increment=0.3, **arguments)  # pyright: ignore[reportArgumentType]
         found = []
         for value in values:
             pace.observe({"val/loss": torch.tensor(value)})
-            found.append(pace.share(0.0))
+            found.append(pace.fraction(0.0))
         return found
 
-    def test_each_plateau_admits_one_share(self) -> None:
-        assert self.shares([3, 2, 2, 1, 1, 1]) == pytest.approx([0.2, 0.2, 0.5, 0.5, 0.8, 1.0])
+    def test_each_plateau_admits_one_increment(self) -> None:
+        assert self.fractions([3, 2, 2, 1, 1, 1]) == pytest.approx([0.2, 0.2, 0.5, 0.5, 0.8, 1.0])
 
     def test_patience_counts_validations_without_improvement(self) -> None:
-        assert self.shares([3, 3, 2, 2, 2, 2, 2], patience=2) == pytest.approx([0.2] * 4 + [0.5, 0.5, 0.8])
+        assert self.fractions([3, 3, 2, 2, 2, 2, 2], patience=2) == pytest.approx([0.2] * 4 + [0.5, 0.5, 0.8])
 
     def test_a_small_improvement_is_none(self) -> None:
-        assert self.shares([3, 2.95, 2.5], min_delta=0.1) == pytest.approx([0.2, 0.5, 0.5])
+        assert self.fractions([3, 2.95, 2.5], min_delta=0.1) == pytest.approx([0.2, 0.5, 0.5])
 
     def test_a_value_that_is_no_number_is_no_improvement(self) -> None:
-        assert self.shares([3, math.nan, 2]) == pytest.approx([0.2, 0.5, 0.5])
+        assert self.fractions([3, math.nan, 2]) == pytest.approx([0.2, 0.5, 0.5])
 
     def test_its_state_goes_on_where_it_was(self) -> None:
         values = [3.0, 3.0, 2.0, 2.0, 2.0]
@@ -97,18 +108,18 @@ class TestAdaptivePacing:
             whole.observe({"val/loss": value})
             resumed.observe({"val/loss": value})
         assert resumed.state_dict() == whole.state_dict()
-        assert whole.share(1.0) == pytest.approx(0.3)
+        assert whole.fraction(1.0) == pytest.approx(0.3)
 
     def test_a_metric_that_is_not_there(self) -> None:
-        with pytest.raises(UserError, match="watches 'val/accuracy', which is not logged; logged are: none"):
+        with pytest.raises(UserError, match="watches 'val/accuracy', which is not logged; logged metrics: none"):
             AdaptivePacing().observe({})
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"increment": 0.0}, "increment is 0.0; it is a share"),
-            ({"patience": 0}, "patience is 0; it is 1 or more"),
-            ({"min_delta": -1.0}, "min_delta is -1.0; it is 0 or more"),
+            ({"increment": 0.0}, "increment is 0.0; it must be above 0"),
+            ({"patience": 0}, "patience is 0; it must be 1 or more"),
+            ({"min_delta": -1.0}, "min_delta is -1.0; it must be 0 or more"),
         ],
     )
     def test_what_is_no_pace_is_refused(self, arguments: dict[str, float], message: str) -> None:
@@ -140,9 +151,9 @@ class TestSelfPacing:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"age": 0.0}, "age is 0.0; it is a loss in nats, above 0"),
-            ({"growth": 0.5}, "growth is 0.5; it is a factor of 1 or more"),
-            ({"warmup_epochs": -1}, "warmup_epochs is -1; it is 0 or more"),
+            ({"age": 0.0}, "age is 0.0; it is a loss in nats and must be above 0"),
+            ({"growth": 0.5}, "growth is 0.5; it must be 1 or more"),
+            ({"warmup_epochs": -1}, "warmup_epochs is -1; it must be 0 or more"),
         ],
     )
     def test_what_is_no_pace_is_refused(self, arguments: dict[str, float], message: str) -> None:

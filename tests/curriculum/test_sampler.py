@@ -12,9 +12,9 @@ from plcourse.data import TrainSampler
 from plcourse.errors import UserError
 
 
-def sampler(n: int = 100, batch_size: int = 10, share: float = 1.0, **base: int) -> CurriculumSampler:
+def sampler(n: int = 100, batch_size: int = 10, fraction: float = 1.0, **base: int) -> CurriculumSampler:
     made = CurriculumSampler(TrainSampler(n, batch_size, **base))
-    made.begin(np.arange(n)[::-1].copy(), lambda epoch, batch: share)
+    made.begin(np.arange(n)[::-1].copy(), lambda epoch, batch: fraction)
     return made
 
 
@@ -32,13 +32,13 @@ def test_with_everything_admitted_it_is_the_plain_sampler(n: int, batch_size: in
         assert [ours.rank_weight(i) for i in range(len(ours))] == [plain.rank_weight(i) for i in range(len(plain))]
 
 
-@given(n=st.integers(4, 90), batch_size=st.integers(1, 6), share=st.floats(0.05, 1), world_size=st.integers(1, 3))
+@given(n=st.integers(4, 90), batch_size=st.integers(1, 6), fraction=st.floats(0.05, 1), world_size=st.integers(1, 3))
 @settings(max_examples=80, deadline=None)
-def test_no_admitted_sample_is_dropped(n: int, batch_size: int, share: float, world_size: int) -> None:
+def test_no_admitted_sample_is_dropped(n: int, batch_size: int, fraction: float, world_size: int) -> None:
     """Over all ranks, an epoch draws as many samples as there are, each admitted one equally often, give or take 1."""
-    ranks = [sampler(n, batch_size, share, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ranks = [sampler(n, batch_size, fraction, rank=rank, world_size=world_size) for rank in range(world_size)]
     least = min(n, batch_size * world_size)
-    if np.ceil(share * n - 1e-9) < least:
+    if np.ceil(fraction * n - 1e-9) < least:
         with pytest.raises(UserError, match="fewer than one batch"):
             ranks[0].plan(0)
         return
@@ -49,7 +49,7 @@ def test_no_admitted_sample_is_dropped(n: int, batch_size: int, share: float, wo
     assert max(drawn.values()) - min(drawn.values()) <= 1
 
 
-def test_every_pass_visits_each_admitted_sample_once_while_the_share_grows() -> None:
+def test_every_pass_visits_each_admitted_sample_once_while_the_fraction_grows() -> None:
     growing = sampler()
     growing.begin(np.arange(100), lambda epoch, batch: 0.2 + 0.02 * (epoch * 10 + batch))
     plan = growing.plan(1)
@@ -61,11 +61,11 @@ def test_every_pass_visits_each_admitted_sample_once_while_the_share_grows() -> 
         if end < 100:
             assert len(visited) == admitted
     assert plan.passes == [(0, 40), (40, 48), (88, 56)]
-    assert [growing.share(1, batch) for batch in (0, 3, 4, 8, 9)] == [0.4, 0.4, 0.48, 0.48, 0.56]
+    assert [growing.fraction(1, batch) for batch in (0, 3, 4, 8, 9)] == [0.4, 0.4, 0.48, 0.48, 0.56]
 
 
-def test_a_share_counts_samples_without_rounding_errors() -> None:
-    assert sampler(10, 1, share=0.1 + 0.2).plan(0).passes[0][1] == 3
+def test_a_fraction_counts_samples_without_rounding_errors() -> None:
+    assert sampler(10, 1, fraction=0.1 + 0.2).plan(0).passes[0][1] == 3
 
 
 def test_two_ranks_share_the_draws_of_one_process() -> None:
@@ -81,11 +81,11 @@ def test_a_pass_that_starts_in_mid_epoch_goes_on_where_it_was() -> None:
 
 
 def test_passes_and_epochs_are_shuffled_anew() -> None:
-    plan = sampler(share=0.5).plan(0)
+    plan = sampler(fraction=0.5).plan(0)
     first, second = plan.draws[:50].tolist(), plan.draws[50:].tolist()
     assert sorted(first) == sorted(second)
     assert first != second
-    assert sampler(share=0.5).plan(1).draws.tolist() != plan.draws.tolist()
+    assert sampler(fraction=0.5).plan(1).draws.tolist() != plan.draws.tolist()
 
 
 class TestRanking:
@@ -105,14 +105,14 @@ class TestRanking:
         assert a.tolist() != rank_samples("random", None, labels, False, 1).tolist()
 
     @pytest.mark.parametrize("order", ["easy_first", "hard_first", "random"])
-    def test_balanced_shares_have_the_classes_of_the_whole(self, order: str) -> None:
+    def test_balanced_fractions_have_the_classes_of_the_whole(self, order: str) -> None:
         labels = np.repeat([0, 1, 2], [60, 30, 10])
         scores = np.arange(100.0)  # class 0 is the easiest throughout
         ranking = rank_samples(order, scores, labels, True, 0)  # pyright: ignore[reportArgumentType]
         assert sorted(ranking.tolist()) == list(range(100))
-        for share in (0.1, 0.25, 0.5, 0.8):
-            counts = np.bincount(labels[ranking[: round(share * 100)]], minlength=3)
-            assert np.abs(counts - share * np.array([60, 30, 10])).max() <= 1
+        for fraction in (0.1, 0.25, 0.5, 0.8):
+            counts = np.bincount(labels[ranking[: round(fraction * 100)]], minlength=3)
+            assert np.abs(counts - fraction * np.array([60, 30, 10])).max() <= 1
         for label in range(3):
             own = scores[ranking[labels[ranking] == label]]
             if order != "random":

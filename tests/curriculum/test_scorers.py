@@ -80,22 +80,22 @@ class TestClassifierMargin:
             ClassifierMargin()(changed)
 
 
-def noisy_share(share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def noisy_fraction(fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     labels = np.arange(1000) % 10
-    return labels, noisy_labels(labels, keys_of(map(str, range(1000))), 10, share, seed)
+    return labels, noisy_labels(labels, keys_of(map(str, range(1000))), 10, fraction, seed)
 
 
 class TestLabelNoise:
     def test_it_replaces_exactly_its_share_by_other_classes(self) -> None:
-        labels, noisy = noisy_share(0.4)
+        labels, noisy = noisy_fraction(0.4)
         assert (labels != noisy).sum() == 400
         assert set(noisy.tolist()) == set(range(10))
         shifts = (noisy - labels)[labels != noisy] % 10
         assert np.bincount(shifts, minlength=10)[1:].min() > 20  # each other class has its turn
 
     def test_it_follows_its_seed(self) -> None:
-        assert np.array_equal(noisy_share(0.4)[1], noisy_share(0.4)[1])
-        assert not np.array_equal(noisy_share(0.4)[1], noisy_share(0.4, seed=1)[1])
+        assert np.array_equal(noisy_fraction(0.4)[1], noisy_fraction(0.4)[1])
+        assert not np.array_equal(noisy_fraction(0.4)[1], noisy_fraction(0.4, seed=1)[1])
 
     def test_validation_and_test_labels_stay_right(self) -> None:
         clean, noisy = CurriculumData("digits"), CurriculumData("digits", label_noise=0.4)
@@ -138,15 +138,15 @@ class TestScoreColumn:
         for changed, message in (
             (
                 {"id": ids[:-2], "score": values[:-2]},
-                f"2 of {n} training samples have no score, the first is '{ids[-2]}'",
+                f"2 of {n} training samples have no score, first '{ids[-2]}'",
             ),
             (
                 {"id": [*ids, "digit/00001"], "score": [*values, 1.0]},
-                "1 ids are not in the data, the first is 'digit/00001'",
+                "1 ids are not in the data, first 'digit/00001'",
             ),
-            ({"id": [*ids, ids[3]], "score": [*values, 1.0]}, f"'{ids[3]}' has 2 rows; give each sample one"),
-            ({"score": [float("nan"), *values[1:]]}, f"the score of '{ids[0]}' is nan; scores are finite numbers"),
-            ({"score": ["hard"] * n}, "the column 'score' does not hold numbers"),
+            ({"id": [*ids, ids[3]], "score": [*values, 1.0]}, f"'{ids[3]}' has 2 rows; it must have one"),
+            ({"score": [float("nan"), *values[1:]]}, f"the score of '{ids[0]}' is nan; it must be a finite number"),
+            ({"score": ["hard"] * n}, "column 'score' does not contain numbers"),
         ):
             with pytest.raises(UserError) as caught:
                 column(samples, path, **changed)
@@ -155,14 +155,14 @@ class TestScoreColumn:
 
     def test_files_and_columns_that_are_not_there(self, samples: TrainingSamples, tmp_path: Path) -> None:
         column(samples, tmp_path / "scores.csv")
-        with pytest.raises(UserError, match=r"there is no file of scores '.*score\.csv'; did you mean 'scores\.csv'\?"):
+        with pytest.raises(UserError, match=r"file of scores '.*score\.csv' not found; did you mean 'scores\.csv'\?"):
             ScoreColumn(str(tmp_path / "score.csv"))(samples)
-        with pytest.raises(UserError, match=r"has no column 'scores'; did you mean 'score'\?; there are id, score"):
+        with pytest.raises(UserError, match=r"has no column 'scores'; did you mean 'score'\?; it has id, score"):
             ScoreColumn(str(tmp_path / "scores.csv"), "scores")(samples)
         (tmp_path / "broken.parquet").write_bytes(b"no parquet")
         with pytest.raises(UserError, match=r"cannot read the table '.*broken\.parquet'"):
             ScoreColumn(str(tmp_path / "broken.parquet"))(samples)
-        with pytest.raises(UserError, match=r"ends in \.csv or \.parquet"):
+        with pytest.raises(UserError, match=r"must end in \.csv or \.parquet"):
             ScoreColumn("scores.txt")(samples)
 
 
@@ -189,7 +189,7 @@ class TestCrossValidatedLoss:
 
     def test_a_run_without_the_table(self, samples: TrainingSamples, runs: Path) -> None:
         Run.create("kfold/repeated", runs, {})
-        with pytest.raises(UserError, match=r"there is no file of scores '.*out_of_fold\.parquet'"):
+        with pytest.raises(UserError, match=r"file of scores '.*out_of_fold\.parquet' not found"):
             CrossValidatedLoss("kfold/repeated")(samples)
         with pytest.raises(UserError, match="no run 'kfold/repeatd'"):
             CrossValidatedLoss("kfold/repeatd")(samples)
@@ -247,7 +247,7 @@ class TestReferenceLoss:
     def test_a_reference_that_cannot_be_used(self, tmp_path: Path, runs: Path) -> None:
         torch.save({"state_dict": {"other": torch.zeros(1)}}, tmp_path / "other.ckpt")
         for given, message in (
-            (str(tmp_path / "other.ckpt"), "was written by another model than CurriculumClassifier as configured"),
+            (str(tmp_path / "other.ckpt"), "does not fit CurriculumClassifier as configured"),
             (str(tmp_path / "none.ckpt"), "there is no checkpoint"),
             ("curriculum/iid", "no run 'curriculum/iid'"),
         ):

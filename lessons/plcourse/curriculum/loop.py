@@ -1,9 +1,9 @@
-"""Lesson 15: a fit loop that decides, while it trains, which part of the data the model gets to see.
+"""Lesson 15: a fit loop that decides during training which part of the data the model sees.
 
-The idea: order the samples by difficulty, begin with a share of them, and admit more as training goes on (Bengio et
-al. 2009). Whether that helps is an empirical question, so the loop makes the fair comparison easy: every epoch has as
-many steps as one without a curriculum, and the order can be turned round or made random under the same pacing (Wu,
-Dyer and Neyshabur 2021, arXiv 2012.03107). As a second mode the model's own losses decide inside each batch
+The idea: order the samples by difficulty, start with a fraction of them, and admit more as training goes on (Bengio et
+al. 2009). Whether that helps is an empirical question, so the loop makes a fair comparison easy: every epoch has as
+many steps as one without a curriculum, and the order can be reversed or made random under the same pacing (Wu, Dyer
+and Neyshabur 2021, arXiv 2012.03107). In a second mode the model's own losses weigh the samples of each batch
 (self-paced learning, Kumar et al. 2010).
 
     plcourse fit -c curriculum/easy_first --then test
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from plcourse.curriculum.pacing import Pacing
+from plcourse.curriculum.resume import check_unchanged
 from plcourse.curriculum.sampler import CurriculumSampler, Order, rank_samples
 from plcourse.curriculum.scorers import Scorer, TrainingSamples, write_scores
 from plcourse.curriculum.self_paced import SelfPacing
@@ -28,14 +29,12 @@ from plcourse.errors import UserError
 from plcourse.processes.collectives import gather_objects
 from plcourse.training.loops import EpochLoop, FitLoop
 
-_ROUNDING = 1e-5  # how far another machine's scores may be off, relative and absolute
-
 
 class CurriculumEpochs(EpochLoop):
-    """The batch loop: tells each batch what it was drawn from and how to weigh its samples.
+    """The batch loop; tells each batch what it was drawn from and how to weigh its samples.
 
-    A batch gets ``share``, the admitted share of the training part, and, with self-paced weights, ``weigher``, which
-    maps the losses of its samples to their weights (`plcourse.curriculum.self_paced.Weigher`).
+    It adds ``share`` to the batch, the admitted fraction of the training part, and, with self-paced weights,
+    ``weigher``, which maps the losses of samples to their weights (`plcourse.curriculum.self_paced.Weigher`).
     """
 
     sampler: CurriculumSampler
@@ -44,7 +43,7 @@ class CurriculumEpochs(EpochLoop):
     def prepare(self, batch: Any, batch_idx: int) -> Any:
         """Adds ``share`` and ``weigher``."""
         epoch = self.trainer.current_epoch
-        batch["share"] = self.sampler.share(epoch, batch_idx)
+        batch["share"] = self.sampler.fraction(epoch, batch_idx)
         if self.weighting is not None:
             batch["weigher"] = self.weighting.weigher(epoch)
         return batch
@@ -53,17 +52,17 @@ class CurriculumEpochs(EpochLoop):
 class CurriculumLoop(FitLoop):
     """Admits the training samples in an order and at a pace.
 
-    Scores, order, pace and what an adaptive pace has learnt are in the checkpoint. A resumed run computes the scores
-    again, compares, and goes on with those of the checkpoint.
+    Scores, order, pace and the state of an adaptive pace are in the checkpoint. A resumed run computes the scores
+    again, compares them, and continues with those of the checkpoint.
 
     Args:
-        trainer: the trainer that runs it.
-        order: ``easy_first`` (a curriculum), ``hard_first`` (its opposite) or ``random``; without `pacing` it has
-            no effect.
-        scorer: how hard each sample is. ``random`` can do without; with it, reports by difficulty work there too.
-        pacing: which share is admitted when; None admits everything from the start.
-        weighting: self-paced weights inside each batch; None leaves all at 1.
-        balanced: admit each class's own first share, not that of all together.
+        trainer: the trainer that runs the loop.
+        order: ``easy_first`` (a curriculum), ``hard_first`` (its reverse) or ``random``; it has no effect without
+            `pacing`.
+        scorer: says how hard each sample is. ``random`` works without one, but reports by difficulty need it.
+        pacing: which fraction is admitted when; None admits everything from the start.
+        weighting: self-paced weights within each batch; None weighs all samples equally.
+        balanced: admit each class's own first fraction instead of that of all samples together.
 
     Raises:
         ValueError: an order by difficulty without a scorer.
@@ -91,21 +90,21 @@ class CurriculumLoop(FitLoop):
         self.epoch_loop = CurriculumEpochs(trainer)
         self.epoch_loop.weighting = weighting
         self.scores_N: np.ndarray | None = None
-        self._data = ""
+        self._data = ""  # the digest of the training samples; empty until training starts
         self._total_batches = 0.0
         self._resumed: dict[str, Any] | None = None
         self._unwatched: UserError | None = None
 
     @property
     def sampler(self) -> CurriculumSampler:
-        """What plans the epochs; there once training has started."""
+        """The sampler that plans the epochs; available once training has started."""
         return self.epoch_loop.sampler
 
     def setup_data(self) -> None:
-        """Requests the training data and puts the curriculum's sampler in the place of its loader's.
+        """Requests the training data and replaces the sampler of their loader by that of the curriculum.
 
         Raises:
-            UserError: the training data come from something else than a `BatchLoader` with a `TrainSampler`.
+            UserError: the training loader is no `BatchLoader` with a `TrainSampler`.
         """
         super().setup_data()
         loader = self.trainer.train_dataloader
@@ -121,32 +120,73 @@ class CurriculumLoop(FitLoop):
             )
         self.epoch_loop.sampler = CurriculumSampler(plan)
         loader.replan(self.epoch_loop.sampler)
-        if self._data:  # data that were requested anew in the middle of the training
+        if self._data:  # the data were requested again during training
             self._begin()
 
     def on_run_start(self) -> None:
-        """Scores and orders the samples, or takes both from the checkpoint, before anything is trained."""
+        """Scores and orders the samples before training."""
         self._begin()
         super().on_run_start()
 
+    def _begin(self) -> None:
+        """Hands the sampler the order of the samples and the pace, those of the checkpoint if there is one."""
+        trainer = self.trainer
+        samples = TrainingSamples.of(trainer)
+        self._data = samples.digest
+        # every rank scores, so that none waits in a collective while another computes; rank 0's scores count
+        self.scores_N = None if self.scorer is None else gather_objects(self.scorer(samples))[0]
+        if self.scores_N is not None and trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  (set late)
+            write_scores(Path(trainer.default_root_dir) / "difficulty.csv", samples.ids, self.scores_N)
+        ranking_N = rank_samples(self.order, self.scores_N, samples.labels, self.balanced, self.sampler.seed)
+        self._total_batches = self._planned_batches()
+        if (saved := self._resumed) is not None:
+            check_unchanged(saved, self._data, self._settings(), self.scores_N, samples.ids)
+            self._resumed = None
+            ranking_N = saved["ranking"].numpy()
+            self.scores_N = None if saved["scores"] is None else saved["scores"].numpy()
+            self._total_batches = saved["total_batches"]  # a run that is made longer keeps its pace
+            if self.pacing is not None:
+                self.pacing.load_state_dict(saved["pacing"])
+        self.sampler.begin(ranking_N, self._fraction)
+        self.sampler.plan(trainer.current_epoch)  # raises its errors now, before training
+
+    def _fraction(self, epoch: int, batch_index: int) -> float:
+        if self.pacing is None:
+            return 1.0
+        return self.pacing.fraction((epoch * self.trainer.num_training_batches + batch_index) / self._total_batches)
+
+    def _planned_batches(self) -> float:
+        """The number of training batches of the run, by its limits in epochs and in steps."""
+        total = planned_batches(self.trainer, self.max_epochs, self.max_steps)
+        if math.isinf(total) and self.pacing is not None and self.pacing.needs_end:
+            raise UserError("this pacing needs the length of the training: set trainer.max_epochs or trainer.max_steps")
+        return total
+
     def on_advance_start(self) -> None:
-        """Starts an epoch, unless the pace waits for a metric that nobody logs."""
+        """Starts an epoch, unless the pace waits for a metric that is not logged."""
         if self._unwatched is not None:
             raise self._unwatched
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
-        """Lets the pace look at the metrics of a validation; what it decides holds from the next epoch on."""
+        """Shows the pace the metrics of a validation; its decision takes effect in the next epoch."""
         every = self.trainer.check_val_every_n_epoch
         if self.pacing is not None and (every is None or (self.trainer.current_epoch + 1) % every == 0):
             try:
                 self.pacing.observe(self.trainer.callback_metrics)
             except UserError as error:
-                self._unwatched = error  # raised when another epoch starts: this one is kept
+                self._unwatched = error  # raised when the next epoch starts, after this one has been saved
         super().on_advance_end()
 
+    def _settings(self) -> dict[str, Any]:
+        """The settings that a resumed run must not change."""
+        settings: dict[str, Any] = {"order": self.order, "balanced": self.balanced}
+        for name, part in (("pacing", self.pacing), ("weighting", self.weighting)):
+            settings[name] = None if part is None else {"class": type(part).__name__, **part.settings()}
+        return settings
+
     def on_save_checkpoint(self) -> dict[str, Any]:
-        """The state of every fit loop, and the curriculum's."""
+        """The state of every fit loop, and that of the curriculum."""
         scores: Tensor | None = None if self.scores_N is None else torch.from_numpy(self.scores_N.copy())
         curriculum = {
             "data": self._data,
@@ -159,86 +199,12 @@ class CurriculumLoop(FitLoop):
         return {**super().on_save_checkpoint(), "curriculum": curriculum}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the curriculum's state until the data are there.
+        """Keeps the curriculum's state until the data are available.
 
         Raises:
-            UserError: the checkpoint has none.
+            UserError: the checkpoint has no curriculum.
         """
         if "curriculum" not in state_dict:
-            raise UserError("the checkpoint is of a run without a curriculum: continue it with its own fit_loop")
+            raise UserError("the checkpoint is of a run without a curriculum; continue it with its own fit_loop")
         self._resumed = state_dict["curriculum"]
         super().on_load_checkpoint(state_dict)
-
-    def _begin(self) -> None:
-        trainer = self.trainer
-        samples = TrainingSamples.of(trainer)
-        self._data = samples.digest
-        # every rank scores, so that none waits in a collective while another computes; the first one's scores count
-        self.scores_N = None if self.scorer is None else gather_objects(self.scorer(samples))[0]
-        if self.scores_N is not None and trainer.is_global_zero and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]  (set late)
-            write_scores(Path(trainer.default_root_dir) / "difficulty.csv", samples.ids, self.scores_N)
-        ranking_N = rank_samples(self.order, self.scores_N, samples.labels, self.balanced, self.sampler.seed)
-        self._total_batches = self._planned_batches()
-        if self._resumed is not None:
-            self._compare(self._resumed, samples.ids)
-            ranking_N, self._resumed = self._take_over(self._resumed), None
-        self.sampler.begin(ranking_N, self._share)
-        self.sampler.plan(trainer.current_epoch)  # its errors come now, before anything is trained
-
-    def _share(self, epoch: int, batch_index: int) -> float:
-        if self.pacing is None:
-            return 1.0
-        return self.pacing.share((epoch * self.trainer.num_training_batches + batch_index) / self._total_batches)
-
-    def _planned_batches(self) -> float:
-        """All training batches of the run, by its limits in epochs and in steps."""
-        total = planned_batches(self.trainer, self.max_epochs, self.max_steps)
-        if math.isinf(total) and self.pacing is not None and self.pacing.needs_end:
-            raise UserError("a pace that is fixed beforehand needs an end: set trainer.max_epochs or trainer.max_steps")
-        return total
-
-    def _settings(self) -> dict[str, Any]:
-        """What a resumed run must not change."""
-        settings: dict[str, Any] = {"order": self.order, "balanced": self.balanced}
-        for name, part in (("pacing", self.pacing), ("weighting", self.weighting)):
-            settings[name] = None if part is None else {"class": type(part).__name__, **part.settings()}
-        return settings
-
-    def _compare(self, known: dict[str, Any], ids: list[str]) -> None:
-        """Refuses to resume with another curriculum than that of the checkpoint.
-
-        Raises:
-            UserError: other samples, labels, settings or scores.
-        """
-        if known["data"] != self._data:
-            raise UserError(
-                "the checkpoint's curriculum orders other training samples or labels: restore the data and their "
-                "split, or start a new run"
-            )
-        for name, now in self._settings().items():
-            if known["settings"][name] != now:
-                raise UserError(
-                    f"the checkpoint was trained with {name} {known['settings'][name]}, now it is {now}: restore it, "
-                    "or start a new run"
-                )
-        before = None if known["scores"] is None else known["scores"].numpy()
-        if before is None or self.scores_N is None:
-            if before is not self.scores_N:
-                raise UserError("the checkpoint has scores and this run none, or the reverse: restore its scorer")
-            return
-        differs = ~np.isclose(before, self.scores_N, rtol=_ROUNDING, atol=_ROUNDING)
-        if differs.any():
-            first = int(np.flatnonzero(differs)[0])
-            raise UserError(
-                f"{differs.sum()} of {len(ids)} scores are not those of the checkpoint, the first is that of "
-                f"{ids[first]!r}: {before[first]:.6g} then, {self.scores_N[first]:.6g} now; restore the scores, or "
-                "start a new run"
-            )
-
-    def _take_over(self, known: dict[str, Any]) -> np.ndarray:
-        """Goes on with scores, pace and order of the checkpoint, to the last bit; returns the order."""
-        self.scores_N = None if known["scores"] is None else known["scores"].numpy()
-        self._total_batches = known["total_batches"]  # a run that is made longer keeps the pace it had
-        if self.pacing is not None:
-            self.pacing.load_state_dict(known["pacing"])
-        return known["ranking"].numpy()

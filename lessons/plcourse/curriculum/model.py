@@ -1,4 +1,4 @@
-"""A classifier that knows the loss of each sample, so that a curriculum can weigh and score samples.
+"""A classifier with per-sample losses, so that a curriculum can weigh and score samples.
 
 Shapes: B samples of the batch, C channels, H rows, W columns, K classes.
 """
@@ -20,12 +20,13 @@ from plcourse.training.schedules import WarmupCosine, with_schedule
 class CurriculumClassifier(pl.LightningModule):
     """Classifies images with any network that maps [B, C, H, W] to class scores [B, K].
 
-    Logs ``train/loss`` (what is minimised), ``train/lr``, ``train/share`` (the admitted share of the training part)
-    and, with self-paced weights, ``train/age`` and ``train/selected`` (the share of the batch whose weight is above 0)
-    every ``log_every_n_steps`` steps; ``<stage>/loss``, ``<stage>/accuracy``, ``<stage>/f1`` (macro) for val and test.
+    Logs every ``log_every_n_steps`` steps ``train/loss`` (the minimized objective), ``train/lr``, ``train/share`` (the
+    admitted fraction of the training part) and, with self-paced weights, ``train/age`` and ``train/selected`` (the
+    fraction of the batch with weights above 0); and ``<stage>/loss``, ``<stage>/accuracy`` and ``<stage>/f1`` (macro)
+    for val and test.
 
     Args:
-        network: the network; its class count is ``num_classes``.
+        network: maps images to ``num_classes`` scores.
         num_classes: classes, 2 or more.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
@@ -46,23 +47,23 @@ class CurriculumClassifier(pl.LightningModule):
         self.test_scores = ClassificationScores(num_classes, "test")
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        """Maps normalized images [B, C, H, W] to class scores [B, K]."""
         return self.network(image_BCHW)
 
     def sample_losses(self, batch: dict[str, Any]) -> Tensor:
-        """The cross-entropy of each sample in nats, of shape [B]."""
+        """The cross-entropy of each sample in nats, [B]."""
         return functional.cross_entropy(self(batch["image"]), batch["label"], reduction="none")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The weighted mean of the losses of this process's share, so that the mean over processes is exact.
+        """The weighted mean loss of this process's slice, scaled so that the mean over processes is exact.
 
-        The sum of the weighted losses is divided by the number of samples, not by the sum of the weights: that is the
-        objective of self-paced learning, and splits over processes because each weight depends on its sample alone.
+        The sum of the weighted losses is divided by the number of samples, not by the sum of the weights. This is the
+        objective of self-paced learning, and it splits over processes since each weight depends on its sample alone.
         """
         loss_B = self.sample_losses(batch)
         weigher: Weigher | None = batch.get("weigher")
         weight_B = None if weigher is None else weigher(loss_B.detach())
-        rank_weight = batch.get("rank_weight", 1.0)  # data modules of your own may not know it
+        rank_weight = batch.get("rank_weight", 1.0)  # batches of other data modules lack it
         loss = (loss_B if weight_B is None else weight_B * loss_B).mean() * rank_weight
         values = {"train/loss": loss}
         if weight_B is not None:
@@ -78,23 +79,23 @@ class CurriculumClassifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch to the validation scores."""
+        """Adds a batch to the validation scores."""
         self.val_scores.update(self(batch["image"]), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation scores; called on every rank, also on one that held no sample."""
+        """Logs the validation scores; runs on every rank, even one without samples."""
         self.val_scores.log_and_reset(self)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch to the test scores."""
+        """Adds a batch to the test scores."""
         self.test_scores.update(self(batch["image"]), batch["label"])
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test scores; called on every rank, also on one that held no sample."""
+        """Logs the test scores; runs on every rank, even one without samples."""
         self.test_scores.log_and_reset(self)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Probabilities of shape [B, K], the class predicted, of shape [B], and the ids of the samples."""
+        """The ids of the samples, the predicted classes [B], and the probabilities [B, K]."""
         probability_BK = probabilities(self(batch["image"]))
         return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
 

@@ -1,7 +1,7 @@
-"""How much of the data is admitted when: fixed beforehand, or by a plateau of a metric.
+"""How much of the data is admitted when: by a function of time, or at a plateau of a metric.
 
-The fixed functions are the families that Wu, Dyer and Neyshabur 2021 (arXiv 2012.03107) compare, and a staircase
-(Hacohen and Weinshall 2019, arXiv 1904.03626). With the start b, and p the time passed as a share of the ramp a:
+The functions are the families that Wu, Dyer and Neyshabur 2021 (arXiv 2012.03107) compare, and a staircase (Hacohen
+and Weinshall 2019, arXiv 1904.03626). With the start b and the elapsed fraction p of the ramp:
 
     g = b + (1 - b) * f(min(p, 1))
 
@@ -30,13 +30,13 @@ _RISES: dict[str, Callable[[float], float]] = {
 }
 
 
-def _check_share(name: str, share: float) -> None:
-    if not 0 < share <= 1:
-        raise ValueError(f"{name} is {share}; it is a share above 0, at most 1")
+def _check_fraction(name: str, fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise ValueError(f"{name} is {fraction}; it must be above 0 and at most 1")
 
 
 class Pacing(ABC):
-    """The admitted share over time; it never shrinks.
+    """The admitted fraction over time; it never decreases.
 
     Attributes:
         needs_end: whether the length of the training must be known.
@@ -44,61 +44,62 @@ class Pacing(ABC):
 
     needs_end = True
 
-    @abstractmethod
-    def share(self, progress: float) -> float:
-        """The share at `progress`, the part of all training batches that is behind, 0 to 1.
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "share" in vars(cls):  # the name of `fraction` in 0.1
+            cls.fraction = vars(cls)["share"]
 
-        Returns:
-            Above 0, at most 1.
-        """
+    @abstractmethod
+    def fraction(self, progress: float) -> float:
+        """The admitted fraction, above 0 to 1, after the fraction `progress` of all training batches, 0 to 1."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What a resumed run must not change, in plain types."""
+        """The settings that a resumed run must not change, in plain types."""
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
-        """Looks at the metrics of a validation; a pace that is fixed beforehand does not.
+        """Takes note of the metrics of a validation; nothing by default.
 
         Raises:
-            UserError: the one it watches is not among them.
+            UserError: the watched metric is missing.
         """
         return
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has learnt from the metrics, in plain types."""
+        """The state that depends on observed metrics, in plain types."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the state back."""
+        """Restores the state."""
         return
 
 
 class PacingFunction(Pacing):
-    """A share that is a function of the time passed; see the equations above.
+    """An admitted fraction that is a function of time; see the equations above.
 
     Args:
         kind: the family.
-        start: the share admitted first, above 0, at most 1.
-        ramp: the part of the training after which everything is admitted, above 0, at most 1.
-        stairs: rises of ``step``, 1 or more; the others ignore it.
+        start: the fraction admitted first, above 0, at most 1.
+        ramp: the fraction of the training after which everything is admitted, above 0, at most 1.
+        stairs: number of rises of ``step``, 1 or more; other kinds ignore it.
 
     Raises:
-        ValueError: a share outside its range, or no stairs.
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, kind: Kind = "linear", start: float = 0.2, ramp: float = 0.5, stairs: int = 4) -> None:
-        _check_share("start", start)
-        _check_share("ramp", ramp)
+        _check_fraction("start", start)
+        _check_fraction("ramp", ramp)
         if stairs < 1:
-            raise ValueError(f"stairs is {stairs}; it is 1 or more")
+            raise ValueError(f"stairs is {stairs}; it must be 1 or more")
         self.kind, self.start, self.ramp, self.stairs = kind, start, ramp, stairs
 
-    def share(self, progress: float) -> float:
-        """The share at `progress`."""
-        passed = progress / self.ramp
-        if passed >= 1:
+    def fraction(self, progress: float) -> float:
+        """The admitted fraction at `progress`."""
+        elapsed = progress / self.ramp
+        if elapsed >= 1:
             return 1.0
-        return self.start + (1 - self.start) * min(1.0, max(0.0, self._rise(passed)))
+        return self.start + (1 - self.start) * min(1.0, max(0.0, self._rise(elapsed)))
 
     def settings(self) -> dict[str, Any]:
         """The arguments."""
@@ -109,22 +110,22 @@ class PacingFunction(Pacing):
 
 
 class AdaptivePacing(Pacing):
-    """Admits the next share when a metric has stopped getting better.
+    """Admits more samples whenever a metric has stopped improving.
 
-    After each validation at the end of an epoch the metric is compared with its best so far. When it has not improved
-    for `patience` validations, the share grows by `increment` and the count starts anew. Whether everything gets
-    admitted before the training ends depends on the metric; `train/share` tells.
+    After each validation at the end of an epoch the metric is compared with its best value so far. When it has not
+    improved for `patience` validations, the fraction grows by `increment` and the count restarts. Whether everything is
+    admitted before the training ends depends on the metric; see `train/share`.
 
     Args:
         monitor: the metric, such as ``val/accuracy``.
         mode: whether a larger (``max``) or a smaller (``min``) value is better.
-        start: the share admitted first, above 0, at most 1.
-        increment: what a plateau adds, above 0, at most 1.
-        patience: validations without improvement that make a plateau, 1 or more.
-        min_delta: a smaller improvement counts as none, 0 or more.
+        start: the fraction admitted first, above 0, at most 1.
+        increment: the fraction added at a plateau, above 0, at most 1.
+        patience: number of validations without improvement that make a plateau, 1 or more.
+        min_delta: smaller improvements count as none, 0 or more.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument is out of range.
     """
 
     needs_end = False
@@ -138,19 +139,19 @@ class AdaptivePacing(Pacing):
         patience: int = 1,
         min_delta: float = 0.0,
     ) -> None:
-        _check_share("start", start)
-        _check_share("increment", increment)
+        _check_fraction("start", start)
+        _check_fraction("increment", increment)
         if patience < 1:
-            raise ValueError(f"patience is {patience}; it is 1 or more")
+            raise ValueError(f"patience is {patience}; it must be 1 or more")
         if min_delta < 0:
-            raise ValueError(f"min_delta is {min_delta}; it is 0 or more")
+            raise ValueError(f"min_delta is {min_delta}; it must be 0 or more")
         self.monitor, self.mode, self.start, self.increment = monitor, mode, start, increment
         self.patience, self.min_delta = patience, min_delta
-        self._share, self._best, self._waited = start, -math.inf, 0
+        self._fraction, self._best, self._waited = start, -math.inf, 0
 
-    def share(self, progress: float) -> float:
-        """The share admitted now, whatever the progress."""
-        return self._share
+    def fraction(self, progress: float) -> float:
+        """The fraction admitted now, independent of `progress`."""
+        return self._fraction
 
     def settings(self) -> dict[str, Any]:
         """The arguments."""
@@ -158,7 +159,7 @@ class AdaptivePacing(Pacing):
         return {name: getattr(self, name) for name in names}
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
-        """Counts validations without improvement, and admits more at a plateau.
+        """Counts validations without improvement and admits more at a plateau.
 
         Raises:
             UserError: the metric is not logged.
@@ -167,20 +168,20 @@ class AdaptivePacing(Pacing):
             logged = sorted(metrics)
             raise UserError(
                 f"adaptive pacing watches '{self.monitor}', which is not logged{nearest(self.monitor, logged)}; "
-                f"logged are: {', '.join(logged) or 'none'}"
+                f"logged metrics: {', '.join(logged) or 'none'}"
             )
         value = float(metrics[self.monitor]) * (1 if self.mode == "max" else -1)
-        if value > self._best + self.min_delta:  # a value that is not a number is no improvement
+        if value > self._best + self.min_delta:  # nan is no improvement
             self._best, self._waited = value, 0
             return
         self._waited += 1
         if self._waited >= self.patience:
-            self._share, self._waited = min(1.0, self._share + self.increment), 0
+            self._fraction, self._waited = min(1.0, self._fraction + self.increment), 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Share, best value and count."""
-        return {"share": self._share, "best": self._best, "waited": self._waited}
+        """Fraction, best value and count."""
+        return {"share": self._fraction, "best": self._best, "waited": self._waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes them back."""
-        self._share, self._best, self._waited = state_dict["share"], state_dict["best"], state_dict["waited"]
+        """Restores them."""
+        self._fraction, self._best, self._waited = (state_dict[key] for key in ("share", "best", "waited"))

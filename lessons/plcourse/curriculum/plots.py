@@ -1,4 +1,4 @@
-"""The four pictures of a curriculum, each one file; matplotlib is imported when the first is drawn."""
+"""The four pictures of a curriculum. Matplotlib is imported when the first is drawn."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,27 +16,27 @@ _COLUMNS = 8  # images in a row
 
 
 def draw_pacing(path: Path, passes: Sequence[tuple[int, float]], batches: int) -> None:
-    """The admitted share over the training.
+    """Draws the admitted fraction over the training.
 
     Args:
-        path: the PNG file; its folder exists.
-        passes: (batch, share admitted from it on), by rising batch.
-        batches: training batches in all.
+        path: the PNG file, in an existing folder.
+        passes: (batch, fraction admitted from it on), in order.
+        batches: total number of training batches.
     """
     figure, axes = _figure(6, 3.2)
-    starts, shares = zip(*passes, strict=True)
-    axes.step([*starts, batches], [*shares, shares[-1]], where="post", color="#2b5c8a", linewidth=1.8)
-    axes.set(xlabel="training batch", ylabel="share admitted", ylim=(0, 1.04), xlim=(0, batches))
+    starts, fractions = zip(*passes, strict=True)
+    axes.step([*starts, batches], [*fractions, fractions[-1]], where="post", color="#2b5c8a", linewidth=1.8)
+    axes.set(xlabel="training batch", ylabel="admitted fraction", ylim=(0, 1.04), xlim=(0, batches))
     _save(figure, axes, path)
 
 
 def draw_difficulty(path: Path, scores_N: np.ndarray, scorer: str) -> None:
-    """A histogram of the scores, with the borders of the thirds.
+    """Draws a histogram of the scores with the borders of the thirds.
 
     Args:
-        path: the PNG file; its folder exists.
+        path: the PNG file, in an existing folder.
         scores_N: float64, larger is harder.
-        scorer: what they are scores of.
+        scorer: the name of the scorer.
     """
     figure, axes = _figure(6, 3.2)
     counts, edges = np.histogram(scores_N, bins=60)
@@ -53,11 +53,11 @@ def draw_difficulty(path: Path, scores_N: np.ndarray, scorer: str) -> None:
 
 
 def draw_terciles(path: Path, accuracy: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    """Accuracy on easy, medium and hard samples over the training.
+    """Draws the accuracy on easy, medium and hard samples over the training.
 
     Args:
-        path: the PNG file; its folder exists.
-        accuracy: by third, (optimizer steps, accuracy) after each epoch.
+        path: the PNG file, in an existing folder.
+        accuracy: (optimizer steps, accuracy) after each epoch, by third.
     """
     figure, axes = _figure(6, 3.2)
     for name, points in accuracy.items():
@@ -69,17 +69,17 @@ def draw_terciles(path: Path, accuracy: Mapping[str, Sequence[tuple[int, float]]
 
 
 def draw_examples(path: Path, images_MCHW: np.ndarray, labels: Sequence[str], scores_M: np.ndarray) -> None:
-    """A sheet of the easiest and the hardest samples, each with its label and its score.
+    """Draws the easiest and the hardest samples, each with its label and its score.
 
     Args:
-        path: the PNG file; its folder exists.
-        images_MCHW: float32, first the easiest half, then the hardest; scaled to their common range.
-        labels: M names, as they are trained on.
+        path: the PNG file, in an existing folder.
+        images_MCHW: float32, the easiest half first, then the hardest; their common range is scaled to [0, 1].
+        labels: M names of the labels that are trained on.
         scores_M: float64.
     """
     half = len(labels) // 2
     rows = -(-half // _COLUMNS)
-    # one picture for all: axes of their own for each image would take seconds to draw
+    # one picture for all images, since separate axes would take seconds to draw
     sheet, corners = _mosaic(images_MCHW, half, rows)
     height, width = sheet.shape[:2]
     figure, axes = _figure(8.4, 8.4 * height / width)
@@ -102,7 +102,7 @@ def draw_examples(path: Path, images_MCHW: np.ndarray, labels: Sequence[str], sc
 
 
 def _mosaic(images_MCHW: np.ndarray, half: int, rows: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The images on white, two blocks of rows, and the upper left corner of each."""
+    """The images on white in two blocks of rows, and the upper left corner of each image."""
     _, channels, height, width = images_MCHW.shape
     low, high = float(images_MCHW.min()), float(images_MCHW.max())
     pixels_MHWC = (np.moveaxis(images_MCHW, 1, 3) - low) / max(high - low, 1e-12)

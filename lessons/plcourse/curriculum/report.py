@@ -1,4 +1,4 @@
-"""What a curriculum did, measured and drawn: accuracy by difficulty while it trains, pictures when it is done."""
+"""Reports on a curriculum: accuracy by difficulty during training, and pictures at the end."""
 
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,16 @@ TERCILES = ("easy", "medium", "hard")
 
 
 class CurriculumReport(Callback):
-    """Follows how well the model does on easy, medium and hard training samples, and draws what happened.
+    """Logs the accuracy on easy, medium and hard training samples, and draws the course of the training.
 
-    After each epoch it logs ``train/accuracy_easy``, ``_medium`` and ``_hard``: the accuracy on a fixed selection of
-    each third of the training part by score, evenly spaced in difficulty, not augmented, in evaluation mode. Labels
-    count as they are trained on, wrong ones too. At the end of the fit ``plots/`` of the run gets ``pacing.png``,
-    and, where the loop has a scorer, ``difficulty.png``, ``examples.png`` and ``terciles.png``.
+    After each epoch it logs ``train/accuracy_easy``, ``_medium`` and ``_hard``: the accuracy on a fixed selection from
+    each third of the training part by score, evenly spaced in difficulty, not augmented, in evaluation mode, with the
+    labels that are trained on, even wrong ones. At the end of the fit it writes ``pacing.png`` into ``plots/`` of the
+    run and, if the loop has a scorer, ``difficulty.png``, ``examples.png`` and ``terciles.png``.
 
     Args:
-        samples_per_tercile: samples of each third to look at, 1 or more; all of a third that has fewer.
-        examples: easiest and hardest samples to show, 1 or more of each.
+        samples_per_tercile: number of samples selected from each third, 1 or more; smaller thirds are used whole.
+        examples: number of easiest and of hardest samples to show, 1 or more.
         plots: whether to draw at the end.
 
     Raises:
@@ -37,17 +37,17 @@ class CurriculumReport(Callback):
     def __init__(self, samples_per_tercile: int = 128, examples: int = 16, plots: bool = True) -> None:
         for name, value in (("samples_per_tercile", samples_per_tercile), ("examples", examples)):
             if value < 1:
-                raise ValueError(f"{name} is {value}; it is 1 or more")
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
         self.samples_per_tercile, self.examples, self.plots = samples_per_tercile, examples, plots
-        self.passes: list[tuple[int, float]] = []  # (batch, share admitted from it on), over the whole training
+        self.passes: list[tuple[int, float]] = []  # (batch, fraction admitted from it on)
         self.accuracy: dict[str, list[tuple[int, float]]] = {name: [] for name in TERCILES}
         self._batches: list[Batch] = []  # one per third
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Chooses the samples to follow.
+        """Selects the samples.
 
         Raises:
-            UserError: the run has no curriculum to report on.
+            UserError: the fit loop is no CurriculumLoop.
         """
         loop = _loop(trainer)
         self._batches = []
@@ -60,29 +60,29 @@ class CurriculumReport(Callback):
             self._batches.append(as_trained_on(Batch(data.fetch(chosen, 0)), pl_module))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes what the epoch admits."""
+        """Records what the epoch admits."""
         sampler, epoch, batches = _loop(trainer).sampler, trainer.current_epoch, int(trainer.num_training_batches)
         for draw, admitted in sampler.plan(epoch).passes:
             if (batch := draw // sampler.global_batch_size) < batches:  # an epoch may be limited to fewer
                 self.passes.append((epoch * batches + batch, admitted / sampler.n))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Scores the samples that it follows; every rank has the same weights and gets the same result."""
+        """Logs the accuracies; every rank has the same weights and gets the same result."""
         for name, value in self._accuracies(pl_module).items():
             pl_module.log(f"train/accuracy_{name}", value, sync_dist=True)
             self.accuracy[name].append((trainer.global_step, value))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws, on the first rank."""
+        """Draws the pictures on the first rank."""
         if self.plots and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._draw(trainer, Path(trainer.default_root_dir) / "plots")
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, so that a resumed run draws all of it."""
+        """The history, so that a resumed run draws the whole training."""
         return {"passes": self.passes, "accuracy": self.accuracy}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the history back."""
+        """Restores the history."""
         self.passes, self.accuracy = list(state_dict["passes"]), dict(state_dict["accuracy"])
 
     def _accuracies(self, pl_module: pl.LightningModule) -> dict[str, float]:
@@ -118,7 +118,7 @@ def _loop(trainer: pl.Trainer) -> CurriculumLoop:
     loop = trainer.fit_loop
     if not isinstance(loop, CurriculumLoop):
         raise UserError(
-            f"CurriculumReport reports on a CurriculumLoop; trainer.fit_loop is a {type(loop).__name__}: leave the "
-            "callback out"
+            f"CurriculumReport needs a CurriculumLoop, but trainer.fit_loop is a {type(loop).__name__}: remove the "
+            "callback"
         )
     return loop

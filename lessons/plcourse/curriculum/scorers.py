@@ -1,14 +1,14 @@
-"""How hard each training sample is: a number per sample, larger is harder, known before training starts.
+"""Scores the difficulty of each training sample before training starts; larger is harder.
 
 | scorer | difficulty of a sample | needs |
 |---|---|---|
 | `ClassifierMargin` | minus the margin of a linear classifier that was fitted without it | nothing |
-| `ReferenceLoss` | its loss under a model trained before | a run or a checkpoint |
+| `ReferenceLoss` | its loss under an earlier model | a run or a checkpoint |
 | `CrossValidatedLoss` | its mean loss under models that were trained without it | an out-of-fold table |
-| `ScoreColumn` | what a file says | a CSV or Parquet file |
+| `ScoreColumn` | a number from a file | a CSV or Parquet file |
 
-A scorer looks at the training part alone, at its labels as they are (noisy ones too), and draws from no random state
-of the run, so that a run with a scorer and all samples admitted is the run without one.
+A scorer sees only the training part, with its labels as they are (even wrong ones), and does not use the random states
+of the run. A run with a scorer and all samples admitted therefore equals the run without one.
 
 Shape suffixes: N samples of the training part, B of a batch, K classes.
 """
@@ -31,23 +31,21 @@ from plcourse.data import Batch, BatchLoader
 from plcourse.data.frames import as_text, numbers, read_frame
 from plcourse.errors import UserError, nearest
 from plcourse.files import write_text
-from plcourse.runs.run import Run, runs_root
+from plcourse.runs.run import OUT_OF_FOLD, Run, runs_root
 from plcourse.training.checkpoint import load
-
-OUT_OF_FOLD = Path("predictions", "out_of_fold.parquet")
 
 
 @dataclass(frozen=True)
 class TrainingSamples:
-    """What a scorer may look at.
+    """What a scorer may use.
 
     Attributes:
         ids: the N ids.
         labels: int64 [N], the labels to be trained on.
-        known_ids: the ids of all parts, where the data say them: a file may score more than the training part, but
-            nothing unknown. None where only the training part is known; then ids of other samples are passed over.
-        module: the model about to be trained; `ReferenceLoss` borrows it.
-        loader: makes a loader of each training sample once, in order, not augmented; None where there is none.
+        known_ids: the ids of all parts: a file may score other parts too, but no unknown ids. None if the data only
+            know the training part; then other ids in a file are ignored.
+        module: the model about to be trained.
+        loader: makes a loader of each training sample once, in order, not augmented; None if the data have none.
     """
 
     ids: list[str]
@@ -61,12 +59,12 @@ class TrainingSamples:
         """The training part of a run whose data are set up.
 
         Raises:
-            UserError: the data behind its loader have no ids and labels.
+            UserError: the dataset has no ids or labels.
         """
         data = getattr(trainer.train_dataloader, "data", None)
         ids, labels = getattr(data, "ids", None), getattr(data, "labels", None)
         if ids is None or labels is None:
-            raise UserError(f"{type(data).__name__} has no `ids` and `labels`, which a curriculum orders samples by")
+            raise UserError(f"{type(data).__name__} lacks `ids` or `labels`, which a curriculum needs")
         known_ids = getattr(getattr(data, "source", None), "ids", None)
         loader = getattr(getattr(trainer, "datamodule", None), "scoring_dataloader", None)
         return cls(ids, labels, known_ids, trainer.lightning_module, loader)
@@ -78,25 +76,25 @@ class TrainingSamples:
             UserError: the data module has no loader for that.
         """
         if self.loader is None:
-            raise UserError("the data module has no scoring_dataloader(), which scorers that look at samples ask for")
+            raise UserError("the data module has no scoring_dataloader(), which this scorer needs")
         return self.loader()
 
     @property
     def digest(self) -> str:
-        """Tells ids and labels from others."""
+        """A hash of the ids and labels."""
         names = hashlib.blake2b("\n".join(self.ids).encode(), digest_size=16)
         names.update(np.ascontiguousarray(self.labels).tobytes())
         return names.hexdigest()
 
 
 def as_trained_on(batch: Batch, module: pl.LightningModule) -> Batch:
-    """The batch as it would reach the training step: in the run's precision, on its device."""
+    """The batch as the training step would get it: in the run's precision, on its device."""
     return Batch(module.trainer.precision_plugin.convert_input(batch)).to(module.device)
 
 
 @contextmanager
 def evaluating(module: pl.LightningModule) -> Iterator[None]:
-    """Evaluation mode without gradients, in the run's precision; afterwards each submodule has its own mode again."""
+    """Evaluation mode without gradients, in the run's precision; restores the mode of each submodule on exit."""
     modes = [(each, each.training) for each in module.modules()]
     module.eval()
     try:
@@ -108,7 +106,7 @@ def evaluating(module: pl.LightningModule) -> Iterator[None]:
 
 
 def write_scores(path: Path, ids: Sequence[str], scores_N: np.ndarray) -> None:
-    """Writes ``id,score``, a row per training sample, the easiest first; `ScoreColumn` reads it.
+    """Writes a CSV file with ``id,score`` per training sample, easiest first, which `ScoreColumn` can read.
 
     Raises:
         RunFailed: the file cannot be written.
@@ -121,48 +119,41 @@ def write_scores(path: Path, ids: Sequence[str], scores_N: np.ndarray) -> None:
 
 
 class Scorer(ABC):
-    """Says how hard each training sample is."""
+    """Scores the difficulty of training samples."""
 
     @abstractmethod
     def __call__(self, samples: TrainingSamples) -> np.ndarray:
-        """The scores.
-
-        Returns:
-            float64 [N], finite, larger is harder.
-
-        Raises:
-            UserError: they cannot be had.
-        """
+        """The scores, float64 [N], finite, larger is harder; a UserError if they cannot be computed."""
 
 
 class ClassifierMargin(Scorer):
-    """Minus the margin of a linear classifier, each sample scored by one that was fitted without it.
+    """Minus the margin of a linear classifier; each sample is scored by a classifier that was fitted without it.
 
-    The margin is the decision value of the sample's label minus the largest of the others: negative where the
-    classifier would be wrong. The classifier is scikit-learn's multinomial `LogisticRegression` on the pixels.
+    The margin is the decision value of the sample's label minus the largest other one, negative if the classifier is
+    wrong. The classifier is scikit-learn's multinomial `LogisticRegression` on the pixels.
 
     Args:
         n_splits: folds, 2 or more; every class needs as many samples.
-        C: inverse strength of the regularisation, above 0. Strong regularisation is fast, and keeps the classifier
-            from following wrong labels.
-        random_state: deals the samples out to the folds.
+        C: inverse regularization strength, above 0. Strong regularization is fast and keeps the classifier from
+            fitting wrong labels.
+        random_state: fixes the folds.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, n_splits: int = 5, C: float = 0.001, random_state: int = 0) -> None:
         if n_splits < 2:
-            raise ValueError(f"n_splits is {n_splits}; a classifier fitted without a sample takes 2 folds or more")
+            raise ValueError(f"n_splits is {n_splits}; it must be 2 or more")
         if C <= 0:
-            raise ValueError(f"C is {C}; it is above 0")
+            raise ValueError(f"C is {C}; it must be above 0")
         self.n_splits, self.C, self.random_state = n_splits, C, random_state
 
-    # One process may run many arms on the same data: a sweep's worker, a test.
+    # a process may run many arms on the same data, such as a worker of a sweep
     _known: dict[tuple[Any, ...], np.ndarray] = {}
 
     def __call__(self, samples: TrainingSamples) -> np.ndarray:
-        """Fits the classifiers, or takes the scores that this process has computed for the same data before."""
+        """Fits the classifiers, or returns the scores that this process computed earlier for the same data."""
         features = np.concatenate([batch["image"].flatten(1).numpy() for batch in samples.batches()])
         pixels = hashlib.blake2b(np.ascontiguousarray(features).tobytes(), digest_size=16).hexdigest()
         key = (samples.digest, pixels, self.n_splits, self.C, self.random_state)
@@ -171,7 +162,7 @@ class ClassifierMargin(Scorer):
         return self._known[key]
 
     def _fit(self, features: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-        # over a second to import
+        # takes over a second to import
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import StratifiedKFold
         from threadpoolctl import threadpool_limits
@@ -185,7 +176,7 @@ class ClassifierMargin(Scorer):
             )
         margin_N = np.empty(len(labels_N))
         folds = StratifiedKFold(self.n_splits, shuffle=True, random_state=self.random_state)
-        # on one thread: sums come out the same on any machine of this kind, and sweeps run side by side
+        # one thread: reproducible sums, and runs of a sweep do not compete for cores
         with threadpool_limits(1):
             for train, held_out in folds.split(features, class_N):
                 classifier = LogisticRegression(C=self.C, max_iter=1000, tol=1e-3)
@@ -205,35 +196,32 @@ def _margins(decisions: np.ndarray, class_B: np.ndarray) -> np.ndarray:
 
 
 class ReferenceLoss(Scorer):
-    """The loss under a model of the same architecture that was trained before.
+    """The loss under an earlier model of the same architecture.
 
-    A reference that was trained on these very samples finds those easy that it has learnt by heart.
+    To a reference model that was trained on these samples, the memorized ones are easy.
 
     Args:
-        checkpoint: a run, of which the best checkpoint is taken, by its folder or its name below the root of
-            the runs; or the path of a checkpoint.
+        checkpoint: the folder or name of a run, whose best checkpoint is used; or the path of a checkpoint.
     """
 
     def __init__(self, checkpoint: str) -> None:
         self.checkpoint = checkpoint
 
     def __call__(self, samples: TrainingSamples) -> np.ndarray:
-        """Lends the model the reference's weights for one pass, then gives it its own back."""
+        """Loads the reference weights into the model for one pass and restores its own."""
         path = Path(self.checkpoint)
         path = path if path.suffix == ".ckpt" else Run.load(self.checkpoint, runs_root()).checkpoint("best")
         reference = load(path)["state_dict"]
         module = samples.module
         losses_of = getattr(module, "sample_losses", None)
         if losses_of is None:
-            raise UserError(f"{type(module).__name__} has no sample_losses(batch), which ReferenceLoss asks for losses")
+            raise UserError(f"{type(module).__name__} has no sample_losses(batch), which ReferenceLoss needs")
         own = {name: value.clone() for name, value in module.state_dict().items()}
         try:
             try:
                 module.load_state_dict(reference)
             except RuntimeError as error:
-                raise UserError(
-                    f"{path} was written by another model than {type(module).__name__} as configured"
-                ) from error
+                raise UserError(f"{path} does not fit {type(module).__name__} as configured") from error
             with evaluating(module):
                 losses = [losses_of(as_trained_on(batch, module)).double().cpu() for batch in samples.batches()]
         finally:
@@ -242,30 +230,30 @@ class ReferenceLoss(Scorer):
 
 
 class CrossValidatedLoss(Scorer):
-    """The mean out-of-fold loss: that of models which were trained without the sample, over all repeats.
+    """The mean out-of-fold loss over all repeats: that of models trained without the sample.
 
     Args:
-        run: a cross-validation's run, by its folder or its name below the root of the runs, whose
-            ``predictions/out_of_fold.parquet`` has columns ``id`` and ``loss`` (nats); or such a Parquet file.
+        run: the folder or name of a cross-validated run, whose ``predictions/out_of_fold.parquet`` has the columns
+            ``id`` and ``loss`` (nats); or the path of such a Parquet file.
     """
 
     def __init__(self, run: str) -> None:
         self.run = run
 
     def __call__(self, samples: TrainingSamples) -> np.ndarray:
-        """Reads the table; a sample that was held out several times gets the mean."""
+        """Reads the table; a sample that was held out several times gets its mean loss."""
         path = Path(self.run)
         if path.suffix != ".parquet":
-            path = Run.load(self.run, runs_root()).path / OUT_OF_FOLD
+            path = Run.load(self.run, runs_root()).path / "predictions" / OUT_OF_FOLD
         return _scores_from(path, "loss", samples, repeats=True)
 
 
 class ScoreColumn(Scorer):
-    """A column of a file: scores from anywhere.
+    """Scores from a column of a file.
 
     Args:
-        path: a CSV (``.csv``) or Parquet (``.parquet``) file with a column ``id`` and one row per sample. It may
-            score samples of the other parts too.
+        path: a CSV (``.csv``) or Parquet (``.parquet``) file with a column ``id`` and one row per training sample. It
+            may have rows for samples of the other parts.
         column: the column with the scores; larger is harder.
     """
 
@@ -281,11 +269,11 @@ def _scores_from(path: Path, column: str, samples: TrainingSamples, repeats: boo
     ids, values = _read_columns(path, column)
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise UserError(f"{path}: the {column} of {ids[row]!r} is {values[row]}; scores are finite numbers")
+        raise UserError(f"{path}: the {column} of {ids[row]!r} is {values[row]}; it must be a finite number")
     known = samples.known_ids
     if known is not None and (foreign := sorted(set(ids) - set(known))):
         hint = nearest(foreign[0], known)
-        raise UserError(f"{path}: {len(foreign)} ids are not in the data, the first is {foreign[0]!r}{hint}")
+        raise UserError(f"{path}: {len(foreign)} ids are not in the data, first {foreign[0]!r}{hint}")
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for name, value in zip(ids, values.tolist(), strict=True):
@@ -293,27 +281,27 @@ def _scores_from(path: Path, column: str, samples: TrainingSamples, repeats: boo
         counts[name] = counts.get(name, 0) + 1
     if missing := [name for name in samples.ids if name not in sums]:
         raise UserError(
-            f"{path}: {len(missing)} of {len(samples.ids)} training samples have no {column}, the first is "
-            f"{missing[0]!r}: give each a row"
+            f"{path}: {len(missing)} of {len(samples.ids)} training samples have no {column}, first {missing[0]!r}; "
+            "every training sample needs a row"
         )
     if not repeats and (twice := next((name for name in samples.ids if counts[name] > 1), None)):
-        raise UserError(f"{path}: {twice!r} has {counts[twice]} rows; give each sample one")
+        raise UserError(f"{path}: {twice!r} has {counts[twice]} rows; it must have one")
     return np.array([sums[name] / counts[name] for name in samples.ids])
 
 
 def _read_columns(path: Path, column: str) -> tuple[list[str], np.ndarray]:
     if path.suffix not in (".csv", ".parquet"):
-        raise UserError(f"{path}: a file of scores ends in .csv or .parquet")
+        raise UserError(f"{path}: a file of scores must end in .csv or .parquet")
     if not path.is_file():
         near = nearest(path.name, [each.name for each in path.parent.glob("*")]) if path.parent.is_dir() else ""
-        raise UserError(f"there is no file of scores '{path}'{near}")
+        raise UserError(f"file of scores '{path}' not found{near}")
     frame = read_frame(path)
     for name in ("id", column):
         if name not in frame:
-            raise UserError(f"{path} has no column '{name}'{nearest(name, frame)}; there are {', '.join(frame)}")
+            raise UserError(f"{path} has no column '{name}'{nearest(name, frame)}; it has {', '.join(frame)}")
     ids, values = as_text(frame, "id"), numbers(frame, column)
     if ids.isna().any():
         raise UserError(f"{path}, row {int(np.flatnonzero(ids.isna())[0])}: the id is missing")
     if len(values) and np.isnan(values).all():
-        raise UserError(f"{path}: the column '{column}' does not hold numbers")
+        raise UserError(f"{path}: column '{column}' does not contain numbers")
     return ids.tolist(), values
