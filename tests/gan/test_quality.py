@@ -22,7 +22,7 @@ from plcourse.gan.gaussians import GaussianGrid, GaussianQuality, grid
 from plcourse.gan.measures import (
     frechet_distance,
     kernel_distance,
-    mode_shares,
+    mode_fractions,
     modes_covered,
     precision_and_recall,
     total_variation,
@@ -83,7 +83,7 @@ class TestMeasures:
         assert precision_and_recall(real[::-1].copy(), fake) == there
 
     def test_shares_of_modes(self) -> None:
-        shares = mode_shares(np.array([0, 0, 2, -1]), 3)
+        shares = mode_fractions(np.array([0, 0, 2, -1]), 3)
         assert shares.tolist() == [0.5, 0, 0.25]
         real = np.full(3, 1 / 3)
         assert modes_covered(shares, real) == 2

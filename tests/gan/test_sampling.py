@@ -13,7 +13,7 @@ from PIL import Image
 from gan_configs import images_config, points_config
 from plcourse import Run
 from plcourse.gan.gaussians import GaussianGrid, GaussianQuality
-from plcourse.gan.latents import Seeds, between, latents_of, mixing_shares, training_latents
+from plcourse.gan.latents import Seeds, between, latents_of, mixing_fractions, training_latents
 from plcourse.gan.networks import ConvDiscriminator, ConvGenerator, PointDiscriminator, PointGenerator
 from plcourse.gan.nonsaturating import GAN
 from plcourse.gan.r3gan import R3GAN
@@ -44,7 +44,7 @@ class TestLatents:
         ]
         assert len(torch.unique(torch.stack(draws))) == 8 * 6
         assert torch.equal(training_latents("generator", 1, 1, ["b"], 3)[0], draws[-1][1])
-        shares = mixing_shares(0, 0, [str(i) for i in range(1000)])
+        shares = mixing_fractions(0, 0, [str(i) for i in range(1000)])
         assert 0 <= shares.min() < 0.01 < 0.99 < shares.max() < 1
 
     def test_the_way_between_two_latents_stays_as_far_from_the_origin(self) -> None:
@@ -99,7 +99,7 @@ class TestNetworks:
 
     @pytest.mark.parametrize("network", [ConvGenerator, ConvDiscriminator])
     def test_a_size_that_cannot_be_halved_is_refused(self, network: type) -> None:
-        with pytest.raises(ValueError, match="image_size=30: 2 widths halve it 2 times, so give a multiple of 4"):
+        with pytest.raises(ValueError, match="image_size is 30; with 2 widths it must be a multiple of 4"):
             network(image_size=30)
 
     def test_no_sample_sees_another(self) -> None:

@@ -1,8 +1,8 @@
-"""Gradients that travel in half the bytes.
+"""Sends gradients between processes in 16 bits instead of 32.
 
-A *communication hook* decides how DDP averages a bucket of gradients. torch brings one that casts the bucket to 16
-bits, averages it, and casts it back. Lightning's ``DDPStrategy(ddp_comm_hook=...)`` installs hooks on GPUs only and
-says nothing elsewhere; this callback installs it wherever it works, and says so where it does not.
+A *communication hook* decides how DDP averages a bucket of gradients. torch has one that casts the bucket to 16 bits,
+averages it, and casts it back. Lightning's ``DDPStrategy(ddp_comm_hook=...)`` silently ignores hooks on CPUs; this
+callback installs the hook wherever it works and raises an error where it does not.
 """
 
 from typing import Literal
@@ -19,16 +19,16 @@ _HOOKS = {"float16": fp16_compress_hook, "bfloat16": bf16_compress_hook}
 
 
 class GradientCompression(Callback):
-    """Sends gradients between the processes in 16 bits; the weights and the optimizer stay as they are.
+    """Sends gradients between processes in 16 bits; weights and optimizer keep their precision.
 
-    The averages are rounded to 11 significant bits (float16) or 8 (bfloat16), so the losses are no longer those of one
-    process to the last digit. float16 overflows above 65,504. In a single process there is nothing to send.
+    The averages are rounded to 11 significant bits (float16) or 8 (bfloat16), so the losses differ slightly from those
+    of one process. float16 overflows above 65,504. With a single process the callback has no effect.
 
     Args:
-        dtype: ``float16``, or, with NCCL, ``bfloat16``, which has the range of single precision.
+        dtype: ``float16``, or ``bfloat16``, which has the range of float32 and needs NCCL.
 
     Raises:
-        UserError: the strategy is not DDP, or gloo is to average bfloat16.
+        UserError: the strategy is not DDP, or ``dtype`` is bfloat16 and the backend is not NCCL.
     """
 
     def __init__(self, dtype: Literal["float16", "bfloat16"] = "float16") -> None:
@@ -41,7 +41,7 @@ class GradientCompression(Callback):
         module = trainer.strategy.model
         if not isinstance(module, DistributedDataParallel):
             name = type(trainer.strategy).__name__
-            raise UserError(f"GradientCompression works on DDP's buckets; trainer.strategy is {name}")
+            raise UserError(f"GradientCompression needs a DDP strategy; trainer.strategy is {name}")
         if self.dtype == "bfloat16" and "nccl" not in str(dist.get_backend()):
-            raise UserError("GradientCompression: gloo cannot average bfloat16; dtype: float16 works on CPUs")
+            raise UserError("GradientCompression: gloo cannot average bfloat16; use dtype float16 on CPUs")
         module.register_comm_hook(None, _HOOKS[self.dtype])

@@ -1,8 +1,9 @@
-"""Lesson 12: one classifier, trained by one process or by several that agree on every step.
+"""Lesson 12: one classifier, trained by one process or by several that take the same steps.
 
-The idea: each of W processes takes its share of a batch, and the gradients are averaged before every step, so that all
-hold the same weights and the step is that of the whole batch (PyTorch DDP, Li et al. 2020, arXiv 2006.15704). The mean
-over processes is the mean over samples only where all shares are equal; `rank_weight` mends the last, uneven batch.
+The idea: each of W processes computes the gradients of its slice of a batch. They are averaged before every step, so
+that all processes keep the same weights and the step is that of the whole batch (PyTorch DDP, Li et al. 2020, arXiv
+2006.15704). The mean over processes is the mean over samples only if all slices have the same size; `rank_weight`
+corrects for the last, uneven batch.
 
     plcourse fit -c ddp/two_processes --then test
 
@@ -27,11 +28,11 @@ class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut around them (He et al. 2016, figure 2; arXiv 1512.03385).
 
     Args:
-        c_in: channels that come in, 1 or more.
-        c_out: channels that go out, a multiple of ``groups``.
+        c_in: input channels, 1 or more.
+        c_out: output channels, a multiple of ``groups``.
         stride: 1 keeps the resolution, 2 halves it.
-        groups: groups of the group norm (Wu and He 2018), which, unlike batch norm, sees no other sample: a model
-            trained by two processes is then the very model of one. 0 takes batch norm.
+        groups: groups of the group norm (Wu and He 2018); 0 uses batch norm. A group norm sees one sample at a time, so
+            that two processes train the same model as one.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int = 1, groups: int = 8) -> None:
@@ -44,7 +45,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(c_in, c_out, 1, stride, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Features in, features out, at a ``stride``-th of the resolution."""
+        """Maps [B, c_in, H, W] to [B, c_out, H / stride, W / stride]."""
         y_BCHW = functional.relu(self.norm1(self.conv1(x_BCHW)))
         y_BCHW = self.norm2(self.conv2(y_BCHW))
         return functional.relu(y_BCHW + self.shortcut(x_BCHW))
@@ -58,10 +59,10 @@ class ResNet(nn.Module):
         num_classes: classes, 2 or more.
         widths: channels of each stage; every stage after the first halves the resolution.
         blocks: residual blocks per stage, 1 or more.
-        dropout: share of the last features dropped while training, 0 to 1.
-        groups: groups of the group norms; divides every width. 0 takes batch norms.
-        recompute: keep only the input of each block for the backward pass and compute the rest anew there
-            (activation checkpointing, Chen et al. 2016, arXiv 1604.06174): less memory for one more forward pass.
+        dropout: fraction of the last features dropped in training, 0 to 1.
+        groups: groups of the group norms, a divisor of every width; 0 uses batch norms.
+        recompute: keep only the input of each block for the backward pass and recompute the rest (activation
+            checkpointing, Chen et al. 2016, arXiv 1604.06174): less memory for one more forward pass.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(c_in, num_classes)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        """Maps normalized images [B, C, H, W] to class scores [B, K]."""
         x_BCHW = self.stem(image_BCHW)
         for block in self.stages:
             if self.recompute and self.training:
@@ -105,7 +106,7 @@ class MLP(nn.Module):
         in_features: pixels times channels of an image.
         num_classes: classes, 2 or more.
         hidden: width of each hidden layer.
-        dropout: share of the hidden features dropped while training, 0 to 1.
+        dropout: fraction of the hidden features dropped in training, 0 to 1.
     """
 
     def __init__(
@@ -119,27 +120,28 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        """Maps normalized images [B, C, H, W] to class scores [B, K]."""
         return self.layers(image_BCHW)
 
 
 class ImageClassifier(pl.LightningModule):
     """Classifies images with any network that maps [B, C, H, W] to class scores [B, K].
 
-    Logs ``train/loss`` and ``train/lr`` every ``log_every_n_steps`` steps (the loss of that step over all its
-    samples), and ``<stage>/loss``, ``<stage>/accuracy``, ``<stage>/f1`` (macro) for the stages val and test, exact
-    over all samples and processes.
+    Logs ``train/loss`` (of the step, over all its samples) and ``train/lr`` every ``log_every_n_steps`` steps, and
+    ``<stage>/loss``, ``<stage>/accuracy`` and ``<stage>/f1`` (macro) for val and test, exact over all samples and
+    processes.
 
     Args:
-        network: the network; its class count is ``num_classes``.
+        network: maps images to ``num_classes`` scores.
         num_classes: classes, 2 or more.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
-        label_smoothing: probability mass moved from the label to all classes while training, 0 to 1.
-        linear_scaling: multiply the learning rate by the number of processes and of accumulated batches (Goyal et al.
-            2017, arXiv 1706.02677, section 2.1): the optimizer's rate is then that of ``batch_size`` samples. Warm up.
-        channels_last: memory format in which convolutions run faster on GPUs. On CPUs leave it off: strided 1x1
-            convolutions of a few channels have been seen to crash in torch 2.15's oneDNN.
+        label_smoothing: probability mass moved from the label to all classes in training, 0 to 1.
+        linear_scaling: multiply the learning rate by the numbers of processes and of accumulated batches (Goyal et al.
+            2017, arXiv 1706.02677, section 2.1), so that the configured rate is for ``batch_size`` samples. Use it
+            with a warm-up.
+        channels_last: a memory format in which convolutions run faster on GPUs. Leave it off on CPUs: strided 1x1
+            convolutions of a few channels have crashed in torch 2.15's oneDNN.
     """
 
     def __init__(
@@ -162,41 +164,41 @@ class ImageClassifier(pl.LightningModule):
         self.test_scores = ClassificationScores(num_classes, "test")
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised images of shape [B, C, H, W] in, class scores of shape [B, K] out."""
+        """Maps normalized images [B, C, H, W] to class scores [B, K]."""
         if self.channels_last:
             image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
         return self.network(image_BCHW)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The mean cross-entropy of this process's share, weighted so that the mean over all shares is exact."""
+        """The mean cross-entropy of this process's slice, weighted so that the mean over processes is exact."""
         loss = functional.cross_entropy(self(batch["image"]), batch["label"], label_smoothing=self.label_smoothing)
-        weight = batch.get("rank_weight", 1.0)  # data modules of your own may not know it
+        weight = batch.get("rank_weight", 1.0)  # batches of other data modules lack it
         if weight != 1.0:
             loss = loss * weight
-        # Looking at the loss costs more than the step of a small network, so it is looked at now and then.
+        # logging every loss would cost more than the step of a small network
         for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
             self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch to the validation scores."""
+        """Adds a batch to the validation scores."""
         self.val_scores.update(self(batch["image"]), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation scores; called on every rank, also on one that held no sample."""
+        """Logs the validation scores; runs on every rank, even one without samples."""
         self.val_scores.log_and_reset(self)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch to the test scores."""
+        """Adds a batch to the test scores."""
         self.test_scores.update(self(batch["image"]), batch["label"])
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test scores; called on every rank, also on one that held no sample."""
+        """Logs the test scores; runs on every rank, even one without samples."""
         self.test_scores.log_and_reset(self)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Probabilities of shape [B, K], the class predicted, of shape [B], and the ids of the samples."""
+        """The ids of the samples, the predicted classes [B], and the probabilities [B, K]."""
         probability_BK = probabilities(self(batch["image"]))
         return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
 

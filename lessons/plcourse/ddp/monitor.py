@@ -1,8 +1,8 @@
-"""Where the time of a training goes, what memory it takes, and which samples each process saw.
+"""Measures where the time of a training goes, how much memory it takes, and which samples each process saw.
 
     plcourse fit -c ddp/two_processes --trainer.callbacks+=ThroughputMonitor
 
-All processes add up their figures every ``log_every_n_steps`` steps, so a row is about the whole job, not about rank 0.
+The processes combine their figures every ``log_every_n_steps`` steps, so that a row describes the whole job.
 """
 
 import resource
@@ -27,27 +27,27 @@ _MIB = 2**20
 
 
 class ThroughputMonitor(Callback):
-    """Logs throughput, waiting, memory and coverage of a fit.
+    """Logs throughput, waiting times, memory and sample coverage of a fit.
 
-    Validation, and the time between two epochs, are left out of every time. Logged every ``log_every_n_steps`` steps:
+    The times exclude validation and the pauses between epochs. Logged every ``log_every_n_steps`` steps:
 
     - ``train/samples_per_second``: samples of all processes.
-    - ``train/data_wait``: share of the time in which a process waits for its data loader, 0 to 1; mean over processes.
-    - ``train/communication_wait``: share of the time in which a process waits for gradients after it has computed its
-      own, 0 to 1; mean over processes. See `plcourse.training.communication`.
-    - ``train/communication``: share of the time from the first bucket's averaging to the last one's, the part that the
-      backward pass hides included.
-    - ``train/peak_memory_mib``: most memory of any process so far, in MiB: resident memory on CPUs, memory that torch
-      allocated on GPUs.
+    - ``train/data_wait``: fraction of the time spent waiting for the data loader, mean over processes.
+    - ``train/communication_wait``: fraction of the time a process waits for the others' gradients after computing its
+      own, mean over processes; see `plcourse.training.communication`.
+    - ``train/communication``: fraction of the time between the start of the first bucket's averaging and the end of
+      the last one's, including the part that overlaps with the backward pass.
+    - ``train/peak_memory_mib``: largest memory of any process so far, in MiB: resident memory on CPUs, memory
+      allocated by torch on GPUs.
 
-    And after each epoch, where batches have ids: ``train/samples_seen`` (different samples over all processes),
-    ``train/samples_twice`` (looks beyond the first at a sample), and ``train/samples_rank_0`` and so on. An epoch that
-    was resumed in its middle has none of these.
+    After each epoch, if batches have ids: ``train/samples_seen`` (distinct samples over all processes),
+    ``train/samples_twice`` (repeated uses of a sample), and ``train/samples_rank_0`` and so on. An epoch that was
+    resumed midway logs none of these.
 
     Args:
-        communication_every_n_steps: steps between two at which the communication is looked at, 1 or more. In a step
-            that logs, the ranks meet before the backward pass and wait for each other there, so this should share no
-            factor with ``log_every_n_steps``; 7 shares none with 5, 10 or 50.
+        communication_every_n_steps: measure the communication every so many steps, 1 or more. In a step that logs, the
+            ranks already wait for each other before the backward pass, so choose a number coprime to
+            ``log_every_n_steps``; 7 is coprime to 5, 10 and 50.
     """
 
     def __init__(self, communication_every_n_steps: int = 7) -> None:
@@ -65,9 +65,9 @@ class ThroughputMonitor(Callback):
         self._keys: dict[str, int] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock, and asks DDP to time its communication."""
+        """Starts the clock and the timing of DDP's communication."""
         self._steps = self._steps_logged = self._samples = 0
-        self._seconds, self._started = 0.0, time.perf_counter()  # an epoch resumed in its middle has no start
+        self._seconds, self._started = 0.0, time.perf_counter()  # an epoch resumed midway has no start hook
         self._waited = _seconds_waited(trainer)
         if isinstance(trainer.strategy.model, DistributedDataParallel):
             self._timer = CommunicationTimer(trainer.strategy.model, self.communication_every_n_steps)
@@ -82,7 +82,7 @@ class ThroughputMonitor(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts, and logs when a step is due to be logged."""
+        """Counts samples and steps, and logs at logging steps."""
         ids = batch.get("id") if isinstance(batch, dict) else None
         if ids is not None:
             self._whole_epoch = self._whole_epoch and (batch_idx == 0 or bool(self._ids))
@@ -90,7 +90,7 @@ class ThroughputMonitor(Callback):
         self._samples += len(ids) if ids is not None else _size(batch)
         if not takes_step(trainer):
             return
-        # DDP timed every so many steps, counted from 1; the times of one are complete a step later
+        # the times of a step are complete one step later
         if self._timer is not None and self._steps % self.communication_every_n_steps == 0:
             self._timer.look()
         self._steps += 1
@@ -102,11 +102,11 @@ class ThroughputMonitor(Callback):
         self._pause()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lets the clock go on."""
+        """Restarts the clock."""
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops the clock, and compares what the processes saw."""
+        """Stops the clock and logs which samples the processes saw."""
         self._pause()
         ranks = gather_objects(self._keys_seen() if self._whole_epoch else None)
         if any(keys is None for keys in ranks) or not sum(map(len, ranks)):
@@ -127,27 +127,27 @@ class ThroughputMonitor(Callback):
         seconds, waited, steps = self._seconds, _seconds_waited(trainer), self._steps - self._steps_logged
         communication = self._timer.take() if self._timer is not None else None
         exposed, total = (communication.exposed, communication.total) if communication else (0.0, 0.0)
-        shares = ((waited - self._waited) / seconds, exposed * steps / seconds, total * steps / seconds)
-        ranks = np.array(gather_numbers((self._samples, _peak_memory(trainer), *shares)))
-        data_wait, wait, share = ranks[:, 2:].mean(0).clip(0, 1)
+        fractions = ((waited - self._waited) / seconds, exposed * steps / seconds, total * steps / seconds)
+        ranks = np.array(gather_numbers((self._samples, _peak_memory(trainer), *fractions)))
+        data_wait, communication_wait, communicating = ranks[:, 2:].mean(0).clip(0, 1)
         metrics = {
             "train/samples_per_second": ranks[:, 0].sum() / seconds,
             "train/data_wait": data_wait,
             "train/peak_memory_mib": ranks[:, 1].max(),
         }
         if communication:
-            metrics |= {"train/communication_wait": wait, "train/communication": share}
+            metrics |= {"train/communication_wait": communication_wait, "train/communication": communicating}
         self._write(trainer, metrics)
         self._samples, self._seconds, self._waited, self._steps_logged = 0, 0.0, waited, self._steps
 
     def _write(self, trainer: pl.Trainer, metrics: dict[str, float], last_step: bool = False) -> None:
-        # Straight to the loggers: these are about the run, not results that Lightning should average or monitor.
+        # straight to the loggers: these describe the run and are not for Lightning to average or monitor
         step = trainer.fit_loop.epoch_loop._batches_that_stepped - last_step
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step)
 
     def _keys_seen(self) -> np.ndarray:
-        """The keys of this epoch's samples, uint64; each is computed once in a run."""
+        """The keys of this epoch's samples, uint64; each is computed once per run."""
         new = [name for name in self._ids if name not in self._keys]
         self._keys.update(zip(new, keys_of(new).tolist(), strict=True))
         return np.array([self._keys[name] for name in self._ids], np.uint64)
@@ -158,13 +158,13 @@ def _seconds_waited(trainer: pl.Trainer) -> float:
 
 
 def _size(batch: Any) -> int:
-    """Samples in a batch without ids: the length of its first tensor."""
+    """The number of samples in a batch without ids: the length of its first tensor."""
     values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else [batch]
     return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
 
 
 def _peak_memory(trainer: pl.Trainer) -> float:
-    """Most memory of this process so far, in MiB."""
+    """The largest memory of this process so far, in MiB."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _MIB

@@ -19,7 +19,7 @@ from plcourse.data import keys_of
 from plcourse.errors import UserError
 from plcourse.gan.averaging import MovingAverage
 from plcourse.gan.latents import latents_of, training_latents
-from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, PLAYERS, Report, clip, take_turn
+from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, PLAYERS, Scalars, clip, take_turn
 from plcourse.gan.quality import Quality
 from plcourse.training.exportable import Input, Output, Signature
 from plcourse.training.metrics import is_logging_step
@@ -86,24 +86,24 @@ class AdversarialModule(pl.LightningModule, ABC):
         self.gradient_clip_val, self.micro_batches = gradient_clip_val, micro_batches
 
     @abstractmethod
-    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Report:
+    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Scalars:
         """The discriminator's ``loss`` on a batch in one of its turns, and other scalars to log."""
 
     @abstractmethod
-    def generator_loss(self, batch: dict[str, Any]) -> Report:
+    def generator_loss(self, batch: dict[str, Any]) -> Scalars:
         """The generator's ``loss`` on a batch, and other scalars to log."""
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Report:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Scalars:
         """Runs one iteration: the discriminator's turns, the generator's turn, then an update of the average."""
-        reports: dict[int, Report] = {}
+        turns: dict[int, Scalars] = {}
         for turn in range(self.discriminator_turns):
             loss_of = partial(self.discriminator_loss, turn=turn)
-            reports[DISCRIMINATOR] = take_turn(self, DISCRIMINATOR, batch, loss_of, self.micro_batches)
-        reports[GENERATOR] = take_turn(self, GENERATOR, batch, self.generator_loss, self.micro_batches)
+            turns[DISCRIMINATOR] = take_turn(self, DISCRIMINATOR, batch, loss_of, self.micro_batches)
+        turns[GENERATOR] = take_turn(self, GENERATOR, batch, self.generator_loss, self.micro_batches)
         self.average.update(self.generator, self.global_step)
         if is_logging_step(self.trainer):
-            self._log_turns(reports)
-        return {"loss": reports[DISCRIMINATOR]["loss"] + reports[GENERATOR]["loss"]}
+            self._log_turns(turns)
+        return {"loss": turns[DISCRIMINATOR]["loss"] + turns[GENERATOR]["loss"]}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips the gradients, which are complete and unscaled here."""
@@ -118,11 +118,11 @@ class AdversarialModule(pl.LightningModule, ABC):
             with_schedule(self, discriminator, self.discriminator_lr_scheduler, self.discriminator_turns),
         ]
 
-    def _log_turns(self, reports: dict[int, Report]) -> None:
+    def _log_turns(self, turns: dict[int, Scalars]) -> None:
         """Logs means over all samples of all processes; loss, gradient norm and rate are named by their network."""
         values: dict[str, Tensor] = {}
-        for player, report in reports.items():
-            for name, value in report.items():
+        for player, scalars in turns.items():
+            for name, value in scalars.items():
                 by_network = name in ("loss", "grad_norm")
                 values[f"train/{PLAYERS[player]}_{name}" if by_network else f"train/{name}"] = value
         self.log_dict(values, sync_dist=True, batch_size=1)

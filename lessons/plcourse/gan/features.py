@@ -1,8 +1,8 @@
 """The network in whose features images are compared: a small classifier, trained once on the source's training part.
 
-Inception's weights would have to be downloaded, and have never seen a digit. This network takes seconds to train, is
-kept in the cache under a name made from everything its weights depend on, and says how good it is: its accuracy on the
-test part. A distance in its features is not an FID, and is only comparable with others in the very same features.
+Inception's weights would need a download and have never seen a digit. This network trains in seconds, is cached under a
+name made from everything its weights depend on, and reports its accuracy on the test part. A distance in its features
+is not an FID; it is comparable only with distances in the same features.
 
 Shape suffixes: B samples, C channels, H rows, W columns, K classes, F features.
 """
@@ -28,13 +28,13 @@ _RECIPE = f"AdamW, one cycle, {EPOCHS} epochs, batch {BATCH}, rate {RATE}"
 
 
 class FeatureNetwork(nn.Module):
-    """A small convolutional classifier whose last hidden layer gives the features.
+    """A small convolutional classifier whose last hidden layer is the features.
 
     Args:
         channels: channels of the images, 1 or 3.
         num_classes: classes of the source, 2 or more.
-        widths: channels of each stage, each half as large an image as the one before; multiples of 8.
-        features: F, dimensions of the features.
+        widths: channels of each stage, multiples of 8; every stage halves the image size.
+        features: F, the number of features.
     """
 
     fitted: Tensor
@@ -56,28 +56,28 @@ class FeatureNetwork(nn.Module):
         self.head = nn.Linear(features, num_classes)
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("accuracy", torch.tensor(float("nan")))
-        self.register_buffer("unit", torch.tensor(1.0))  # makes the features' mean square 1 on the training part
+        self.register_buffer("unit", torch.tensor(1.0))  # scales the mean square of the features to 1 in training
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Images in [-1, 1] of shape [B, C, H, W] in; features [B, F] and class scores [B, K] out."""
+        """Maps images [B, C, H, W] in [-1, 1] to features [B, F] and class scores [B, K]."""
         features_BF = functional.relu(self.hidden(self.stages(image_BCHW)))
         return features_BF / self.unit, self.head(features_BF)
 
 
 def fit_features(network: FeatureNetwork, images: ImageSplits, cache: Path, device: torch.device | str = "cpu") -> None:
-    """Gives a network its weights: those in the cache, else newly trained ones, which are put there.
+    """Loads the weights of a network from the cache, or trains them and adds them to the cache.
 
-    Processes that need the same weights at once wait for the first of them; a lock ends with the process that holds it,
-    however that ends. The run's random numbers are left as they were.
+    Of several processes that need the same weights, one trains and the others wait. The run's random states do not
+    change.
 
     Args:
         network: gets the weights and its ``accuracy`` on the test part.
-        images: the source with its parts.
-        cache: the folder for trained feature networks.
+        images: the source with its splits.
+        cache: the folder of trained feature networks.
         device: where to train.
 
     Raises:
-        UserError: the images do not fit the network, or have no labels to learn.
+        UserError: the images do not fit the network, or have fewer than two classes.
     """
     _check(network, images)
     path = cache / f"{fingerprint(network, images)}.ckpt"
@@ -91,13 +91,13 @@ def fit_features(network: FeatureNetwork, images: ImageSplits, cache: Path, devi
             sizes = images.sizes
             say(
                 f"feature network trained on {sizes['n_train']} images: accuracy {float(state['accuracy']):.4f} on "
-                f"{sizes['n_test']} others; kept as {path}"
+                f"{sizes['n_test']} test images; saved as {path}"
             )
     network.load_state_dict(state)
 
 
 def fingerprint(network: FeatureNetwork, images: ImageSplits) -> str:
-    """A name made from the training samples' content and labels, the network and the recipe: 16 hexadecimal digits."""
+    """A hash of the training samples, their labels, the network and the recipe: 16 hexadecimal digits."""
     train, source = images.parts["train"], images.source
     digest = hashlib.sha256(f"{network.arguments} {_RECIPE} {images.shape} {images.normalisation}".encode())
     digest.update(source.hashes[train].tobytes())
@@ -107,7 +107,7 @@ def fingerprint(network: FeatureNetwork, images: ImageSplits) -> str:
 
 
 def part_of(images: ImageSplits, part: str, n: int | None = None) -> ImageDataset:
-    """The images of one part without augmentation; of at most ``n``, evenly spaced."""
+    """The images of one part without augmentation, at most ``n`` of them, evenly spaced."""
     indices = images.parts[part]
     if n is not None and n < len(indices):
         indices = indices[[len(indices) * i // n for i in range(n)]]
@@ -115,7 +115,7 @@ def part_of(images: ImageSplits, part: str, n: int | None = None) -> ImageDatase
 
 
 def batches(data: ImageDataset, size: int, order: np.ndarray | None = None) -> Iterator[dict[str, Any]]:
-    """Batches of a part as the loaders make them, in order or in a given one."""
+    """Batches as the loaders make them, in the given order."""
     order = np.arange(len(data)) if order is None else order
     for start in range(0, len(data), size):
         yield data.fetch(order[start : start + size], 0)
@@ -129,17 +129,17 @@ def _check(network: FeatureNetwork, images: ImageSplits) -> None:
     ):
         if wanted != found:
             raise UserError(
-                f"the feature network has {what} {wanted}, but the data have {found}: set "
+                f"the feature network has {what} {wanted}, but the data have {found}; set "
                 f"--model.init_args.quality.init_args.features.init_args.{what} {found}"
             )
     if classes < 2:
-        raise UserError("the feature network learns to tell classes apart and needs two or more")
+        raise UserError("the feature network needs data with two classes or more")
 
 
 def _trained(arguments: tuple[Any, ...], images: ImageSplits, device: torch.device | str) -> dict[str, Tensor]:
     with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(0)
-        network = FeatureNetwork(*arguments).to(device, torch.float32)  # also where the run is in double precision
+        network = FeatureNetwork(*arguments).to(device, torch.float32)  # even if the run is in double precision
         train, test = part_of(images, "train"), part_of(images, "test")
         steps = EPOCHS * -(-len(train) // BATCH)
         optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)

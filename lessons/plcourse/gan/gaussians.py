@@ -1,8 +1,7 @@
-"""The toy of this lesson: 25 Gaussians on a grid, where every mode that a generator misses can be counted.
+"""The toy data of this lesson: 25 Gaussians on a grid, for which the modes that a generator misses can be counted.
 
-The construction is that of VEEGAN (Srivastava et al. 2017, section 4.1): a 5 x 5 grid of centres 2 apart. The standard
-deviation is 0.1 instead of 0.05, so that the modes are 20 standard deviations from each other and seconds of training
-suffice.
+The grid is that of VEEGAN (Srivastava et al. 2017, section 4.1): 5 x 5 centres at distance 2. The standard deviation
+is 0.1 instead of 0.05, so that the modes are 20 standard deviations apart and seconds of training suffice.
 
 Shape suffixes: N points, M modes, B points of a batch.
 """
@@ -19,12 +18,12 @@ from plcourse.data.provenance import Identities, row_hashes
 from plcourse.errors import UserError
 from plcourse.gan.data import seed_loader
 from plcourse.gan.latents import Seeds
-from plcourse.gan.measures import mode_shares, modes_covered, total_variation
+from plcourse.gan.measures import mode_fractions, modes_covered, total_variation
 from plcourse.gan.quality import Quality
 from plcourse.processes.collectives import gather_objects
 
-NEAR = 3.0  # standard deviations from its centre within which a point is good: 98.9 % of real points in two dimensions
-COVERED = 0.1  # of the points it should have, for a mode to count as found; points spread evenly give it 0.07
+NEAR = 3.0  # a point within so many standard deviations of a centre is good; 98.9 % of real points in two dimensions
+COVERED = 0.1  # fraction of the points it should have for a mode to count as found; evenly spread points give 0.07
 PIXELS = 320  # width and height of a picture
 
 
@@ -35,14 +34,14 @@ def grid(side: int, spacing: float) -> np.ndarray:
 
 
 class Points:
-    """One part of the data: points of a mixture of Gaussians, each a function of its id.
+    """Points of a mixture of Gaussians with equal weights, each a function of its id.
 
     Args:
-        part: ``train``, ``val`` or ``test``; the first part of the ids.
-        n: points.
-        centres: float64 [M, 2], the modes; all of the same weight.
+        part: ``train``, ``val`` or ``test``; the prefix of the ids.
+        n: number of points.
+        centres: float64 [M, 2], the modes.
         std: standard deviation of each mode.
-        seed: another seed gives other points.
+        seed: fixes the points.
     """
 
     def __init__(self, part: str, n: int, centres: np.ndarray, std: float, seed: int) -> None:
@@ -58,11 +57,11 @@ class Points:
 
     @property
     def identities(self) -> Identities:
-        """Who the points are."""
+        """The hashes and ids of the points."""
         return Identities(row_hashes(self.points.numpy()), self.ids)
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """``point`` float32 [B, 2], ``label`` int64 [B], its mode, and ``id``."""
+        """The batch at ``indices``: ``point`` float32 [B, 2], ``label`` int64 [B] (the mode), and ``id``."""
         chosen = torch.from_numpy(indices)
         ids = [self.ids[i] for i in indices.tolist()]
         return {"point": self.points[chosen], "label": self.labels[chosen], "id": ids}
@@ -73,14 +72,14 @@ class GaussianGrid(pl.LightningDataModule):
 
     Args:
         side: modes in each direction; there are ``side * side``.
-        spacing: distance of neighbouring centres.
+        spacing: distance between neighbouring centres.
         std: standard deviation of each mode.
-        n_train: points to train on.
-        n_val: points for validation.
-        n_test: points for the test.
+        n_train: training points.
+        n_val: validation points.
+        n_test: test points.
         batch_size: points per batch and process.
-        data_seed: another seed gives other points.
-        predict_samples: points to generate in `predict`, from the seeds 0, 1, 2, ...
+        data_seed: fixes the points.
+        predict_samples: number of points that `predict` generates, from the seeds 0, 1, 2, ...
         predict_seeds: the seeds to generate from instead.
     """
 
@@ -130,13 +129,12 @@ class GaussianGrid(pl.LightningDataModule):
 
 
 class GaussianQuality(Quality):
-    """Points, counted by mode: no feature network is needed where the truth is known.
+    """Counts generated points by mode; needs no feature network, since the true distribution is known.
 
-    Scores: ``good``, the share of generated points within 3 standard deviations of a centre; ``modes``, the modes that
-    hold at least a tenth of the points they should, all of them good (VEEGAN counts a mode with one);
-    ``mode_tv``, the total variation distance from the true shares of the modes, points that are not good counting as a
-    mode of their own. Outside of fit also ``good_floor`` and ``mode_tv_floor``, the same of the real points, and
-    ``samples``.
+    Scores: ``good``, the fraction of generated points within 3 standard deviations of a centre; ``modes``, the modes
+    with at least a tenth of the good points they should have (VEEGAN requires one point); ``mode_tv``, the total
+    variation distance to the true mode fractions, where points that are not good count as an extra mode. Outside fit
+    also ``good_floor`` and ``mode_tv_floor``, the same of the real points, and ``samples``.
     """
 
     field, distance = "point", "mode_tv"
@@ -148,54 +146,50 @@ class GaussianQuality(Quality):
         self._std = 1.0
 
     def prepare(self, trainer: pl.Trainer) -> None:
-        """Looks up the modes.
-
-        Raises:
-            UserError: the data module has none.
-        """
+        """Takes the modes from the data module; a UserError if it has none."""
         data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "centres"):
-            raise UserError("GaussianQuality needs a data module whose modes are known: GaussianGrid")
+            raise UserError("GaussianQuality needs a data module with known modes, such as GaussianGrid")
         self._centres, self._std = data.centres, data.std
 
     def update(self, real: Tensor, fake: Tensor) -> None:
-        """Adds B real and B generated points, each [B, 2]."""
+        """Adds real and generated points, [B, 2] each."""
         self._modes.append(np.stack([self.nearest(real), self.nearest(fake)], axis=1))
 
     def nearest(self, point_B2: Tensor) -> np.ndarray:
-        """The mode of each point, int64 [B]; -1 for one that is not good."""
+        """The mode of each point, int64 [B]; -1 for a point that is not good."""
         assert self._centres is not None, "prepare comes first"
         points = point_B2.detach().double().cpu().numpy()
         distance_BM = np.linalg.norm(points[:, None] - self._centres, axis=2)
         return np.where(distance_BM.min(axis=1) <= NEAR * self._std, distance_BM.argmin(axis=1), -1)
 
     def scores(self, trainer: pl.Trainer) -> dict[str, float]:
-        """The scores over all processes; see the class."""
+        """The scores over all processes, as the class lists them."""
         rows = [part for own in gather_objects(self._modes) for part in own]
         self._modes = []
         assert self._centres is not None, "prepare comes first"
         real, fake = np.concatenate(rows).T
         modes = len(self._centres)
         true = np.full(modes, 1 / modes)
-        shares = mode_shares(fake, modes)
+        fractions = mode_fractions(fake, modes)
         found = {
-            "good": float(shares.sum()),
-            "modes": float(modes_covered(shares, true, COVERED)),
-            "mode_tv": total_variation(shares, true),
+            "good": float(fractions.sum()),
+            "modes": float(modes_covered(fractions, true, COVERED)),
+            "mode_tv": total_variation(fractions, true),
         }
         if trainer.state.fn == "fit":
             return found
-        real_shares = mode_shares(real, modes)
-        floor = {"good_floor": float(real_shares.sum()), "mode_tv_floor": total_variation(real_shares, true)}
+        real_fractions = mode_fractions(real, modes)
+        floor = {"good_floor": float(real_fractions.sum()), "mode_tv_floor": total_variation(real_fractions, true)}
         return found | floor | {"samples": float(len(fake))}
 
     def describe(self, sample: Tensor) -> dict[str, Any]:
-        """``x`` and ``y``, and ``label`` int64 [B], the mode, -1 for a point in none."""
+        """``x``, ``y`` and ``label`` int64 [B], the mode, or -1 for a point in none."""
         label_B = torch.from_numpy(self.nearest(sample))
         return {"x": sample[:, 0], "y": sample[:, 1], "label": label_B}
 
     def picture(self, sample: Tensor, columns: int) -> np.ndarray:
-        """The points in blue on white over the circles that good ones lie in, in orange; ``columns`` plays no part."""
+        """Blue points over the orange circles that contain the good ones; ``columns`` has no effect."""
         assert self._centres is not None, "prepare comes first"
         reach = np.abs(self._centres).max() * 1.3 + NEAR * self._std
         axis = (np.arange(PIXELS) + 0.5) / PIXELS * 2 * reach - reach

@@ -1,8 +1,8 @@
-"""Where generated samples come from: latents that are a function of what they are for, never of who draws them.
+"""Latents that are functions of what they are for, independent of the process that draws them.
 
-A training latent is drawn from (seed, iteration, turn, id of the real sample beside it), a latent for evaluation or
-prediction from its seed alone. So two processes draw what one would, a resumed run draws what it would have, and any
-one sample can be made again.
+A training latent is drawn from (seed, iteration, turn, id of the real sample it is paired with), a latent for
+evaluation or prediction from its seed alone. So two processes draw the same latents as one, a resumed run draws the
+same as an uninterrupted one, and any sample can be generated again.
 
 Shape suffixes: B samples, Z latent dimensions.
 """
@@ -21,7 +21,7 @@ _STREAMS = {"discriminator": 0x64, "generator": 0x67, "mixing": 0x6D, "evaluatio
 
 
 def _seed(purpose: str, turn: int) -> int:
-    """The run's seed, mixed so that no two purposes or turns share a draw."""
+    """A seed from that of the run, different for each purpose and turn."""
     return int(stream(run_seed(), _STREAMS[purpose], turn)[0])
 
 
@@ -29,64 +29,59 @@ def training_latents(purpose: str, step: int, turn: int, ids: Sequence[str], dim
     """Standard normal latents, float32 [B, Z], for one turn.
 
     Args:
-        purpose: ``discriminator`` or ``generator``, whose turns draw independently.
+        purpose: ``discriminator`` or ``generator``; their draws are independent.
         step: the iteration.
-        turn: the network's turn within the iteration.
+        turn: the network's turn in the iteration.
         ids: the ids of the B real samples of the batch.
         dimensions: Z.
     """
     return torch.from_numpy(normals(_seed(purpose, turn), step, keys_of(ids), dimensions)).float()
 
 
-def mixing_shares(step: int, turn: int, ids: Sequence[str]) -> Tensor:
+def mixing_fractions(step: int, turn: int, ids: Sequence[str]) -> Tensor:
     """Uniform draws in [0, 1), float32 [B], one for each pair of a real and a generated sample."""
     return torch.from_numpy(uniforms(_seed("mixing", turn), step, keys_of(ids), 1)[:, 0]).float()
 
 
 def latents_of(keys: np.ndarray, dimensions: int) -> Tensor:
-    """The latents of numbered samples, float32 [B, Z]; the same in every run.
-
-    Args:
-        keys: uint64 [B], seeds of samples or keys of ids.
-        dimensions: Z.
-    """
+    """Standard normal latents, float32 [B, Z], of seeds or keys of ids (uint64 [B]); the same in every run."""
     return torch.from_numpy(normals(_STREAMS["evaluation"], 0, keys, dimensions)).float()
 
 
 def between(a_Z: Tensor, b_Z: Tensor, steps: int) -> Tensor:
-    """Latents on the great circle from one to the other, [steps, Z], ends included (White 2016, arXiv 1609.04468).
+    """Latents on the great circle between two latents, [steps, Z], ends included (White 2016, arXiv 1609.04468).
 
-    A straight line would pass nearer to the origin than a normal draw ever lies.
+    A straight line would pass closer to the origin than normal draws lie.
     """
-    share_S1 = torch.linspace(0, 1, steps, dtype=a_Z.dtype, device=a_Z.device)[:, None]
+    fraction_S1 = torch.linspace(0, 1, steps, dtype=a_Z.dtype, device=a_Z.device)[:, None]
     cosine = (a_Z / a_Z.norm()).dot(b_Z / b_Z.norm()).clamp(-1, 1)
     angle = torch.arccos(cosine)
-    if angle.sin().abs() < 1e-6:  # the same direction, or opposite ones, between which no circle is the nearest
-        return a_Z + share_S1 * (b_Z - a_Z)
-    return (((1 - share_S1) * angle).sin() * a_Z + (share_S1 * angle).sin() * b_Z) / angle.sin()
+    if angle.sin().abs() < 1e-6:  # equal or opposite directions, for which the circle is undefined
+        return a_Z + fraction_S1 * (b_Z - a_Z)
+    return (((1 - fraction_S1) * angle).sin() * a_Z + (fraction_S1 * angle).sin() * b_Z) / angle.sin()
 
 
 class Seeds:
-    """What a generator predicts from: numbered latents, as a data set for `BatchLoader`.
+    """The seeds that a generator predicts from, as a dataset for `BatchLoader`.
 
     Args:
-        seeds: one non-negative number per sample.
+        seeds: one number of 0 or more per sample.
 
     Raises:
-        ValueError: a negative seed, or one twice.
+        ValueError: a seed is negative or appears twice.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         if any(seed < 0 for seed in seeds):
-            raise ValueError(f"seed {min(seeds)} is negative: give 0 or more")
+            raise ValueError(f"seed {min(seeds)} is negative; seeds must be 0 or more")
         if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed is given twice: the same seed gives the same sample")
+            raise ValueError("a seed appears twice; equal seeds generate equal samples")
         self.seeds = np.array(seeds, np.int64)
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """``seed`` int64 [B] and ``id``, the seed as a string of 8 digits or more."""
+        """The batch at ``indices``: ``seed`` int64 [B] and ``id``, the seed as a string of at least 8 digits."""
         seeds = self.seeds[indices]
         return {"seed": torch.from_numpy(seeds), "id": [f"{seed:08d}" for seed in seeds.tolist()]}

@@ -1,18 +1,18 @@
-"""The mechanism of this lesson: one network's turn, every part of it by hand.
+"""The mechanism of this lesson: one optimizer step of one network, by hand.
 
-With two networks Lightning cannot know who steps when, so the module does it (``automatic_optimization = False``). What
-the Trainer does in automatic optimization is done here, in this order::
+With two networks Lightning cannot know which one steps when, so the module decides (``automatic_optimization = False``)
+and does what the Trainer does in automatic optimization, in this order::
 
     toggle the optimizer          only this network's parameters take gradients
     zero_grad
     for each micro-batch:
-        loss, manual_backward     the loss scaled for half precision, gradients summed up
+        loss, manual_backward     the loss is scaled for half precision, gradients are summed
     average over the processes    instead of DistributedDataParallel, see `average_gradients`
     optimizer.step                unscales, calls `on_before_optimizer_step` (which clips), then steps
     scheduler.step
 
-A turn starts and ends within one `training_step`: between two batches there is never a half-accumulated gradient, so
-that every checkpoint is exact.
+All of it happens within one `training_step`. No gradient is half accumulated between two batches, so that every
+checkpoint is exact.
 """
 
 import contextlib
@@ -27,40 +27,39 @@ from torch import Tensor, nn
 from plcourse.processes.collectives import is_distributed
 from plcourse.training.metrics import is_logging_step
 
-GENERATOR, DISCRIMINATOR = 0, 1  # the order of the optimizers, in `configure_optimizers` and in checkpoints
+GENERATOR, DISCRIMINATOR = 0, 1  # the order of the optimizers in `configure_optimizers` and in checkpoints
 PLAYERS = ("generator", "discriminator")
-Report = dict[str, Tensor]
+Scalars = dict[str, Tensor]  # "loss" and what is logged with it
 
 
 def take_turn(
     module: pl.LightningModule,
     player: int,
     batch: dict[str, Any],
-    loss_of: Callable[[dict[str, Any]], Report],
+    loss_of: Callable[[dict[str, Any]], Scalars],
     micro_batches: int = 1,
-) -> Report:
-    """Lets one network take one optimizer step on a batch.
+) -> Scalars:
+    """Takes one optimizer step of one network on a batch.
 
     Args:
         module: the module, with the generator's optimizer first.
         player: `GENERATOR` or `DISCRIMINATOR`.
-        batch: this process's share; its ``rank_weight`` makes the mean over processes the mean over samples.
-        loss_of: the network's loss on a part of the batch, as ``loss``, and what else is to be logged; all of them
-            means over the samples of the part.
-        micro_batches: parts into which the batch is cut, one after the other in memory.
+        batch: this process's slice; its ``rank_weight`` makes the mean over processes the mean over samples.
+        loss_of: maps a part of the batch to the network's ``loss`` and other scalars, all means over its samples.
+        micro_batches: number of parts the batch is split into, to save memory.
 
     Returns:
-        The report over the whole share, weighted with ``rank_weight``, and ``grad_norm`` where it was looked at.
+        The scalars of the whole slice, weighted by ``rank_weight``, and ``grad_norm`` if it was computed.
     """
     optimizer: Any = module.optimizers()[player]  # pyright: ignore[reportIndexIssue]  (two make a list)
-    report: Report = {}
-    with optimizer.toggle_model(sync_grad=False):  # DDP is told to leave the gradients alone
+    scalars: Scalars = {}
+    with optimizer.toggle_model(sync_grad=False):  # DDP must not average the gradients
         optimizer.zero_grad()
         for part, weight in cut(batch, micro_batches):
             found = loss_of(part)
             module.manual_backward(found["loss"] * weight)
             for name, value in found.items():
-                report[name] = report.get(name, 0) + value.detach() * weight
+                scalars[name] = scalars.get(name, 0) + value.detach() * weight
         average_gradients(optimizer)
         optimizer.step()
     schedulers: Any = module.trainer.lr_scheduler_configs
@@ -69,19 +68,19 @@ def take_turn(
             config.scheduler.step()
     norm = getattr(module, "gradient_norm", None)
     if norm is not None:
-        report["grad_norm"] = norm
-    return report
+        scalars["grad_norm"] = norm
+    return scalars
 
 
 def cut(batch: dict[str, Any], parts: int) -> Iterator[tuple[dict[str, Any], float]]:
-    """Cuts a batch into parts of nearly equal size.
+    """Splits a batch into parts of nearly equal size.
 
     Args:
-        batch: tensors and lists of B samples; anything else goes into every part.
-        parts: 1 or more; never more than B are made.
+        batch: tensors and lists of B samples; other values go into every part.
+        parts: number of parts, 1 or more; at most B are made.
 
     Yields:
-        The part, and its weight: its share of the batch's samples times ``rank_weight``.
+        The part, and its weight: its fraction of the batch's samples times ``rank_weight``.
     """
     size = len(batch["id"])
     weight = batch.get("rank_weight", 1.0)
@@ -98,11 +97,10 @@ def cut(batch: dict[str, Any], parts: int) -> Iterator[tuple[dict[str, Any], flo
 def average_gradients(optimizer: Any) -> None:
     """Averages the gradients of one optimizer's parameters over all processes; a collective.
 
-    DistributedDataParallel waits for every parameter in every backward pass. Here each pass is for one network, the
-    other one's parameters are unused (Lightning issue 20328), and DDP would either fail or, with
-    ``find_unused_parameters``, search the graph and send the gradients of both. One message with this network's
-    gradients, sent when they are complete, needs neither the search nor a flag. What is given up is DDP's overlap of
-    the message with the backward pass.
+    DistributedDataParallel expects a gradient of every parameter in every backward pass. Here each pass is for one
+    network (Lightning issue 20328), so that DDP would either fail or, with ``find_unused_parameters``, search the graph
+    and send the gradients of both networks. One message with the gradients of this network needs neither the search
+    nor a flag, but it does not overlap with the backward pass as DDP's messages do.
     """
     if not is_distributed():
         return
@@ -117,18 +115,17 @@ def average_gradients(optimizer: Any) -> None:
 
 
 def clip(module: pl.LightningModule, optimizer: torch.optim.Optimizer, largest: float | None) -> Tensor | None:
-    """Clips the gradients of one optimizer to a norm; to be called in `on_before_optimizer_step`.
+    """Clips the gradients of one optimizer in `on_before_optimizer_step`.
 
-    There the gradients are complete and no longer scaled for half precision, which a clipping right after the backward
-    pass would find them to be.
+    There they are complete and unscaled; right after the backward pass they would still be scaled for half precision.
 
     Args:
         module: the module that steps.
-        optimizer: whose gradients.
-        largest: the largest norm; None clips nothing.
+        optimizer: the optimizer.
+        largest: the largest gradient norm; None clips nothing.
 
     Returns:
-        The norm before clipping; None where nobody needs it.
+        The norm before clipping; None if it is neither clipped nor logged.
     """
     if largest is None and not is_logging_step(module.trainer):
         return None
@@ -136,27 +133,27 @@ def clip(module: pl.LightningModule, optimizer: torch.optim.Optimizer, largest: 
     return nn.utils.clip_grad_norm_(parameters, float("inf") if largest is None else largest).detach()
 
 
-def discriminator_stats(real_B: Tensor, fake_B: Tensor) -> Report:
-    """How well a discriminator tells real from generated, for any loss.
+def discriminator_stats(real_B: Tensor, fake_B: Tensor) -> Scalars:
+    """How well a discriminator separates real from generated samples, for any loss.
 
     Args:
-        real_B: its scores of real samples; larger means more real.
-        fake_B: its scores of generated ones.
+        real_B: the scores of real samples; larger means more real.
+        fake_B: the scores of generated samples.
 
     Returns:
-        ``balance``, the mean difference: 0 where it cannot tell, growing as it gets ahead; and ``pair_accuracy``, the
-        share of pairs in which the real one scores higher, 0.5 where it cannot tell.
+        ``balance``, the mean difference of the scores, and ``pair_accuracy``, the fraction of pairs in which the real
+        sample scores higher. They are 0 and 0.5 for a discriminator that cannot tell them apart.
     """
     ahead_B = real_B.detach() - fake_B.detach()
     return {"balance": ahead_B.mean(), "pair_accuracy": (ahead_B > 0).to(ahead_B.dtype).mean()}
 
 
 def squared_gradient(score_B: Tensor, sample_BX: Tensor) -> Tensor:
-    """The squared norm of each score's gradient at its sample, of shape [B], itself ready for a backward pass."""
+    """The squared norm of each score's gradient with respect to its sample, [B]; differentiable."""
     (gradient_BX,) = torch.autograd.grad(score_B.sum(), sample_BX, create_graph=True)
     return gradient_BX.square().flatten(1).sum(dim=1)
 
 
 def in_full_precision(module: pl.LightningModule) -> contextlib.AbstractContextManager[Any]:
-    """Autocast off: squares of input gradients fall below what 16 bits can hold."""
+    """Turns autocast off, since squared input gradients underflow in 16 bits."""
     return torch.autocast(module.device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""How far generated samples are from real ones, in the features of a network. Float64 throughout.
+"""Distances between generated and real samples in the features of a network, in float64.
 
 Shape suffixes: N real samples, M generated ones, F features.
 """
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 1024  # rows of a distance matrix held at a time
+CHUNK = 1024  # rows of a distance matrix in memory at a time
 
 
 def frechet_distance(real_NF: np.ndarray, fake_MF: np.ndarray) -> float:
@@ -15,16 +15,16 @@ def frechet_distance(real_NF: np.ndarray, fake_MF: np.ndarray) -> float:
 
     .. math:: |\mu_r - \mu_f|^2 + \mathrm{tr}(\Sigma_r + \Sigma_f - 2 (\Sigma_r^{1/2} \Sigma_f \Sigma_r^{1/2})^{1/2})
 
-    It is biased upwards, the more the fewer samples, so it only compares with distances from as many.
+    It is biased upwards, more so for fewer samples, so compare only distances from equally many samples.
 
     Returns:
-        0 or more; smaller is nearer.
+        0 or more; smaller is closer.
     """
     means = [features.mean(axis=0) for features in (real_NF, fake_MF)]
     real_FF, fake_FF = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (real_NF, fake_MF))
     values_F, vectors_FF = np.linalg.eigh(real_FF)
     root_FF = vectors_FF * np.sqrt(values_F.clip(0)) @ vectors_FF.T
-    # the product is symmetric, so that its eigenvalues are real and their roots sum up to the trace of its root
+    # the product is symmetric: its eigenvalues are real, and their roots sum to the trace of its root
     cross = np.sqrt(np.linalg.eigvalsh(root_FF @ fake_FF @ root_FF).clip(0)).sum()
     squared = np.square(means[0] - means[1]).sum()
     return float(max(0.0, squared + np.trace(real_FF) + np.trace(fake_FF) - 2 * cross))
@@ -33,7 +33,7 @@ def frechet_distance(real_NF: np.ndarray, fake_MF: np.ndarray) -> float:
 def kernel_distance(real_NF: np.ndarray, fake_MF: np.ndarray) -> float:
     """KID: the squared maximum mean discrepancy with the kernel (x.y / F + 1)^3 (Binkowski et al. 2018, section 3.1).
 
-    Unbiased, so that samples of one distribution give 0 on average and may give less.
+    Unbiased: samples of one distribution give 0 on average, and may give less.
     """
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -49,56 +49,45 @@ def kernel_distance(real_NF: np.ndarray, fake_MF: np.ndarray) -> float:
 def precision_and_recall(real_NF: np.ndarray, fake_MF: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, equations 1 and 2).
 
-    Around each sample lies a ball that reaches to its k-th nearest neighbour of the same kind. Precision is the share
-    of generated samples in a ball of a real one (are they good?), recall the share of real ones in a ball of a
-    generated one (are all kinds there?).
+    Each sample is the centre of a ball that reaches to its k-th nearest neighbour of the same kind. Precision is the
+    fraction of generated samples inside a ball of a real one (are they good?), recall the fraction of real samples
+    inside a ball of a generated one (are all kinds covered?).
 
     Args:
         real_NF: features of real samples.
-        fake_MF: features of generated ones.
+        fake_MF: features of generated samples.
         neighbours: k, 1 or more and less than N and M.
 
     Returns:
         Precision and recall, 0 to 1.
     """
     real, fake = torch.from_numpy(real_NF), torch.from_numpy(fake_MF)
-    return _share_inside(fake, real, neighbours), _share_inside(real, fake, neighbours)
+    return _fraction_inside(fake, real, neighbours), _fraction_inside(real, fake, neighbours)
 
 
-def _share_inside(points_AF: Tensor, centres_BF: Tensor, neighbours: int) -> float:
+def _fraction_inside(points_AF: Tensor, centres_BF: Tensor, neighbours: int) -> float:
     radius_B = torch.cat(
-        # the nearest is the sample itself
+        # the nearest sample is the sample itself
         [torch.cdist(rows, centres_BF).kthvalue(neighbours + 1, dim=1).values for rows in centres_BF.split(CHUNK)]
     )
     inside = [(torch.cdist(rows, centres_BF) <= radius_B).any(dim=1) for rows in points_AF.split(CHUNK)]
     return float(torch.cat(inside).double().mean())
 
 
-def mode_shares(labels: np.ndarray, modes: int) -> np.ndarray:
-    """The share of the samples in each mode, float64 [modes]; labels outside 0..modes-1 count in no mode.
-
-    Args:
-        labels: int64 [N], N of 1 or more.
-        modes: how many there are.
-    """
+def mode_fractions(labels: np.ndarray, modes: int) -> np.ndarray:
+    """The fraction of the samples in each mode, float64 [modes]; labels (int64 [N]) outside 0..modes-1 are in none."""
     inside = labels[(labels >= 0) & (labels < modes)]
     return np.bincount(inside, minlength=modes) / len(labels)
 
 
 def modes_covered(fake: np.ndarray, real: np.ndarray, least: float = 0.1) -> int:
-    """The modes that hold at least ``least`` of the share they should have.
-
-    Args:
-        fake: shares of generated samples.
-        real: shares of real ones.
-        least: 0 to 1.
-    """
+    """The number of modes whose fraction of generated samples is at least ``least`` times that of real ones."""
     return int(((fake >= least * real) & (fake > 0)).sum())
 
 
 def total_variation(fake: np.ndarray, real: np.ndarray) -> float:
-    """The total variation distance of two lists of shares: 0 for equal ones, 1 for disjoint ones.
+    """The total variation distance of two lists of mode fractions, 0 (equal) to 1 (disjoint).
 
-    What is missing to 1 in a list is the share of the samples that lie in no mode.
+    A list may sum to less than 1; the rest is the fraction of the samples in no mode.
     """
     return float((np.abs(fake - real).sum() + abs(fake.sum() - real.sum())) / 2)

@@ -1,12 +1,13 @@
 """Generators and discriminators for images and for points.
 
-None of them looks at other samples: group norm takes the place of DCGAN's batch norm. Batch norm would make a sample
-depend on its batch, so that two processes are no longer one, gradient penalties (which are per sample) are undefined,
-and the sample of a seed changes with the batch size.
+They use group norm instead of DCGAN's batch norm. Batch norm makes a sample depend on its batch: two processes would
+train a different model than one, gradient penalties per sample would be undefined, and the sample of a seed would
+change with the batch size.
 
-Every generator has a ``latent_dim`` and makes latents [B, latent_dim] into samples; every discriminator gives a score
-[B], larger meaning more real. Shape suffixes: B samples, C channels, H rows, W columns, Z latent dimensions, P point
-dimensions, N frequencies.
+Every generator has a ``latent_dim`` and maps latents [B, latent_dim] to samples; every discriminator maps samples to
+scores [B], where larger means more real.
+
+Shape suffixes: B samples, C channels, H rows, W columns, Z latent dimensions, P point dimensions, N frequencies.
 """
 
 from collections.abc import Sequence
@@ -21,12 +22,12 @@ class ConvGenerator(nn.Module):
     Args:
         latent_dim: dimensions of the latents.
         channels: 1 for grey, 3 for colour.
-        image_size: height and width, a multiple of 2 to the power of ``len(widths)``.
-        widths: channels of each stage, each half as large an image as the next; multiples of ``groups``.
+        image_size: height and width, a multiple of ``2 ** len(widths)``.
+        widths: channels of each stage, multiples of ``groups``; every stage doubles the image size.
         groups: groups of the group norms (Wu and He 2018).
 
     Raises:
-        ValueError: an image size that cannot be halved so often.
+        ValueError: ``image_size`` is not such a multiple.
     """
 
     def __init__(
@@ -47,20 +48,20 @@ class ConvGenerator(nn.Module):
         self.stages = nn.Sequential(*stages, nn.Tanh())
 
     def forward(self, latent_BZ: Tensor) -> Tensor:
-        """Latents [B, Z] in, images [B, C, H, W] in [-1, 1] out."""
+        """Maps latents [B, Z] to images [B, C, H, W] in [-1, 1]."""
         return self.stages(self.project(latent_BZ).unflatten(1, (-1, self.start, self.start)))
 
 
 class ConvDiscriminator(nn.Module):
-    """Strided convolutions from an image to a score, without any normalisation.
+    """Strided convolutions from an image to a score, without normalization.
 
     Args:
         channels: 1 for grey, 3 for colour.
-        image_size: height and width, a multiple of 2 to the power of ``len(widths)``.
-        widths: channels of each stage, each half as large an image as the one before.
+        image_size: height and width, a multiple of ``2 ** len(widths)``.
+        widths: channels of each stage; every stage halves the image size.
 
     Raises:
-        ValueError: an image size that cannot be halved so often.
+        ValueError: ``image_size`` is not such a multiple.
     """
 
     def __init__(self, channels: int = 1, image_size: int = 28, widths: Sequence[int] = (32, 64)) -> None:
@@ -74,19 +75,19 @@ class ConvDiscriminator(nn.Module):
         self.head = nn.Linear(c_in * smallest_size(image_size, len(widths)) ** 2, 1)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Images [B, C, H, W] in, scores [B] out."""
+        """Maps images [B, C, H, W] to scores [B]."""
         return self.head(self.stages(image_BCHW).flatten(1)).squeeze(1)
 
 
 class FourierFeatures(nn.Module):
-    """Sines and cosines of random projections (Tancik et al. 2020, arXiv 2006.10739), beside the input.
+    """The input with sines and cosines of random projections (Tancik et al. 2020, arXiv 2006.10739) appended.
 
-    On their own, fully connected layers learn smooth functions first, and take very long to tell 25 narrow modes apart.
+    Without them, fully connected layers learn smooth functions first and take long to separate 25 narrow modes.
 
     Args:
         width: dimensions of the input.
-        frequencies: random directions; 0 leaves the input as it is.
-        scale: standard deviation of the projections' weights, radians per unit of input.
+        frequencies: number of random directions; 0 leaves the input unchanged.
+        scale: standard deviation of the projection weights, in radians per unit of input.
     """
 
     directions: Tensor
@@ -97,7 +98,7 @@ class FourierFeatures(nn.Module):
         self.width = width + 2 * frequencies
 
     def forward(self, x_BP: Tensor) -> Tensor:
-        """[B, width] in, [B, width + 2 * frequencies] out."""
+        """Maps [B, width] to [B, width + 2 * frequencies]."""
         angle_BN = x_BP @ self.directions
         return torch.cat([x_BP, angle_BN.sin(), angle_BN.cos()], dim=1)
 
@@ -127,7 +128,7 @@ class PointGenerator(nn.Module):
         self.layers = dense(self.features.width, hidden, point_dim)
 
     def forward(self, latent_BZ: Tensor) -> Tensor:
-        """Latents [B, Z] in, points [B, P] out."""
+        """Maps latents [B, Z] to points [B, P]."""
         return self.layers(self.features(latent_BZ))
 
 
@@ -149,12 +150,12 @@ class PointDiscriminator(nn.Module):
         self.layers = dense(self.features.width, hidden, 1)
 
     def forward(self, point_BP: Tensor) -> Tensor:
-        """Points [B, P] in, scores [B] out."""
+        """Maps points [B, P] to scores [B]."""
         return self.layers(self.features(point_BP)).squeeze(1)
 
 
 def dense(width: int, hidden: Sequence[int], out: int) -> nn.Sequential:
-    """Linear layers with leaky ReLUs between them."""
+    """Linear layers with leaky ReLUs in between."""
     layers: list[nn.Module] = []
     for wide in hidden:
         layers += [nn.Linear(width, wide), nn.LeakyReLU(0.2)]
@@ -163,14 +164,8 @@ def dense(width: int, hidden: Sequence[int], out: int) -> nn.Sequential:
 
 
 def smallest_size(image_size: int, halvings: int) -> int:
-    """The size of an image after so many halvings.
-
-    Raises:
-        ValueError: the size is no multiple of 2**halvings.
-    """
+    """The image size after ``halvings`` halvings; a ValueError if it is not divisible."""
     size, rest = divmod(image_size, 2**halvings)
     if rest or not size:
-        raise ValueError(
-            f"image_size={image_size}: {halvings} widths halve it {halvings} times, so give a multiple of {2**halvings}"
-        )
+        raise ValueError(f"image_size is {image_size}; with {halvings} widths it must be a multiple of {2**halvings}")
     return size

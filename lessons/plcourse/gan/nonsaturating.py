@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from plcourse.gan.adversarial import AdversarialModule
-from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, Report, discriminator_stats
+from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, Scalars, discriminator_stats
 
 
 class GAN(AdversarialModule):
@@ -26,7 +26,7 @@ class GAN(AdversarialModule):
     `discriminator_stats`.
     """
 
-    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Report:
+    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Scalars:
         """The sum of both mean cross-entropies, and how well the discriminator classifies."""
         with torch.no_grad():
             fake = self.generate(DISCRIMINATOR, batch, turn)
@@ -38,7 +38,7 @@ class GAN(AdversarialModule):
             **discriminator_stats(real_B, fake_B),
         }
 
-    def generator_loss(self, batch: dict[str, Any]) -> Report:
+    def generator_loss(self, batch: dict[str, Any]) -> Scalars:
         """The mean cross-entropy of generated samples labelled as real."""
         score_B = self.discriminator(self.generate(GENERATOR, batch))
         return {"loss": functional.softplus(-score_B).mean()}

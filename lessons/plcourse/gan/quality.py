@@ -1,7 +1,7 @@
-"""How good the generated samples are: what `validate` follows and `test` reports, for images.
+"""Quality measures of generated samples, which `validate` and `test` report.
 
-One sample is generated for each real sample of the evaluated part, from a latent that belongs to the real one's id. So
-the numbers do not depend on batches or processes, and two checkpoints are scored on the same latents.
+One sample is generated for each real sample of the evaluated part, from a latent drawn for the id of the real one. The
+scores therefore do not depend on batches or processes, and all checkpoints are scored on the same latents.
 """
 
 from abc import ABC, abstractmethod
@@ -19,22 +19,22 @@ from plcourse.gan.features import FeatureNetwork, batches, fit_features, part_of
 from plcourse.gan.measures import (
     frechet_distance,
     kernel_distance,
-    mode_shares,
+    mode_fractions,
     modes_covered,
     precision_and_recall,
     total_variation,
 )
 from plcourse.processes.collectives import gather_objects
 
-_LISTED = 20  # classes whose shares are worth a line each
+_LISTED = 20  # most classes whose fractions are listed one by one
 
 
 class Quality(nn.Module, ABC):
-    """What the models of this lesson ask of a measure of quality; `ImageQuality` and `GaussianQuality` are two.
+    """A quality measure of generated samples, such as `ImageQuality` and `GaussianQuality`.
 
     Attributes:
-        field: the field of a batch that holds the real samples.
-        distance: the score that says how far the generated samples are from the real ones; less is better.
+        field: the field of a batch with the real samples.
+        distance: the score that measures the distance between generated and real samples; smaller is better.
     """
 
     field: str
@@ -42,7 +42,7 @@ class Quality(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, trainer: pl.Trainer) -> None:
-        """Gets ready to score; called in `setup`."""
+        """Prepares the measure; called in `setup`."""
 
     @abstractmethod
     def update(self, real: Tensor, fake: Tensor) -> None:
@@ -50,28 +50,29 @@ class Quality(nn.Module, ABC):
 
     @abstractmethod
     def scores(self, trainer: pl.Trainer) -> dict[str, float]:
-        """The scores over all processes, by name without stage, and a new start; a collective."""
+        """The scores over all processes by name, without the stage; resets the measure. A collective."""
 
     @abstractmethod
     def describe(self, sample: Tensor) -> dict[str, Any]:
-        """Columns of a table about B generated samples."""
+        """Columns of the prediction table about B generated samples."""
 
     @abstractmethod
     def picture(self, sample: Tensor, columns: int) -> np.ndarray:
-        """All samples in one picture, uint8 [H, W, 3]."""
+        """Draws all samples in one picture, uint8 [H, W, 3], with so many ``columns``."""
 
 
 class ImageQuality(Quality):
-    """Images, compared in the features of a classifier of the same source.
+    """Compares images in the features of a classifier of the same source.
 
     Scores: ``frechet`` and ``kid`` (distances), ``precision`` and ``recall``, ``modes`` (classes with at least a tenth
-    of their share), ``class_tv`` (total variation distance of the class histograms), ``confidence`` (mean probability
-    of the likeliest class). Outside of fit also ``frechet_floor`` and ``kid_floor``, the distances of as many training
-    images from the same part, below which nothing can be expected to get; ``share_<class>`` for up to 20 classes;
-    ``samples``, how many real and how many generated ones there were; and ``feature_accuracy``.
+    of their images), ``class_tv`` (total variation distance of the class histograms), ``confidence`` (mean probability
+    of the most likely class). Outside fit also ``frechet_floor`` and ``kid_floor``, the distances of equally many
+    training images to the same part, which no generator can be expected to beat; ``share_<class>``, the fraction of
+    each class, for up to 20 classes; ``samples``, the number of real and of generated samples; and
+    ``feature_accuracy``.
 
     Args:
-        features: the feature network; trained, or taken from the cache, at its first use.
+        features: the feature network; trained, or loaded from the cache, at its first use.
         neighbours: k of precision and recall, 1 or more.
     """
 
@@ -87,7 +88,7 @@ class ImageQuality(Quality):
         self._labels: list[np.ndarray] = []
 
     def prepare(self, trainer: pl.Trainer) -> None:
-        """Notes whose images the feature network is to learn, should no checkpoint bring it along."""
+        """Keeps the trainer, whose images train the feature network unless a checkpoint contains it."""
         self._trainer = trainer
 
     def update(self, real: Tensor, fake: Tensor) -> None:
@@ -99,31 +100,31 @@ class ImageQuality(Quality):
         self._labels.append(np.stack([_rows(label_B), _rows(probability_B)], axis=1))
 
     def scores(self, trainer: pl.Trainer) -> dict[str, float]:
-        """The scores over all processes; see the class.
+        """The scores over all processes, as the class lists them.
 
         Raises:
-            UserError: too few samples for the neighbours, outside of a look at a batch or two.
+            UserError: there are too few samples for ``neighbours``.
         """
         self._ensure_features()
         real, fake, labels = (_gathered(rows) for rows in (self._real, self._fake, self._labels))
         self._real, self._fake, self._labels = [], [], []
         if len(real) < self.neighbours + 2:
             raise UserError(
-                f"{len(real)} samples to evaluate are too few for precision and recall of {self.neighbours} "
-                f"neighbours: give {self.neighbours + 2} or more, by val_size, test_size or the batch limits"
+                f"{len(real)} samples to evaluate are too few for precision and recall with {self.neighbours} "
+                f"neighbours; raise val_size, test_size or the batch limits to {self.neighbours + 2} samples or more"
             )
         images = _images(trainer)
         classes = images.num_classes
-        shares = mode_shares(labels[:, 0].astype(np.int64), classes)
-        true = mode_shares(images.source.labels[images.parts["train"]], classes)
+        fractions = mode_fractions(labels[:, 0].astype(np.int64), classes)
+        true = mode_fractions(images.source.labels[images.parts["train"]], classes)
         precision, recall = precision_and_recall(real, fake, self.neighbours)
         found = {
             "frechet": frechet_distance(real, fake),
             "kid": kernel_distance(real, fake),
             "precision": precision,
             "recall": recall,
-            "modes": float(modes_covered(shares, true)),
-            "class_tv": total_variation(shares, true),
+            "modes": float(modes_covered(fractions, true)),
+            "class_tv": total_variation(fractions, true),
             "confidence": float(labels[:, 1].mean()),
         }
         if trainer.state.fn == "fit":
@@ -133,16 +134,16 @@ class ImageQuality(Quality):
         )
         found |= {"frechet_floor": frechet_distance(real, floor), "kid_floor": kernel_distance(real, floor)}
         if classes <= _LISTED:
-            found |= {f"share_{name}": share for name, share in zip(images.label_names, shares.tolist(), strict=True)}
+            found |= {f"share_{name}": x for name, x in zip(images.label_names, fractions.tolist(), strict=True)}
         return found | {"samples": float(len(real)), "feature_accuracy": float(self.features.accuracy)}
 
     def describe(self, sample: Tensor) -> dict[str, Any]:
-        """``label`` int64 [B], the likeliest class, and ``confidence`` [B], its probability."""
+        """``label`` int64 [B], the most likely class, and ``confidence`` [B], its probability."""
         confidence_B, label_B = self._look(sample)[1].softmax(dim=1).max(dim=1)
         return {"label": label_B, "confidence": confidence_B}
 
     def picture(self, sample: Tensor, columns: int) -> np.ndarray:
-        """The images side by side, row by row, with a thin black frame around each."""
+        """The images row by row, each with a thin black frame."""
         pixels_BCHW = to_pixels(sample)
         if pixels_BCHW.shape[1] == 1:
             pixels_BCHW = np.repeat(pixels_BCHW, 3, axis=1)
@@ -151,7 +152,7 @@ class ImageQuality(Quality):
         return np.ascontiguousarray(rows.reshape(rows.shape[0] * rows.shape[1], -1, 3))
 
     def _ensure_features(self) -> None:
-        """Trains the feature network or fetches it from the cache; late, since a checkpoint may bring it along."""
+        """Trains the feature network or loads it from the cache; at first use, since a checkpoint may contain it."""
         if self.features.fitted:
             return
         trainer = self._trainer
@@ -183,6 +184,6 @@ def _rows(values: Tensor) -> np.ndarray:
 
 
 def _gathered(own: list[np.ndarray]) -> np.ndarray:
-    """The rows of all processes in rank order, which is the order of the samples."""
+    """The rows of all processes in rank order, the order of the samples."""
     parts = [part for rows in gather_objects(own) for part in rows]
     return np.concatenate(parts) if parts else np.empty((0, 1))

@@ -25,7 +25,7 @@ from plcourse.gan.adversarial import AdversarialModule
 from plcourse.gan.manual_step import (
     DISCRIMINATOR,
     GENERATOR,
-    Report,
+    Scalars,
     discriminator_stats,
     in_full_precision,
     squared_gradient,
@@ -74,7 +74,7 @@ class R3GAN(AdversarialModule):
         super().__init__(generator, discriminator, quality, *optimizers, ema_decay, gradient_clip_val, micro_batches)
         self.gamma = gamma
 
-    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Report:
+    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Scalars:
         """The relativistic loss plus both penalties, in full precision even under autocast."""
         with torch.no_grad():
             fake = self.generate(DISCRIMINATOR, batch, turn)
@@ -86,7 +86,7 @@ class R3GAN(AdversarialModule):
             loss = functional.softplus(fake_B - real_B).mean() + self.gamma / 2 * (r1 + r2)
         return {"loss": loss, "r1": r1, "r2": r2, **discriminator_stats(real_B, fake_B)}
 
-    def generator_loss(self, batch: dict[str, Any]) -> Report:
+    def generator_loss(self, batch: dict[str, Any]) -> Scalars:
         """The relativistic loss with the roles swapped."""
         fake_B = self.discriminator(self.generate(GENERATOR, batch))
         with torch.no_grad():

@@ -17,11 +17,11 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from plcourse.gan.adversarial import AdversarialModule
-from plcourse.gan.latents import mixing_shares
+from plcourse.gan.latents import mixing_fractions
 from plcourse.gan.manual_step import (
     DISCRIMINATOR,
     GENERATOR,
-    Report,
+    Scalars,
     discriminator_stats,
     in_full_precision,
     squared_gradient,
@@ -79,14 +79,14 @@ class WGANGP(AdversarialModule):
         super().__init__(generator, discriminator, quality, *optimizers, ema_decay, gradient_clip_val, micro_batches)
         self.penalty_weight, self.discriminator_turns = penalty_weight, n_critic
 
-    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Report:
+    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Scalars:
         """The negative difference of the mean scores, plus the weighted penalty."""
         real = batch[self.quality.field]
         with torch.no_grad():
             fake = self.generate(DISCRIMINATOR, batch, turn)
         real_B, fake_B = self.discriminator(real), self.discriminator(fake)
         with in_full_precision(self):
-            fraction_B = mixing_shares(self.global_step, turn, batch["id"]).to(real)
+            fraction_B = mixing_fractions(self.global_step, turn, batch["id"]).to(real)
             fraction = fraction_B.reshape(-1, *[1] * (real.ndim - 1))
             mixed = (fraction * real + (1 - fraction) * fake.to(real)).requires_grad_()
             norm_B = (squared_gradient(self.discriminator(mixed), mixed) + 1e-12).sqrt()  # finite slope at 0
@@ -97,6 +97,6 @@ class WGANGP(AdversarialModule):
             **discriminator_stats(real_B, fake_B),
         }
 
-    def generator_loss(self, batch: dict[str, Any]) -> Report:
+    def generator_loss(self, batch: dict[str, Any]) -> Scalars:
         """The negative mean score of generated samples."""
         return {"loss": -self.discriminator(self.generate(GENERATOR, batch)).mean()}

@@ -1,4 +1,4 @@
-"""Pictures of generated samples: by epoch, each one that was predicted, and what lies between."""
+"""Writes pictures of generated samples: after epochs, of each prediction, and of interpolations."""
 
 import itertools
 import shutil
@@ -20,17 +20,17 @@ from plcourse.training.variant import results_folder
 
 
 class SamplePictures(Callback):
-    """Draws samples of the same latents after every epoch, and writes what `predict` generates.
+    """Draws samples of the same latents after epochs, and writes the samples that `predict` generates.
 
-    In fit ``plots/samples-<epoch>.png`` (and the same in TensorBoard), in predict ``samples/<id>.png``, one for each
-    image, and ``plots/interpolation.png``, in which each row goes from one seed to the next. The table of predictions
-    has a folder of its own, which stays one that Parquet readers can take whole.
+    In fit it writes ``plots/samples-<epoch>.png`` and the same picture to TensorBoard. In predict it writes
+    ``samples/<id>.png`` for each image and ``plots/interpolation.png``, whose rows lead from one seed to the next. The
+    images stay out of the folder of the prediction table, which Parquet readers take whole.
 
     Args:
-        samples: samples in the picture of an epoch, of the seeds 0, 1, 2, ...
-        columns: samples side by side, 1 or more.
-        every_n_epochs: epochs from one picture to the next, 1 or more.
-        strips: rows of interpolations in predict, 0 for none.
+        samples: number of samples in the picture of an epoch, from the seeds 0, 1, 2, ...
+        columns: samples per row, 1 or more.
+        every_n_epochs: epochs between pictures, 1 or more.
+        strips: rows of interpolations in predict; 0 for none.
     """
 
     def __init__(self, samples: int = 64, columns: int = 8, every_n_epochs: int = 1, strips: int = 4) -> None:
@@ -42,7 +42,7 @@ class SamplePictures(Callback):
         self._seeds: list[int] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the epoch's picture, on the first rank."""
+        """Draws the picture of the epoch on the first rank."""
         epoch = trainer.current_epoch + 1
         if not trainer.is_global_zero or trainer.fast_dev_run or epoch % self.every_n_epochs:  # pyright: ignore[reportAttributeAccessIssue]  (set late)
             return
@@ -57,7 +57,7 @@ class SamplePictures(Callback):
                 logger.experiment.add_image("samples", picture_HWC, trainer.global_step, dataformats="HWC")
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Removes the images of an earlier prediction, before any rank writes."""
+        """Removes the images of an earlier prediction before any rank writes."""
         self._seeds = []
         if trainer.is_global_zero:
             shutil.rmtree(_images(trainer), ignore_errors=True)
@@ -73,7 +73,7 @@ class SamplePictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes the images of a batch; points have only their rows in the table."""
+        """Writes the images of a batch; points only have rows in the table."""
         if not isinstance(outputs, GeneratedColumns):
             return
         self._seeds += outputs["seed"].tolist()[: max(0, self.strips + 1 - len(self._seeds))]
@@ -84,13 +84,13 @@ class SamplePictures(Callback):
                 Image.fromarray(np.ascontiguousarray(pixels)).save(_images(trainer) / f"{name}.png")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the interpolations between the first seeds, on the first rank."""
+        """Draws the interpolations between the first seeds on the first rank."""
         if not trainer.is_global_zero or not self.strips or len(self._seeds) < 2:
             return
         model: Any = pl_module
         latents = latents_of(np.array(self._seeds, np.uint64), model.generator.latent_dim)
         path = torch.cat([between(a, b, self.columns) for a, b in itertools.pairwise(latents)])
-        made = model(path.to(model.device, model.dtype))  # hooks of an evaluation run without gradients
+        made = model(path.to(model.device, model.dtype))  # evaluation hooks run without gradients
         folder = results_folder(trainer) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(model.quality.picture(made, self.columns)).save(folder / "interpolation.png")
