@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from scripts.tools.faults import mutate_all, mutated, peak_mib, targets
+from scripts.tools.mutations import mutate_all, mutated, peak_mib, targets
 
 from plcourse.__main__ import main
 from plcourse.data.frames import read_frame
