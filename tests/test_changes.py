@@ -35,7 +35,7 @@ class Reader:
     def __init__(self, lesson: str, shell: Shell, folder: Path) -> None:
         self.changes, self.shell, self.folder = guides.changes(lesson), shell, folder
 
-    def change(self, number: int, status: int = 0, block: int | None = None, **shorter: str) -> tuple[Any, str]:
+    def change(self, number: int, status: int = 0, block: int | None = None, **shorter: Any) -> tuple[Any, str]:
         """Types one change, or one of its blocks; returns the change and what was printed."""
         change = self.changes[number - 1]
         for name, text in change.files.items():
@@ -43,7 +43,7 @@ class Reader:
         blocks = change.blocks if block is None else [change.blocks[block]]
         return change, self.type("".join(blocks), status, **shorter)
 
-    def type(self, commands: str, status: int = 0, **shorter: str) -> str:
+    def type(self, commands: str, status: int = 0, **shorter: Any) -> str:
         return self.shell.run(self.folder, commands, status, **shorter)
 
     def runs(self, config: str, root: str = "runs") -> list[Run]:
@@ -234,7 +234,7 @@ def test_evaluation(reader: Reader) -> None:
     """Shortened: 1 predicts 4 million rows, killed after two shards; the runs of 2, 4 and 5 train for one epoch."""
     wait = "sleep() { until [ $(find runs -name 'part-*.parquet' | wc -l) -gt 2 ]; do command sleep 0.1; done; }\n"
     rows = "--data.init_args.rows 4000000 --trainer.predict_loop.init_args.rows_per_shard 200000"
-    short = {"fit": "--trainer.max_epochs 1 --data.init_args.rows 100000", "predict": rows}
+    short: Any = {"fit": "--trainer.max_epochs 1 --data.init_args.rows 100000", "predict": rows}
     reader.type(wait + reader.changes[0].blocks[0], **short)
     change, output = reader.change(1, block=1, **short)
     assert change.says("are there already") in output

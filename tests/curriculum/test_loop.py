@@ -109,8 +109,10 @@ class TestPlainTraining:
 
 class TestArms:
     def test_all_orders_take_equal_steps_and_equally_many_samples(self) -> None:
-        pace = {"pacing": PacingFunction(start=0.2, ramp=0.8)}
-        arms = {order: fit(curriculum(order, **pace), max_epochs=3) for order in ("easy_first", "hard_first", "random")}
+        pace = PacingFunction(start=0.2, ramp=0.8)
+        arms = {
+            order: fit(curriculum(order, pacing=pace), max_epochs=3) for order in ("easy_first", "hard_first", "random")
+        }
         iid = fit(curriculum(), max_epochs=3)
         for watcher in arms.values():
             assert [len(ids) for ids in watcher.ids] == [len(ids) for ids in iid.ids]
@@ -130,7 +132,8 @@ class TestArms:
         numbers = {int(name.rpartition("/")[2]) for ids in watcher.ids[:STEPS_PER_EPOCH] for name in ids}
         data = CurriculumData("digits")
         data.setup("fit")
-        everything = sorted(int(name.rpartition("/")[2]) for name in data.train_dataloader().data.ids)
+        rows: Any = data.train_dataloader().data
+        everything = sorted(int(name.rpartition("/")[2]) for name in rows.ids)
         assert numbers == set(everything[: len(numbers)])
         assert len(numbers) == -(-len(everything) // 4)
 
@@ -315,7 +318,8 @@ def test_another_curriculum_is_not_resumed(forked: Command, tmp_path: Path, runs
     """Other labels, another pace, other scores: each refused in one line, and the run stays resumable."""
     data = CurriculumData("digits")
     data.setup("fit")
-    ids = data.train_dataloader().data.ids
+    rows: Any = data.train_dataloader().data
+    ids = rows.ids
     table = tmp_path / "scores.parquet"
     scores = np.arange(len(ids), dtype=np.float64)
     pq.write_table(pa.table({"id": ids, "hardness": scores}), table)

@@ -1,6 +1,7 @@
 """Which samples are drawn: every admitted one equally often, on all ranks alike, and everything like plain training."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from plcourse.data import TrainSampler
 from plcourse.errors import UserError
 
 
-def sampler(n: int = 100, batch_size: int = 10, fraction: float = 1.0, **base: int) -> CurriculumSampler:
+def sampler(n: int = 100, batch_size: int = 10, fraction: float = 1.0, **base: Any) -> CurriculumSampler:
     made = CurriculumSampler(TrainSampler(n, batch_size, **base))
     made.begin(np.arange(n)[::-1].copy(), lambda epoch, batch: fraction)
     return made

@@ -1,4 +1,5 @@
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def _tear(path):
     path.write_bytes(content[: len(content) // 2])
 
 
-def _noise(height, width, channels=3, seed=0):
+def _noise(height, width, channels=3, seed: Any = 0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8).squeeze()
 
 
@@ -45,7 +46,7 @@ def test_one_folder_per_class(grey_root, mnist5k):
 
 
 def test_reading_again_comes_from_memory_and_is_the_same(grey_root):
-    source = open_source("image_folder", str(grey_root))
+    source: Any = open_source("image_folder", str(grey_root))
     picked = np.array([5, 0, 5, 29])
     first = source.read(picked)
     for path in source.paths:
@@ -58,7 +59,7 @@ def test_reading_again_comes_from_memory_and_is_the_same(grey_root):
 def test_a_folder_too_large_for_the_memory_is_decoded_every_time(grey_root, monkeypatch):
     kept = open_source("image_folder", str(grey_root))
     monkeypatch.setattr("plcourse.data.image_folder.CACHE_BYTES", 100)
-    decoded = open_source("image_folder", str(grey_root))
+    decoded: Any = open_source("image_folder", str(grey_root))
     picked = np.array([3, 17, 3])
     assert torch.equal(kept.read(picked), decoded.read(picked))
     decoded.paths[3].unlink()
@@ -197,7 +198,7 @@ def test_every_kind_of_file_is_read_as_it_looks(tmp_path):
     Image.fromarray(image).quantize(200).save(tmp_path / "a/deep/palette.png", transparency=b"\xff\x80")
     (tmp_path / "a/notes.txt").write_text("not an image, passed over")
     (tmp_path / "a/.hidden.png").write_bytes(b"passed over too")
-    source = open_source("image_folder", str(tmp_path))
+    source: Any = open_source("image_folder", str(tmp_path))
     assert source.ids == ["a/bmp.BMP", "a/deep/palette.png", "a/rgba.png", "a/webp.webp"]
     assert source.notes[0] == "image_folder: left out 1 file that Pillow does not read as an image: 1 .txt"
     shown = source.read(np.arange(4)).permute(0, 2, 3, 1).numpy()
@@ -227,7 +228,7 @@ def test_whatever_pillow_reads_is_read_and_the_rest_is_counted_by_its_ending(tmp
         (tmp_path / path).write_bytes(b"whatever")
     (tmp_path / "__MACOSX/cat").mkdir(parents=True)
     (tmp_path / "__MACOSX/cat/._x.png").write_bytes(b"whatever")
-    source = open_source("image_folder", str(tmp_path))
+    source: Any = open_source("image_folder", str(tmp_path))
     assert sorted(source.ids) == sorted(f"{name}/x.{ending.upper()}" for name in ("cat", "dog") for ending in kinds)
     assert source.notes == [
         "image_folder: left out 5 files that Pillow does not read as images: 2 .txt, 1 .heic (Pillow cannot read it; "

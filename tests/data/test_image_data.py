@@ -1,5 +1,7 @@
 """ImageData under a real Trainer: what Lightning does to loaders must not move a sample."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -110,7 +112,7 @@ class SaveAt(pl.Callback):
     def __init__(self, path, step):
         self.path, self.step = path, step
 
-    def on_train_batch_end(self, trainer, *args):
+    def on_train_batch_end(self, trainer, *args, **kwargs):
         if trainer.global_step == self.step:
             trainer.save_checkpoint(self.path)
 
@@ -154,7 +156,7 @@ def test_testing_and_predicting_see_the_test_part_in_order(digits):
 
 
 def _image_folder(root, n=12):
-    source = open_source("digits", image_size=12)
+    source: Any = open_source("digits", image_size=12)
     for label in (0, 1):
         for i in np.flatnonzero(source.labels == label)[:n]:
             (root / f"class{label}").mkdir(parents=True, exist_ok=True)
@@ -172,9 +174,10 @@ def test_new_files_are_predicted_without_the_training_data(tmp_path):
     Image.fromarray(np.full((30, 20, 3), 128, np.uint8)).save(new)
 
     elsewhere = ImageData("image_folder", str(tmp_path / "gone"), predict_paths=[str(new), str(root / "class1")])
-    batches = _trainer().predict(Linear(144), datamodule=elsewhere, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert batches is not None
-    [batch] = batches
+    predicted: Any = _trainer().predict(
+        Linear(144), datamodule=elsewhere, ckpt_path=tmp_path / "a.ckpt", weights_only=True
+    )
+    [batch] = predicted
     assert elsewhere.label_names == ["class0", "class1"]
     assert elsewhere.images.normalisation == data.images.normalisation
     assert batch["id"][0] == str(new)

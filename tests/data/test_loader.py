@@ -116,7 +116,8 @@ def test_a_state_from_an_epochs_end_goes_on_with_the_next_epoch():
 def test_an_abandoned_pass_starts_again_from_the_beginning():
     loader = _loader()
     iterator = iter(loader)
-    next(iterator), next(iterator)
+    for _ in range(2):
+        next(iterator)
     assert loader.state_dict()["position"] == 2
     assert [b["index"].tolist() for b in loader] == [b.tolist() for b in loader.plan.batches(0)]
 
@@ -164,7 +165,8 @@ def test_with_workers_the_position_counts_what_was_handed_out(persistent):
     whole = _epoch(_loader(n=40), 1)
     loader.set_epoch(1)
     iterator = iter(loader)
-    next(iterator), next(iterator), next(iterator)
+    for _ in range(3):
+        next(iterator)
     state = loader.state_dict()
     assert state["position"] == 3  # although the workers are further on
     del iterator

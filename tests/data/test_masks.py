@@ -166,7 +166,7 @@ class TestMaskFolder:
             ({"b": np.zeros((16, 16), np.uint8)}, None, "b.png' is wrong: it is 16 x 16 pixels and its image 20 x 30"),
             ({"b": None}, None, "'b.png' has no mask"),
             (
-                {"a": np.eye(16, dtype=np.uint8)[..., None] * np.uint8([9, 0, 0])},
+                {"a": np.eye(16, dtype=np.uint8)[..., None] * np.array([9, 0, 0], np.uint8)},
                 None,
                 "it has 2 colours (mode RGB), and a mask",
             ),

@@ -4,6 +4,7 @@ import pickle
 import struct
 import urllib.error
 import urllib.request
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def cifar_root(mnist5k, tmp_path, monkeypatch):
 def test_digits_are_scikit_learns_scaled_to_bytes(digits):
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     assert digits.shape == (1, 8, 8)
     assert digits.images.dtype == torch.uint8
     np.testing.assert_array_equal(digits.images.numpy()[:, 0], np.rint(bunch.images * 255 / 16))
@@ -89,7 +90,7 @@ def test_mnist5k_is_mlxtends(mnist5k):
 def test_packaged_sources_survive_a_package_that_moves_its_file(name, monkeypatch, request):
     quick = request.getfixturevalue(name)
     monkeypatch.setattr(sources, "package_file", lambda package, relative: None)
-    slow = open_source(name)
+    slow: Any = open_source(name)
     assert torch.equal(quick.images, slow.images)
     np.testing.assert_array_equal(quick.labels, slow.labels)
 
@@ -113,7 +114,7 @@ def test_reading_picks_rows_and_hashes_follow_content(mnist5k):
 def test_idx_files_are_read_through_torchvision(name, idx_root):
     root, images, labels = idx_root
     prepare(name, str(root))  # everything is there, so nothing is downloaded
-    source = open_source(name, str(root))
+    source: Any = open_source(name, str(root))
     assert source.shape == (1, 28, 28)
     np.testing.assert_array_equal(source.images.numpy()[:, 0], images)
     np.testing.assert_array_equal(source.labels, labels)
@@ -128,7 +129,7 @@ def test_idx_files_are_read_through_torchvision(name, idx_root):
 def test_cifar_pickles_are_read_through_torchvision(cifar_root):
     root, images, labels, classes = cifar_root
     prepare("cifar10", str(root))
-    source = open_source("cifar10", str(root))
+    source: Any = open_source("cifar10", str(root))
     assert source.shape == (3, 32, 32)
     np.testing.assert_array_equal(source.images.numpy(), images)
     assert source.labels.tolist() == labels
@@ -195,7 +196,7 @@ def test_prepare_needs_nothing_for_the_packaged_sources(tmp_path, no_network):
 
 
 def test_images_are_scaled_when_asked(mnist5k):
-    small = open_source("mnist5k", image_size=14)
+    small: Any = open_source("mnist5k", image_size=14)
     assert small.shape == (1, 14, 14)
     assert small.images.dtype == torch.uint8
     picked = small.read(np.array([4321]))

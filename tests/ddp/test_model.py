@@ -191,7 +191,8 @@ class TestOptimizer:
         own = trainer(max_epochs=2, limit_train_batches=5, limit_val_batches=1, accumulate_grad_batches=2)
         own.fit(module, ImageData("digits"))
         (config,) = own.lr_scheduler_configs
-        assert config.scheduler.total_steps == own.global_step == 6
+        schedule: Any = config.scheduler
+        assert schedule.total_steps == own.global_step == 6
         assert config.interval == "step"
         assert own.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
 

@@ -75,7 +75,7 @@ class TestPerClass:
     def test_like_scikit_learn(self, tmp_path: Path) -> None:
         found = scores()
         section, lines = PerClass()(found, tmp_path)
-        expected = precision_recall_fscore_support(found.labels, found.predicted)
+        expected: Any = precision_recall_fscore_support(found.labels, found.predicted)
         for k, label in enumerate(found.label_names):
             row = section[label]
             assert [row["precision"], row["recall"], row["f1"], row["n"]] == pytest.approx([e[k] for e in expected])

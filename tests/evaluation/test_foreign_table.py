@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -61,7 +62,8 @@ def test_a_foreign_table_from_fit_to_export(tmp_path: Path, runs: Path, capsys: 
     inputs = (new[FEATURES].to_numpy(float) - known["mean"]) / known["std"]
     (file,) = (run.path / "export" / "onnx").glob("*.onnx")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (probability,) = session.run(None, {session.get_inputs()[0].name: inputs.astype(np.float32)})
+    outputs: Any = session.run(None, {session.get_inputs()[0].name: inputs.astype(np.float32)})
+    (probability,) = outputs
     files = run.predict({"data.init_args.paths": [str(tmp_path / "new.csv")]})
     predicted = pd.concat(map(pd.read_parquet, files)).set_index("id").loc[new.index]
     assert np.stack(predicted["probability"].to_list()) == pytest.approx(probability, abs=1e-5)

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 import plcourse
+from plcourse import Run
 from plcourse.data.features import Standardiser
 from plcourse.data.frames import read_frame
 from plcourse.data.image_files import find_images
 from plcourse.errors import RunFailed, UserError
 from plcourse.evaluation.inputs import TableInputs
 from plcourse.evaluation.tables import Schema, TableSource, TableSplits, to_features
-from plcourse.runs.run import Run
 from support import digits_config
 
 

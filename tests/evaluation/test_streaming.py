@@ -40,7 +40,7 @@ class Stop(pl.Callback):
     def __init__(self, after: int = -1) -> None:
         self.after, self.seen = after, 0
 
-    def on_predict_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         self.seen += 1
         if self.seen == self.after:
             raise KeyboardInterrupt

@@ -1,7 +1,7 @@
 """Members, their disagreement, and what it says."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -116,12 +116,12 @@ class TestEnsemble:
     def test_members_start_apart_and_learn_as_they_would_alone(self) -> None:
         torch.manual_seed(0)
         model = Classifier(Ensemble(mlp(), members=3), K)
-        networks = list(model.network.networks)  # pyright: ignore[reportArgumentType]
-        assert not torch.equal(networks[0].layers[1].weight, networks[1].layers[1].weight)  # pyright: ignore
-        model.trainer = _FakeTrainer()  # pyright: ignore[reportAttributeAccessIssue]
+        networks: Any = list(cast(Any, model.network).networks)
+        assert not torch.equal(networks[0].layers[1].weight, networks[1].layers[1].weight)
+        model.trainer = cast(Any, _FakeTrainer())
         model.training_step(batch(), 0).backward()
         for network in networks:
-            together = [parameter.grad.clone() for parameter in network.parameters()]  # pyright: ignore
+            together = [parameter.grad.clone() for parameter in network.parameters()]
             network.zero_grad()
             nn.functional.cross_entropy(network(batch()["image"]), batch()["label"]).backward()
             for a, b in zip(together, network.parameters(), strict=True):
@@ -205,7 +205,7 @@ def test_rows_of_features_take_no_views() -> None:
 def test_an_embedding_is_what_the_last_layer_sees() -> None:
     model = Classifier(mlp(), K, embedding=True).eval()
     found = model.predict_step(batch(), 0)
-    last = model.network.layers[-1]  # pyright: ignore
+    last = cast(Any, model.network).layers[-1]
     assert found["embedding"].shape == (B, 8)
     torch.testing.assert_close(last(found["embedding"]).softmax(dim=-1), found["probability"])
     with pytest.raises(UserError, match="has no linear layer"):

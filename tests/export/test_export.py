@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from onnx.external_data_helper import set_external_data
 from onnx.reference import ReferenceEvaluator
 
 from export_modules import Generator, RecurrentClassifier, TextClassifier, Texts, TwoHeads, certificate
@@ -96,8 +97,8 @@ class TestFile:
         for name in ("onnx", "onnx_int8"):
             path = Artefacts(exported).path(name)
             image = pixels((3, 1, 8, 8))
-            (fast,) = onnxruntime.InferenceSession(path).run(None, {"image": image})
-            (slow,) = ReferenceEvaluator(str(path)).run(None, {"image": image})
+            engines: Any = onnxruntime.InferenceSession(path), ReferenceEvaluator(str(path))
+            (fast,), (slow,) = (engine.run(None, {"image": image}) for engine in engines)
             assert np.abs(fast - slow).max() < (1e-5 if name == "onnx" else 0.05)
 
     @pytest.mark.parametrize("size", [(1, 8, 8), (5, 17, 9), (2, 4, 31)])
@@ -154,7 +155,7 @@ class TestRefusals:
         (tmp_path / "secret.bin").write_bytes(bytes(64))
         (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
         weight = onnx.numpy_helper.from_array(np.ones(4, np.float32), "weight")
-        onnx.external_data_helper.set_external_data(weight, location)
+        set_external_data(weight, location)
         weight.ClearField("raw_data")
         info = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4])
         graph = onnx.helper.make_graph(
@@ -286,7 +287,8 @@ class TestSeveralOutputs:
         program = Program(module, module, state, preprocess=True, probabilities=True)
         image = torch.from_numpy(pixels((4, 1, 6, 6)))
         batch = {"image": (image / 255 - 0.2) / 0.3}
-        assert torch.equal(*program.inputs(batch), image)
+        (found,) = program.inputs(batch)
+        assert torch.equal(found, image)
         for found, expected in zip(program.eager([image.numpy()]), program.reference(batch), strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-6)
             np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
@@ -339,8 +341,9 @@ class TestAsAModel:
         assert ours["metrics"]["test/accuracy"] == theirs["metrics"]["test/accuracy"]
         own, other = (pd.read_parquet(each.predictions[0]) for each in (run, exported))
         assert list(own.columns) == list(other.columns)
-        assert (own[["id", "label", "label_name"]] == other[["id", "label", "label_name"]]).all(axis=None)
-        np.testing.assert_allclose(np.stack(own["probability"]), np.stack(other["probability"]), atol=1e-5)
+        assert (own[["id", "label", "label_name"]] == other[["id", "label", "label_name"]]).to_numpy().all()
+        probability, expected = (np.stack(each["probability"].to_list()) for each in (own, other))
+        np.testing.assert_allclose(probability, expected, atol=1e-5)
 
     def test_it_takes_the_training_data_of_the_file_not_of_the_data_module(self, exported: Run, runs: Path) -> None:
         """Another split would be normalised otherwise; the file's own mean and std win."""

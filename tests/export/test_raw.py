@@ -63,7 +63,8 @@ def assert_as_predicted(run: Run, photos: Path, name: str, atol: float) -> None:
     rows = pd.concat(pd.read_parquet(path) for path in run.predictions)
     runner, card = open_exported(run, name)
     shapes = set()
-    for row in rows.itertuples():
+    samples: Any = rows.itertuples()
+    for row in samples:
         with Image.open(photos / str(row.id)) as image:
             raw = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None])
         shapes.add(raw.shape)
@@ -198,7 +199,8 @@ def test_rows_of_a_table_go_in_as_they_were_written(runs: Path, tmp_path: Path) 
     runner, card = open_exported(run, "onnx")
     assert (card.inputs[0].dtype, card.data["features"]) == ("float64", ["a", "b", "c", "large"])
     predicted = pd.concat(pd.read_parquet(path) for path in run.predictions)
-    for sample in predicted.itertuples():
+    samples: Any = predicted.itertuples()
+    for sample in samples:
         numbers = frame.iloc[[int(str(sample.id).rpartition("/")[2])]].to_numpy()
         (probability,) = runner([numbers])
         np.testing.assert_allclose(probability[0], sample.probability, atol=1e-5)

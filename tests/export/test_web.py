@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -49,7 +50,8 @@ def test_node_gives_what_python_gives(exported: Run, node: Path, tmp_path: Path,
     command = ["node", str(RUN), str(path), str(tmp_path / "input.json"), runtime]
     done = subprocess.run(command, cwd=node, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    (expected,) = onnxruntime.InferenceSession(path).run(None, {"image": image})
+    outputs: Any = onnxruntime.InferenceSession(path).run(None, {"image": image})
+    (expected,) = outputs
     found = np.reshape(json.loads(done.stdout), expected.shape)
     np.testing.assert_allclose(found, expected, atol=1e-5 if name == "onnx" else 0.02)
     assert (found.argmax(1) == expected.argmax(1)).all()
@@ -77,7 +79,8 @@ def test_the_page_of_the_guide_answers_in_a_browser(exported: Run, node: Path, t
     assert answer, done.stdout + done.stderr
     image = np.zeros((1, 1, 28, 28), np.uint8)
     image[0, 0, 5:23, 12:16] = 255
-    (expected,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"image": image})
+    outputs: Any = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"image": image})
+    (expected,) = outputs
     assert int(answer[1]) == expected.argmax()
     assert float(answer[2]) == pytest.approx(expected.max(), abs=1e-5)
 

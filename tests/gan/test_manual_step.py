@@ -1,6 +1,6 @@
 """A turn by hand takes the step it should: of the whole batch, of one network, clipped where gradients are whole."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -55,7 +55,8 @@ class TestTurns:
         rate, gamma = 0.1, 0.3
         module = model(R3GAN, gamma=gamma, generator_optimizer=sgd, discriminator_optimizer=sgd)
         trainer = fit(module, precision="64-true")
-        batch = next(iter(trainer.train_dataloader))
+        loader: Any = trainer.train_dataloader
+        batch = next(iter(loader))
         by_hand = model(R3GAN).double()
         generator, discriminator = by_hand.generator, by_hand.discriminator
         ids, real = batch["id"], batch["point"].double().requires_grad_()
@@ -133,7 +134,7 @@ class TestSchedules:
         trainer = fit(module, steps=4)
         assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == pytest.approx([0, 0], abs=1e-12)
         turns = 5 if cls is WGANGP else 1
-        assert [c.scheduler.total_steps for c in trainer.lr_scheduler_configs] == [4, 4 * turns]
+        assert [cast(Any, c.scheduler).total_steps for c in trainer.lr_scheduler_configs] == [4, 4 * turns]
 
 
 class TestAverage:

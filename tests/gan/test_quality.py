@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ class TestMeasures:
 class TestPoints:
     def quality(self) -> GaussianQuality:
         quality = GaussianQuality()
-        quality.prepare(SimpleNamespace(datamodule=GaussianGrid(side=3, std=0.1)))  # pyright: ignore[reportArgumentType]
+        quality.prepare(cast(Any, SimpleNamespace(datamodule=GaussianGrid(side=3, std=0.1))))
         return quality
 
     def test_the_data_have_the_modes_that_they_say(self) -> None:
@@ -118,7 +118,7 @@ class TestPoints:
         quality = self.quality()
         points = GaussianGrid(side=3, std=0.1, n_test=4000)._points("test").points
         quality.update(points, points)
-        scores = quality.scores(SimpleNamespace(state=SimpleNamespace(fn="test")))  # pyright: ignore[reportArgumentType]
+        scores = quality.scores(cast(Any, SimpleNamespace(state=SimpleNamespace(fn="test"))))
         assert scores["good"] == scores["good_floor"] == pytest.approx(1 - np.exp(-4.5), abs=0.006)
         assert scores["modes"] == 9
         assert scores["mode_tv"] < 0.05
@@ -188,13 +188,13 @@ class TestFeatures:
     @pytest.mark.parametrize(
         ("arguments", "what"), [({"channels": 3}, "channels 1"), ({"num_classes": 4}, "num_classes 10")]
     )
-    def test_data_that_do_not_fit_are_one_line(self, arguments: dict[str, int], what: str, tmp_path: Path) -> None:
+    def test_data_that_do_not_fit_are_one_line(self, arguments: dict[str, Any], what: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"init_args.{what}"):
             fit_features(FeatureNetwork(**arguments), self.images(), tmp_path)
 
     def test_another_source_of_data_is_one_line(self) -> None:
         quality = ImageQuality(self.network())
-        quality.prepare(SimpleNamespace(datamodule=None, cache_dir="."))  # pyright: ignore[reportArgumentType]
+        quality.prepare(cast(Any, SimpleNamespace(datamodule=None, cache_dir=".")))
         with pytest.raises(UserError, match="RealImages"):
             quality.update(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
 

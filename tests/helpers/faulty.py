@@ -44,7 +44,7 @@ class FailAt(pl.Callback):
         if self.how == "nan" and self._now(trainer):
             batch["image"].fill_(float("nan"))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         if self.how == "nan" or not self._now(trainer):
             return
         job = os.getppid() if trainer.world_size > 1 else os.getpid()
@@ -174,9 +174,10 @@ class CountReductions(pl.Callback):
         self.counts: list[int] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.strategy.model.register_comm_hook(None, self._average)
+        model: Any = trainer.strategy.model
+        model.register_comm_hook(None, self._average)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         self.counts.append(self.now)
         self.now = 0
 
@@ -184,8 +185,9 @@ class CountReductions(pl.Callback):
         if trainer.is_global_zero:
             Path(self.path).write_text(" ".join(map(str, self.counts)))
 
-    def _average(self, state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def _average(self, state: None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
         self.now += 1
+        assert dist.group.WORLD is not None
         return allreduce_hook(dist.group.WORLD, bucket)
 
 
@@ -203,7 +205,8 @@ class SlowBatches(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.where == "loader":
-            data = trainer.train_dataloader.data
+            loader: Any = trainer.train_dataloader
+            data = loader.data
             fetch = data.fetch
 
             def slow(*args: Any) -> Any:
@@ -212,7 +215,9 @@ class SlowBatches(pl.Callback):
 
             data.fetch = slow
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         if self.where == "step" and self.rank in (-1, trainer.global_rank):
             time.sleep(self.seconds)
 
@@ -228,7 +233,9 @@ class KillPrediction(pl.Callback):
     def __init__(self, batch: int, delay: float = 0.0) -> None:
         self.batch, self.delay = batch, delay
 
-    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         if args[2] == self.batch and trainer.global_rank == 0:
             job = os.getppid() if trainer.world_size > 1 else os.getpid()
             threading.Timer(self.delay, os.kill, (job, signal.SIGKILL)).start()

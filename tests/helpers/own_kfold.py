@@ -51,7 +51,7 @@ class Points(pl.LightningDataModule):
         return self._loader(list(range(10)), shuffle=False)
 
     def _loader(self, rows: list[int], shuffle: bool) -> Any:
-        samples: list[Any] = [(self.points[row], int(self.labels[row])) for row in rows]
+        samples: Any = [(self.points[row], int(self.labels[row])) for row in rows]
         if self.with_ids:
             samples = [{"x": x, "label": y, "id": f"p{row}"} for row, (x, y) in zip(rows, samples, strict=True)]
         if self.triples:

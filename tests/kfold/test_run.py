@@ -81,7 +81,8 @@ class TestOutOfFold:
         assert [label_of[name] for name in out_of_fold["id"]] == out_of_fold["label"].tolist()
 
     def test_they_are_what_the_folds_scored(self, finished: Run, out_of_fold: pd.DataFrame) -> None:
-        for k, rows in out_of_fold.groupby("fold"):
+        folds: Any = out_of_fold.groupby("fold")
+        for k, rows in folds:
             known = scores(finished, int(str(k)), "val")
             assert rows["loss"].mean() == pytest.approx(known["val/loss"], rel=1e-5)
             assert (rows["prediction"] == rows["label"]).mean() == pytest.approx(known["val/accuracy"], abs=1e-6)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import plcourse
+from plcourse import Run
 from plcourse.errors import UserError
 from plcourse.kfold.data import TableData
 from plcourse.kfold.table import Columns, Table
-from plcourse.runs.run import Run
 from plcourse.training.checkpoint import load
 
 DRAW = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_column_that_is_constant_in_a_fold_predicts_nothing_wild(run: Run) -> None:
-    rows = pd.read_parquet(run.path / "predictions" / "out_of_fold.parquet").set_index("id")
+    rows: Any = pd.read_parquet(run.path / "predictions" / "out_of_fold.parquet").set_index("id")
     assert len(rows) == 48
     assert rows["prediction"].abs().max() < 2000  # of prices about 300
     scales = [load(run.path / "folds" / k / "checkpoints" / "best.ckpt")["TableData"] for k in "012"]
@@ -78,7 +78,7 @@ def test_new_rows_are_predicted_by_the_mean_of_the_folds_each_with_its_own_scale
     new = houses(9).drop(columns=["price", "Unnamed: 0"]).sample(frac=1, random_state=0)
     new[["temp", "lift", "house", "size", "rooms"]].to_csv(tmp_path / "new.csv", index=False)
     files = run.predict({"data.init_args.predict_path": str(tmp_path / "new.csv")})
-    found = pd.concat(map(pd.read_parquet, files)).set_index("id")["prediction"]
+    found: Any = pd.concat(map(pd.read_parquet, files)).set_index("id")["prediction"]
     # the run has no predictions of its own, so that `predictions/` shows these
     assert [pd.read_parquet(file)["id"].tolist() for file in run.predictions] == [found.index.tolist()]
     assert sorted(found.index) == sorted(new["house"])

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,7 +113,7 @@ def test_predict_streams_and_writes_a_table(forked: Command, tmp_path: Path, run
     run = runs / "own/own/latest"
     prompts = ["--data.init_args.prompts_path", tmp_path / "prompts.txt", "--data.init_args.samples", "2"]
     done = forked("predict", "--run", run, *prompts)
-    rows = pd.concat([pd.read_parquet(path) for path in sorted((run / "predictions").glob("*.parquet"))])
+    rows: Any = pd.concat([pd.read_parquet(path) for path in sorted((run / "predictions").glob("*.parquet"))])
     assert rows["prompt"].tolist() == ["the film"] * 2 + ["a plot"] * 2
     assert rows["id"].is_unique
     for prompt, text in zip(rows["prompt"][::2], rows["text"][::2], strict=True):

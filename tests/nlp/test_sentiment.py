@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from corpus import language_config, long_text, table
+from plcourse import Run
 from plcourse.__main__ import main
 from plcourse.errors import UserError
 from plcourse.export.formats import write
@@ -30,7 +31,6 @@ from plcourse.nlp.language_model import LanguageModel
 from plcourse.nlp.lstm import LSTMLanguageModel
 from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.sentiment import SentimentClassifier
-from plcourse.runs.run import Run
 from plcourse.training.checkpoint import load
 from support import TWO_PROCESSES, Command, kill_at_step, write_config
 
@@ -199,7 +199,7 @@ def test_a_sampled_loss_is_the_loss_of_many_samples() -> None:
     estimate = sampled_cross_entropy(features_NE, target_N, weight_VE, bias_V, 20_000)
     assert estimate.item() == pytest.approx(exact.item(), rel=0.02)
     gradients = [torch.autograd.grad(loss, weight_VE)[0] for loss in (estimate, exact)]
-    assert torch.allclose(*gradients, atol=0.02)
+    assert torch.allclose(gradients[0], gradients[1], atol=0.02)
 
 
 def test_wrong_arguments() -> None:
@@ -268,6 +268,7 @@ def test_exported_with_any_length(name: str, tmp_path: Path) -> None:
         write(format_, program, text_inputs(module, 4, 12), path, {}, 18, iter(()))
         for batch, length in ((1, 12), (3, 7), (7, 20), (2, 2)):
             inputs = text_inputs(module, batch, length)
+            found: Any
             if format_ == "onnx":
                 session = onnxruntime.InferenceSession(path.read_bytes())
                 names = [port.name for port in session.get_inputs()]

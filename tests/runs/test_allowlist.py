@@ -9,12 +9,12 @@ import pkgutil
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonargparse
 import pytest
-import pytorch_lightning
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 
 import plcourse
 from plcourse import catalog
@@ -134,7 +134,7 @@ def test_every_admitted_callable_is_a_class_or_builds_a_model_of_torchvision() -
     assert len(constructors) > 80
     classes = {found for found in admitted.values() if inspect.isclass(found)}
     assert all(allowlist.covered(f"{found.__module__}.{found.__qualname__}", allowlist.FOREIGN) for found in classes)
-    assert {torch.nn.Linear, torch.optim.SGD, pytorch_lightning.callbacks.EarlyStopping} <= classes
+    assert {torch.nn.Linear, torch.optim.SGD, EarlyStopping} <= classes
     assert not any("LambdaCallback" in found.__name__ for found in classes)
     assert len(classes) > 500
     assert asked > 10 * len(classes), "most names are refused"
@@ -238,7 +238,9 @@ def test_no_registered_class_takes_an_unchecked_callable() -> None:
                 annotation = pending.pop()
                 assert annotation not in (Callable, typing.Callable), f"{path}.{parameter.name} is a bare Callable"
                 if typing.get_origin(annotation) is Callable:
-                    assert isinstance(typing.get_args(annotation)[1], type | typing._UnionGenericAlias), parameter
+                    assert isinstance(typing.get_args(annotation)[1], type | cast(Any, typing)._UnionGenericAlias), (
+                        parameter
+                    )
                 pending += [a for a in typing.get_args(annotation) if not isinstance(a, list)]
     assert looked_at > 30
 

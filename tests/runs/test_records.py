@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -345,7 +345,7 @@ class TestWarmupCosine:
     @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
     def test_a_share_outside_0_to_1_is_refused(self, name: str, share: float) -> None:
         with pytest.raises(ValueError, match=rf"^{name} is .*between 0 and 1$"):
-            WarmupCosine(sgd(), **{name: share})
+            WarmupCosine(sgd(), **cast(Any, {name: share}))
 
     def test_a_training_without_an_end_is_refused_in_one_line(self) -> None:
         with pytest.raises((UserError, ValueError), match=r"(?i)max_epochs|max_steps"):

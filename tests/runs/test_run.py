@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,7 +136,7 @@ class TestCreate:
             "print(run.name)"
         )
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        processes = [script(code, root, seed, **pipes) for seed in range(10)]
+        processes: list[Any] = [script(code, root, seed, **pipes) for seed in range(10)]
         for process in processes:
             assert process.stdout.readline() == "ready\n"
         for process in processes:
@@ -212,7 +213,7 @@ class TestUpdate:
 class TestStatus:
     def test_a_killed_process_reads_killed(self, root):
         code = "run = Run.create('ddp/two_processes', sys.argv[1], {})\nprint(run.path, flush=True); time.sleep(100)"
-        process = script(code, root, stdout=subprocess.PIPE)
+        process: Any = script(code, root, stdout=subprocess.PIPE)
         run = Run(process.stdout.readline().strip(), root)
         assert run.status == "running"
         assert "still running" in message(run.resume)

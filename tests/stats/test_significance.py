@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,6 +26,11 @@ A = [0.981, 0.977, 0.984, 0.979, 0.990]
 B = [0.975, 0.978, 0.979, 0.970, 0.981]
 
 scores = st.lists(st.tuples(*[st.integers(-1000, 1000).map(lambda i: i / 512)] * 2), min_size=2, max_size=12)
+
+
+def compared(a: Any, b: Any, ratio: float | None = None) -> Any:
+    """The corrected test where a ratio is given, the paired one elsewhere."""
+    return paired_t_test(a, b) if ratio is None else corrected_resampled_t_test(a, b, ratio)
 
 
 class TestPairedTTest:
@@ -87,7 +93,7 @@ class TestPairedTTest:
     @settings(max_examples=60)
     def test_exchanging_the_arms_changes_the_sign_alone(self, pairs):
         a, b = zip(*pairs, strict=True)
-        forth, back = paired_t_test(a, b), paired_t_test(b, a)
+        forth, back = compared(a, b), compared(b, a)
         assert (forth.state, forth.sd, forth.p) == (back.state, back.sd, back.p)
         assert forth.difference == -back.difference
         if forth.state == "tested":
@@ -100,7 +106,7 @@ class TestPairedTTest:
     @settings(max_examples=60)
     def test_a_shift_of_both_arms_changes_nothing_and_a_unit_only_the_unit(self, pairs, shift, unit):
         a, b = zip(*pairs, strict=True)
-        plain, moved = paired_t_test(a, b), paired_t_test([x * unit + shift for x in a], [x * unit + shift for x in b])
+        plain, moved = compared(a, b), compared([x * unit + shift for x in a], [x * unit + shift for x in b])
         assert plain.state == moved.state
         assert moved.difference == pytest.approx(plain.difference * unit)
         if plain.state == "tested":
@@ -110,7 +116,8 @@ class TestPairedTTest:
     @given(scores)
     @settings(max_examples=60)
     def test_the_interval_excludes_zero_just_when_p_is_small(self, pairs):
-        result = paired_t_test(*zip(*pairs, strict=True))
+        a, b = zip(*pairs, strict=True)
+        result = compared(a, b)
         assume(result.state == "tested" and abs(result.p - 0.05) > 1e-9)
         assert (result.p < 0.05) == (result.low > 0 or result.high < 0)
 
@@ -118,7 +125,7 @@ class TestPairedTTest:
 class TestCorrectedResampledTTest:
     def test_by_hand(self):
         # 3 folds, n_test/n_train = 1/2: the factor is 1/3 + 1/2 = 5/6 in place of 1/3
-        result = corrected_resampled_t_test([2, 4, 6], [1, 2, 3], 0.5)
+        result = compared([2, 4, 6], [1, 2, 3], 0.5)
         assert result.variance_factor == pytest.approx(5 / 6)
         assert result.t == pytest.approx(2 / math.sqrt(5 / 6))
         assert result.p == pytest.approx(2 * stats.t.sf(2 / math.sqrt(5 / 6), 2))
@@ -131,7 +138,7 @@ class TestCorrectedResampledTTest:
     @settings(max_examples=60)
     def test_is_more_careful_than_the_naive_test(self, pairs, ratio):
         a, b = zip(*pairs, strict=True)
-        naive, corrected = paired_t_test(a, b), corrected_resampled_t_test(a, b, ratio)
+        naive, corrected = compared(a, b), compared(a, b, ratio)
         assert naive.difference == corrected.difference
         if naive.state == "tested":
             assert corrected.p >= naive.p
@@ -177,8 +184,8 @@ def _loss(x_N: np.ndarray, y_N: np.ndarray, test_RN: np.ndarray) -> np.ndarray:
 def _rejections(differences_TN: np.ndarray, ratio: float) -> tuple[float, float]:
     """How often the corrected and the naive test find a difference at the 5 % level."""
     zeros = [0.0] * differences_TN.shape[1]
-    corrected = [corrected_resampled_t_test(list(row), zeros, ratio).p < 0.05 for row in differences_TN]
-    naive = [paired_t_test(list(row), zeros).p < 0.05 for row in differences_TN]
+    corrected = [compared(list(row), zeros, ratio).p < 0.05 for row in differences_TN]
+    naive = [compared(list(row), zeros).p < 0.05 for row in differences_TN]
     return float(np.mean(corrected)), float(np.mean(naive))
 
 
@@ -253,7 +260,8 @@ class TestPower:
 
     def test_by_simulation(self):
         sets = np.random.default_rng(3).normal(0.9, 1, (20_000, 6))
-        found = (stats.ttest_1samp(sets, 0, axis=1).pvalue < 0.05).mean()
+        p: Any = stats.ttest_1samp(sets, 0, axis=1)[1]
+        found = (p < 0.05).mean()
         assert paired_power(0.9, 1, 6) == pytest.approx(found, abs=0.012)
 
     def test_of_the_corrected_test_by_simulation(self):
@@ -268,7 +276,7 @@ class TestPower:
     @given(st.floats(0.05, 5), st.sampled_from([0.001, 0.05, 0.2]), st.sampled_from([0.5, 0.8, 0.95]))
     @settings(max_examples=40)
     def test_the_number_is_the_smallest(self, effect, alpha, power):
-        n = required_pairs(effect, 1, alpha, power)
+        n: Any = required_pairs(effect, 1, alpha, power)
         assert paired_power(effect, 1, n, alpha) >= power
         assert n == 2 or paired_power(effect, 1, n - 1, alpha) < power
 
@@ -278,7 +286,7 @@ class TestPower:
 
     def test_more_splits_of_the_same_data_have_a_limit(self):
         assert required_pairs(0.5, 1, test_train_ratio=0.25) is None
-        assert required_pairs(2, 1, test_train_ratio=0.25) < 20
+        assert (required_pairs(2, 1, test_train_ratio=0.25) or 99) < 20
 
     def test_an_enormous_effect(self):
         assert paired_power(1e6, 1, 5) == 1
@@ -324,7 +332,7 @@ class TestBootstrap:
         for _ in range(trials):
             values = rng.lognormal(-0.5, 1, n) * rate  # of mean 1
             for method in inside:
-                low, high = bootstrap_interval(values, method=method, n_resamples=999)
+                low, high = bootstrap_interval(values, method=cast(Any, method), n_resamples=999)
                 inside[method] += low <= 1 <= high
         assert inside["bca"] >= inside["percentile"]
         assert inside["bca"] / trials > 0.88

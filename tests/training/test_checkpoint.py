@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
@@ -438,7 +438,7 @@ class TestPolicy:
     @pytest.mark.parametrize("value", [0, -1])
     def test_an_interval_below_one_is_refused(self, name: str, value: int) -> None:
         with pytest.raises(ValueError, match=f"^{name} is {value}; it must be 1 or more$"):
-            RunCheckpoint(**{name: value})
+            RunCheckpoint(**cast(Any, {name: value}))
 
     def test_a_metric_that_is_never_logged_is_named_with_the_nearest(self, tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
@@ -484,7 +484,7 @@ class TestPolicy:
         good: list[bool] = []
 
         class Look(pl.Callback):
-            def on_save_checkpoint(self, *arguments: Any) -> None:
+            def on_save_checkpoint(self, *arguments: Any, **kwargs: Any) -> None:
                 good.append(verify(previous))  # a kill now would leave nothing else to go on from
 
         fit(tmp_path, [0.5, 0.6, 0.7], RunCheckpoint("val/score", "max"), [Look()], ckpt_path=previous)

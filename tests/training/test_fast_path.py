@@ -26,24 +26,30 @@ EPOCHS = 2
 class Logging(pl.Callback):
     """Logs where callbacks may, each step."""
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         pl_module.log("early", float(trainer.global_step))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         pl_module.log("late", args[0].get("loss", torch.zeros(())) * 2)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         pl_module.log("rows", float(len(args[1]["id"])), batch_size=1)
 
 
 class Looking(pl.Callback):
     """Logs once an epoch under a name that validation uses too; each step, what a callback finds there."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         if args[2] == 1:
             pl_module.log("val/f1", 0.5)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         pl_module.log("found", dict(trainer._logger_connector._callback_metrics).get("val/f1", -1.0))
 
 
@@ -143,8 +149,8 @@ def test_it_is_taken(tmp_path: Path) -> None:
     found: list[Any] = []
 
     class Look(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-            loop = trainer.fit_loop.epoch_loop
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+            loop: Any = trainer.fit_loop.epoch_loop
             found.append((loop._shortcut is not None, loop.automatic_optimization.is_direct))
 
     trained(tmp_path, made(ImageClassifier), [Look()])
@@ -194,21 +200,22 @@ def test_callbacks_that_come_late_are_called(tmp_path: Path) -> None:
     """A loop may add them when it starts, and a callback in mid-epoch."""
 
     class Late(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
             calls.append(trainer.global_step)
 
-        def on_test_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
             calls.append(-1)
 
     class Adding(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
             if trainer.global_step == 5:
                 trainer.callbacks.append(Late())
 
     class AddingTestLoop(TestLoop):
         def on_run_start(self) -> None:
             super().on_run_start()
-            self.trainer.callbacks.append(Late())
+            trainer: Any = self.trainer
+            trainer.callbacks.append(Late())
 
     calls: list[int] = []
     trained(tmp_path, made(ImageClassifier), [Adding()], test_loop=AddingTestLoop)

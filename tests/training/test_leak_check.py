@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,8 @@ def test_the_own_test_part_is_scored_and_that_of_another_split_is_not(tmp_path: 
     data.setup("test")
     first = _data(table)
     first.setup("fit")
-    seen = np.intersect1d(data.parts.parts["test"], first.parts.parts["train"])
+    tested, trained = (cast(Any, each.parts).parts for each in (data, first))
+    seen = np.intersect1d(tested["test"], trained["train"])
     words = rf"was trained on {len(seen)} of the 16 test samples, the first is table/{seen[0]:05d} .*split_seed=0.*=5"
     with pytest.raises(UserError, match=words):
         _tested(tmp_path, _data(table, split_seed=5), path)

@@ -126,16 +126,16 @@ class Modes(pl.Callback):
         modes = self.modes.setdefault(stage, set())
         modes.add((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
 
-    def on_train_batch_start(self, *arguments: Any) -> None:
+    def on_train_batch_start(self, *arguments: Any, **kwargs: Any) -> None:
         self.note("train")
 
-    def on_validation_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+    def on_validation_batch_start(self, trainer: pl.Trainer, *arguments: Any, **kwargs: Any) -> None:
         self.note("validate" if trainer.state.fn == "validate" else "validation in fit")
 
-    def on_test_batch_start(self, *arguments: Any) -> None:
+    def on_test_batch_start(self, *arguments: Any, **kwargs: Any) -> None:
         self.note("test")
 
-    def on_predict_batch_start(self, *arguments: Any) -> None:
+    def on_predict_batch_start(self, *arguments: Any, **kwargs: Any) -> None:
         self.note("predict")
 
 
@@ -229,7 +229,7 @@ class TestTracing:
         assert all(torch.equal(untraced[name], traced[name]) for name in untraced)
 
     def test_the_trace_shows_which_loop_called_what(self, capsys: pytest.CaptureFixture[str]) -> None:
-        own = trainer(**TRACING)
+        own: Any = trainer(**TRACING)
         run_all(own)
         calls = own.trace.calls
         assert all(after - before <= 1 for (before, _), (after, _) in pairwise(calls))
@@ -290,7 +290,7 @@ class StopAfter(pl.Callback):
     def __init__(self, batches: int) -> None:
         self.batches = batches
 
-    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, *arguments: Any, **kwargs: Any) -> None:
         self.batches -= 1
         if self.batches == 0:
             trainer.boundary.stop_signal = signal.SIGTERM
@@ -453,7 +453,9 @@ class TestInterrupted:
         losses: list[float] = []
 
         class Losses(pl.Callback):
-            def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *arguments: Any) -> None:
+            def on_train_batch_end(
+                self, trainer: Any, pl_module: Any, outputs: Any, *arguments: Any, **kwargs: Any
+            ) -> None:
                 losses.append(float(outputs["loss"]))
 
         run = Run.create("own/losses", tmp_path, {})

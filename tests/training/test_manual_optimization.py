@@ -26,7 +26,8 @@ class ThreeSteps(pl.LightningModule):
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
         self.seen.append(self.global_step)
-        first, second = self.optimizers()
+        optimizers: Any = self.optimizers()
+        first, second = optimizers
         for optimizer, layer in ((first, self.layers[0]), (second, self.layers[1]), (first, self.layers[0])):
             optimizer.zero_grad()
             self.manual_backward(layer(batch).square().mean())
@@ -39,7 +40,8 @@ class ThreeSteps(pl.LightningModule):
 def fit(**settings: Any) -> tuple[Trainer, ThreeSteps]:
     trainer = quiet_trainer(**settings)
     module = ThreeSteps()
-    trainer.fit(module, DataLoader(torch.randn(20, 2), batch_size=2))
+    rows: Any = torch.randn(20, 2)
+    trainer.fit(module, DataLoader(rows, batch_size=2))
     return trainer, module
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def typed(capfdbinary):
     """Runs a command line; gives its status, output and errors."""
 
     def run(*argv: str) -> tuple[int, str, str]:
-        status = 0
+        status: Any = 0
         try:
             assert main(list(argv)) is None
         except SystemExit as error:
@@ -328,7 +329,7 @@ class TestRunningVerbs:
         """Puts a function in the place of the running verbs."""
 
         def install(run_verb):
-            module = types.ModuleType("plcourse.cli")
+            module: Any = types.ModuleType("plcourse.cli")
             module.run_verb = run_verb
             monkeypatch.setitem(sys.modules, "plcourse.cli", module)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_a_sample_gets_the_same_draws_in_any_batch_and_others_in_another_epoch()
 def test_what_moves_in_the_image_moves_in_the_mask() -> None:
     square = torch.zeros(5, 3, 21, 21, dtype=torch.uint8)
     square[:, :, 4:12, 6:15] = 255
-    move = {"Affine": {"translate_px": {"x": [-4, 4], "y": [-4, 4]}, "rotate": [90, 90], "p": 1.0}}
+    move: Any = {"Affine": {"translate_px": {"x": [-4, 4], "y": [-4, 4]}, "rotate": [90, 90], "p": 1.0}}
     images, masks = Albumentations([move])(square, (square[:, 0] > 0).to(torch.uint8), 0, 0, samples(5)[2])
     assert torch.equal((images[:, 0] > 127).to(torch.uint8), masks)
     assert len({tuple(each.flatten().tolist()) for each in masks}) > 1

@@ -36,10 +36,12 @@ class Watch(pl.Callback):
         self.steps: list[dict[str, torch.Tensor]] = []
         self.validated: list[dict[str, torch.Tensor]] = []
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         self.steps.append(copied(pl_module))
 
-    def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         if not trainer.sanity_checking and args[1] == 0:
             self.validated.append(copied(pl_module))
 
@@ -95,7 +97,7 @@ def test_the_average_is_torchs_own(tmp_path: Path, callback: Averaging, taken: l
     assert callback.n_averaged == len(taken)
     assert_close(dict(module.named_parameters()), dict(expected.module.named_parameters()))
     # and its statistics are those of torch's pass over the training data
-    loader = trainer.train_dataloader
+    loader: Any = trainer.train_dataloader
     again = loader.with_plan(loader.plan)
     again.set_epoch(EPOCHS - 1)
     update_bn((batch["image"] for batch in again), expected.module)

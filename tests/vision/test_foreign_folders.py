@@ -94,7 +94,8 @@ def test_a_foreign_image_folder_from_fit_to_export(
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     for name, row in predicted.iloc[::4].iterrows():
         pixels = as_shown(folder / str(name))
-        (probability,) = session.run(None, {session.get_inputs()[0].name: pixels[None]})
+        outputs: Any = session.run(None, {session.get_inputs()[0].name: pixels[None]})
+        (probability,) = outputs
         assert probability[0] == pytest.approx(np.stack(row["probability"]), abs=1e-4), name
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,8 @@ def test_predicted_masks_leave_the_padding_out(
     main(["fit", "-c", str(path), "--then", "predict"])
     run = Run(runs / "own" / "padded" / "latest")
     rows = pd.concat(pd.read_parquet(file) for file in run.predictions).set_index("id")
-    for name, row in rows.iterrows():
+    pairs: Any = rows.iterrows()
+    for name, row in pairs:
         mask = np.asarray(Image.open(run.path / row["mask_file"]))
         assert mask.shape == np.asarray(Image.open(root / "images" / str(name))).shape[:2]
     capsys.readouterr()
@@ -100,7 +102,8 @@ def test_an_exported_segmenter_gives_the_masks_that_predict_writes(
     runner, card = open_exported(run, "onnx")
     assert [port.shape for port in card.outputs] == [["batch", 3], ["batch", 3, "height", "width"]]
     counts = np.zeros((3, 3), np.int64)
-    for sample in pd.concat(pd.read_parquet(file) for file in run.predictions).itertuples():
+    samples: Any = pd.concat(pd.read_parquet(file) for file in run.predictions).itertuples()
+    for sample in samples:
         image, written, true = (
             np.asarray(Image.open(BytesIO(file.read_bytes())))
             for file in (

@@ -66,7 +66,8 @@ def test_masks_come_in_the_inputs_own_size_without_the_training_data(
     rows = pd.concat(map(pd.read_parquet, run.path.glob("predictions/_predict_paths*/*.parquet")))
     assert len(rows) == 4
     assert set(rows["label_name"]) <= {"disc", "bar", "cross"}
-    for row, (height, width) in zip(rows.itertuples(), [(24, 24), (31, 50)] * 2, strict=True):
+    samples: Any = rows.itertuples()
+    for row, (height, width) in zip(samples, [(24, 24), (31, 50)] * 2, strict=True):
         with Image.open(run.path / str(row.mask_file)) as image:
             assert image.mode == "P"
             mask = np.asarray(image)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def typed(capfdbinary):
     """Runs `plcourse compare ...`; gives its status, output and errors."""
 
     def run(*argv: object) -> tuple[int, str, str]:
-        status = 0
+        status: Any = 0
         try:
             assert main(["compare", *map(str, argv)]) is None
         except SystemExit as error:
@@ -129,7 +130,7 @@ def write_eval(folder: Path, accuracy: float, seen: int = 1000, checkpoint: str 
     (folder / "eval/test.json").write_text(json.dumps(content))
 
 
-def series(arm: str, values: list[float], **options: object) -> list[Run]:
+def series(arm: str, values: list[float], **options: Any) -> list[Run]:
     """One run per seed, counted from 0."""
     return [made(arm, value, seed, **options) for seed, value in enumerate(values)]
 
@@ -436,7 +437,7 @@ class TestSplits:
         assert comparison["test"] == "corrected resampled t (Nadeau and Bengio 2003)"
         assert test["test_train_ratio"] == pytest.approx(0.2 / 0.7)
         assert test["variance_factor"] == pytest.approx(1 / 6 + 0.2 / 0.7)
-        naive = stats.ttest_1samp(test["differences"], 0)
+        naive: Any = stats.ttest_1samp(test["differences"], 0)
         t = naive.statistic / np.sqrt(6 * test["variance_factor"])
         assert test["p"] == pytest.approx(2 * stats.t.sf(abs(t), 5))
         assert test["p_naive"] == pytest.approx(naive.pvalue)

@@ -192,7 +192,8 @@ class TestCurves:
         values[1234] = 7.0
         drawn = curve("loss", [Line("train/loss", range(5000), values)])
         assert "lowest and highest value of each stretch" in drawn
-        points = [point.split(",") for point in re.search(r'points="([^"]+)"', drawn)[1].split()]
+        (text,) = re.findall(r'points="([^"]+)"', drawn)
+        points = [point.split(",") for point in text.split()]
         assert len(points) <= charts._MOST_POINTS + 2
         assert min(float(y) for _, y in points) == charts._TOP  # the spike is there
         with_gap = curve("loss", [Line("a", [1, 2, 3, 4, 5], [1, 2, float("nan"), 3, 4])])
