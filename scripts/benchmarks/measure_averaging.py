@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 from statistics import fmean
 
+from plcourse import Run
 from plcourse.errors import UserError
-from plcourse.runs.run import Run, runs_root
+from plcourse.runs.run import runs_root
 from plcourse.stats.significance import holm, paired_t_test
 from plcourse.verbs.sweep.sweep import Sweep
 
