@@ -1,6 +1,7 @@
-"""Imports of the package go one way: no circles, and no string that names a module to import."""
+"""Imports of the package go one way, without circles or names in strings, and its page names what exists."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
@@ -57,3 +58,25 @@ def test_no_string_names_a_module_to_import() -> None:
             loading = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] in LOADERS]
             named += [f"{module}: {text}" for call in loading if "plcourse" in (text := ast.unparse(call))]
     assert not named
+
+
+def test_every_function_that_the_page_names_exists() -> None:
+    page = (catalog.PACKAGE.parent / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w.]+):([\w.]+)`", page)
+    assert len(named) > 30
+    assert not [f"{module}:{name}" for module, name in named if not _defines(f"plcourse.{module}", name)]
+    packages = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    described = {name for cell in packages for name in re.findall(r"`(\w+)`", cell)}
+    assert described == {path.stem for path in catalog.PACKAGE.iterdir() if not path.name.startswith("_")}
+
+
+def _defines(module: str, name: str) -> bool:
+    """Whether a module defines a function or class, or a method as `Class.method`."""
+    body: list[ast.stmt] = TREES[module].body if module in TREES else []
+    for part in name.split("."):
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        found = next((node for node in body if isinstance(node, kinds) and node.name == part), None)
+        if found is None:
+            return False
+        body = found.body
+    return True
