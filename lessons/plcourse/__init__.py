@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from plcourse.cli.api import Run, run
     from plcourse.training.trainer import Trainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Run", "Trainer", "__version__", "run"]
 
 _HOMES = {"run": "plcourse.cli.api", "Run": "plcourse.cli.api", "Trainer": "plcourse.training.trainer"}
