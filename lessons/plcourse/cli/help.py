@@ -182,6 +182,7 @@ _FLAGS = {
     ),
     "learn": (
         ("LESSON", "a lesson by number or name: its guide; without one, the learning path"),
+        ("--code", "print the lesson's idea as one short Python file, minimal.py"),
         ("--exercise DEST", "write the lesson's exercises into a folder, or one into a file that ends with .py"),
         ("--name EXERCISE", "with --exercise or --hint: this exercise alone"),
         ("--check DEST", "say what is still wrong in a file or a folder; exit status 1 until all is right"),
@@ -216,7 +217,7 @@ _USAGE = {
     "cp": "plcourse cp NAME DEST [--force]",
     "compare": "plcourse compare RUN_OR_SWEEP... --metric NAME [flags]",
     "report": "plcourse report RUN_OR_SWEEP... [--output FILE.html] [flags]",
-    "learn": "plcourse learn [LESSON] [--exercise DEST | --check DEST] [--hint]",
+    "learn": "plcourse learn [LESSON] [--code | --exercise DEST | --check DEST] [--hint]",
     "doctor": "plcourse doctor [-c NAME_OR_PATH | --network HOST:PORT] [flags]",
 }
 

@@ -14,7 +14,7 @@ from plcourse.exercises import exercises_of
 from plcourse.runs.run import Run
 from plcourse.verbs.learn.syllabus import PLANS, TRACKS
 
-SOLUTIONS = Path(__file__).parents[1] / "solutions"
+SOLUTIONS = Path(__file__).parents[2] / "solutions"
 ALL = [(lesson, each.name) for lesson in catalog.LESSONS for each in exercises_of(lesson.key)]
 
 
@@ -86,14 +86,28 @@ class TestPath:
         assert max(map(len, out.splitlines())) <= 100
         assert "…" not in out  # in a narrow table words go on in the next line
 
+    @pytest.mark.parametrize("lesson", catalog.LESSONS, ids=lambda lesson: lesson.key)
+    def test_code_is_the_page_as_it_is_in_the_package(self, lesson, capsys):
+        main(["learn", str(lesson.number), "--code"])
+        assert capsys.readouterr().out == (catalog.PACKAGE / lesson.key / "minimal.py").read_text(encoding="utf-8")
+
+    def test_code_is_highlighted_on_a_terminal(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        monkeypatch.setenv("COLUMNS", "100")
+        main(["learn", "14", "--code"])
+        plain = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+        assert "def corrected_interval(" in plain
+        assert "import torch" in plain
+
     def test_mistakes(self, capsys):
         assert "did you mean 'kfold'?" in refused(capsys, "kfolds")
-        assert "of which lesson?" in refused(capsys, "--hint")
+        assert "--hint needs a lesson" in refused(capsys, "--hint")
+        assert "--code needs a lesson" in refused(capsys, "--code")
         assert "give one of them" in refused(capsys, "13", "--exercise", "x", "--check", "x")
         assert "--name goes with" in refused(capsys, "13", "--name", "turns")
         assert "did you mean 'turns'?" in refused(capsys, "13", "--hint", "--name", "turn")
 
-    @pytest.mark.parametrize("words", [[], ["14"], ["13", "--hint"], ["13", "--exercise", "x"]])
+    @pytest.mark.parametrize("words", [[], ["14"], ["14", "--code"], ["13", "--hint"], ["13", "--exercise", "x"]])
     def test_it_imports_nothing_heavy(self, words):
         code = (
             f"import sys; from plcourse.__main__ import main; main({['learn', *words]!r});"
@@ -134,7 +148,7 @@ class TestExercises:
         assert "2 of 2 exercises are not right yet" in err
         assert exercises_of("ddp")[0].hint in out
         assert "65 samples on 2 processes: 66 scored" in out
-        assert "no exercise of lesson 13 there" in refused(capsys, "13", "--check", "mine")
+        assert "found no exercise of lesson 13" in refused(capsys, "13", "--check", "mine")
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -142,7 +156,7 @@ class TestExercises:
             ("raise SystemExit(0)", "SystemExit in line 2"),
             ("def shares(n, rank, world_size): return 1 / 0", "ZeroDivisionError in line 2"),
             ("print('shares'", "SyntaxError"),
-            ("import os; os._exit(3)", "it ended without a word"),
+            ("import os; os._exit(3)", "the process ended without a message"),
             ("x = 1", "has no attribute 'shares'"),
         ],
     )
@@ -154,16 +168,16 @@ class TestExercises:
         assert said in capsys.readouterr().out
 
     def test_one_that_hangs(self, monkeypatch, capsys):
-        monkeypatch.setattr("plcourse.verbs.learn.verb._CHECK_SECONDS", 3)
+        monkeypatch.setattr("plcourse.verbs.learn.exercise_files._CHECK_SECONDS", 3)
         Path("mine.py").write_text("# plcourse exercise ddp/shares\nwhile True: pass\n")
         with pytest.raises(SystemExit):
             main(["learn", "--check", "mine.py"])
-        assert "did not end within 3 s" in capsys.readouterr().out
+        assert "did not finish within 3 s" in capsys.readouterr().out
 
     def test_mistakes(self, capsys):
         assert "no such file or folder" in refused(capsys, "--check", "x.py")
         Path("x.py").write_text("# plcourse exercise os/system\n")
-        assert "no exercise there" in refused(capsys, "--check", "x.py")
-        assert "say which with --name" in refused(capsys, "12", "--exercise", "y.py")
+        assert "found no exercise;" in refused(capsys, "--check", "x.py")
+        assert "choose an exercise by --name" in refused(capsys, "12", "--exercise", "y.py")
         assert "does not exist" in refused(capsys, "12", "--exercise", "new/y.py", "--name", "shares")
         assert "give a folder" in refused(capsys, "12", "--exercise", "new/deep")
