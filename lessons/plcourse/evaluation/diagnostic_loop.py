@@ -122,10 +122,7 @@ class DiagnosticTestLoop(TestLoop):
 
 
 class Collector(pl.Callback):
-    """Keeps the predictions of one process and the images of its most confident errors.
-
-    Args:
-        n_pictures: images to keep at most.
+    """Keeps the predictions of one process and the images of its most confident errors, at most ``n_pictures``.
 
     Attributes:
         pictures: (confidence, id, image [H, W] or [H, W, 3] in [0, 1]), most confident first.

@@ -110,16 +110,10 @@ def data_state(state: Any) -> DataState | None:
 
 
 class Member(nn.Module):
-    """A network trained with other normalisation or another order of columns or classes than this model.
-
-    Args:
-        network: the network with the member's weights.
-        here: how this model's inputs are prepared.
-        there: how the member's training inputs were prepared.
-        path: the member's checkpoint, for messages.
+    """A network that was trained (``there``) with other normalisation, columns or classes than this model (``here``).
 
     Raises:
-        UserError: the member has other columns or classes.
+        UserError: the columns or classes differ in more than their order.
     """
 
     column: Tensor

@@ -67,11 +67,7 @@ class _Manifest:
 class ShardFolder:
     """The folder of one prediction, as one rank sees it.
 
-    Args:
-        folder: the folder; it is created.
-        key: identifies the weights, inputs and settings; shards with another key are not reused.
-        format: the file format.
-        rank: the rank of this process.
+    The key identifies the weights, inputs and settings; shards with another key are not reused.
     """
 
     def __init__(self, folder: Path, key: str, format: Format, rank: int = 0) -> None:  # noqa: A002  (its usual name)
@@ -139,9 +135,6 @@ class ShardFolder:
             shards: all shards, in any order.
             given: number of inputs; each must be a row or quarantined.
             facts: more fields for the manifest, such as where the inputs come from.
-
-        Returns:
-            The manifest.
 
         Raises:
             RunFailed: a shard is not in this folder, or the counts do not add up.

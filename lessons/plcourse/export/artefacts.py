@@ -40,11 +40,7 @@ class Entry(TypedDict):
 
 
 class Artefacts:
-    """The exported files of one run, in its folder ``export/``.
-
-    Args:
-        run: the run.
-    """
+    """The exported files of one run, in its folder ``export/``."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -119,8 +115,8 @@ class Artefacts:
         if format_ not in manifest:
             known = ", ".join(manifest) or "none"
             raise UserError(
-                f"run {self.run.name} has no export '{format_}', it has {known}{nearest(format_, manifest)}; run: "
-                f"plcourse export --run {shlex.quote(str(self.run.path))} --format {format_}"
+                f"run {self.run.name} has no export '{format_}', it has {known}{nearest(format_, manifest)}; to "
+                f"write it: plcourse export --run {shlex.quote(str(self.run.path))} --format {format_}"
             )
         path, entry = self.path(format_), manifest[format_]
         if not path.is_file() or digest(path) != entry["sha256"]:

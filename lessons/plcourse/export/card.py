@@ -18,8 +18,8 @@ class Port:
     """One input or output of an exported file.
 
     Args:
-        name: its name.
-        dtype: its NumPy type, such as ``float32``.
+        name: the name in the file.
+        dtype: the NumPy type, such as ``float32``.
         shape: sizes; a name marks a free dimension.
         classes: the dimension whose largest value is the decision; None if there is no decision.
     """

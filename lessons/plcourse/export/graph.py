@@ -31,13 +31,9 @@ class Same(nn.Module):
 
 
 class WithEnds(nn.Module):
-    """A model of one input and one output between preprocessing and postprocessing.
+    """A model of one input and one output, with preprocessing, a resize of the output to the raw size, and a softmax.
 
-    Args:
-        model: the model.
-        before: the preprocessing, or an identity.
-        back: brings the output to the size of the raw input.
-        softmax: the softmax of the output, or an identity.
+    Steps that are not requested are identities.
     """
 
     def __init__(self, model: nn.Module, before: nn.Module, back: nn.Module, softmax: nn.Module) -> None:
@@ -207,11 +203,7 @@ class Place(NamedTuple):
 
 
 class Bridge:
-    """Lets an exported file replace the ``forward`` of the model that it was made from.
-
-    Args:
-        card: what the file says about itself.
-    """
+    """Lets an exported file replace the ``forward`` of the model that it was made from."""
 
     def __init__(self, card: Card) -> None:
         self.card = card

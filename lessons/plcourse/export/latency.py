@@ -43,12 +43,9 @@ class Ranking(TypedDict):
 def candidates(
     artefacts: Artefacts, checkpoint_digest: str | None, formats: Sequence[str]
 ) -> tuple[dict[str, Card], dict[str, str]]:
-    """Returns the formats that may be recommended, and for each other one the reason why not.
+    """Returns the requested formats that may be recommended, and for each other exported one the reason why not.
 
-    Args:
-        artefacts: the exported files of the run.
-        checkpoint_digest: SHA-256 of the checkpoint to compare with.
-        formats: the requested formats, exported or not.
+    A format must have been exported and verified from the checkpoint with this SHA-256.
 
     Raises:
         UserError: no format may be recommended.
@@ -75,15 +72,9 @@ def candidates(
 
 
 def race(clocks: Mapping[str, Clock], inputs: Mapping[int, Sequence[np.ndarray]], rounds: int) -> dict[str, Ranking]:
-    """Times runtimes in turns.
+    """Times runtimes, `EAGER` among them, in turns on one batch per size, and ranks them by batch size.
 
-    Args:
-        clocks: a function per runtime that times its calls; one of them is `EAGER`.
-        inputs: one batch per batch size.
-        rounds: number of rounds; one more comes first and does not count.
-
-    Returns:
-        The ranking by batch size.
+    One more round comes first and does not count.
     """
     results: dict[str, Ranking] = {}
     for size, batch in inputs.items():

@@ -27,15 +27,7 @@ BETWEEN = ["Add", "Relu", "MaxPool", "GlobalAveragePool", "ReduceMean"]
 
 
 def quantise_statically(path: Path, card: Card, calibration: Calibration) -> Any:
-    """Quantises the weights and activations of an ONNX model.
-
-    Args:
-        path: a float32 ONNX file.
-        card: its card, for the names of its inputs.
-        calibration: batches of inputs from the training data.
-
-    Returns:
-        The quantised ``ModelProto``.
+    """Returns the model of a float32 ONNX file with quantised weights and activations, as a ``ModelProto``.
 
     Raises:
         UserError: there is no calibration sample.
@@ -65,7 +57,7 @@ def quantise_statically(path: Path, card: Card, calibration: Calibration) -> Any
 
 
 def quantise_dynamically(path: Path) -> Any:
-    """Quantises the weights of an ONNX model; activations get their range in every call.
+    """Returns the model with quantised weights; activations get their range in every call.
 
     Only matrix products and LSTMs are converted, because onnxruntime computes a dynamically quantised convolution
     slower than a float32 one.

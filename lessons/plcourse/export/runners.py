@@ -5,7 +5,8 @@ torch is imported only for its own files, so that a process that serves an ONNX 
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,16 @@ Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
 def open_exported(run: Run, format_: str, threads: int = 1) -> tuple[Runner, Card]:
-    """Opens one format of a run's export.
-
-    Args:
-        run: the run.
-        format_: one of `plcourse.runs.export_request.FORMATS`.
-        threads: threads per call, 1 or more.
+    """Opens one exported format of a run, to be run with a number of threads.
 
     Raises:
         UserError: the format was not exported, or its file is not the listed one or cannot be opened.
     """
     path, card = Artefacts(run).check(format_)
-    return opened(path, card, threads), card
-
-
-def opened(path: Path, card: Card, threads: int) -> Runner:
-    """Opens a file with a verified checksum; see `open_exported`."""
-    if card.format.startswith("onnx"):
-        checked_onnx(path)
-        return _session(path, [port.name for port in card.inputs], threads)
-    import torch
-
-    torch.set_num_threads(threads)
-    return _torch_export(path) if card.format == "torch_export" else _torchscript(path)
+    if not card.format.startswith("onnx"):
+        return _torch_runner(path, card.format, threads), card
+    checked_onnx(path)
+    return _session(path, card, threads), card
 
 
 def open_onnx(path: Path, threads: int = 1) -> tuple[Runner, Card]:
@@ -54,10 +42,10 @@ def open_onnx(path: Path, threads: int = 1) -> tuple[Runner, Card]:
     model = checked_onnx(path)
     texts = {entry.key: entry.value for entry in model.metadata_props}
     card = Card.from_json(texts.get(KEY, ""), str(path))
-    return _session(path, [port.name for port in card.inputs], threads), card
+    return _session(path, card, threads), card
 
 
-def _session(path: Path, names: list[str], threads: int) -> Runner:
+def _session(path: Path, card: Card, threads: int) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -69,6 +57,7 @@ def _session(path: Path, names: list[str], threads: int) -> Runner:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's error classes have no common base
         raise UserError(f"{path}: onnxruntime cannot open it: {first_line(error)}") from error
+    names = [port.name for port in card.inputs]
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         outputs: Any = session.run(None, dict(zip(names, inputs, strict=True)))
@@ -77,45 +66,33 @@ def _session(path: Path, names: list[str], threads: int) -> Runner:
     return run
 
 
-def _torchscript(path: Path) -> Runner:
+def _torch_runner(path: Path, format_: str, threads: int) -> Runner:
     import torch
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", FutureWarning)
-        program = _loaded(torch.jit.load, path)
-    return _torch_runner(program.eval())
-
-
-def _torch_export(path: Path) -> Runner:
-    import torch
-
-    # its log reports symbols that the exporter's simplification removed, which has no consequence
+    torch.set_num_threads(threads)
+    exported = format_ == "torch_export"
+    # the loader logs symbols that the exporter's simplification removed, which has no consequence
     logging.getLogger("torch._export.serde.serialize").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "_check_is_size will be removed", FutureWarning)
-        return _torch_runner(_loaded(torch.export.load, path).module(), quiet=True)
-
-
-def _loaded(load: Callable[[Any], Any], path: Path) -> Any:
     try:
-        return load(str(path))
+        with _deprecations_ignored():
+            program: Any = torch.export.load(path).module() if exported else torch.jit.load(path).eval()
     except Exception as error:  # zip, pickle and version errors alike
         raise UserError(f"{path} cannot be opened: {first_line(error)}") from error
-
-
-def _torch_runner(program: Any, quiet: bool = False) -> Runner:
-    import torch
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():
             return [each.numpy() for each in flatten(program(*map(torch.from_numpy, inputs)))]
 
-    if not quiet:
-        return run
-
-    def run_quietly(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "_check_is_size will be removed", FutureWarning)
+    def run_exported(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with _deprecations_ignored():  # it takes a moment in each call, so TorchScript, which needs none, goes without
             return run(inputs)
 
-    return run_quietly
+    return run_exported if exported else run
+
+
+@contextmanager
+def _deprecations_ignored() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "_check_is_size will be removed", FutureWarning)
+        yield

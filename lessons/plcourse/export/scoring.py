@@ -22,10 +22,7 @@ MAX_VALUES = 1 << 25  # in the raw inputs of one call; a graph that resizes hold
 class RawAnswers(Callback):
     """Replaces ``forward``: answers from the raw inputs of the batch that is being tested.
 
-    Args:
-        program: what the file was made from.
-        bridge: converts the file's outputs to those of ``forward``.
-        runner: runs the file; without it the trained model answers, in the size of the raw inputs.
+    Without a runner the trained model answers, in the size of the raw inputs.
     """
 
     def __init__(self, program: Program, bridge: Bridge | None = None, runner: Runner | None = None) -> None:

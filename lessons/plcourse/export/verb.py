@@ -38,13 +38,7 @@ _DEPRECATED = "TorchScript is deprecated since torch 2.11 and gets no new featur
 class Exporter:
     """A trained module and its data, ready to be exported into the run's folder.
 
-    Args:
-        run: the run.
-        trainer: scores the module and whatever replaces its ``forward``.
-        module: the module.
-        datamodule: its data.
-        checkpoint: its weights; None keeps those it has.
-        request: the settings of the export.
+    Without a checkpoint the module keeps its weights. The trainer scores it, and whatever replaces its ``forward``.
 
     Raises:
         UserError: the checkpoint belongs to another model, or the module cannot be exported as requested.

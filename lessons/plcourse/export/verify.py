@@ -81,15 +81,10 @@ def verify(
     score: Callable[[Runner], dict[str, float]],
     request: ExportRequest,
 ) -> Row:
-    """Compares one exported file with the trained model.
+    """Compares an exported file, which a worker has open, with the trained model.
 
-    Args:
-        worker: the process that has the file open.
-        card: what the file says about itself.
-        path: the file.
-        reference: what it is compared with.
-        score: computes the test metrics of a runner.
-        request: the batch sizes, and by how much a metric may be worse.
+    ``score`` computes the test metrics of a runner. The request has the batch sizes, and by how much a metric may be
+    worse.
 
     Returns:
         The row of ``verification.json``; ``failed`` lists every failed check in words.
@@ -166,11 +161,7 @@ def drops(reference: Reference, exported: dict[str, float]) -> list[MetricRow]:
 
 
 class _Tally:
-    """Accumulates the comparison of one output over batches.
-
-    Args:
-        classes: the dimension whose largest value is the decision; None if the output decides nothing.
-    """
+    """Accumulates the comparison of one output over batches; see `Port` for ``classes``."""
 
     def __init__(self, classes: int | None = None) -> None:
         self.classes, self.worst = classes, ""

@@ -25,12 +25,7 @@ LEAST_CALLS = 20
 
 
 class Worker:
-    """A process that has one exported file open.
-
-    Args:
-        run: the run.
-        format_: one of `plcourse.runs.export_request.FORMATS`.
-        threads: threads per call.
+    """A process that has one exported file open and runs it with a number of threads.
 
     Attributes:
         load_seconds: how long the runtime took to open the file, without its import.

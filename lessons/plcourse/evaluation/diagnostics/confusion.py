@@ -24,7 +24,7 @@ class Confusion(Diagnostic):
         mistakes = matrix_KK - np.diag(np.diag(matrix_KK))
         order = np.argsort(-mistakes, axis=None, kind="stable")[:_LISTED]
         pairs = [divmod(int(cell), len(names)) for cell in order if mistakes.flat[cell]]
-        listed = [f"{names[truth]} as {names[guess]} {mistakes[truth, guess]}" for truth, guess in pairs]
+        listed = [f"{names[truth]} as {names[guess]} ({mistakes[truth, guess]})" for truth, guess in pairs]
         lines = [f"  most frequent mistakes: {', '.join(listed)}"] if listed else []
         return {"label_names": list(names), "matrix": matrix_KK.tolist()}, lines
 
