@@ -121,7 +121,7 @@ def test_predict_streams_and_writes_a_table(forked: Command, tmp_path: Path, run
     assert (rows["copied"] > 0).all()
     (tmp_path / "prompts.txt").write_text("the film\nλ plot\n")
     refused = forked("predict", "--run", run, *prompts, status=2)
-    assert "the prompt line/00002: character 1 is 'λ' (U+03BB)" in refused.stderr
+    assert "the prompt line/00002: character 1, 'λ' (U+03BB), is not in the training text" in refused.stderr
     (tmp_path / "text.txt").unlink()  # a prediction needs the checkpoint alone
     done = forked("predict", "--run", run)
     assert "copies of the training text are not looked for" in done.stdout + done.stderr

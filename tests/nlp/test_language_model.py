@@ -141,7 +141,7 @@ def test_carrying_the_state_changes_what_is_learned_from(tmp_path: Path) -> None
     together = functional.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten())
     assert ((first + second) / 2).item() == pytest.approx(together.item(), rel=1e-12)
     assert model.training_step(batches[1], 0).item() != second.item()  # batch 0 of an epoch starts without a state
-    with pytest.raises(ValueError, match="GPT has no state to carry on; use an LSTM"):
+    with pytest.raises(ValueError, match="carry_state=true needs a network with a state, such as an LSTM, not GPT"):
         LanguageModel(GPT(), carry_state=True)
 
 
@@ -175,16 +175,16 @@ class TestFloors:
     [
         (
             {"data__init_args__vocab_size": 128, "model__init_args__network__init_args__vocab_size": 20},
-            "the network 20: set",
+            "but the network 20; set",
         ),
         (
             {"data__init_args__block_size": 100},
-            "block_size + eval_context is 108, more than the network's context of 24",
+            "block_size + eval_context is 108 and exceeds the network's context of 24",
         ),
         ({"data__init_args__path": None}, "text_file needs a file"),
         ({"data__init_args__batch_size": 100_000}, "drop_last leaves no batch"),
         ({"data__init_args__test_size": 0.95}, "leave none to train on"),
-        ({"model__init_args__temperature": -1.0}, "temperature=-1.0: give 0 or more"),
+        ({"model__init_args__temperature": -1.0}, "temperature=-1.0 is not a number of 0 or more"),
     ],
 )
 def test_one_line_says_what_does_not_fit(

@@ -171,7 +171,7 @@ def test_words_are_escaped() -> None:
 
 def test_a_network_without_embeddings_to_walk_between_is_not_explained() -> None:
     module: Any = SentimentClassifier(ClassConditionalLSTM(60))
-    with pytest.raises(UserError, match="ClassConditionalLSTM has no embed and score"):
+    with pytest.raises(UserError, match="which ClassConditionalLSTM lacks"):
         Attributions().on_predict_start(pl.Trainer(logger=False, accelerator="cpu", devices=1), module)
 
 
@@ -203,13 +203,13 @@ def test_a_sampled_loss_is_the_loss_of_many_samples() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match="sampled=0: give 1 or more"):
+    with pytest.raises(ValueError, match="sampled=0 is below 1"):
         LanguageModel(GPT(), sampled=0)
-    with pytest.raises(ValueError, match=r"encoder_lr=0\.0: give a number above 0"):
+    with pytest.raises(ValueError, match=r"encoder_lr=0\.0 is not above 0"):
         SentimentClassifier(TextCNN(), encoder_lr=0.0)
-    with pytest.raises(ValueError, match="ngrams=4: give 1, 2 or 3"):
+    with pytest.raises(ValueError, match="ngrams=4 is not 1, 2 or 3"):
         EmbeddingBag(ngrams=4)
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match="must be"):
         LinearBaseline(regularisation=0.0)
 
 
@@ -348,19 +348,21 @@ def test_texts_that_the_language_model_has_read_are_not_scored(
 
 def test_what_cannot_be_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLCOURSE_RUNS", str(tmp_path))
-    with pytest.raises(UserError, match="TextCNN has no place for a language model; use LanguageModelClassifier"):
+    with pytest.raises(UserError, match="needs a LanguageModelClassifier as the network, not TextCNN"):
         take_over(network_of("TextCNN"), "own/lm")
     network = network_of("LSTMLanguageModel")
     with pytest.raises(UserError, match="own/lm"):
         take_over(network, "own/lm")
     path = tmp_path / "other.ckpt"
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(UserError, match="was not written by a language model"):
+    with pytest.raises(UserError, match="is not a checkpoint of a language model"):
         take_over(network, str(path))
     other = LSTMLanguageModel(60, 8, 7)
     weights = {f"network.{name}": value for name, value in other.state_dict().items()}
     torch.save({"state_dict": weights, "LanguageData": {"tokenizer": {}}}, path)
-    with pytest.raises(UserError, match=r"lstm.weight_ih_l0 is \(28, 8\) there and \(24, 8\) in the encoder; give"):
+    with pytest.raises(
+        UserError, match=r"lstm.weight_ih_l0 is \(28, 8\) in that run and \(24, 8\) in the encoder; give"
+    ):
         take_over(network, str(path))
 
 

@@ -72,13 +72,13 @@ def test_the_most_frequent_characters_are_kept_and_the_others_unknown() -> None:
 def test_an_unseen_character_of_a_prompt_is_named() -> None:
     tokenizer = fit_tokenizer("characters", TEXTS, 300)
     check_known(tokenizer, "the film", "prompt 1")
-    with pytest.raises(UserError, match=r"prompt 1: character 5 is 'é' \(U\+00E9\)"):
+    with pytest.raises(UserError, match=r"prompt 1: character 5, 'é' \(U\+00E9\), is not in the training text"):
         check_known(tokenizer, "the é", "prompt 1")
 
 
 @pytest.mark.parametrize(("kind", "size"), [("characters", 3), ("words", 3), ("bpe", 258)])
 def test_a_vocabulary_without_room_is_refused(kind: Kind, size: int) -> None:
-    with pytest.raises(ValueError, match=f"vocab_size={size}: {kind} need {size + 1} or more"):
+    with pytest.raises(ValueError, match=f"vocab_size={size} is too small; {kind} need {size + 1} or more"):
         fit_tokenizer(kind, TEXTS, size)
 
 

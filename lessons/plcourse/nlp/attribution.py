@@ -1,13 +1,13 @@
 """Lesson 19: which words a prediction rests on.
 
-Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365, equation 1): from the text whose tokens are all the
-unknown one to the text itself, in a straight line of embeddings, the gradient of the class's score is summed up. Of
-token t with embedding e_t and baseline b_t,
+Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365, equation 1) average the gradient of the predicted
+class's score along a straight line of embeddings, from a baseline text of unknown tokens to the text itself. Token t,
+with embedding e_t and baseline b_t, is attributed
 
     a_t = (e_t - b_t) . mean over s in (0, 1) of d score / d e_t  at  b + s (e - b)
 
-Completeness (proposition 1): the sum over the tokens is the score of the text minus that of the baseline. How far the
-sum of a finite number of steps misses it is written beside each text.
+Completeness (proposition 1): the attributions sum to the score of the text minus that of the baseline. With finitely
+many steps the sum deviates; the deviation is reported beside each text.
 
 Shapes: B texts, T tokens, E embedding.
 """
@@ -30,11 +30,11 @@ from plcourse.training.variant import results_folder
 
 @dataclass(frozen=True)
 class Attribution:
-    """What integrated gradients say of B texts.
+    """Integrated gradients of B texts.
 
     Attributes:
-        values: [B, T], what each token adds to the score of the predicted class; 0 for padding.
-        score: [B], that score.
+        values: [B, T], the attribution of each token; 0 for padding.
+        score: [B], the score of the predicted class.
         baseline: [B], the score of the same class for the baseline.
     """
 
@@ -44,7 +44,7 @@ class Attribution:
 
     @property
     def gap(self) -> Tensor:
-        """[B], how far the sum of the values is from what they are to explain, 0 in the limit of many steps."""
+        """[B], the deviation from completeness, which tends to 0 with many steps."""
         return (self.values.sum(dim=1) - (self.score - self.baseline)).abs()
 
 
@@ -52,10 +52,10 @@ def integrated_gradients(network: nn.Module, tokens_BT: Tensor, length_B: Tensor
     """Attributes the largest score, relative to the mean of the others, to the tokens.
 
     Args:
-        network: has ``embed`` (tokens to [B, T, E]) and ``score`` (embedded and lengths to [B, K]).
+        network: has ``embed`` (tokens to [B, T, E]) and ``score`` (embeddings and lengths to [B, K]).
         tokens_BT: int64, padded.
         length_B: int64.
-        steps: midpoints of the line, 1 or more.
+        steps: midpoints along the line, 1 or more.
     """
     net: Any = network
     with torch.inference_mode(False), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
@@ -74,28 +74,29 @@ def integrated_gradients(network: nn.Module, tokens_BT: Tensor, length_B: Tensor
 
 
 def _margin(logits_BK: Tensor, label_B: Tensor) -> Tensor:
-    """The score of a class minus the mean of the others'."""
+    """The score of a class minus the mean of the other scores."""
     own_B = logits_BK.gather(1, label_B.unsqueeze(1)).squeeze(1)
     return own_B - (logits_BK.sum(dim=1) - own_B) / (logits_BK.shape[1] - 1)
 
 
 class Attributions(pl.Callback):
-    """Explains the first predictions: the words that weigh most in the terminal, all of them in a page of their own.
+    """Explains the first predictions by the words they rest on.
 
-    Writes ``plots/attributions.html`` in the run: one file that needs nothing else.
+    Prints the words with the largest attributions and writes all of them to ``plots/attributions.html``, a
+    self-contained page.
 
     Args:
-        texts: how many predictions are explained, 0 for none.
+        texts: predictions to explain, 0 or more.
         steps: midpoints of the integral, 1 or more.
-        words: words per text in the terminal.
+        words: words to print per text, 1 or more.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, texts: int = 10, steps: int = 32, words: int = 5) -> None:
         if texts < 0 or steps < 1 or words < 1:
-            raise ValueError(f"texts={texts}, steps={steps}, words={words}: too small")
+            raise ValueError(f"texts={texts}, steps={steps}, words={words}: must be at least 0, 1 and 1")
         self.texts, self.steps, self.words = texts, steps, words
         self._rows: list[str] = []
 
@@ -103,12 +104,13 @@ class Attributions(pl.Callback):
         """Begins a new page.
 
         Raises:
-            UserError: a network whose embeddings cannot be reached.
+            UserError: the network does not expose its embeddings.
         """
         network: Any = pl_module.network
         if self.texts and not (hasattr(network, "embed") and hasattr(network, "score")):
             raise UserError(
-                f"Attributions: {type(network).__name__} has no embed and score to walk between; leave the callback out"
+                f"Attributions needs a network with `embed` and `score`, which {type(network).__name__} lacks; "
+                "remove the callback"
             )
         self._rows = []
 
@@ -121,7 +123,7 @@ class Attributions(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Explains the texts that are still wanted; of several processes the first explains its own."""
+        """Explains texts on rank 0 until enough have been explained."""
         left = self.texts - len(self._rows)
         if left <= 0 or not trainer.is_global_zero:
             return
@@ -148,7 +150,7 @@ class Attributions(pl.Callback):
             self._rows.append(f"<article>{title}\n<p>{marked(words, values)}</p></article>")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the page, on the first rank."""
+        """Writes the page on rank 0."""
         if trainer.is_global_zero and self._rows:
             path = results_folder(trainer) / "plots" / "attributions.html"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,13 +158,13 @@ class Attributions(pl.Callback):
 
 
 def _true_label(batch: Any, row: int, names: Sequence[str]) -> str | None:
-    """The label that a text came with, None for a new text."""
+    """The true label of a text, None for a new text."""
     label = batch.get("label")
     return None if label is None or int(label[row]) < 0 else names[int(label[row])]
 
 
 def marked(words: Sequence[str], values: Sequence[float]) -> str:
-    """Words as HTML: blue for the predicted class, red and underlined against it, the stronger the more it weighs."""
+    """Words as HTML: blue supports the predicted class, red and underlined opposes it, stronger for larger values."""
     largest = max(map(abs, values), default=0.0) or 1.0
     spans = []
     for word, value in zip(words, values, strict=True):
@@ -197,8 +199,8 @@ span {{ border-radius: 3px; padding: 1px 2px; }}
 </style></head>
 <body><h1>Which words the predictions rest on</h1>
 <p>Integrated gradients from a text of unknown words: <span class="for" style="--s: 1">blue</span> speaks for the
-predicted class, <span class="against" style="--s: 1">red and underlined</span> against it, the stronger the more. The
-values add up to the score of the text minus that of the unknown words, within what is written.</p>
+predicted class, <span class="against" style="--s: 1">red and underlined</span> against it; stronger colors mean larger
+values. The values sum to the score of the text minus that of the unknown words, up to the deviation given.</p>
 {rows}
 </body></html>
 """

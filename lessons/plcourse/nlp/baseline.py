@@ -1,8 +1,8 @@
-"""Lesson 19: the row that a network has to beat, a linear classifier on TF-IDF of words and word pairs.
+"""Lesson 19: the baseline that a network has to beat, a linear classifier on TF-IDF of words and word pairs.
 
-Both score the same texts, so their difference is paired: an interval by the bootstrap over texts, and McNemar's exact
-test (1947, Psychometrika 12:153) of the texts that only one of the two gets right. Both speak about other test texts
-and these two trained models, not about training them again.
+Both score the same texts, so they are compared in pairs: by a bootstrap interval over texts, and by McNemar's exact
+test (1947, Psychometrika 12:153) on the texts that only one of them classifies correctly. Both statements are about
+other test texts for these two trained models, not about training them again.
 """
 
 from typing import Any
@@ -19,28 +19,30 @@ from plcourse.stats.bootstrap import bootstrap_interval
 class LinearBaseline(pl.Callback):
     """Fits the baseline to the training texts and scores the test texts that the model scored.
 
-    Texts in a script without blanks between words, such as Chinese or Thai, are counted by characters instead of words.
+    Texts in scripts without spaces between words, such as Chinese or Thai, are counted by characters.
 
-    Logs ``test/tfidf_accuracy``, ``test/minus_tfidf`` (accuracy of the model minus that), its 95 % interval
+    Logs ``test/tfidf_accuracy``, ``test/minus_tfidf`` (the model's accuracy minus the baseline's), its 95 % interval
     ``test/minus_tfidf_low`` and ``..._high``, and ``test/mcnemar_p``.
 
     Args:
-        ngrams: the longest run of words, 1 or more.
+        ngrams: the longest n-gram of words, 1 or more.
         regularisation: the inverse strength C of the L2 penalty, above 0.
-        min_texts: a run of words must occur in so many training texts.
+        min_texts: training texts that must contain an n-gram, 1 or more.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, ngrams: int = 2, regularisation: float = 10.0, min_texts: int = 2) -> None:
         if ngrams < 1 or min_texts < 1 or regularisation <= 0:
-            raise ValueError(f"ngrams={ngrams}, min_texts={min_texts}, regularisation={regularisation}: too small")
+            raise ValueError(
+                f"ngrams={ngrams}, min_texts={min_texts}, regularisation={regularisation}: must be >= 1, >= 1 and > 0"
+            )
         self.ngrams, self.regularisation, self.min_texts = ngrams, regularisation, min_texts
         self._labels: dict[str, int] = {}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets an earlier test."""
+        """Forgets the labels of an earlier test."""
         self._labels = {}
 
     def on_test_batch_end(
@@ -52,28 +54,28 @@ class LinearBaseline(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps the labels that the model gave."""
+        """Keeps the model's predicted labels."""
         self._labels.update(zip(outputs["id"], outputs["label"].tolist(), strict=True))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the comparison; a collective, the first rank computes.
+        """Logs the comparison, which rank 0 computes; a collective.
 
         Raises:
             UserError: the data module has no texts.
         """
         data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "parts") or not hasattr(data.parts, "texts"):
-            raise UserError("LinearBaseline fits texts; use it with TextData")
+            raise UserError("LinearBaseline needs texts; use it with TextData")
         given = {name: label for labels in gather_objects(self._labels) for name, label in labels.items()}
         values = self.compare(data.parts, given) if trainer.is_global_zero else {}
         pl_module.log_dict(from_rank_0(values), sync_dist=True)
 
     def compare(self, parts: Any, given: dict[str, int]) -> dict[str, float]:
-        """The scores beside each other.
+        """Computes the logged values.
 
         Args:
             parts: `TextSplits`.
-            given: the model's label of each test text that was scored, by id.
+            given: the model's label of each scored test text, by id.
         """
         test = parts.parts["test"]
         ids = [parts.source.ids[i] for i in test.tolist()]
@@ -85,7 +87,7 @@ class LinearBaseline(pl.Callback):
         return {"test/tfidf_accuracy": float((linear == label).mean()), **paired(right, linear == label)}
 
     def predict(self, texts: list[str], labels: np.ndarray, new: list[str]) -> np.ndarray:
-        """The classes int64 of new texts, of a classifier fitted to others."""
+        """Fits the classifier and returns the classes of new texts, int64."""
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
@@ -101,8 +103,8 @@ def paired(right: np.ndarray, baseline: np.ndarray) -> dict[str, float]:
     """The difference of two accuracies on the same texts.
 
     Args:
-        right: bool [N], what the model got right.
-        baseline: bool [N], what the baseline got right.
+        right: bool [N], which texts the model classified correctly.
+        baseline: bool [N], which texts the baseline classified correctly.
     """
     from scipy.stats import binomtest
 

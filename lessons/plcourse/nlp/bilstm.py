@@ -1,6 +1,6 @@
-"""Lesson 19: a text read in both directions, and the words that matter weighed by attention.
+"""Lesson 19: a bidirectional LSTM with attention over the words.
 
-The LSTM of Hochreiter and Schmidhuber (1997) in both directions; its states are averaged with weights that are learnt
+The LSTM of Hochreiter and Schmidhuber (1997) reads in both directions; its states are averaged with learned weights
 (Yang et al. 2016, "Hierarchical Attention Networks", equations 5 to 7, at the level of words).
 
 Shapes: B texts, T tokens, E embedding, H hidden of both directions, K classes.
@@ -16,15 +16,15 @@ from plcourse.nlp.recurrent import read_forwards
 class BiLSTM(nn.Module):
     """Embedding, bidirectional LSTM, attention pooling, linear layer.
 
-    The direction that reads from the end begins with each text's own last token: its tokens are turned round before
-    and back afterwards, so that padding is never read before a token.
+    The backward direction starts at the last token of each text: its tokens are reversed before and after, so that it
+    reads no padding before a token.
 
     Args:
-        vocab_size: at least the tokenizer's size.
+        vocab_size: the tokenizer's size or more.
         num_classes: K.
         embedding: E.
-        hidden: of each direction.
-        dropout: of embeddings and of the pooled state, 0 to below 1.
+        hidden: hidden size of each direction.
+        dropout: dropout of embeddings and of the pooled state, 0 to below 1.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class BiLSTM(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.1)
 
     def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
-        """Tokens int64 [B, T] and lengths int64 [B] in, scores [B, K] out; padding has no influence."""
+        """Maps tokens int64 [B, T] and lengths int64 [B] to scores [B, K], whatever the padding."""
         return self.score(self.embed(tokens_BT), length_B)
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
@@ -67,12 +67,12 @@ class BiLSTM(nn.Module):
 
 
 def _turned(n: int, length_B: Tensor) -> Tensor:
-    """The places that turn the first ``length`` of n tokens round and leave the others, int64 [B, n]."""
+    """The positions that reverse the first ``length`` of n tokens and keep the others, int64 [B, n]."""
     place_T = torch.arange(n, device=length_B.device)
     turned_BT = length_B.unsqueeze(-1) - 1 - place_T
     return torch.where(turned_BT >= 0, turned_BT, place_T)
 
 
 def _take(values_BTE: Tensor, place_BT: Tensor) -> Tensor:
-    # no gather: the second opinion on an exported file knows none beyond 64 places
+    # not gather: the reference runtime that verifies exports supports none beyond 64 positions
     return values_BTE[torch.arange(values_BTE.shape[0], device=place_BT.device).unsqueeze(-1), place_BT]

@@ -1,4 +1,4 @@
-"""Lesson 19: phrases of a few words, each looked for anywhere in the text (Kim 2014, arXiv 1408.5882, CNN-rand).
+"""Lesson 19: a CNN that looks for phrases anywhere in the text (Kim 2014, arXiv 1408.5882, CNN-rand).
 
 Shapes: B texts, T tokens, E embedding, F filters of a width, K classes.
 """
@@ -11,18 +11,17 @@ from plcourse.nlp.embedding_bag import mask_of
 
 
 class TextCNN(nn.Module):
-    """Filters over windows of several widths, the largest answer of each over the text, linear layer.
+    """Convolutions of several widths, max pooling over the text, linear layer.
 
-    Every window that holds a token of the text counts; what lies outside of the text is zero, as if there were
-    nothing.
+    Every window that contains a token of the text counts; positions outside the text are zero.
 
     Args:
-        vocab_size: at least the tokenizer's size.
+        vocab_size: the tokenizer's size or more.
         num_classes: K.
         embedding: E.
-        widths: words that a filter sees, one set of filters for each.
+        widths: words per window, with a set of filters for each width.
         filters: F.
-        dropout: of embeddings and of the largest answers, 0 to below 1.
+        dropout: dropout of embeddings and of the pooled features, 0 to below 1.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class TextCNN(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.1)
 
     def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
-        """Tokens int64 [B, T] and lengths int64 [B] in, scores [B, K] out; padding has no influence."""
+        """Maps tokens int64 [B, T] and lengths int64 [B] to scores [B, K], whatever the padding."""
         return self.score(self.embed(tokens_BT), length_B)
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
@@ -58,7 +57,7 @@ class TextCNN(nn.Module):
         largest = []
         for width, convolution in zip(self.widths, self.convolutions, strict=True):
             answer_BFT = convolution(functional.pad(embedded_BET, (width - 1, width - 1)))
-            # window t ends with token t: the last that holds one of the text's tokens is length + width - 2
+            # window t ends with token t, so the last window with a token of the text is length + width - 2
             place_T = torch.arange(answer_BFT.shape[2], device=length_B.device)
             inside_B1T = (place_T < (length_B + width - 1).unsqueeze(-1)).unsqueeze(1)
             largest.append(answer_BFT.relu().masked_fill(~inside_B1T, 0.0).amax(dim=2))

@@ -6,24 +6,24 @@ Shapes: B texts, T tokens, E embedding, K classes.
 import torch
 from torch import Tensor, nn
 
-_PRIME = 1_000_003  # mixes the tokens of a run into one number; below 2^63 for runs of three tokens of 2^20
+_PRIME = 1_000_003  # hashes an n-gram to one number, below 2^63 for three tokens of 2^20
 
 
 class EmbeddingBag(nn.Module):
     """The mean of the embeddings of all words and word n-grams, and a linear layer.
 
-    N-grams have no vocabulary: a hash gives each one of ``buckets`` rows, which some have to share (section 2.2).
+    N-grams need no vocabulary: a hash maps each to one of ``buckets`` rows, which some share (section 2.2).
 
     Args:
-        vocab_size: at least the tokenizer's size.
+        vocab_size: the tokenizer's size or more.
         num_classes: K.
         embedding: E.
-        ngrams: the longest run of words, 1 to 3; 1 for words alone.
-        buckets: rows for all longer runs together.
-        dropout: of the mean, 0 to below 1.
+        ngrams: the longest n-gram in words, 1 to 3; 1 for words alone.
+        buckets: rows for all n-grams of two words or more.
+        dropout: dropout of the mean, 0 to below 1.
 
     Raises:
-        ValueError: ``ngrams`` out of its range.
+        ValueError: ``ngrams`` is out of range.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EmbeddingBag(nn.Module):
     ) -> None:
         super().__init__()
         if not 1 <= ngrams <= 3:
-            raise ValueError(f"ngrams={ngrams}: give 1, 2 or 3")
+            raise ValueError(f"ngrams={ngrams} is not 1, 2 or 3")
         self.vocab_size, self.ngrams, self.buckets = vocab_size, ngrams, buckets
         self.words = nn.Embedding(vocab_size, embedding)
         self.runs = nn.Embedding(buckets if ngrams > 1 else 1, embedding)
@@ -47,11 +47,11 @@ class EmbeddingBag(nn.Module):
             nn.init.uniform_(table.weight, -1 / embedding, 1 / embedding)
 
     def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
-        """Tokens int64 [B, T] and lengths int64 [B] in, scores [B, K] out; padding has no influence."""
+        """Maps tokens int64 [B, T] and lengths int64 [B] to scores [B, K], whatever the padding."""
         return self.score(self.embed(tokens_BT), length_B)
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
-        """What each token adds, [B, T, E]: the word and the runs that end with it."""
+        """The sum of the embeddings of each word and of the n-grams that end with it, [B, T, E]."""
         embedded_BTE, code_BT = self.words(tokens_BT), tokens_BT
         for back in range(1, self.ngrams):
             before_BT = nn.functional.pad(tokens_BT, (back, 0))[:, : tokens_BT.shape[1]]
@@ -61,13 +61,13 @@ class EmbeddingBag(nn.Module):
         return embedded_BTE
 
     def score(self, embedded_BTE: Tensor, length_B: Tensor) -> Tensor:
-        """The mean over a text's own tokens, and its scores [B, K]."""
+        """The scores [B, K] of the mean over the tokens of each text."""
         mask_BT1 = mask_of(embedded_BTE, length_B).unsqueeze(-1)
         mean_BE = (embedded_BTE * mask_BT1).sum(dim=1) / length_B.unsqueeze(-1)
         return self.head(self.dropout(mean_BE))
 
 
 def mask_of(embedded_BTE: Tensor, length_B: Tensor) -> Tensor:
-    """True where a token belongs to its text, bool [B, T]."""
+    """True for the tokens of each text, False for padding, bool [B, T]."""
     place_T = torch.arange(embedded_BTE.shape[1], device=length_B.device)
     return place_T < length_B.unsqueeze(-1)

@@ -1,8 +1,8 @@
-"""Lesson 19: a language model that goes on to tell classes apart.
+"""Lesson 19: a pretrained language model, fine-tuned as a classifier.
 
-What predicts the next word has learned what words go together, from text without labels. Its network, all but the last
-layer, reads the text (Dai and Le 2015, arXiv 1511.01432), and a new layer scores the classes from the last state beside
-the mean and the maximum of all (Howard and Ruder 2018, arXiv 1801.06146, section 3.3, concat pooling).
+A language model learns which words go together from text without labels. Its network without the last layer reads the
+text (Dai and Le 2015, arXiv 1511.01432), and a new layer scores the classes from the last state and the mean and
+maximum of all states (Howard and Ruder 2018, arXiv 1801.06146, section 3.3, concat pooling).
 
     plcourse fit -c nlp/word_lstm --data.init_args.source imdb --data.init_args.train_size 20000
     plcourse fit -c nlp/sentiment_finetuned --then test,predict
@@ -27,12 +27,12 @@ from plcourse.training.leak_check import learn
 
 
 class LanguageModelClassifier(nn.Module):
-    """The network of a language model, and a linear layer on what it remembers of a text.
+    """The network of a language model, and a linear layer on its pooled states.
 
     Args:
-        encoder: `LSTMLanguageModel` or `GPT`; its own last layer is taken off.
+        encoder: `LSTMLanguageModel` or `GPT`; its last layer is removed.
         num_classes: K.
-        dropout: of the pooled features, 0 to below 1.
+        dropout: dropout of the pooled features, 0 to below 1.
     """
 
     def __init__(self, encoder: nn.Module, num_classes: int = 2, dropout: float = 0.5) -> None:
@@ -40,13 +40,13 @@ class LanguageModelClassifier(nn.Module):
         own: Any = encoder
         own.head = nn.Identity()
         self.encoder, self.vocab_size = own, own.vocab_size
-        # one place is for the end that stands before a text
+        # one position is for the end token before a text
         self.longest = None if own.context is None else own.context - 1
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(3 * own.features_size, num_classes)
 
     def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
-        """Tokens int64 [B, T] and lengths int64 [B] in, scores [B, K] out; padding has no influence."""
+        """Maps tokens int64 [B, T] and lengths int64 [B] to scores [B, K], whatever the padding."""
         return self.score(self.embed(tokens_BT), length_B)
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
@@ -54,14 +54,13 @@ class LanguageModelClassifier(nn.Module):
         return self.encoder.embed(tokens_BT)
 
     def score(self, embedded_BTE: Tensor, length_B: Tensor) -> Tensor:
-        """The scores [B, K] of embedded texts; an end stands before each, as in the training of the language model."""
+        """The scores [B, K] of embedded texts, each preceded by an end token as in the language model's training."""
         start_B1E = self.encoder.embed(torch.full_like(length_B, END).unsqueeze(1))
         states_BTH = self.encoder.read(torch.cat([start_B1E, embedded_BTE], dim=1))[0][:, 1:]
         mask_BT1 = mask_of(states_BTH, length_B).unsqueeze(-1)
-        # no gather: the second opinion on an exported file knows none beyond 64 places
-        last_BT1 = (torch.arange(states_BTH.shape[1], device=length_B.device) == length_B.unsqueeze(-1) - 1).unsqueeze(
-            -1
-        )
+        # not gather: the reference runtime that verifies exports supports none beyond 64 positions
+        place_T = torch.arange(states_BTH.shape[1], device=length_B.device)
+        last_BT1 = (place_T == length_B.unsqueeze(-1) - 1).unsqueeze(-1)
         last_BH = (states_BTH * last_BT1).sum(dim=1)
         mean_BH = (states_BTH * mask_BT1).sum(dim=1) / length_B.unsqueeze(-1)
         largest_BH = states_BTH.masked_fill(~mask_BT1, torch.finfo(states_BTH.dtype).min).amax(dim=1)
@@ -73,24 +72,24 @@ def take_over(network: nn.Module, run: str, model: pl.LightningModule | None = N
 
     Args:
         network: a `LanguageModelClassifier`.
-        model: the model that the classifier is part of; gets to know which texts the language model has read.
-        run: a run of a `LanguageModel`, by folder or name, whose best checkpoint is taken; or a ``.ckpt`` file.
+        run: a run of a `LanguageModel` by folder or name, for its best checkpoint; or a ``.ckpt`` file.
+        model: the model that contains the classifier; it records which texts the language model was trained on.
 
     Returns:
-        The state of the tokenizer that it was trained with.
+        The state of the language model's tokenizer.
 
     Raises:
-        UserError: a network without an encoder, no such run, or a checkpoint of another network.
+        UserError: the network has no encoder, there is no such run, or its network differs from the encoder.
     """
     if not isinstance(network, LanguageModelClassifier):
         raise UserError(
-            f"pretrained={run}: {type(network).__name__} has no place for a language model; use LanguageModelClassifier"
+            f"pretrained={run} needs a LanguageModelClassifier as the network, not {type(network).__name__}"
         )
     path = Path(run) if run.endswith(".ckpt") else Run.load(run, runs_root()).checkpoint("best")
     checkpoint = load(path)
     known = checkpoint.get("LanguageData")
     if known is None:
-        raise UserError(f"pretrained={run}: {path} was not written by a language model")
+        raise UserError(f"pretrained={run}: {path} is not a checkpoint of a language model")
     prefix = "network."
     weights = {
         name.removeprefix(prefix): value
@@ -102,8 +101,8 @@ def take_over(network: nn.Module, run: str, model: pl.LightningModule | None = N
         there, here = (tuple(each[name].shape) if name in each else None for each in (weights, own))
         if there != here:
             raise UserError(
-                f"pretrained={run}: {name} is {there or 'missing'} there and {here or 'missing'} in the encoder; give "
-                "the encoder the class and the sizes of that run's model.network"
+                f"pretrained={run}: {name} is {there or 'missing'} in that run and {here or 'missing'} in the encoder; "
+                "give the encoder the class and sizes of that run's model.network"
             )
     network.encoder.load_state_dict(weights)
     if model is not None:

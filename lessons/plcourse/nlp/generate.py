@@ -1,8 +1,7 @@
-"""Lesson 19: sampling from a language model, and how much of what it says it has only learned by heart.
+"""Lesson 19: sampling from a language model, and measuring how much of a sample is memorized.
 
-The draw for the next token is a function of the run's seed, the sample's id and the position, so that a sample can be
-made again alone. Temperature, top-k (Fan et al. 2018) and top-p (Holtzman et al. 2020, arXiv 1904.09751) reshape the
-distribution first.
+Each draw is a function of the run's seed, the sample's id and the position, so any sample can be reproduced alone.
+Temperature, top-k (Fan et al. 2018) and top-p (Holtzman et al. 2020, arXiv 1904.09751) reshape the distribution first.
 
 Shapes: B rows, T tokens of the prompt, V vocabulary.
 """
@@ -29,12 +28,12 @@ class Sampling:
 
     Args:
         max_new_tokens: tokens of a continuation, 1 or more.
-        temperature: divides the scores, 0 or more; 0 takes the likeliest token.
-        top_k: the so many likeliest tokens stay, 1 or more; None for all.
-        top_p: the fewest tokens with this probability stay, above 0 to 1; None for all.
+        temperature: divides the scores, 0 or more; 0 always takes the most likely token.
+        top_k: keeps this many of the most likely tokens, 1 or more; None for all.
+        top_p: keeps the fewest tokens with at least this probability, above 0 to 1; None for all.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
 
     max_new_tokens: int
@@ -44,23 +43,23 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens}: give 1 or more")
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} is below 1")
         if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature}: give 0 or more")
+            raise ValueError(f"temperature={self.temperature} is not a number of 0 or more")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k}: give 1 or more, or null for all")
+            raise ValueError(f"top_k={self.top_k} is below 1; use null for all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: give above 0 to 1, or null for all")
+            raise ValueError(f"top_p={self.top_p} is not above 0 and at most 1; use null for all tokens")
 
 
 def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
-    """The distribution that the next token is drawn from, float64 [B, V]; padding and unknown have none."""
+    """The distribution of the next token, float64 [B, V]; padding and unknown have probability 0."""
     logits_BV = logits_BV.double().index_fill(1, torch.tensor([PAD, UNKNOWN], device=logits_BV.device), -math.inf)
     if sampling.temperature == 0:
         return torch.zeros_like(logits_BV).scatter_(1, logits_BV.argmax(dim=1, keepdim=True), 1.0)
     ranked_BV, order_BV = (logits_BV / sampling.temperature).sort(dim=1, descending=True, stable=True)
     kept_BV = ranked_BV.softmax(dim=1)
-    if sampling.top_p is not None:  # a token stays while those before it have less than top_p
+    if sampling.top_p is not None:  # keeps a token while the more likely ones have less than top_p
         before_BV = kept_BV.cumsum(dim=1) - kept_BV
         kept_BV = kept_BV.masked_fill(before_BV >= sampling.top_p, 0.0)
     if sampling.top_k is not None:
@@ -69,10 +68,10 @@ def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(probability_BV: Tensor, uniform_B: np.ndarray) -> Tensor:
-    """One token per row by inversion of the distribution function, int64 [B]."""
+    """Draws one token per row by inverse transform sampling, int64 [B]."""
     threshold_B1 = torch.from_numpy(uniform_B)[:, None].to(probability_BV.device)
     cumulative_BV = probability_BV.cumsum(dim=1)
-    # scaled by the sum, which rounding keeps from being 1; the first token beyond the threshold has a probability
+    # scaled by the sum, which may differ from 1 by rounding; the token drawn always has a probability above 0
     beyond_BV = cumulative_BV > threshold_B1 * cumulative_BV[:, -1:]
     return beyond_BV.int().argmax(dim=1)
 
@@ -87,19 +86,19 @@ def continuations(
     size: int,
     show: TextTokenizer | None = None,
 ) -> Tensor:
-    """Continues prompts until each has ended or the number of tokens is reached.
+    """Continues prompts until each has ended or has the maximum number of new tokens.
 
     Args:
         network: maps tokens and a state to scores and a state; ``context`` limits what it sees, None for no limit.
-        prompt_BT: int64 [B, T], the same number of tokens in every row.
-        ids: B names, which the draws belong to.
+        prompt_BT: int64 [B, T], with the same number of tokens in every row.
+        ids: B sample ids, which determine the draws.
         seed: the run's seed.
         sampling: how to draw.
-        size: tokens that the tokenizer knows; the network may have scores for more.
-        show: writes the first row to the terminal as it grows, prompt included; None writes nothing.
+        size: the tokenizer's size; the network may score more tokens.
+        show: prints the first row, including its prompt, as it grows; None prints nothing.
 
     Returns:
-        int64 [B, new tokens]; behind an end there are only ends.
+        int64 [B, new tokens]; end tokens fill the rows that end early.
     """
     context: Any = network.context
     keys, made_BT = keys_of(ids), prompt_BT
@@ -110,7 +109,7 @@ def continuations(
     read = 0
     for step in range(sampling.max_new_tokens):
         if context is not None and read + unread_BT.shape[1] > context:
-            # keys and values are full: start again from the later half of what was made
+            # the cache of keys and values is full: restart from the last half context
             state, unread_BT, read = None, made_BT[:, -(context // 2) :], 0
         logits_BTV, state = network(unread_BT, state)
         read += unread_BT.shape[1]
@@ -127,23 +126,23 @@ def continuations(
 
 
 class Printer:
-    """Writes a text to the terminal as its tokens come.
+    """Prints a text as its tokens arrive.
 
     Args:
-        tokenizer: turns tokens into text; None writes nothing.
+        tokenizer: decodes the tokens; None prints nothing.
     """
 
     def __init__(self, tokenizer: TextTokenizer | None) -> None:
         self._tokenizer, self._tokens, self._written = tokenizer, [], 0
 
     def write(self, tokens: Sequence[int]) -> None:
-        """Appends tokens; a character that is not yet whole waits for its last byte."""
+        """Appends tokens; an incomplete character waits for its last byte."""
         if self._tokenizer is None or not tokens:
             return
         self._tokens += tokens
         text = self._tokenizer.decode(self._tokens)
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            # a trained model must not be able to move the cursor
+            # generated text must not contain control sequences of the terminal
             fresh = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text[self._written :])
             sys.stdout.write(fresh)
             sys.stdout.flush()
@@ -157,17 +156,17 @@ class Printer:
 
 
 def describe(text: str, prompt: str, training_text: str | None) -> dict[str, Any]:
-    """How varied a continuation is, and how much of it stands in the training text.
+    """Measures how varied a continuation is, and how much of it is copied from the training text.
 
     Args:
         text: the continuation.
-        prompt: what it continues.
-        training_text: the training part; None where it is not at hand.
+        prompt: its prompt.
+        training_text: the training part; None if unavailable.
 
     Returns:
-        ``distinct_1`` to ``distinct_3``, distinct runs of so many words as a share of all (Li et al. 2016, arXiv
-        1510.03055); ``repetition``, the share of words that end a run of four words which came before; ``copied``,
-        the characters of the longest span that stands in the training text too, None where that is not at hand.
+        ``distinct_1`` to ``distinct_3``, the fraction of distinct n-grams of words (Li et al. 2016, arXiv 1510.03055);
+        ``repetition``, the fraction of four-word sequences that occurred before; ``copied``, the characters of the
+        longest span that is also in the training text, None without it.
     """
     words = text.split()
     scores: dict[str, Any] = {}
@@ -181,7 +180,7 @@ def describe(text: str, prompt: str, training_text: str | None) -> dict[str, Any
 
 
 def longest_copy(text: str, training_text: str) -> str:
-    """The longest span of `text` that stands in `training_text`, exactly; the first of several."""
+    """The longest span of `text` that is also in `training_text`; the first of several."""
     best, start = 0, 0
     for i in range(len(text)):
         while i + best < len(text) and text[i : i + best + 1] in training_text:

@@ -1,10 +1,11 @@
-"""Lesson 19: a language model as classifier: which class would have written this text?
+"""Lesson 19: a language model as a classifier, which asks under which class the text is most likely.
 
-A language model p(x | y) that is told the class, and Bayes' rule (Yogatama et al. 2017, arXiv 1703.01898, section 2.2):
+It combines a class-conditional language model p(x | y) with Bayes' rule (Yogatama et al. 2017, arXiv 1703.01898,
+section 2.2):
 
     p(y | x)  is proportional to  p(y) p(x | y),    log p(x | y) = sum over t of log p(x_t | x_1 ... x_t-1, y)
 
-Training never compares the classes: it makes each text likely under its own.
+Training never compares classes; it makes each text likely under its own class.
 
     plcourse fit -c nlp/generative_classifier --then test,predict
 
@@ -21,22 +22,22 @@ from plcourse.nlp.tokenizers import END
 
 
 class ClassConditionalLSTM(nn.Module):
-    """An LSTM language model that all classes share, but for a vector and a bias of each at the output.
+    """An LSTM language model shared by all classes, with an output vector and bias per class.
 
-    The shared model of the paper: the vector v_y of the class stands beside the state where the next word is scored.
-    A linear layer of both is the sum of a layer of each, so that the large one is computed once for all classes.
+    This is the paper's shared model: the next word is scored from the state and the class vector v_y. A linear layer
+    of both is the sum of a layer of each, so the large one is computed once for all classes.
 
     Args:
-        vocab_size: V, at least the tokenizer's size.
+        vocab_size: V, the tokenizer's size or more.
         num_classes: K.
         embedding: E.
         hidden: H.
         class_embedding: size of v_y.
-        dropout: of embeddings and states, 0 to below 1.
+        dropout: dropout of embeddings and states, 0 to below 1.
         prior: p(y), K numbers above 0; None for equally likely classes.
 
     Raises:
-        ValueError: a prior of another length, or not above 0.
+        ValueError: the prior has another length or a number that is not above 0.
     """
 
     log_prior: Tensor
@@ -53,7 +54,7 @@ class ClassConditionalLSTM(nn.Module):
     ) -> None:
         super().__init__()
         if prior is not None and (len(prior) != num_classes or min(prior) <= 0):
-            raise ValueError(f"prior={prior}: give {num_classes} numbers above 0")
+            raise ValueError(f"prior={prior} is not a list of {num_classes} numbers above 0")
         self.vocab_size, self.num_classes = vocab_size, num_classes
         self.embedding = nn.Embedding(vocab_size, embedding)
         nn.init.normal_(self.embedding.weight, std=0.1)
@@ -67,32 +68,29 @@ class ClassConditionalLSTM(nn.Module):
         self.register_buffer("log_prior", (chance_K / chance_K.sum()).log())
 
     def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
-        """log p(x, y) of each class, [B, K]; their softmax is p(y | x). Padding has no influence."""
+        """log p(x, y) of each class [B, K], whose softmax is p(y | x), whatever the padding."""
         shared_BTV = self._shared(tokens_BT)
         offset_KV = self.class_head(self.classes.weight) + self.class_bias
         scores = [_log_likelihood(shared_BTV + offset_V, tokens_BT, length_B) for offset_V in offset_KV.unbind(0)]
         return torch.stack(scores, dim=1) + self.log_prior
 
     def loss(self, tokens_BT: Tensor, length_B: Tensor, label_B: Tensor) -> Tensor:
-        """The mean of -ln p of a token given its text's own class: nats per token, texts weighed alike."""
+        """The mean of -ln p(token | class of its text), in nats per token, with equal weight for each text."""
         offset_BV = self.class_head(self.classes(label_B)) + self.class_bias[label_B]
         logits_BTV = self._shared(tokens_BT) + offset_BV.unsqueeze(1)
         return -(_log_likelihood(logits_BTV, tokens_BT, length_B) / length_B).mean()
 
     def _shared(self, tokens_BT: Tensor) -> Tensor:
-        """What every class says of each token, before its own share, [B, T, V].
-
-        A token is scored by the state before it; the end of a text stands before the first.
-        """
+        """The part of the scores that all classes share [B, T, V]; an end token precedes the first token."""
         before_BT = functional.pad(tokens_BT, (1, 0), value=END)[:, : tokens_BT.shape[1]]
         states_BTH, _ = read_forwards(self.lstm, self.dropout(self.embedding(before_BT)))
         return self.head(self.dropout(states_BTH))
 
 
 def _log_likelihood(logits_BTV: Tensor, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
-    """log p(x | y), [B], of the scores under one class."""
+    """log p(x | y) of the scores under one class [B]."""
     rows_B1 = torch.arange(tokens_BT.shape[0], device=tokens_BT.device).unsqueeze(-1)
     places_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-    # no gather: the second opinion on an exported file knows none beyond 64 words
+    # not gather: the reference runtime that verifies exports supports none beyond 64 words
     log_p_BT = logits_BTV.log_softmax(dim=-1)[rows_B1, places_T, tokens_BT]
     return (log_p_BT * mask_of(tokens_BT, length_B)).sum(dim=1)

@@ -1,11 +1,11 @@
-"""Lesson 19: a small GPT: causal self-attention in residual blocks (Vaswani et al. 2017; Radford et al. 2019).
+"""Lesson 19: a small GPT, causal self-attention in residual blocks (Vaswani et al. 2017; Radford et al. 2019).
 
-As in the models of today: normalisation before each part (Xiong et al. 2020), without a learned shift, positions by
-rotation of queries and keys (Su et al. 2021, arXiv 2104.09864, equation 34), no biases, and the embedding shared with
-the last layer (Press and Wolf 2017). The residual projections start at zero, so that every block starts as the
-identity (Zhang et al. 2019, arXiv 1901.09321).
+As in current models, each part is preceded by RMS normalization (Xiong et al. 2020), positions enter by rotating
+queries and keys (Su et al. 2021, arXiv 2104.09864, equation 34), there are no biases, and the embedding is shared with
+the last layer (Press and Wolf 2017). The residual projections start at zero, so every block starts as the identity
+(Zhang et al. 2019, arXiv 1901.09321).
 
-Shapes: B rows, T tokens, S tokens of the past and these, V vocabulary, E width, N heads, D = E / N.
+Shapes: B rows, T new tokens, S past and new tokens, V vocabulary, E width, N heads, D = E / N.
 """
 
 import torch
@@ -19,15 +19,15 @@ class GPT(nn.Module):
     """A decoder-only transformer.
 
     Args:
-        vocab_size: V, at least the tokenizer's size.
-        context: the most tokens that a prediction looks at.
-        layers: blocks.
+        vocab_size: V, the tokenizer's size or more.
+        context: the maximum number of tokens that a prediction attends to.
+        layers: number of blocks.
         heads: N; E / N must be even.
         width: E.
-        dropout: of the embedding and of what each part adds, 0 to below 1.
+        dropout: dropout of the embedding and of each residual, 0 to below 1.
 
     Raises:
-        ValueError: a width that the heads cannot share.
+        ValueError: the width is not an even multiple of the heads.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         if width % (2 * heads):
-            raise ValueError(f"width={width}, heads={heads}: the width must be an even multiple of the heads")
+            raise ValueError(f"width={width} is not an even multiple of heads={heads}")
         self.vocab_size, self.context, self.features_size = vocab_size, context, width
         self.embedding = nn.Embedding(vocab_size, width)
         self.dropout = nn.Dropout(dropout)
@@ -57,7 +57,7 @@ class GPT(nn.Module):
         return self.head(features_BTE), past
 
     def features(self, tokens_BT: Tensor, state: Past | None = None) -> tuple[Tensor, Past]:
-        """What the last layer scores, at each token [B, T, E], and the keys and values of all tokens so far."""
+        """The input of the last layer [B, T, E], and the keys and values of all tokens so far."""
         return self.read(self.embed(tokens_BT), state)
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
@@ -74,13 +74,13 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward network, each added to what goes by.
+    """A residual block: attention, then a feed-forward network.
 
     Args:
         width: E.
         heads: N.
-        context: the most positions.
-        dropout: of what is added.
+        context: the maximum number of positions.
+        dropout: dropout of each residual.
     """
 
     cos: Tensor
@@ -102,7 +102,7 @@ class Block(nn.Module):
         self.register_buffer("sin", angle_TD.sin(), persistent=False)
 
     def forward(self, x_BTE: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """What goes by [B, T, E], and the keys and values [B, N, S, D] of all tokens so far."""
+        """The output [B, T, E], and the keys and values [B, N, S, D] of all tokens so far."""
         added_BTE, kept = self._attend(self.norm_attention(x_BTE), past)
         x_BTE = x_BTE + self.dropout(added_BTE)
         hidden_BTF = functional.relu(self.up(self.norm_feed_forward(x_BTE))).square()
@@ -117,7 +117,7 @@ class Block(nn.Module):
         if past is not None:
             key_BNSD, value_BNSD = torch.cat([past[0], key_BNSD], 2), torch.cat([past[1], value_BNSD], 2)
             if n_tokens > 1:
-                raise ValueError(f"{n_tokens} tokens after a past: give one at a time")
+                raise ValueError(f"{n_tokens} tokens follow cached ones; pass one token at a time")
         mixed_BNTD = functional.scaled_dot_product_attention(query_BNTD, key_BNSD, value_BNSD, is_causal=past is None)
         return self.from_heads(mixed_BNTD.transpose(1, 2).reshape(n_rows, n_tokens, width)), (key_BNSD, value_BNSD)
 

@@ -1,9 +1,8 @@
-"""Lesson 19: what a character says about the next one.
+"""Lesson 19: a language model, which predicts the next token.
 
-A language model gives every text a probability, token by token (Shannon 1951). Trained by cross-entropy, it is measured
-by the same: the mean of -ln p(next token) is its loss in nats, and the sum of -log2 p over a held-out text, divided by
-the characters of that text, its bits per character. The latter compares models with different tokens, and with a file
-compressor.
+A language model assigns every text a probability, token by token (Shannon 1951). Its loss in nats is the mean of
+-ln p(next token). Its bits per character are the sum of -log2 p over a held-out text divided by the characters of that
+text, which makes models with different tokens, and even file compressors, comparable.
 
     plcourse fit -c nlp/char_gpt --then test,predict
 
@@ -28,7 +27,7 @@ from plcourse.nlp.generate import Sampling, continuations, describe
 from plcourse.nlp.lstm import from_cpu, to_cpu
 from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.streams import NOT_SCORED
-from plcourse.nlp.tokenizers import keep_tokenizer
+from plcourse.nlp.tokenizers import check_vocabulary, save_tokenizer
 from plcourse.processes.collectives import gather_states
 from plcourse.training.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.training.metrics import StepMeans
@@ -36,7 +35,7 @@ from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
 class TextScore(Metric):
-    """Sums of -ln p, of tokens and of characters, in double precision; the same on any number of processes."""
+    """Sums -ln p in double precision, tokens and characters; exact on any number of processes."""
 
     full_state_update = False
     total: Tensor
@@ -50,20 +49,20 @@ class TextScore(Metric):
         self.add_state("characters", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, nats: Tensor, tokens: Tensor, characters: Tensor) -> None:
-        """Adds -ln p of some tokens, how many they are, and how many characters they stand for."""
+        """Adds -ln p of tokens, their number, and the number of their characters."""
         self.total += nats.sum(dtype=torch.float64)
         self.tokens += tokens.sum()
         self.characters += characters.sum()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
-        # A model that is moved to half precision must not take the sum with it.
+        # casting the model to half precision must not cast the sum
         super()._apply(fn, *args, **kwargs)
         self.total = self.total.double()
         self._defaults["total"] = torch.zeros((), dtype=torch.float64)
         return self
 
     def compute(self) -> dict[str, Tensor]:
-        """Loss in nats per token, perplexity per token, bits per character."""
+        """The loss in nats per token, the perplexity per token, and the bits per character."""
         loss = self.total / self.tokens
         bits = self.total / math.log(2) / self.characters
         return {"loss": loss, "perplexity": loss.exp(), "bits_per_character": bits}
@@ -73,23 +72,23 @@ class LanguageModel(pl.LightningModule):
     """Trains a network to predict the next token, scores held-out text, and continues prompts.
 
     Logs ``train/loss`` (nats per token) and ``train/lr`` every ``log_every_n_steps`` steps, and ``<stage>/loss``,
-    ``<stage>/perplexity``, ``<stage>/bits_per_character`` for val and test, each token of the part counted once.
+    ``<stage>/perplexity``, ``<stage>/bits_per_character`` for val and test, over every token of the part once.
 
     Args:
-        network: maps tokens [B, T] and a state to scores [B, T, V] and a state: `LSTMLanguageModel`, `GPT`.
+        network: maps tokens [B, T] and a state to scores [B, T, V] and a state; `LSTMLanguageModel` or `GPT`.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
-        sampled: estimate the training loss from so many words drawn anew in each step (`sampled_cross_entropy`); None
-            sums over the whole vocabulary, as validation and test always do.
-        carry_state: begin each window with the state behind the one before; needs ``data.order: tracks``.
-        max_new_tokens: tokens of a continuation.
-        temperature: below 1 likely tokens become likelier still; 0 always takes the likeliest.
-        top_k: sample from the so many likeliest tokens only; None for all.
-        top_p: sample from the fewest tokens that together have this probability (nucleus sampling); None for all.
-        stream: write the first continuation of each prompt to the terminal as it is made.
+        sampled: words to draw per step to estimate the training loss (`sampled_cross_entropy`); None sums over the
+            whole vocabulary, as validation and test always do.
+        carry_state: whether each window starts from the state after the one before; needs ``data.order: tracks``.
+        max_new_tokens: tokens of a continuation, 1 or more.
+        temperature: below 1 favors likely tokens; 0 always takes the most likely one.
+        top_k: samples from this many of the most likely tokens; None for all.
+        top_p: samples from the fewest tokens that together have this probability (nucleus sampling); None for all.
+        stream: whether to print the first continuation of each prompt as it is generated.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -107,11 +106,13 @@ class LanguageModel(pl.LightningModule):
     ) -> None:
         super().__init__()
         if sampled is not None and sampled < 1:
-            raise ValueError(f"sampled={sampled}: give 1 or more, or null for the whole vocabulary")
+            raise ValueError(f"sampled={sampled} is below 1; use null for the whole vocabulary")
         self.network, self.sampled = network, sampled
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         if carry_state and not hasattr(network, "detached"):
-            raise ValueError(f"carry_state=true: {type(network).__name__} has no state to carry on; use an LSTM")
+            raise ValueError(
+                f"carry_state=true needs a network with a state, such as an LSTM, not {type(network).__name__}"
+            )
         self.carry_state, self.stream = carry_state, stream
         self.sampling = Sampling(max_new_tokens, temperature, top_k, top_p)
         self._step_means = StepMeans()
@@ -119,36 +120,29 @@ class LanguageModel(pl.LightningModule):
         self._state: Any = None
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Tokens int64 [B, T] in, scores of the next token behind each [B, T, V] out."""
+        """Maps tokens int64 [B, T] to scores of each next token [B, T, V]."""
         return self.network(tokens_BT)[0]
 
     def on_fit_start(self) -> None:
-        """Checks that network and tokenizer fit, and keeps the latter in the run's folder.
+        """Checks that network and tokenizer fit, and saves the tokenizer in the run's folder.
 
-        Not in `setup`, which comes before a checkpoint's tokenizer is there.
+        `setup` would be too early: it runs before the tokenizer of a checkpoint is loaded.
 
         Raises:
-            UserError: the network has fewer scores than there are tokens, or a window that is longer than its context.
+            UserError: the network scores fewer tokens than the tokenizer has, or a window exceeds its context.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
-        size, vocab_size = data.tokenizer.size, self.network.vocab_size
-        if size > vocab_size:
-            raise UserError(
-                f"the tokenizer has {size} tokens, the network {vocab_size}: set --data.init_args.vocab_size and "
-                "--model.init_args.network.init_args.vocab_size to the same number"
-            )
+        check_vocabulary(data.tokenizer, self.network)
         context, window = self.network.context, data.block_size + data.eval_context
         if context is not None and window > context:
             raise UserError(
-                f"block_size + eval_context is {window}, more than the network's context of {context}: "
-                "make --model.init_args.network.init_args.context as large"
+                f"block_size + eval_context is {window} and exceeds the network's context of {context}; raise "
+                "--model.init_args.network.init_args.context"
             )
         if self.carry_state and data.order != "tracks":
-            raise UserError(
-                "carry_state=true: shuffled windows do not follow each other; set data.init_args.order=tracks"
-            )
+            raise UserError("carry_state=true needs windows that follow each other; set --data.init_args.order tracks")
         if self.trainer.is_global_zero:
-            keep_tokenizer(data.tokenizer, Path(self.trainer.default_root_dir))
+            save_tokenizer(data.tokenizer, Path(self.trainer.default_root_dir))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean of -ln p over this process's windows."""
@@ -158,14 +152,14 @@ class LanguageModel(pl.LightningModule):
             state = detached(self._state)
         net: Any = self.network
         if self.sampled is None:
-            logits_BTV, behind = net(batch["text"], state)
+            logits_BTV, after = net(batch["text"], state)
             loss = functional.cross_entropy(logits_BTV.flatten(0, 1), batch["target"].flatten())
         else:
-            features_BTE, behind = net.features(batch["text"], state)
+            features_BTE, after = net.features(batch["text"], state)
             features_NE, target_N = features_BTE.flatten(0, 1), batch["target"].flatten()
             loss = sampled_cross_entropy(features_NE, target_N, net.head.weight, net.head.bias, self.sampled)
         if self.carry_state:
-            self._state = behind
+            self._state = after
         loss = loss * batch.get("rank_weight", 1.0)
         for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
             self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
@@ -177,7 +171,7 @@ class LanguageModel(pl.LightningModule):
         self._score(self.val_score, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation score; called on every rank, also on one that held no window."""
+        """Logs the validation score on every rank, even one without windows."""
         self._log_score("val", self.val_score)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -185,11 +179,11 @@ class LanguageModel(pl.LightningModule):
         self._score(self.test_score, batch)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test score; called on every rank, also on one that held no window."""
+        """Logs the test score on every rank, even one without windows."""
         self._log_score("test", self.test_score)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Continuations of one prompt: id, prompt, text, and what `describe` says of each."""
+        """Continuations of one prompt: the columns id, prompt, text and those of `describe`."""
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         tokenizer = data.tokenizer
         show = tokenizer if self.stream and self.trainer.is_global_zero else None
@@ -204,18 +198,18 @@ class LanguageModel(pl.LightningModule):
         return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the carried state of every rank; called on all of them."""
+        """Saves the carried state of every rank; a collective."""
         if self.carry_state and self._state is not None:
             checkpoint["carried_states"] = gather_states(to_cpu(self._state))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the state of this rank, so that a resumed run goes on as if it had never stopped."""
+        """Restores the carried state of this rank, so that a resumed run is bit-exact."""
         states = checkpoint.get("carried_states")
         if self.carry_state and states is not None and self._trainer is not None and self.trainer.training:
             self._state = from_cpu(states[self.trainer.global_rank], self.device)
 
     def export_signature(self) -> Signature:
-        """Tokens in, scores out; any number of tokens up to the context."""
+        """Maps tokens, up to the context, to scores."""
         context: Any = self.network.context
         tokens = Input("tokens", {0: BATCH, 1: Dimension("length", 2, context)})
         return Signature((tokens,), (Output("logits", classes=2),), "test/loss", "min")
@@ -234,5 +228,5 @@ class LanguageModel(pl.LightningModule):
     def _log_score(self, stage: str, score: TextScore) -> None:
         values: dict[str, Any] = {f"{stage}/{name}": value for name, value in score.compute().items()}
         score.reset()
-        # sync_dist averages values that are equal on all ranks already; without it Lightning warns
+        # sync_dist averages values that are already equal on all ranks; without it Lightning warns
         self.log_dict(values, prog_bar=stage == "val", sync_dist=True)

@@ -1,7 +1,7 @@
-"""Lesson 19: a language model with a memory, the LSTM (Hochreiter and Schmidhuber 1997; with forget gates, Gers 2000).
+"""Lesson 19: an LSTM language model (Hochreiter and Schmidhuber 1997; with forget gates, Gers et al. 2000).
 
-The state of one window is where the next begins, so that what happened long ago can matter although gradients
-reach back one window only.
+Each window can start from the state of the one before it, so distant tokens matter although gradients reach back one
+window only.
 
 Shapes: B rows, T tokens, V vocabulary, E embedding, H hidden, N layers.
 """
@@ -16,14 +16,14 @@ class LSTMLanguageModel(nn.Module):
     """Embedding, LSTM, and scores of the next token from each state.
 
     Args:
-        vocab_size: V, at least the tokenizer's size.
+        vocab_size: V, the tokenizer's size or more.
         embedding: E.
         hidden: H.
         layers: N.
-        dropout: of embeddings, between layers, and of the states that are scored; 0 to below 1.
+        dropout: dropout of embeddings, between layers and of the last states, 0 to below 1.
     """
 
-    context = None  # no limit: the state remembers what it can
+    context = None  # unlimited: the state carries the past
 
     def __init__(
         self, vocab_size: int = 128, embedding: int = 64, hidden: int = 256, layers: int = 1, dropout: float = 0.0
@@ -34,18 +34,18 @@ class LSTMLanguageModel(nn.Module):
         self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, vocab_size)
-        nn.init.normal_(self.embedding.weight, std=0.1)  # torch's 1 outweighs what few steps can change
+        nn.init.normal_(self.embedding.weight, std=0.1)  # few steps cannot change torch's std of 1
         for name, parameter in self.lstm.named_parameters():
             if name.startswith("bias_ih"):  # the forget gates start open (Jozefowicz et al. 2015)
                 nn.init.ones_(parameter.data[hidden : 2 * hidden])
 
     def forward(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Scores of the next token [B, T, V], and the state behind the last token, two of [N, B, H]."""
+        """Scores of the next token [B, T, V], and the state after the last token, two of [N, B, H]."""
         features_BTH, state = self.features(tokens_BT, state)
         return self.head(features_BTH), state
 
     def features(self, tokens_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """What the last layer scores, at each token [B, T, H], and the state behind the last."""
+        """The input of the last layer [B, T, H], and the state after the last token."""
         return self.read(self.embed(tokens_BT), state)
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
@@ -58,17 +58,17 @@ class LSTMLanguageModel(nn.Module):
         return self.dropout(states_BTH), state
 
     def detached(self, state: State) -> State:
-        """The state without its past: where gradients stop."""
+        """The state without its gradient history."""
         hidden_NBH, cell_NBH = state
         return hidden_NBH.detach(), cell_NBH.detach()
 
 
 def to_cpu(state: State) -> list[Tensor]:
-    """A state as a list of tensors that a safe load of a checkpoint accepts."""
+    """A state as a list of tensors, which a `weights_only` load accepts."""
     return [part.detach().cpu().clone() for part in state]
 
 
 def from_cpu(state: list[Tensor], device: torch.device) -> State:
-    """The state that `to_cpu` kept."""
+    """The inverse of `to_cpu`."""
     hidden_NBH, cell_NBH = (part.to(device) for part in state)
     return hidden_NBH, cell_NBH

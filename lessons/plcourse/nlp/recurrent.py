@@ -1,7 +1,7 @@
-"""Lesson 19: an LSTM whose exported form reads texts of any length.
+"""Lesson 19: an LSTM that can be exported for texts of any length.
 
-torch's exporters take `nn.LSTM` apart and freeze the number of tokens of the example. While they trace, the same
-recurrence is written as a scan over time, which ONNX has an operator for too; at any other time it is `nn.LSTM`.
+torch's exporters decompose `nn.LSTM` and freeze the number of tokens of the example. During tracing, the recurrence is
+expressed as a scan over time, which is an ONNX operator as well; otherwise it is `nn.LSTM`.
 
 Shapes: B rows, T tokens, E inputs, H hidden, N layers.
 """
@@ -13,12 +13,12 @@ State = tuple[Tensor, Tensor]
 
 
 def read_forwards(lstm: nn.LSTM, x_BTE: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """The states at each token [B, T, H], and those behind the last, two of [N, B, H].
+    """The states at each token [B, T, H], and after the last, two of [N, B, H].
 
     Args:
-        lstm: batch first, in one direction.
-        x_BTE: what it reads.
-        state: where it begins, two of [N, B, H]; None for zeros.
+        lstm: a unidirectional LSTM with ``batch_first``.
+        x_BTE: the inputs.
+        state: the initial state, two of [N, B, H]; None for zeros.
     """
     if not torch.compiler.is_exporting():
         return lstm(x_BTE, state)
@@ -33,7 +33,7 @@ def read_forwards(lstm: nn.LSTM, x_BTE: Tensor, state: State | None = None) -> t
 
 
 def _layer(lstm: nn.LSTM, layer: int, x_BTE: Tensor, start: State) -> tuple[Tensor, State]:
-    from torch._higher_order_ops.scan import scan  # the only loop that torch.export keeps free in its length
+    from torch._higher_order_ops.scan import scan  # the only loop of variable length in torch.export
 
     of_input, of_hidden, bias_input, bias_hidden = (
         getattr(lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

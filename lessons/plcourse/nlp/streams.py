@@ -1,9 +1,9 @@
-"""Lesson 19: one long row of tokens, cut into windows in three ways.
+"""Lesson 19: a stream of tokens, cut into windows in three ways.
 
-Shuffled windows suit a network without memory. *Tracks* suit one with: the row is cut into as many tracks as the batch
-has rows, and each step takes the next window of every track, so that the state after one step is where the next begins
-(truncated back-propagation through time, Williams and Peng 1990). Evaluation scores every token once, after a context
-of tokens that are read but not scored, so that its sum does not depend on batches or processes.
+Shuffled windows suit a network without memory. *Tracks* suit a recurrent one: the stream is cut into as many tracks as
+a batch has rows, and each step takes the next window of every track, so each step continues from the state of the last
+(truncated backpropagation through time, Williams and Peng 1990). Evaluation scores every token once, after context
+tokens that are read but not scored, so its sum does not depend on batches or processes.
 
 Shapes: B rows of a batch, L tokens of a window, C tokens of context.
 """
@@ -20,19 +20,19 @@ from plcourse.data.provenance import Identities
 from plcourse.errors import UserError
 from plcourse.nlp.tokenizers import END, PAD, TextTokenizer
 
-NOT_SCORED = -100  # the target that torch's cross-entropy passes over
+NOT_SCORED = -100  # the target that torch's cross-entropy ignores
 _PHASE_KEY = np.zeros(1, np.uint64)
 
 
 class Stream:
-    """The tokens of some texts, one behind the other, an end before each and after the last.
+    """The concatenated tokens of texts, with an end token before each and after the last.
 
-    A single text has no end after it: its every character is scored, and nothing else.
+    A single text has no end token after it: exactly its characters are scored.
 
     Args:
         texts: one text or more.
-        tokenizer: turns them into numbers.
-        identities: who the texts, or the pieces of a single one, are; None where nobody asks.
+        tokenizer: encodes the texts.
+        identities: identities of the texts, or of the pieces of a single text; None if not needed.
 
     Attributes:
         tokens: int32 [N].
@@ -48,7 +48,7 @@ class Stream:
 
     @cached_property
     def characters(self) -> np.ndarray:
-        """How many characters of the texts each token stands for, int32 [N]; 0 for an end."""
+        """The number of characters of each token, int32 [N]; 0 for an end token."""
         characters = self._joined([self._tokenizer.lengths(text) for text in self._texts], 0)
         assert len(self.tokens) == len(characters)
         return characters
@@ -60,13 +60,13 @@ class Stream:
 
 
 class TrainWindows:
-    """Windows of L tokens that lie side by side: ``text`` and ``target`` int64 [B, L], each target the next token.
+    """Adjacent windows of L tokens: ``text`` and ``target`` int64 [B, L], each target the next token.
 
-    In every epoch they begin at another of the first L tokens, so that no token stays at the edge of a window.
+    Each epoch starts at a random one of the first L tokens, so no token is always at the edge of a window.
 
     Args:
         stream: the training part.
-        length: tokens of a window, L.
+        length: tokens per window, L.
         seed: the run's seed.
 
     Raises:
@@ -78,7 +78,7 @@ class TrainWindows:
         self._tokens, self.length, self._seed = torch.from_numpy(stream.tokens.astype(np.int64)), length, seed
         if len(self) < 1:
             raise UserError(
-                f"the training text has {len(stream)} tokens, fewer than two windows of {length}; give a longer text "
+                f"the training text has {len(stream)} tokens, fewer than two windows of {length}; use a longer text "
                 "or a smaller --data.init_args.block_size"
             )
 
@@ -94,17 +94,17 @@ class TrainWindows:
 
 
 class TrackSampler:
-    """Step t takes window t of every track; each process has its own tracks, `batch_size` of them.
+    """Takes window t of every track in step t; each process has `batch_size` tracks.
 
     Args:
-        n: windows of the stream.
+        n: number of windows in the stream.
         batch_size: tracks per process.
-        seed: the run's seed, kept for the check on resuming; nothing is drawn.
-        rank: this process.
-        world_size: processes in all.
+        seed: the run's seed, only compared on resuming.
+        rank: rank of this process.
+        world_size: number of processes.
 
     Raises:
-        UserError: fewer windows than tracks.
+        UserError: there are fewer windows than tracks.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
@@ -112,7 +112,7 @@ class TrackSampler:
         self._steps = n // self.global_batch_size
         if self._steps < 1:
             raise UserError(
-                f"{n} windows are too few for {self.global_batch_size} tracks; give a longer text, a smaller "
+                f"{n} windows are too few for {self.global_batch_size} tracks; use a longer text, a smaller "
                 "batch_size or a smaller block_size"
             )
         self.n = self._steps * self.global_batch_size
@@ -122,28 +122,29 @@ class TrackSampler:
         return self._steps
 
     def rank_weight(self, batch_index: int) -> float:
-        """1: every process has equally many tracks."""
+        """Always 1, since all processes have the same number of tracks."""
         return 1.0
 
     def samples(self, first: int, end: int) -> int:
-        """Windows of the batches `first` to `end` - 1 over all processes."""
+        """The number of windows in batches `first` to `end` - 1 over all processes."""
         return (end - first) * self.global_batch_size
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
-        """The windows of each step from number `start` on, int64 [B]."""
+        """The windows of each step from step `start` on, int64 [B]."""
         for step in range(start, self._steps):
             yield self._first + step
 
 
 class EvalWindows:
-    """Every token but the first scored once: ``text``, ``target`` int64 [B, C + L], ``characters`` int64 [B], ``id``.
+    """Windows that score every token except the first exactly once.
 
-    Targets that are context or padding are `NOT_SCORED`.
+    Batches have ``text`` and ``target`` int64 [B, C + L], ``characters`` int64 [B] and ``id``. Targets in the context
+    or the padding are `NOT_SCORED`.
 
     Args:
         stream: the part to score.
-        length: tokens scored per window, L.
-        context: tokens read before them, C; the first windows have fewer.
+        length: scored tokens per window, L.
+        context: preceding tokens that are only read, C; the first windows have fewer.
         name: the part's name, for the ids.
     """
 
@@ -155,7 +156,7 @@ class EvalWindows:
         return -(-(len(self._stream) - 1) // self._length)
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """The windows at `indices` (int64 [B]); the epoch changes nothing."""
+        """The windows at `indices` (int64 [B]), the same in every epoch."""
         tokens, width = self._stream.tokens, self._context + self._length
         text_BT = np.full((len(indices), width), PAD, np.int64)
         target_BT = np.full((len(indices), width), NOT_SCORED, np.int64)

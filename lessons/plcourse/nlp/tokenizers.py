@@ -1,10 +1,10 @@
-"""Lesson 19: from text to numbers and back, by characters, by words, or by pairs of bytes.
+"""Lesson 19: tokenizers for characters, words and byte pairs.
 
-Every tokenizer is fitted to the training part alone and travels with the model: in the checkpoint as plain types, in
-the run folder as `tokenizer.json`. The first three numbers are the same in each: padding, unknown, and the end of a
-text, which is also what stands before its first token.
+A tokenizer is fitted to the training part alone and saved with the model: in the checkpoint as plain types, in the run
+folder as `tokenizer.json`. The first three tokens are always padding, unknown, and the end of a text, which also
+precedes its first token.
 
-Words and byte pairs (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1) are those of the tokenizers library.
+Words and byte pairs (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1) come from the tokenizers library.
 """
 
 import json
@@ -24,14 +24,14 @@ from plcourse.files import write_text
 Kind = Literal["characters", "words", "bpe"]
 PAD, UNKNOWN, END = 0, 1, 2
 SPECIALS = ("<pad>", "<unk>", "<end>")
-_SAMPLE = 1000  # texts, and characters of each, that are looked at for their script
+_SAMPLE = 1000  # texts, and characters per text, examined for their script
 # Thai and Lao, Burmese, Khmer, kana, Chinese characters
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
-_MANY = 0.2  # share of unknown tokens from which another tokenizer is recommended
+_MANY = 0.2  # fraction of unknown tokens from which another tokenizer is recommended
 
 
 class TextTokenizer(Protocol):
-    """What the data modules and models ask of a tokenizer.
+    """What data modules and models require of a tokenizer.
 
     Attributes:
         kind: ``characters``, ``words`` or ``bpe``.
@@ -41,31 +41,31 @@ class TextTokenizer(Protocol):
 
     @property
     def size(self) -> int:
-        """Numbers in use, the three special ones included."""
+        """The number of tokens, including the three special ones."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The tokens of each text, int32 [T]; without an end."""
+        """The tokens of each text, int32 [T], without an end token."""
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of some tokens; special ones are left out."""
+        """The text of tokens, without special ones."""
         ...
 
     def lengths(self, text: str) -> np.ndarray:
-        """The characters of `text` that each of its tokens stands for, int32 [T]; their sum is the text's length."""
+        """The number of characters of each token of `text`, int32 [T]; they sum to the length of the text."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, in plain types; `load_tokenizer` takes it."""
+        """The tokenizer as plain types, for `load_tokenizer`."""
         ...
 
 
 class CharacterTokenizer:
-    """One number per character (Unicode code point).
+    """One token per character (Unicode code point).
 
     Args:
-        symbols: the known characters, the first of them gets the number 3.
+        symbols: the known characters; the first is token 3.
     """
 
     kind: Kind = "characters"
@@ -100,7 +100,7 @@ class CharacterTokenizer:
         return np.where(known, self._order[place] + len(SPECIALS), UNKNOWN).astype(np.int32)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """See `TextTokenizer`; an unknown character comes back as the replacement character."""
+        """See `TextTokenizer`; unknown characters become the replacement character."""
         first = len(SPECIALS)
         return "".join(
             self.symbols[token - first] if token >= first else "\N{REPLACEMENT CHARACTER}"
@@ -121,7 +121,7 @@ class SubwordTokenizer:
     """Words or byte pairs, by the tokenizers library.
 
     Args:
-        kind: ``words`` (lower case, at most `vocab_size` most frequent) or ``bpe`` (every text comes back as it was).
+        kind: ``words`` (lower case, the `vocab_size` most frequent) or ``bpe`` (lossless for any text).
         inner: the library's tokenizer.
     """
 
@@ -131,7 +131,7 @@ class SubwordTokenizer:
 
     @classmethod
     def fit(cls, texts: Sequence[str], vocab_size: int, kind: Kind) -> "SubwordTokenizer":
-        """Counts words, or joins the most frequent pairs until there are `vocab_size` numbers."""
+        """Counts words, or merges the most frequent pairs until there are `vocab_size` tokens."""
         special: Any = list(SPECIALS)
         if kind == "words":
             inner = Tokenizer(models.WordLevel(unk_token=SPECIALS[UNKNOWN]))
@@ -170,7 +170,7 @@ class SubwordTokenizer:
         return self._inner.decode(kept, skip_special_tokens=False)
 
     def lengths(self, text: str) -> np.ndarray:
-        """See `TextTokenizer`; what lies between two words counts with the word behind it."""
+        """See `TextTokenizer`; characters between two words count with the second word."""
         ends = np.array([end for _, end in self._inner.encode(text, add_special_tokens=False).offsets], np.int32)
         if len(ends):
             ends = np.maximum.accumulate(ends)
@@ -188,40 +188,40 @@ def fit_tokenizer(kind: Kind, texts: Sequence[str], vocab_size: int) -> TextToke
     Args:
         kind: ``characters``, ``words`` or ``bpe``.
         texts: the training part.
-        vocab_size: the largest number of tokens, special ones included.
+        vocab_size: the maximum number of tokens, including special ones.
 
     Raises:
-        ValueError: an unknown kind, or a size that leaves no room.
+        ValueError: the kind is unknown or the size too small for it.
     """
     least = {"characters": len(SPECIALS) + 1, "words": len(SPECIALS) + 1, "bpe": len(SPECIALS) + 256}
     if kind not in least:
-        raise ValueError(f"tokenizer={kind!r}: give {', '.join(least)}")
+        raise ValueError(f"tokenizer={kind!r} is unknown; choose {', '.join(least)}")
     if vocab_size < least[kind]:
-        raise ValueError(f"vocab_size={vocab_size}: {kind} need {least[kind]} or more")
+        raise ValueError(f"vocab_size={vocab_size} is too small; {kind} need {least[kind]} or more")
     if kind == "characters":
         return CharacterTokenizer.fit(texts, vocab_size)
     return SubwordTokenizer.fit(texts, vocab_size, kind)
 
 
 def load_tokenizer(state: dict[str, Any]) -> TextTokenizer:
-    """The tokenizer that a state was taken of."""
+    """Restores a tokenizer from its `state_dict`."""
     if state["kind"] == "characters":
         return CharacterTokenizer(state["symbols"])
     return SubwordTokenizer(state["kind"], Tokenizer.from_str(state["json"]))
 
 
-def keep_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
-    """Writes `tokenizer.json`: of words and byte pairs what the tokenizers library reads, of characters the symbols."""
+def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
+    """Writes `tokenizer.json`, which the tokenizers library reads for words and byte pairs."""
     state = tokenizer.state_dict()
     content = state["json"] if "json" in state else json.dumps(state, ensure_ascii=False)
     write_text(folder / "tokenizer.json", content)
 
 
 def check_known(tokenizer: TextTokenizer, text: str, what: str) -> None:
-    """Refuses a text with a character that the training part did not have.
+    """Checks that a character tokenizer knows every character of a text.
 
     Raises:
-        UserError: the character, and where it stands.
+        UserError: it does not; the message names the character and its position.
     """
     if not isinstance(tokenizer, CharacterTokenizer):
         return
@@ -229,26 +229,39 @@ def check_known(tokenizer: TextTokenizer, text: str, what: str) -> None:
     if len(unknown):
         symbol = text[unknown[0]]
         raise UserError(
-            f"{what}: character {unknown[0] + 1} is {symbol!r} (U+{ord(symbol):04X}), which the training text does not "
-            "have; leave it out, or train on a text that has it"
+            f"{what}: character {unknown[0] + 1}, {symbol!r} (U+{ord(symbol):04X}), is not in the training text; "
+            "remove it, or train on a text that contains it"
+        )
+
+
+def check_vocabulary(tokenizer: TextTokenizer, network: Any) -> None:
+    """Checks that a network has an embedding for every token.
+
+    Raises:
+        UserError: the network's ``vocab_size`` is below the tokenizer's size.
+    """
+    if tokenizer.size > network.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.size} tokens, but the network {network.vocab_size}; set "
+            "--data.init_args.vocab_size and --model.init_args.network.init_args.vocab_size to the same number"
         )
 
 
 def is_unspaced(texts: Sequence[str]) -> bool:
-    """Whether most letters of the first texts belong to a script without blanks between words."""
+    """Whether most letters of the first texts belong to a script without spaces between words."""
     letters = [c for text in texts[:_SAMPLE] for c in text[:_SAMPLE] if c.isalpha()]
     return 2 * sum(_UNSPACED.match(c) is not None for c in letters) > len(letters)
 
 
 def report_unknown(tokenizer: TextTokenizer, tokens: Sequence[np.ndarray], name: str) -> None:
-    """Says what fraction of some tokens the tokenizer does not know, and what to use instead if there are many.
+    """Prints the fraction of unknown tokens, and which tokenizer to use if there are many.
 
-    Byte pairs know every text, so nothing is said of them.
+    Byte pairs encode every text, so nothing is printed for them.
 
     Args:
-        tokenizer: made the tokens.
-        tokens: of each text.
-        name: what the line calls the texts.
+        tokenizer: the tokenizer that made the tokens.
+        tokens: the tokens of each text.
+        name: the name of the texts in the printed line.
     """
     if tokenizer.kind == "bpe" or not (total := sum(map(len, tokens))):
         return
@@ -256,8 +269,8 @@ def report_unknown(tokenizer: TextTokenizer, tokens: Sequence[np.ndarray], name:
     advice = ""
     if unknown >= _MANY and tokenizer.kind == "words":
         advice = (
-            "; train with --data.init_args.tokenizer characters or bpe, since scripts without blanks, such as Chinese "
-            "or Thai, and texts with many rare words are not made of known words"
+            "; train with --data.init_args.tokenizer characters or bpe, which suit scripts without spaces, such as "
+            "Chinese or Thai, and texts with many rare words"
         )
     elif unknown >= _MANY:
         advice = "; train with a larger --data.init_args.vocab_size, or with --data.init_args.tokenizer bpe"
