@@ -21,7 +21,7 @@ from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError
 from plcourse.runs.configs import find_config
 from plcourse.verbs.benchmark.plan import read_command as read_benchmark
-from plcourse.verbs.sweep.plan import read_command as read_sweep
+from plcourse.verbs.sweep.command import read_command as read_sweep
 
 ROOT = Path(__file__).parent.parent
 LESSONS = ROOT / "lessons"

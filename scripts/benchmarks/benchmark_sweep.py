@@ -42,7 +42,7 @@ def measure(root: Path, seeds: list[int], epochs: int) -> tuple[float, list[floa
     for seed, cell in zip(seeds, sweep.cells, strict=True):
         cold.append(timed("fit", "-c", CONFIG, "--then", "test", "--seed_everything", str(seed), *length))
         assert table(sweep.run(cell)) == table(Run.load(CONFIG, root)), f"seed {seed} differs"
-    return whole, [cell["seconds"] for cell in sweep.cells[1:]], cold
+    return whole, [cell.seconds for cell in sweep.cells[1:]], cold
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def score(run: Run, weights: str) -> dict[str, float]:
 
 def collect(sweep: Sweep) -> tuple[Scores, dict[str, set[int]]]:
     """The scores by arm and seed, and where each arm parted from the plain one; of the seeds that all arms finished."""
-    runs = {(cell["arm"], cell["seed"]): sweep.run(cell) for cell in sweep.cells if cell["status"] == "finished"}
+    runs = {(cell.arm, cell.seed): sweep.run(cell) for cell in sweep.cells if cell.status == "finished"}
     scores: Scores = {}
     parted: dict[str, set[int]] = {}
     for (arm, seed), run in runs.items():

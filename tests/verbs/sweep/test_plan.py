@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ from plcourse import catalog
 from plcourse.errors import UserError
 from plcourse.runs.configs import find_config, parse_header
 from plcourse.runs.run import Run, list_runs
-from plcourse.verbs.sweep.plan import Plan, cell_label, find_sweep, grid_label, read_command
-from plcourse.verbs.sweep.sweep import Screen, Sweep, arms_and_points, cell_line, failures, summary
+from plcourse.verbs.sweep.command import find_sweep, read_command
+from plcourse.verbs.sweep.plan import SweepPlan, grid_label
+from plcourse.verbs.sweep.screen import Screen, cell_line, summary
+from plcourse.verbs.sweep.sweep import ResolvedConfig, Sweep
 
 
 @pytest.fixture(autouse=True)
@@ -24,21 +27,21 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: Path) -> Path:
     return tmp_path
 
 
-def plan_of(*arguments: str) -> Plan:
+def plan_of(*arguments: str) -> SweepPlan:
     plan = read_command(list(arguments)).plan
     assert plan is not None
     return plan
 
 
-def from_file(content: dict[str, Any] | str, *arguments: str) -> Plan:
+def from_file(content: dict[str, Any] | str, *arguments: str) -> SweepPlan:
     text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
     Path("mine.yaml").write_text(text)
     return plan_of("-c", "mine.yaml", *arguments)
 
 
-def made(plan: Plan, runs: Path) -> Sweep:
+def made(plan: SweepPlan, runs: Path) -> Sweep:
     text = "# made by hand\nseed_everything: 0\ntrainer:\n  max_epochs: 1\n"
-    return Sweep.create(plan, [{"config": text, "processes": 1} for _ in arms_and_points(plan)], runs, threads=1)
+    return Sweep.create(plan, [ResolvedConfig(text, 1) for _ in plan.arms_and_points()], runs, threads=1)
 
 
 ARMS = ("--arms", "ddp/one_process", "ddp/two_processes")
@@ -100,13 +103,13 @@ def test_a_file_makes_a_plan_and_flags_win_over_it() -> None:
 def test_cells_come_seed_by_seed_and_each_has_a_folder_of_its_own() -> None:
     plan = plan_of(*ARMS, "--seeds", "0..1", "--grid", "a.lr=0.1,0.2")
     cells = plan.cells()
-    assert [cell["seed"] for cell in cells] == [0] * 4 + [1] * 4
-    assert [cell["arm"] for cell in cells[:2]] == ["ddp/one_process", "ddp/two_processes"]
-    assert cells[0]["run"] == "cells/ddp_one_process/seed0-lr_0.1"
-    assert len({cell["run"] for cell in cells}) == 8
-    assert cell_label(cells[3]) == "ddp/two_processes seed 0 lr=0.2"
+    assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4
+    assert [cell.arm for cell in cells[:2]] == ["ddp/one_process", "ddp/two_processes"]
+    assert cells[0].run == "cells/ddp_one_process/seed0-lr_0.1"
+    assert len({cell.run for cell in cells}) == 8
+    assert cells[3].label == "ddp/two_processes seed 0 lr=0.2"
     strange = plan_of(*ARMS, "--grid", "a.lr='../x','.. x'")
-    folders = [cell["run"] for cell in strange.cells()]
+    folders = [cell.run for cell in strange.cells()]
     assert len(set(folders)) == 4
     assert not [folder for folder in folders if " " in folder or "/../" in folder]
 
@@ -130,25 +133,25 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a run's config": (["-c", "ddp/one_process"], "plcourse sweep --arms ddp/one_process"),
     "seeds backwards": ([*ARMS, "--seeds", "4..0"], "run backwards; did you mean '0..4'"),
     "seeds": ([*ARMS, "--seeds", "0...4"], "whole numbers such as 0,1,2 or a range"),
-    "seed of letters": ([*ARMS, "--seeds", "a"], "seeds has 'a'"),
-    "seed below 0": ([*ARMS, "--seeds=-1"], "seeds has '-1'"),
+    "seed of letters": ([*ARMS, "--seeds", "a"], "seeds contains 'a'"),
+    "seed below 0": ([*ARMS, "--seeds=-1"], "seeds contains '-1'"),
     "seed too large": ([*ARMS, "--seeds", str(2**32)], "the largest is 4294967295"),
-    "seed twice": ([*ARMS, "--seeds", "0..3,2"], "the seed 2 stands twice"),
-    "cells": ([*ARMS, "--seeds", "0..9000"], "18,002 cells are more than 10,000"),
+    "seed twice": ([*ARMS, "--seeds", "0..3,2"], "duplicate seed 2"),
+    "cells": ([*ARMS, "--seeds", "0..9000"], "18,002 cells exceed the limit of 10,000"),
     "seed_everything": ([*ARMS, "--seed_everything", "3"], "--seeds 0..4"),
-    "grid of seeds": ([*ARMS, "--grid", "seed_everything=1,2"], "is what `seeds` sets"),
+    "grid of seeds": ([*ARMS, "--grid", "seed_everything=1,2"], "is set by `seeds`"),
     "grid without values": ([*ARMS, "--grid", "a.lr"], "--grid takes KEY=VALUE,VALUE"),
-    "grid empty": ([*ARMS, "--grid", "a.lr="], "a list with one value or more"),
-    "grid value twice": ([*ARMS, "--grid", "a.lr=1,1"], "has a value twice"),
+    "grid empty": ([*ARMS, "--grid", "a.lr="], "a list of one value or more"),
+    "grid value twice": ([*ARMS, "--grid", "a.lr=1,1"], "has a duplicate value"),
     "grid and override": ([*ARMS, "--grid", "a.lr=1,2", "--a.lr", "3"], "no effect"),
-    "grid of no setting": ([*ARMS, "--grid", "run=1,2"], "'run' is no setting"),
+    "grid of no setting": ([*ARMS, "--grid", "run=1,2"], "'run' is not a setting"),
     "metric": ([*ARMS, "--metric", "accuracy"], "names such as test/accuracy"),
     "metric without test": ([*ARMS, "--metric", "test/f1", "--then", "validate"], "--then test"),
-    "mode": ([*ARMS, "--metric", "test/f1", "--mode", "maximum"], "it is max or min"),
+    "mode": ([*ARMS, "--metric", "test/f1", "--mode", "maximum"], "it must be max or min"),
     "mode alone": ([*ARMS, "--mode", "max"], "mode without metric"),
     "then": ([*ARMS, "--then", "tset"], "did you mean 'test'"),
-    "name": ([*ARMS, "--name", "a/b"], "cannot be called 'a/b'"),
-    "latest": ([*ARMS, "--name", "latest"], "cannot be called"),
+    "name": ([*ARMS, "--name", "a/b"], "'a/b' is not a valid name"),
+    "latest": ([*ARMS, "--name", "latest"], "not a valid name"),
     "n_jobs": ([*ARMS, "--n_jobs", "0"], "from 1 to 256"),
     "flag": ([*ARMS, "--seed", "0..4"], "unknown flag '--seed'; did you mean '--seeds'"),
     "print_config": ([*ARMS, "--print_config"], "is for single runs"),
@@ -169,22 +172,25 @@ def test_mistakes_get_one_line(name: str) -> None:
 
 
 IN_FILES: dict[str, tuple[dict[str, Any] | str, str]] = {
-    "key": ({"arms": ["ddp/one_process"], "seed": 1}, r"mine.yaml:3: a sweep has no 'seed'; did you mean 'seeds'"),
-    "a run's config": ({"trainer": {}}, "makes this the config of a run"),
+    "key": (
+        {"arms": ["ddp/one_process"], "seed": 1},
+        r"mine.yaml:3: unknown key 'seed' in a sweep; did you mean 'seeds'",
+    ),
+    "a run's config": ({"trainer": {}}, "belongs to the config of a run"),
     "no arms": ({"seeds": [1]}, "mine.yaml: a sweep needs arms"),
     "arms empty": ({"arms": []}, r"mine.yaml:1: arms is \[\]"),
-    "arms of numbers": ({"arms": [3]}, "arms has 3"),
+    "arms of numbers": ({"arms": [3]}, "arms contains 3"),
     "arm's key": ({"arms": {"x": {"config": "ddp/one_process", "override": {}}}}, "did you mean 'overrides'"),
     "arm without config": ({"arms": {"x": {"overrides": {}}}}, "mine.yaml:2: arm 'x'"),
     "arm's config": ({"arms": {"x": {"config": "ddp/one_proces"}}}, "mine.yaml:2: .*did you mean 'ddp/one_process'"),
     "seeds empty": ({"arms": ["ddp/one_process"], "seeds": []}, "mine.yaml:3: seeds is empty"),
     "seeds": ({"arms": ["ddp/one_process"], "seeds": "4..0"}, "mine.yaml:3: the seeds 4..0 run backwards"),
-    "seed of truth": ({"arms": ["ddp/one_process"], "seeds": [True]}, "seeds has 'True'"),
-    "grid": ({"arms": ["ddp/one_process"], "grid": {"a.lr": 1}}, "mine.yaml:4: grid: 'a.lr' is 1; it takes a list"),
+    "seed of truth": ({"arms": ["ddp/one_process"], "seeds": [True]}, "seeds contains 'True'"),
+    "grid": ({"arms": ["ddp/one_process"], "grid": {"a.lr": 1}}, "mine.yaml:4: grid: 'a.lr' is 1; it must be a list"),
     "grid empty": ({"arms": ["ddp/one_process"], "grid": {"a.lr": []}}, "mine.yaml:4: grid: 'a.lr' is "),
-    "grid a list": ({"arms": ["ddp/one_process"], "grid": [1]}, "maps dotted keys"),
-    "overrides": ({"arms": ["ddp/one_process"], "overrides": {"seed_everything": 1}}, "is what `seeds` sets"),
-    "key with blanks": ({"arms": ["ddp/one_process"], "overrides": {"a b": 1}}, "'a b' is no key"),
+    "grid a list": ({"arms": ["ddp/one_process"], "grid": [1]}, "must map dotted keys"),
+    "overrides": ({"arms": ["ddp/one_process"], "overrides": {"seed_everything": 1}}, "is set by `seeds`"),
+    "key with blanks": ({"arms": ["ddp/one_process"], "overrides": {"a b": 1}}, "'a b' is not a valid key"),
     "then": ({"arms": ["ddp/one_process"], "then": 3}, "then is 3"),
     "empty": ("", "empty"),
     "twice": ("arms: [ddp/one_process]\nseeds: 0\nseeds: 1\n", "stands twice"),
@@ -218,7 +224,7 @@ def test_a_sweep_is_a_folder_of_runs_that_have_yet_to_begin(runs: Path) -> None:
     assert set(record["cells"][0]) == {"arm", "seed", "grid", "status", "run", "error", "seconds", "processes"}
     assert (runs / "sweeps" / sweep.path.parent.name / "latest").resolve() == sweep.path.resolve()
     cell = sweep.cells[2]
-    run = Run.load(sweep.path / cell["run"])
+    run = Run.load(sweep.path / cell.run)
     assert (run.status, run.record["seed"], run.record["config"]) == ("pending", 1, "ddp/one_process")
     assert "seed_everything: 1\n" in run.config_path.read_text()
     assert list_runs(runs) == []
@@ -226,14 +232,14 @@ def test_a_sweep_is_a_folder_of_runs_that_have_yet_to_begin(runs: Path) -> None:
 
 
 def test_sweeps_are_found_by_folder_name_and_latest(runs: Path) -> None:
-    with pytest.raises(UserError, match="there is no sweep"):
+    with pytest.raises(UserError, match="no sweep to resume"):
         Sweep.load("latest", runs)
     first = made(plan_of(*ARMS, "--name", "first"), runs)
     second = made(plan_of(*ARMS, "--name", "second"), runs)
     for name in ("first", "sweeps/first", "first/latest", f"first/{first.path.name}", str(first.path)):
         assert Sweep.load(name, runs).path.resolve() == first.path.resolve(), name
     assert Sweep.load("latest", runs).path.name == max(first.path.name, second.path.name)
-    with pytest.raises(UserError, match=r"no sweep 'other' in .*; there are first, second"):
+    with pytest.raises(UserError, match=r"no sweep 'other' in .*; known are first, second"):
         Sweep.load("other", runs)
     with pytest.raises(UserError, match="did you mean 'second'"):
         Sweep.load("secnd", runs)
@@ -248,19 +254,20 @@ def test_reopening_keeps_what_is_finished_and_refuses_another_plan(runs: Path) -
     sweep.close(stopped=True)
     again = Sweep.load("latest", runs)
     assert again.status == "interrupted"
-    assert [cell["status"] for cell in again.reopen(plan)] == ["pending", "pending"]
-    assert [cell["error"] for cell in again.cells] == [None] * 4
-    assert again.cells[2]["seconds"] == 3.0
-    with pytest.raises(UserError, match="was made with other seeds than this command"):
+    assert [cell.status for cell in again.reopen(plan)] == ["pending", "pending"]
+    assert [cell.error for cell in again.cells] == [None] * 4
+    assert again.cells[2].seconds == 3.0
+    with pytest.raises(UserError, match="was made with other seeds than this command gives"):
         again.reopen(plan_of(*ARMS, "--seeds", "0..2"))
 
 
 def test_a_sweep_that_still_runs_is_left_alone(runs: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from plcourse.verbs.sweep.sweep import Sweep; from plcourse.verbs.sweep.plan import read_command\n"
+        "from plcourse.verbs.sweep.sweep import ResolvedConfig, Sweep\n"
+        "from plcourse.verbs.sweep.command import read_command\n"
         "plan = read_command(sys.argv[1:]).plan\n"
-        "made = Sweep.create(plan, [{'config': 'seed_everything: 0\\n', 'processes': 1}] * 2, Path(sys.argv[-1]), 1)\n"
+        "made = Sweep.create(plan, [ResolvedConfig('seed_everything: 0\\n', 1)] * 2, Path(sys.argv[-1]), 1)\n"
         "print(made.path, flush=True); time.sleep(100)"
     )
     command = [sys.executable, "-c", code, *ARMS, "--runs_root", str(runs)]
@@ -288,7 +295,7 @@ def test_the_lines_and_the_table(runs: Path) -> None:
         "ddp/one_process  lr=0.1    2/2 finished            test/accuracy  mean 0.5  (0.25 to 0.75)",
         "ddp/two_processes  lr=0.1  1/2 finished, 1 failed  test/accuracy  mean 0.5",
     ]
-    error = failures(sweep)
+    error = sweep.failures()
     assert error is not None
     assert error.status == 1
     assert str(error).startswith("1 of 4 cells failed; the first: ddp/two_processes seed 1 lr=0.1: rank 1 was killed")
@@ -337,12 +344,13 @@ def test_the_table_is_redrawn_on_a_terminal_only(runs: Path, monkeypatch: pytest
         screen.redraw()
         screen.close()
     assert plain.getvalue() == "a line\n"
-    frames = terminal.getvalue().split("\x1b[4A\x1b[J")
-    assert len(frames) == 3
-    assert frames[0].startswith("running  ddp/one_process seed 0  0 s  epoch 2/3")
-    assert frames[1].startswith("a line\nrunning")
-    assert frames[2] == "", "the table is gone at the end"
-    assert max(map(len, terminal.getvalue().split("\n"))) <= 60 + len("\x1b[4A\x1b[J")
+    assert "\x1b[?25l" not in terminal.getvalue().rpartition("\x1b[?25h")[2], "the cursor can be seen"
+    shown = [part for part in re.split(r"(?:\x1b\[[?0-9]*[A-Za-z]|\r)+", terminal.getvalue()) if part.strip()]
+    frame = [line for line in shown[0].split("\n") if line.strip()]
+    assert frame[0].startswith("running  ddp/one_process seed 0  0 s  epoch 2/3")
+    assert frame[1].startswith("ddp/one_process    0/1 finished, 1 running")
+    assert shown[1:] == [f"a line\n{shown[0]}"], "redrawn below the line, and gone at the end"
+    assert max(map(len, shown[1].split("\n"))) <= 60
 
 
 def test_mistakes_are_told_without_torch() -> None:

@@ -49,7 +49,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 def assert_same_numbers(sweep: Sweep, other: Sweep) -> None:
     assert len(sweep.cells) == len(other.cells) >= 2
     for a, b in zip(sweep.cells, other.cells, strict=True):
-        assert (a["status"], a["seed"], a["grid"]) == ("finished", b["seed"], b["grid"])
+        assert (a.status, a.seed, a.grid) == ("finished", b.seed, b.grid)
         assert table(sweep.run(a)) == table(other.run(b))
         assert sweep.run(a).eval("test")["metrics"] == other.run(b).eval("test")["metrics"]
     tables = [table(sweep.run(cell)) for cell in sweep.cells]
@@ -154,7 +154,7 @@ def test_killed_and_resumed_equals_undisturbed(reference: Sweep, runs: Path, tmp
     assert started.end(signal.SIGKILL)[0] == -signal.SIGKILL
     sweep = latest(runs)
     assert sweep.status == "killed"
-    assert [cell["status"] for cell in sweep.cells] == ["finished", "running", "pending", "pending"]
+    assert [cell.status for cell in sweep.cells] == ["finished", "running", "pending", "pending"]
     first = (sweep.run(sweep.cells[0]).path / "run.json").read_text()
     config.write_text("model: edited since\n")  # every cell's config is in its folder
     main(["sweep", "--resume", "--n_jobs", "2"])
@@ -181,7 +181,7 @@ def test_a_signal_stops_the_cells_with_a_checkpoint(
     assert f"plcourse sweep --resume {sweep.path}" in out
     assert sweep.status == "interrupted"
     assert "running" not in statuses(runs)
-    stopped = [cell for cell in sweep.cells if cell["status"] == "interrupted"]
+    stopped = [cell for cell in sweep.cells if cell.status == "interrupted"]
     assert stopped
     assert {sweep.run(cell).status for cell in stopped} <= {"interrupted", "pending"}
     main(["sweep", *command, "--resume"])
@@ -216,15 +216,15 @@ def test_failed_cells_are_recorded_and_the_rest_goes_on(
     assert error.count("\n") == 1
     sweep = latest(runs)
     assert sweep.status == "failed"
-    assert [cell["status"] for cell in sweep.cells] == ["failed", "failed", "finished", "failed"]
-    assert "killed by SIGKILL" in sweep.cells[1]["error"]
-    assert "batch_size=-1" in sweep.cells[3]["error"]
+    assert [cell.status for cell in sweep.cells] == ["failed", "failed", "finished", "failed"]
+    assert "killed by SIGKILL" in str(sweep.cells[1].error)
+    assert "batch_size=-1" in str(sweep.cells[3].error)
     assert sweep.run(sweep.cells[3]).status == "failed"
     assert "Traceback" in (sweep.run(sweep.cells[0]).path / "log.txt").read_text()
     with pytest.raises(SystemExit):
         main(["sweep", "--resume", "faults"])
     sweep = latest(runs)
-    assert [cell["status"] for cell in sweep.cells] == ["finished", "finished", "finished", "failed"]
+    assert [cell.status for cell in sweep.cells] == ["finished", "finished", "finished", "failed"]
     for cell in sweep.cells[:3]:
         assert table(sweep.run(cell)) == table(reference.run(reference.cells[0]))
 
@@ -246,7 +246,7 @@ def test_cells_of_several_processes(runs: Path, tmp_path: Path, plcourse: Comman
     # in a process of its own: pytest's has run torch on several threads, after which no fork may
     plcourse("sweep", "--arms", two, one)
     sweep = latest(runs)
-    assert [(cell["arm"], cell["processes"]) for cell in sweep.cells] == [("own/two", 2), ("own/one", 1)]
+    assert [(cell.arm, cell.processes) for cell in sweep.cells] == [("own/two", 2), ("own/one", 1)]
     plcourse("fit", "-c", two, "--seed_everything", 0, "--then", "test")
     assert table(sweep.run(sweep.cells[0])) == table(Run.load("own/two", runs))
     assert sweep.run(sweep.cells[0]).eval("test")["processes"] == 2
