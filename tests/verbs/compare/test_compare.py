@@ -17,7 +17,7 @@ from plcourse.__main__ import main
 from plcourse.runs import record
 from plcourse.runs.run import Run
 from plcourse.verbs.compare.cells import optimizer_steps
-from plcourse.verbs.compare.result import Options, build_report
+from plcourse.verbs.compare.comparison import Options, compare_runs
 from plcourse.verbs.compare.show import as_text
 
 BASE = [0.975, 0.978, 0.979, 0.970, 0.981]
@@ -306,7 +306,7 @@ class TestInputs:
         inputs = two_arms()
         for path in inputs:
             (path / "eval/val.json").write_text(json.dumps({"metrics": {"val/thing": 0.5}}))
-        assert "say --mode max or --mode min" in refused(*inputs, "--metric", "val/thing")
+        assert "give --mode max or --mode min" in refused(*inputs, "--metric", "val/thing")
         assert reported(*inputs, "--metric", "val/thing", "--mode", "max")["mode"] == "max"
 
     def test_a_run_without_steps_is_noted(self, said):
@@ -316,7 +316,7 @@ class TestInputs:
         for path in inputs[:5]:
             Run(path).update(best=None)
         out = said(*inputs, "--metric", "test/loss")
-        assert re.search(r"- a/b/\S+ does not say how many optimizer steps it took", out)
+        assert re.search(r"- a/b/\S+ does not record its number of optimizer steps", out)
 
     def test_mistakes(self, refused):
         inputs = two_arms()
@@ -327,10 +327,10 @@ class TestInputs:
         assert "did you mean 'ddp/base'?" in refused(*inputs, *metric, "--baseline", "ddp/bas")
         assert "only one arm, ddp/base" in refused(*inputs[:5], *metric)
         assert "invalid choice" in refused(*inputs, *metric, "--mode", "best")
-        assert "--alpha 5" in refused(*inputs, *metric, "--alpha", 5)
-        assert "--difference 0" in refused(*inputs, *metric, "--difference", 0)
+        assert "--alpha is 5" in refused(*inputs, *metric, "--alpha", 5)
+        assert "--difference is 0" in refused(*inputs, *metric, "--difference", 0)
         assert "go together" in refused(*inputs, *metric, "--n_train", 5)
-        assert "--n_test 0" in refused(*inputs, *metric, "--n_train", 5, "--n_test", 0)
+        assert "--n_test is 0" in refused(*inputs, *metric, "--n_train", 5, "--n_test", 0)
 
     def test_the_same_seed_twice(self, refused):
         inputs = [*two_arms(), made("ddp/tuned", 0.9, 0, lr=0.5).path]
@@ -381,7 +381,7 @@ class TestRefusals:
         inputs = two_arms()
         (inputs[0] / "config.yaml").unlink()
         line = refused(*inputs, "--metric", "test/accuracy")
-        assert re.search(r"1 of the runs have no config.yaml, so that their data cannot be checked: ddp/base/", line)
+        assert re.search(r"1 of the runs have no config.yaml, so their data cannot be checked: ddp/base/", line)
         out = said(*inputs, "--metric", "test/accuracy", "--force")
         assert "FORCED  1 of the runs have no config.yaml" in out
         assert re.search(r"ddp/base +0 +100 +no config.yaml", out)
@@ -410,7 +410,7 @@ class TestRefusals:
         assert f"test/accuracy is {shown} in ddp/tuned/" in refused(*inputs, "--metric", "test/accuracy")
         report = reported(*inputs, "--metric", "test/accuracy", "--force")
         assert only_test(report)["n"] == 4
-        assert "favours an arm that diverges" in report["forced"][0]
+        assert "favors an arm that diverges" in report["forced"][0]
 
     def test_a_score_that_is_no_number(self, refused):
         inputs = two_arms()
@@ -554,7 +554,7 @@ class TestSweeps:
     def test_mistakes(self, refused):
         folder = sweep(list(self.cells))
         assert "no sweep 'lrr' in 'runs'; did you mean 'lr'?" in refused("lrr")
-        assert "no sweep 'else' in 'runs'; there are the sweeps lr" in refused("else")
+        assert "no sweep 'else' in 'runs'; known sweeps are lr" in refused("else")
         (folder / "sweep.json").write_text("{")
         assert "is not valid JSON" in refused("lr")
         (folder / "sweep.json").write_text('{"cells": 3}')
@@ -577,7 +577,7 @@ class TestOutputs:
         said(*inputs, "--metric", "test/loss", "--json", "a.json")
         assert json.loads(Path("a.json").read_text())["metric"] == "test/loss"
         precious = inputs[0] / "run.json"
-        assert "is no comparison" in refused(*inputs, "--metric", "test/accuracy", "--json", precious)
+        assert "is not a comparison" in refused(*inputs, "--metric", "test/accuracy", "--json", precious)
 
     def test_the_schema(self, reported):
         report = reported(*two_arms(), "--metric", "test/accuracy")
@@ -624,8 +624,8 @@ class TestOutputs:
         assert not list(Path().glob("a.*"))
 
     def test_a_report_from_python(self):
-        report = build_report([str(path) for path in two_arms()], Options(metric="test/accuracy"))
-        assert as_text(report).startswith("test/accuracy")
+        result = compare_runs([str(path) for path in two_arms()], Options(metric="test/accuracy"))
+        assert as_text(result).startswith("test/accuracy")
 
 
 class TestOptimizerSteps:

@@ -1,4 +1,4 @@
-"""The cells of a comparison, read from the folders of runs and sweeps: each is one score's place in it."""
+"""Reads the cells of a comparison from the folders of runs and sweeps."""
 
 import json
 from collections.abc import Hashable, Sequence
@@ -23,25 +23,25 @@ _SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One score's place in a comparison, and all that its run says which matters there.
+class ScoredCell:
+    """A run, or a fold of one, with everything about it that matters to a comparison.
 
     Attributes:
         config_name: the run's config, such as `ddp/tuned`.
-        seed: the run's seed; None if it had none of its own.
-        fold: the fold's number within the run, None for a run that is not a cross-validation.
+        seed: the run's seed; None if it had none.
+        fold: the number of the fold within the run; None for a run that is not a cross-validation.
         grid: values of a sweep's grid, by dotted key.
         folder: the run's folder, or the fold's below it.
-        name: how messages call it.
-        status: as of `Run.status`, or what the sweep says of a cell without a run.
-        config: the run's resolved config, empty if there is none.
-        scores: each metric's value by where it stands, `eval`, `best` or `last`; empty unless finished.
-        steps: of `optimizer_steps`.
+        name: its name in messages.
+        status: as of `Run.status`, or the sweep's status of a cell without a run.
+        config: the run's resolved config; empty if there is none.
+        scores: each metric's value by source (`eval`, `best` or `last`); empty unless the run finished.
+        steps: see `optimizer_steps`.
         sizes: samples of the parts, `n_train`, `n_val` and `n_test`, as far as they are known.
         checkpoints: the file that each stage's evaluation scored.
-        arm: the name it is compared under.
-        value: the score, None until it is chosen.
-        left_out: why it takes no part, None while it does.
+        arm: the arm that it belongs to.
+        value: the score that is compared; None until it is chosen.
+        left_out: why it is not compared; None while it is.
     """
 
     config_name: str
@@ -62,13 +62,13 @@ class Cell:
 
     @property
     def split(self) -> dict[str, Any]:
-        """What decides which samples are for training and which for testing, as the config has it."""
+        """The settings that decide which samples are for training and which for testing."""
         of_data = _given(self.config, "data.init_args", _SPLIT_KEYS)
         return of_data | _given(self.config, "trainer.fit_loop.init_args", _FOLD_KEYS)
 
     @property
     def data(self) -> dict[str, Any]:
-        """Which samples there are, before they are split, and what was done to their labels."""
+        """The settings that decide which samples there are before the split, and the noise in their labels."""
         source = lookup(self.config, "data.init_args.source")
         noise = _NOISE_KEYS if lookup(self.config, "data.init_args.label_noise") else ()
         keys = ("source", *noise, *(_FILE_KEYS if source in _USER_SOURCES else ()))
@@ -81,12 +81,19 @@ class Cell:
 
     @property
     def resample(self) -> tuple[int | None, str]:
-        """Fold and split: cells that differ in it were trained, or tested, on other samples."""
+        """Fold and split: cells that differ in it were trained or tested on other samples."""
         return self.fold, as_key(self.split)
+
+    def row(self) -> dict[str, Any]:
+        """The cell as the JSON file of a comparison lists it."""
+        keys = ("seed", "fold", "split", "grid", "value", "steps", "status", "left_out")
+        fields = {key: getattr(self, key) for key in keys}
+        run = str(self.folder) if self.folder.is_dir() else None
+        return {"arm": self.arm, "config": self.config_name, **fields, "used": self.left_out is None, "run": run}
 
 
 def lookup(config: Any, key: str) -> Any:
-    """The value of a dotted key such as `model.init_args.lr`, None if there is none."""
+    """The value of a dotted key such as `model.init_args.lr`, None if it is missing."""
     for part in key.split("."):
         if not isinstance(config, dict) or part not in config:
             return None
@@ -100,17 +107,17 @@ def _given(config: dict[str, Any], parent: str, keys: Sequence[str]) -> dict[str
 
 
 def as_key(value: Any) -> str:
-    """A value of a config as something to compare and to group by."""
+    """A value of a config as text, to compare and to group by."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def read_cells(inputs: Sequence[str], root: Path) -> tuple[list[Cell], dict[str, Any]]:
-    """The cells of runs and sweeps, each once, and `name` and `mode` of the metric that the first sweep names.
+def read_cells(inputs: Sequence[str], root: Path) -> tuple[list[ScoredCell], dict[str, Any]]:
+    """Reads the cells of runs and sweeps, each once, and the `name` and `mode` of the first sweep's metric.
 
     Raises:
-        UserError: no such run or sweep, or a broken file.
+        UserError: no such run or sweep, or an unreadable file.
     """
-    cells: dict[Path, Cell] = {}
+    cells: dict[Path, ScoredCell] = {}
     hint: dict[str, Any] = {}
     for name in inputs:
         sweep = _find_sweep(name, root)
@@ -127,7 +134,7 @@ def read_cells(inputs: Sequence[str], root: Path) -> tuple[list[Cell], dict[str,
 
 
 def _find_sweep(name: str, root: Path) -> Path | None:
-    """The folder of a sweep, by its path or its name; None if there is none."""
+    """The folder of a sweep by its path or name; None if it is not a sweep."""
     candidates = (Path(name), root / name, root / SWEEPS / name)
     return next((folder for candidate in candidates if (folder := find_folder(candidate, _SWEEP))), None)
 
@@ -139,26 +146,26 @@ def _load_run(name: str, root: Path) -> Run:
         sweeps = list(dict.fromkeys(folder.parent.name for folder in list_sweeps(root)))
         names = [*sweeps, *(f"{SWEEPS}/{sweep}" for sweep in sweeps)]
         runs = [run.name for run in list_runs(root)]
-        hint = nearest(name, names) or (f"; there are the sweeps {', '.join(sweeps)}" if sweeps and not runs else "")
+        hint = nearest(name, names) or (f"; known sweeps are {', '.join(sweeps)}" if sweeps and not runs else "")
         if hint and not nearest(name, [*runs, *(run.rpartition("/")[0] for run in runs)]):
             raise UserError(f"no run and no sweep {name!r} in '{root}'{hint}") from error
         raise
 
 
 def _read_sweep(folder: Path) -> dict[str, Any]:
-    """A sweep's record, its cells in the order of the arms."""
+    """Reads a sweep's record with its cells in the order of the arms."""
     file = folder / _SWEEP
     record = read_record(file)
     cells = record.get("cells")
     if not isinstance(cells, list) or not all(isinstance(cell, dict) and "arm" in cell for cell in cells):
-        raise UserError(f"'{file}' is not a sweep's record: it has no list of cells with their arms")
+        raise UserError(f"'{file}' is not the record of a sweep: it has no list of cells with their arms")
     order = record.get("arms") or []
     cells.sort(key=lambda cell: order.index(cell["arm"]) if cell["arm"] in order else len(order))
     return record
 
 
-def _sweep_cells(entry: dict[str, Any], sweep: Path, root: Path) -> list[Cell]:
-    """What a sweep lists as one cell, from its run or, where there is none, from the list."""
+def _sweep_cells(entry: dict[str, Any], sweep: Path, root: Path) -> list[ScoredCell]:
+    """Reads one cell of a sweep from its run or, if it has none, from the sweep's list."""
     place = entry.get("run")
     folders = [base / place for base in (sweep, root, Path())] if place else []
     folder = next((folder for folder in folders if (folder / "run.json").is_file()), None)
@@ -168,16 +175,18 @@ def _sweep_cells(entry: dict[str, Any], sweep: Path, root: Path) -> list[Cell]:
     status = entry.get("status") or "not run"
     point = [f"{key.rpartition('.')[2]}={shown(value)}" for key, value in grid.items()]
     name = " ".join([arm, *point, f"seed {seed}"])
-    return [Cell(arm, seed, None, grid, sweep / name, name, "missing" if status == "finished" else str(status))]
+    return [ScoredCell(arm, seed, None, grid, sweep / name, name, "missing" if status == "finished" else str(status))]
 
 
-def _run_cells(run: Run, arm: str | None = None, seed: Any = None, grid: dict[str, Any] | None = None) -> list[Cell]:
-    """A run as one cell, or as one per fold where its folds have scores of their own."""
+def _run_cells(
+    run: Run, arm: str | None = None, seed: Any = None, grid: dict[str, Any] | None = None
+) -> list[ScoredCell]:
+    """Reads a run as one cell, or as one per fold if its folds have scores."""
     record = run.record
     sweep = record.get("sweep")
     sweep = sweep if isinstance(sweep, dict) else {}
     seed = record.get("seed") if seed is None else seed
-    cell = Cell(
+    cell = ScoredCell(
         config_name=arm or str(sweep.get("arm") or record.get("config") or run.path.parent.name),
         seed=None if isinstance(seed, bool) else seed,
         fold=None,
@@ -195,11 +204,11 @@ def _run_cells(run: Run, arm: str | None = None, seed: Any = None, grid: dict[st
     return [_with_results(each) for each in of_folds or [cell]]
 
 
-def _with_results(cell: Cell) -> Cell:
-    """The cell with what its folder says."""
+def _with_results(cell: ScoredCell) -> ScoredCell:
+    """Adds the scores, steps and sizes that the cell's folder records."""
     run = Run(cell.folder)
     record = _record(run)
-    # those of the run as it was trained: others say how their flags differ, and are not what is compared
+    # Evaluations with other settings than the run's are not what is compared.
     found = {each.stage: each.content for each in evaluations(run) if not each.is_variant}
     best = record.get("best")
     scores = {
@@ -220,17 +229,17 @@ def _with_results(cell: Cell) -> Cell:
 
 
 def _record(run: Run) -> dict[str, Any]:
-    """A run's record; that of a fold may be its run's alone."""
+    """A run's record; empty for a fold without one."""
     return run.record if (run.path / "run.json").is_file() else {}
 
 
 def optimizer_steps(run: Run) -> int | None:
-    """How many batches ended in an optimizer step while a run trained; None if the run does not tell.
+    """The number of batches that ended in an optimizer step during training; None if it is unknown.
 
-    `steps` of `run.json` where it is recorded. Otherwise one more than the largest step of `metrics.csv` and of the
-    best score, which count these batches from 0: with a validation at its end, as every run has unless it was told
-    otherwise, that is exact, and without one it is short by less than `log_every_n_steps`. Gradient accumulation is
-    counted right; manual optimization with several optimizers counts a batch once.
+    It is `steps` of `run.json` if recorded. Otherwise it is one more than the largest step of `metrics.csv` and of the
+    best score, which number these batches from 0. That is exact after a validation at the end of the run, and too small
+    by less than `log_every_n_steps` without one. Gradient accumulation is counted correctly; manual optimization with
+    several optimizers counts a batch once.
     """
     record = _record(run)
     if isinstance(record.get("steps"), int):

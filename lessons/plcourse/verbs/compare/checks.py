@@ -1,18 +1,18 @@
-"""What stands against a comparison: refused with one line, or forced and said in the output."""
+"""Checks that runs can be compared; a problem is refused, or forced and stated in the output."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from plcourse.errors import UserError
-from plcourse.verbs.compare.cells import Cell
+from plcourse.verbs.compare.cells import ScoredCell
 from plcourse.verbs.compare.wording import few, what_differs
 
 
 class Checks:
-    """What the checks found: with `--force` what it overruled, and what a reader of the result should know.
+    """Collects what the checks find: notes on the result and, with `--force`, the problems that it overruled.
 
     Args:
-        force: whether to go on in spite of what a check finds.
+        force: whether to continue despite a problem.
 
     Attributes:
         notes: remarks on the result, each once.
@@ -24,15 +24,15 @@ class Checks:
         self._overruled: dict[tuple[str, str], list[str]] = {}
 
     def note(self, line: str) -> None:
-        """Adds a remark, unless it is there already."""
+        """Adds a remark once."""
         if line not in self.notes:
             self.notes.append(line)
 
     def refuse(self, problem: str, where: str, instead: str) -> None:
-        """Raises a UserError, or keeps what was overruled.
+        """Raises a UserError, or records the problem as overruled.
 
         Args:
-            problem: what is wrong, the same words for all runs that share it.
+            problem: what is wrong, in the same words for all runs that share it.
             where: the runs.
             instead: what `--force` does.
         """
@@ -41,13 +41,13 @@ class Checks:
         self._overruled.setdefault((problem, instead), []).append(where)
 
     def leave_out(self, names: Sequence[str], problem: str) -> None:
-        """Refuses runs that `--force` leaves out; no names, no problem."""
+        """Refuses runs that `--force` leaves out; does nothing without names."""
         if names:
             self.refuse(f"{len(names)} of the runs {problem}:", few(names), "leaves them out")
 
     @property
     def forced(self) -> list[str]:
-        """What was overruled, one line per kind."""
+        """The overruled problems, one line per kind."""
         lines = []
         for (problem, instead), where in self._overruled.items():
             more = f" (and {len(where) - 1} more)" if len(where) > 1 else ""
@@ -55,23 +55,23 @@ class Checks:
         return lines
 
 
-def without_unfit(cells: list[Cell], checks: Checks) -> list[Cell]:
-    """The cells, with those left out that did not finish or whose data nobody can check."""
+def without_unfit(cells: list[ScoredCell], checks: Checks) -> list[ScoredCell]:
+    """Marks the cells as left out that did not finish or whose data cannot be checked."""
     unfinished = [f"{cell.name} ({cell.status})" for cell in cells if cell.status != "finished"]
     checks.leave_out(unfinished, "did not finish")
     unknown = [cell.name for cell in cells if cell.status == "finished" and not cell.config]
-    checks.leave_out(unknown, "have no config.yaml, so that their data cannot be checked")
+    checks.leave_out(unknown, "have no config.yaml, so their data cannot be checked")
     return [replace(cell, left_out=_unfit(cell)) for cell in cells]
 
 
-def _unfit(cell: Cell) -> str | None:
+def _unfit(cell: ScoredCell) -> str | None:
     if cell.status != "finished":
         return f"its run is {cell.status}"
     return None if cell.config else "no config.yaml"
 
 
-def check_alike(base: Cell, cell: Cell, metric: str, checks: Checks) -> None:
-    """Refuses a pair with other data, another checkpoint or another number of optimizer steps."""
+def check_alike(base: ScoredCell, cell: ScoredCell, metric: str, checks: Checks) -> None:
+    """Refuses a pair that differs in data, checkpoint or number of optimizer steps."""
     found = []
     if base.data != cell.data:
         found.append(f"different data: {what_differs(base.data, cell.data)} in")
@@ -79,7 +79,7 @@ def check_alike(base: Cell, cell: Cell, metric: str, checks: Checks) -> None:
     found += [f"different data: {key} is {one} and {other} in" for key, (one, other) in sizes.items() if one != other]
     if base.steps is None or cell.steps is None:
         unknown = base.name if base.steps is None else cell.name
-        checks.note(f"{unknown} does not say how many optimizer steps it took: not checked")
+        checks.note(f"{unknown} does not record its number of optimizer steps: not checked")
     elif base.steps != cell.steps:
         found.append(f"different optimizer steps: {base.steps} and {cell.steps} in")
     stage = metric.partition("/")[0]

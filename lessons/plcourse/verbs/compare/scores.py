@@ -1,4 +1,4 @@
-"""Which score of each run is compared, and which way is better."""
+"""Chooses the score of each run that is compared, and which way is better."""
 
 import math
 import re
@@ -8,45 +8,45 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from plcourse.errors import UserError, nearest
-from plcourse.verbs.compare.cells import Cell, lookup
+from plcourse.verbs.compare.cells import ScoredCell, lookup
 from plcourse.verbs.compare.checks import Checks
 from plcourse.verbs.compare.wording import few
 
-# the words in a metric's name that say which way is better
+# Words in a metric's name that tell which way is better.
 _SMALLER = re.compile("loss|error|nll|ece|perplexity|ppl|mse|mae|rmse|brier|distance|fid|kid|mmd|seconds|latency")
 _LARGER = re.compile("accuracy|acc|f1|precision|recall|auc|auroc|ap|iou|dice|score|bleu|coverage|throughput|r2")
 
 
 class Source(NamedTuple):
-    """Where a run keeps scores.
+    """A place where a run keeps scores.
 
     Attributes:
-        place: how messages call it, of a metric's `{stage}`.
-        note: what its scores are.
+        place: its name in messages, for a metric's `{stage}`.
+        note: what its scores mean.
     """
 
     place: str
     note: str
 
 
-# by the key of `Cell.scores`, the most trustworthy first
+# By the key of `ScoredCell.scores`, most trustworthy first.
 SOURCES = {
     "eval": Source("in eval/{stage}.json", "each value is the score of the run's evaluation"),
     "best": Source(
-        "as its best", "each value is the run's best, which was chosen by this very score and so flatters it"
+        "as its best", "each value is the run's best, which was selected by this score and so is optimistic"
     ),
     "last": Source("in metrics.csv", "each value is the last one in the run's metrics.csv"),
 }
 
 
-def metric_names(cells: Iterable[Cell]) -> list[str]:
-    """The metrics that any of the runs has, those of test first."""
+def metric_names(cells: Iterable[ScoredCell]) -> list[str]:
+    """The metrics of all runs, those of test first."""
     names = {name for cell in cells for found in cell.scores.values() for name in found}
     return sorted(names, key=lambda name: (not name.startswith("test/"), not name.startswith("val/"), name))
 
 
-def with_values(cells: list[Cell], metric: str, checks: Checks) -> tuple[list[Cell], str]:
-    """Chooses every cell's value, all from the first source that most of the cells have, and that source."""
+def with_values(cells: list[ScoredCell], metric: str, checks: Checks) -> tuple[list[ScoredCell], str]:
+    """Chooses every cell's value from the source that most of the cells have; returns the cells and the source."""
     there = [cell for cell in cells if not cell.left_out]
     holders = {source: sum(metric in cell.scores[source] for cell in there) for source in SOURCES}
     if not any(holders.values()):
@@ -58,7 +58,7 @@ def with_values(cells: list[Cell], metric: str, checks: Checks) -> tuple[list[Ce
     return [cell if cell.left_out else _with_value(cell, metric, source, checks) for cell in cells], source
 
 
-def _with_value(cell: Cell, metric: str, source: str, checks: Checks) -> Cell:
+def _with_value(cell: ScoredCell, metric: str, source: str, checks: Checks) -> ScoredCell:
     if metric not in cell.scores[source]:
         return replace(cell, left_out=f"no {metric}")
     value = cell.scores[source][metric]
@@ -66,22 +66,22 @@ def _with_value(cell: Cell, metric: str, source: str, checks: Checks) -> Cell:
         raise UserError(f"{metric} of {cell.name} is {value!r}, not a number")
     if math.isfinite(value):
         return replace(cell, value=float(value))
-    checks.refuse(f"{metric} is {value} in", cell.name, "leaves it out, which favours an arm that diverges")
+    checks.refuse(f"{metric} is {value} in", cell.name, "leaves it out, which favors an arm that diverges")
     return replace(cell, left_out=f"{metric} is {value}")
 
 
-def _no_metric(metric: str, cells: list[Cell]) -> str:
+def _no_metric(metric: str, cells: list[ScoredCell]) -> str:
     if not cells:
         return "none of the runs can be used: nothing to compare"
     names = metric_names(cells)
-    known = f"there are {few(names, 8)}{nearest(metric, names)}" if names else "these runs have no scores"
+    known = f"known are {few(names, 8)}{nearest(metric, names)}" if names else "these runs have no scores"
     if metric.startswith("test/") and not any(name.startswith("test/") for name in names):
-        known += f"; `plcourse test --run {shlex.quote(str(cells[0].folder))}` makes those of test"
+        known += f"; `plcourse test --run {shlex.quote(str(cells[0].folder))}` computes those of test"
     return f"no run has the metric {metric!r}; {known}"
 
 
-def guess_mode(metric: str, cells: Iterable[Cell]) -> str:
-    """`max` or `min`: as the runs' own checkpoints watch the metric, else by its name."""
+def guess_mode(metric: str, cells: Iterable[ScoredCell]) -> str:
+    """Returns `max` or `min`: the mode of a checkpoint that monitors the metric, else a guess by its name."""
     for cell in cells:
         callbacks = lookup(cell.config, "trainer.callbacks")
         for callback in callbacks if isinstance(callbacks, list) else []:
@@ -91,5 +91,5 @@ def guess_mode(metric: str, cells: Iterable[Cell]) -> str:
     words = re.split(r"[/_\W]+", metric.rpartition("/")[2].lower())
     smaller, larger = (any(map(known.fullmatch, words)) for known in (_SMALLER, _LARGER))
     if smaller == larger:
-        raise UserError(f"is a larger {metric} better? say --mode max or --mode min")
+        raise UserError(f"is a larger {metric} better? give --mode max or --mode min")
     return "min" if smaller else "max"

@@ -1,7 +1,4 @@
-"""`plcourse compare` as it is typed: its flags, and the table, the JSON file and the plot that it writes.
-
-No torch: comparing is looking.
-"""
+"""The verb `compare`: reads its flags, and writes the table, the JSON file and the plot. No torch."""
 
 import argparse
 import json
@@ -13,24 +10,24 @@ from pathlib import Path
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError
 from plcourse.files import write_json
-from plcourse.verbs.compare.result import Options, build_report
+from plcourse.verbs.compare.comparison import Options, compare_runs
 from plcourse.verbs.compare.show import as_text, draw
 
 
 def compare(argv: list[str]) -> None:
-    """`plcourse compare RUN_OR_SWEEP... --metric NAME [flags]`."""
+    """Runs `plcourse compare RUN_OR_SWEEP... --metric NAME [flags]`."""
     args = _parse(argv)
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
-    report = build_report(args.inputs, options, args.runs_root)
+    result = compare_runs(args.inputs, options, args.runs_root)
     if args.json == "-":
-        sys.stdout.write(json.dumps(report, indent=2, allow_nan=False, default=str) + "\n")
+        sys.stdout.write(json.dumps(result.as_json(), indent=2, allow_nan=False, default=str) + "\n")
     else:
-        sys.stdout.write(as_text(report))
+        sys.stdout.write(as_text(result))
         if args.json is not None:
-            write_json(Path(args.json), report)
+            write_json(Path(args.json), result.as_json())
             sys.stdout.write(f"\nJSON in {args.json}\n")
     if args.plot is not None:
-        draw(report, Path(args.plot))
+        draw(result, Path(args.plot))
         if args.json != "-":
             sys.stdout.write(f"plot in {args.plot}\n")
 
@@ -54,8 +51,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     _check_numbers(args)
     if args.json is not None and args.json != "-":
         file = _check_file("--json", args.json, ".json")
-        if file.is_file() and not _is_report(file):
-            raise UserError(f"--json {args.json!r} exists and is no comparison; name another file")
+        if file.is_file() and not _is_comparison(file):
+            raise UserError(f"--json {args.json!r} exists and is not a comparison; name another file")
     if args.plot is not None:
         _check_file("--plot", args.plot, ".png")
     return args
@@ -63,18 +60,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _check_numbers(args: argparse.Namespace) -> None:
     if not 0 < args.alpha < 1:
-        raise UserError(f"--alpha {args.alpha:g}: give a level between 0 and 1, such as 0.05")
+        raise UserError(f"--alpha is {args.alpha:g}; give a level between 0 and 1, such as 0.05")
     if args.difference is not None and not (args.difference > 0 and math.isfinite(args.difference)):
-        raise UserError(f"--difference {args.difference:g}: give the difference to detect, above 0")
+        raise UserError(f"--difference is {args.difference:g}; give the difference to detect, above 0")
     if (args.n_train is None) != (args.n_test is None):
         raise UserError("--n_train and --n_test go together: the samples of one split's training and test part")
     for flag, number in (("--n_train", args.n_train), ("--n_test", args.n_test)):
         if number is not None and number < 1:
-            raise UserError(f"{flag} {number}: give the number of samples, 1 or more")
+            raise UserError(f"{flag} is {number}; give the number of samples, 1 or more")
 
 
 def _check_file(flag: str, name: str, suffix: str) -> Path:
-    """The file that a flag names, in a folder that exists: nobody should wait for a result that cannot be kept."""
+    """Checks the file of a flag before the work begins, so that no result is lost to a missing folder."""
     file = Path(name)
     if file.suffix.lower() != suffix:
         raise UserError(f"{flag} {name!r}: the file's name must end with {suffix}")
@@ -83,7 +80,7 @@ def _check_file(flag: str, name: str, suffix: str) -> Path:
     return file
 
 
-def _is_report(file: Path) -> bool:
+def _is_comparison(file: Path) -> bool:
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""How values, lists and counts read in messages and tables."""
+"""Formats values, lists and counts for messages and tables."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ def shown(value: Any) -> str:
 
 
 def few(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     first = ", ".join(names[:most])
     return first if len(names) <= most else f"{first} and {len(names) - most} more"
 
@@ -28,7 +28,7 @@ def grid_line(grid: dict[str, Any]) -> str:
 
 
 def what_differs(base: dict[str, Any], other: dict[str, Any]) -> str:
-    """What two descriptions differ in: `split_seed is 0 and 1`."""
+    """The entries in which two mappings differ: `split_seed is 0 and 1`."""
     keys = [key for key in dict.fromkeys([*base, *other]) if base.get(key) != other.get(key)]
     return ", ".join(f"{key} is {shown(base.get(key))} and {shown(other.get(key))}" for key in keys) or "fold"
 

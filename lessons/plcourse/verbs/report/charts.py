@@ -6,8 +6,9 @@ colour and, for the second and later, in their dashes.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from plcourse.verbs.compare.result import ArmTest
 from plcourse.verbs.report.page import text
 
 _WIDTH, _HEIGHT = 400, 220
@@ -67,17 +68,17 @@ def curve(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
     return f'<figure class="chart"><h3>{text(title)}</h3>{_legend(names, lines, mark)}{drawn}</figure>'
 
 
-def forest(tests: Sequence[dict[str, Any]], label: str) -> str:
+def forest(tests: Sequence[ArmTest], label: str) -> str:
     """The differences of a comparison with their intervals.
 
     Args:
-        tests: as `plcourse.verbs.compare.result` lists them.
+        tests: one per arm; those without a difference are left out.
         label: what the axis shows.
     """
-    drawn = [test for test in tests if test["difference"] is not None]
+    drawn = [(test, test.difference) for test in tests if test.difference is not None]
     if not drawn:
         return ""
-    ends = [test[key] for test in drawn for key in ("low", "high", "difference") if test[key] is not None]
+    ends = [end for test, difference in drawn for end in (test.low, test.high, difference) if end is not None]
     left, top, row = 12, 8, 44
     axis = _Axis(min(0.0, *ends), max(0.0, *ends), left + 8, _WIDTH - 20)
     height = top + row * len(drawn) + 40
@@ -88,18 +89,16 @@ def forest(tests: Sequence[dict[str, Any]], label: str) -> str:
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{height - 36}"/>')
         parts.append(f'<text x="{x}" y="{height - 22}" text-anchor="middle">{shown}</text>')
     parts.append(f'<line class="zero" x1="{zero}" x2="{zero}" y1="{top}" y2="{height - 36}"/>')
-    for at, test in enumerate(drawn):
+    for at, (test, difference) in enumerate(drawn):
         y = top + row * at + 30
         kind = (at + 1) % _COLOURS
-        parts.append(
-            f'<text class="strong" x="{left}" y="{y - 14}">{text(test["arm"])}: {text(test["verdict"])}</text>'
-        )
-        if test["low"] is not None:
-            low, high = axis.place(test["low"]), axis.place(test["high"])
+        parts.append(f'<text class="strong" x="{left}" y="{y - 14}">{text(test.arm)}: {text(test.verdict)}</text>')
+        if test.low is not None and test.high is not None:
+            low, high = axis.place(test.low), axis.place(test.high)
             parts.append(f'<line class="s{kind}" stroke-width="3" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<circle class="s{kind}" cx="{axis.place(test["difference"])}" cy="{y}" r="4.5"/>')
+        parts.append(f'<circle class="s{kind}" cx="{axis.place(difference)}" cy="{y}" r="4.5"/>')
     parts.append(f'<text x="{_WIDTH / 2}" y="{height - 4}" text-anchor="middle">{text(label)}</text>')
-    words = "; ".join(test["sentence"] for test in tests)
+    words = "; ".join(test.sentence for test in tests)
     svg = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{text(words)}">{"".join(parts)}</svg>'
     return f'<figure class="chart forest">{svg}</figure>'
 

@@ -31,15 +31,15 @@ def report(argv: list[str]) -> None:
         run = Run.load(args.inputs[0], root)
         content, folder = run_page(run), run.path
     else:
-        from plcourse.verbs.compare.result import Options, build_report  # brings numpy and scipy
+        from plcourse.verbs.compare.comparison import Options, compare_runs  # brings numpy and scipy
         from plcourse.verbs.report.comparison_page import comparison_page
 
         if args.mode not in (None, "max", "min"):
             raise UserError(f"--mode {args.mode!r}: give max or min")
         names = {field.name for field in fields(Options)}
         options = Options(**{name: value for name, value in vars(args).items() if name in names})
-        found = build_report(args.inputs, options, args.runs_root)
-        command = ["plcourse", "compare", *args.inputs, "--metric", found["metric"], "--mode", found["mode"]]
+        found = compare_runs(args.inputs, options, args.runs_root)
+        command = ["plcourse", "compare", *args.inputs, "--metric", found.metric, "--mode", found.mode]
         for flag in ("baseline", "grid_by", "runs_root"):
             command += [f"--{flag}", getattr(args, flag)] if getattr(args, flag) is not None else []
         content = comparison_page(found, command + ["--force"] * args.force)
