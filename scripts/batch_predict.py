@@ -20,7 +20,8 @@ from plcourse.cli.batch import Cell, carry_out
 from plcourse.data.image_files import find_images, left_out_line
 from plcourse.errors import UserError
 from plcourse.files import write_json
-from plcourse.runs.configs import find_config, parse_config
+from plcourse.runs.config_yaml import parse_config
+from plcourse.runs.configs import find_config
 
 INPUTS = ("predict_paths", "paths")  # what the data modules call the files to predict
 

@@ -1,6 +1,6 @@
 """Eight advanced PyTorch Lightning lessons as one LightningCLI command suite.
 
-The Python API, each name imported when it is first used, so that `import plcourse` costs nothing::
+The Python API; each name is imported when it is first used, so that `import plcourse` costs nothing::
 
     run = plcourse.run("fit", "ddp/two_processes", {"trainer.max_epochs": 1})
     run.test()

@@ -5,7 +5,9 @@ Read at every start of `plcourse`, so this module imports nothing heavy; the tab
 
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -188,6 +190,13 @@ def short_class_name(name: str) -> str:
 def class_path(name: str) -> str:
     """The import path of a class of the suite; see `short_class_name` for the names that it takes."""
     return CLASSES.get(short_class_name(name), name)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a class by its catalog name: `plcourse.catalog.MLP` is a path that survives moves between modules."""
+    if name not in CLASSES:
+        raise AttributeError(f"module 'plcourse.catalog' has no attribute {name!r}")
+    return getattr(import_module(CLASSES[name].rpartition(".")[0]), name)
 
 
 def configs_dir() -> Path:

@@ -80,7 +80,8 @@ def targets(folder: Path) -> list[Target]:
     from plcourse.errors import UserError
     from plcourse.evaluation.shards import Shard, ShardFolder, _line
     from plcourse.export.artefacts import checked_onnx
-    from plcourse.runs.configs import ConfigSource, parse_config
+    from plcourse.runs.config_yaml import parse_config
+    from plcourse.runs.configs import ConfigSource
     from plcourse.runs.record import read_record
     from plcourse.runs.run import Run
     from plcourse.training import checkpoint

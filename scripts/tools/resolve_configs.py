@@ -11,7 +11,8 @@ import sys
 
 from plcourse import catalog
 from plcourse.__main__ import main as plcourse
-from plcourse.runs.configs import find_config, parse_header
+from plcourse.runs.config_header import parse_header
+from plcourse.runs.configs import find_config
 
 
 def resolved(name: str) -> str:

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torchvision
 
 import plcourse
 from plcourse.__main__ import main
@@ -240,3 +242,33 @@ def test_help_all_shows_the_slots(capsys: pytest.CaptureFixture[str]) -> None:
     for slot in ("fit_loop", "validate_loop", "test_loop", "predict_loop"):
         assert f"--trainer.{slot}" in printed
     assert sys.getsizeof(printed) > 10_000
+
+
+def test_plain_lightning_loads_a_checkpoint_of_a_user_s_own_model(
+    tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_net.py").write_text(
+        "import pytorch_lightning as pl\n"
+        "import torch\n"
+        "from torch import nn\n\n\n"
+        "class Net(pl.LightningModule):\n"
+        "    def __init__(self, network: nn.Module):\n"
+        "        super().__init__()\n"
+        "        self.save_hyperparameters()\n"
+        "        self.network = network\n\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self.network(batch['image']).square().mean()\n\n"
+        "    def validation_step(self, batch, batch_idx):\n"
+        "        self.log('val/loss', self.training_step(batch, batch_idx))\n\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), 0.1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = {"class_path": "own_net.Net", "init_args": {"network": {"class_path": "MLP"}}}
+    config = digits_config(**FAST, model=model)
+    run = plcourse.run("fit", config, trust=["own_net"], runs_root=runs)
+    hyper_parameters = torch.load(run.checkpoint("last"), weights_only=True)["hyper_parameters"]
+    assert hyper_parameters["network"]["class_path"] == "plcourse.catalog.MLP"
+    assert torchvision.ops.MLP  # another class of this name is imported
+    loaded = import_module("own_net").Net.load_from_checkpoint(run.checkpoint("last"))
+    assert type(loaded.network).__module__ == "plcourse.ddp.model"

@@ -21,7 +21,9 @@ from plcourse.curriculum.pacing import AdaptivePacing, Kind, PacingFunction
 from plcourse.errors import RunFailed, printable
 from plcourse.evaluation.shards import PARTIAL, Shard, ShardFolder
 from plcourse.kfold.folds import plan_folds
-from plcourse.runs.configs import ConfigSource, locate_key, own_name, parse_config
+from plcourse.runs.config_keys import locate_key
+from plcourse.runs.config_yaml import parse_config
+from plcourse.runs.configs import ConfigSource, own_name
 from plcourse.runs.run import Run
 from plcourse.verbs.report import page
 from plcourse.verbs.sweep.plan import Arm, SweepPlan

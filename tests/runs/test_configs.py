@@ -12,18 +12,11 @@ import pytest
 from plcourse import catalog
 from plcourse.cli.request import read_request
 from plcourse.errors import UserError
-from plcourse.runs import configs
-from plcourse.runs.configs import (
-    ConfigSource,
-    expand_class_names,
-    find_config,
-    known_class_names,
-    locate_key,
-    own_name,
-    parse_config,
-    parse_header,
-    resolved_path,
-)
+from plcourse.runs import config_yaml, configs
+from plcourse.runs.config_header import parse_header
+from plcourse.runs.config_keys import expand_class_names, locate_key
+from plcourse.runs.config_yaml import parse_config
+from plcourse.runs.configs import ConfigSource, find_config, own_name, resolved_path
 from plcourse.runs.differences import differences
 
 HEADER = """\
@@ -112,7 +105,10 @@ class TestFinding:
         writer.join()
 
     def test_process_substitution(self, packaged):
-        code = "import sys; from plcourse.runs.configs import *; print(parse_config(find_config(sys.argv[1])))"
+        code = (
+            "import sys; from plcourse.runs.configs import *; from plcourse.runs.config_yaml import *; "
+            "print(parse_config(find_config(sys.argv[1])))"
+        )
         command = f"{sys.executable} -c '{code}' <(echo 'a: 1')"
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
         assert done.stdout == "{'a': 1}\n"
@@ -213,13 +209,13 @@ class TestParsing:
             ("# only a comment\n", "my.yaml: empty"),
             ("- a\n- b\n", "my.yaml:1: the top level is a list"),
             ("\nfit\n", "my.yaml:2: the top level is a single value"),
-            ("a:\n  b: 1\n  c: 2\n  b: 3\n", "my.yaml:4: the key 'b' stands twice, first in line 2"),
-            ("a: {b: 1, b: 2}\n", "my.yaml:1: the key 'b' stands twice"),
-            ("a: [{b: 1, 'b': 2}]\n", "my.yaml:1: the key 'b' stands twice"),
-            ("on: 1\n", "the top-level key True is not a name"),
-            ("a: {[1]: 2}\n", "my.yaml:1: a key is itself a list"),
-            ("a: &a [*a]\n", "my.yaml:1: an anchor that contains itself"),
-            ("a: &a {b: *a}\n", "my.yaml:1: an anchor that contains itself"),
+            ("a:\n  b: 1\n  c: 2\n  b: 3\n", "my.yaml:4: duplicate key 'b' (first defined in line 2)"),
+            ("a: {b: 1, b: 2}\n", "my.yaml:1: duplicate key 'b'"),
+            ("a: [{b: 1, 'b': 2}]\n", "my.yaml:1: duplicate key 'b'"),
+            ("on: 1\n", "the top-level key True is not text"),
+            ("a: {[1]: 2}\n", "my.yaml:1: a key is a list"),
+            ("a: &a [*a]\n", "my.yaml:1: an anchor contains itself"),
+            ("a: &a {b: *a}\n", "my.yaml:1: an anchor contains itself"),
             (
                 "a: 1\nb: !!python/object/apply:os.system [id]\n",
                 "my.yaml:2: the YAML tag !!python/object/apply:os.system",
@@ -374,9 +370,6 @@ class TestClassNames:
         full["model"]["class_path"] = "changed"
         assert full["data"]["class_path"] == "plcourse.ddp.model.MLP"
 
-    def test_the_known_names_are_for_hints(self):
-        assert "ImageClassifier" in known_class_names()
-
 
 class TestLocating:
     FIRST = "model:\n  init_args:\n    lr: 1\n    sizes: [1,\n      2]\ntrainer.max_epochs: 3\n"
@@ -417,4 +410,4 @@ class TestResolved:
 
 
 def test_the_limits_are_those_of_the_documentation():
-    assert (configs.MAX_BYTES, configs.MAX_NODES, configs.MAX_DEPTH) == (1 << 20, 100_000, 100)
+    assert (configs.MAX_BYTES, config_yaml.MAX_NODES, config_yaml.MAX_DEPTH) == (1 << 20, 100_000, 100)

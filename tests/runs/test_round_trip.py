@@ -17,7 +17,7 @@ from plcourse import catalog
 from plcourse.cli import Resolver, run_verb
 from plcourse.cli.request import read_request
 from plcourse.errors import UserError
-from plcourse.runs.configs import read_tree, write_tree
+from plcourse.runs.config_yaml import read_tree, write_tree
 from plcourse.runs.round_trip import repeatable
 from support import digits_config, write_config
 

@@ -8,9 +8,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from plcourse import catalog
 from plcourse.errors import UserError, nearest
 from plcourse.runs import allowlist
-from plcourse.runs.configs import ConfigSource, known_class_names, locate_key, parse_config
+from plcourse.runs.config_keys import locate_key
+from plcourse.runs.config_yaml import parse_config
+from plcourse.runs.configs import ConfigSource
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)"')
 _UNKNOWN = re.compile(
@@ -75,7 +78,7 @@ class Explainer:
         if match := _MISSING.search(message):
             return self._missing(next(group for group in match.groups() if group).removeprefix(f"{self.verb}."))
         if match := _NO_CLASS.search(message):
-            known = [*known_class_names(), *_subclasses(message)]
+            known = [*catalog.CLASSES, *_subclasses(message)]
             own = "" if nearest(match.group(1), known) else "; name a class of your own with its module, as in mine.Net"
             return self._error(
                 key, match.group(1), f"no class '{match.group(1)}' is known{nearest(match.group(1), known)}{own}"

@@ -4,7 +4,7 @@ from typing import Any
 
 from plcourse.cli.request import Request
 from plcourse.runs.changes import Change
-from plcourse.runs.configs import read_tree
+from plcourse.runs.config_yaml import read_tree
 from plcourse.runs.round_trip import dumped
 from plcourse.training.checkpoint import LAST
 

@@ -13,7 +13,9 @@ from plcourse import catalog
 from plcourse.console.flags import as_flags
 from plcourse.errors import UserError, nearest
 from plcourse.runs import allowlist
-from plcourse.runs.configs import ConfigSource, expand_class_names, find_config, parse_config, write_tree
+from plcourse.runs.config_keys import expand_class_names
+from plcourse.runs.config_yaml import parse_config, write_tree
+from plcourse.runs.configs import ConfigSource, find_config
 from plcourse.runs.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest
 from plcourse.runs.run import Run, runs_root
 from plcourse.runs.start import pending_start

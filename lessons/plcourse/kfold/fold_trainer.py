@@ -23,7 +23,8 @@ from plcourse.kfold.folds import Fold, Plan
 from plcourse.kfold.leaks import LeakGuard
 from plcourse.kfold.outputs import Combine, Recording, out_of_fold_rows
 from plcourse.processes.collectives import from_rank_0, gather_objects
-from plcourse.runs.configs import short_class_names, write_tree
+from plcourse.runs.class_names import short_class_names
+from plcourse.runs.config_yaml import write_tree
 from plcourse.runs.environment import environment
 from plcourse.runs.evaluations import save_evaluation
 from plcourse.runs.record import SCHEMA

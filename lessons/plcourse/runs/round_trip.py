@@ -13,7 +13,9 @@ from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 
 from plcourse.errors import UserError, first_line
-from plcourse.runs.configs import ConfigSource, expand_class_names, read_tree, write_tree
+from plcourse.runs.config_keys import expand_class_names
+from plcourse.runs.config_yaml import read_tree, write_tree
+from plcourse.runs.configs import ConfigSource
 from plcourse.runs.differences import differences
 
 Key = tuple[str | int, ...]

@@ -12,7 +12,8 @@ from typing import Any
 
 from plcourse.console.flags import as_flags
 from plcourse.errors import UserError
-from plcourse.runs.configs import ConfigSource, find_config, parse_config
+from plcourse.runs.config_yaml import parse_config
+from plcourse.runs.configs import ConfigSource, find_config
 from plcourse.runs.differences import differences
 from plcourse.runs.run import Run
 from plcourse.training.variant import CHECKPOINT, Variant, predictions_folder

@@ -15,7 +15,8 @@ from plcourse.console import duration, say
 from plcourse.console.layout import broken, fitted, width
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError, nearest
-from plcourse.runs.configs import ConfigHeader, ConfigSource, find_config, parse_header, resolved_path
+from plcourse.runs.config_header import ConfigHeader, parse_header
+from plcourse.runs.configs import ConfigSource, find_config, resolved_path
 from plcourse.runs.folders import age_key
 from plcourse.runs.headline import score_of
 from plcourse.runs.record import read_record, status_of

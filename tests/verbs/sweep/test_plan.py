@@ -13,7 +13,8 @@ import yaml
 
 from plcourse import catalog
 from plcourse.errors import UserError
-from plcourse.runs.configs import find_config, parse_header
+from plcourse.runs.config_header import parse_header
+from plcourse.runs.configs import find_config
 from plcourse.runs.run import Run, list_runs
 from plcourse.verbs.sweep.command import find_sweep, read_command
 from plcourse.verbs.sweep.plan import SweepPlan, grid_label
@@ -193,7 +194,7 @@ IN_FILES: dict[str, tuple[dict[str, Any] | str, str]] = {
     "key with blanks": ({"arms": ["ddp/one_process"], "overrides": {"a b": 1}}, "'a b' is not a valid key"),
     "then": ({"arms": ["ddp/one_process"], "then": 3}, "then is 3"),
     "empty": ("", "empty"),
-    "twice": ("arms: [ddp/one_process]\nseeds: 0\nseeds: 1\n", "stands twice"),
+    "twice": ("arms: [ddp/one_process]\nseeds: 0\nseeds: 1\n", "duplicate key 'seeds'"),
 }
 
 

@@ -25,7 +25,9 @@ from plcourse import catalog
 from plcourse.cli.request import EVALUATIONS, OWN_FLAGS
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError, nearest
-from plcourse.runs.configs import ConfigSource, find_config, locate_key, parse_config
+from plcourse.runs.config_keys import locate_key
+from plcourse.runs.config_yaml import parse_config
+from plcourse.runs.configs import ConfigSource, find_config
 from plcourse.runs.run import runs_root
 from plcourse.verbs.sweep.plan import LATEST, Arm, SweepPlan, file_name, value_label
 
