@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
+from plcourse.data.image_splits import delegated
 from plcourse.data.provenance import trainings_beside
 from plcourse.errors import UserError
 from plcourse.export.graph import Bridge
@@ -61,6 +62,12 @@ class ExportedModel(pl.LightningModule):
         UserError: there is no such run or format, or the file is not the one that was exported.
     """
 
+    validation_step = delegated("module.validation_step")
+    on_validation_epoch_end = delegated("module.on_validation_epoch_end")
+    test_step = delegated("module.test_step")
+    on_test_epoch_end = delegated("module.on_test_epoch_end")
+    predict_step = delegated("module.predict_step")
+
     def __init__(
         self,
         run: str = "export/classifier",
@@ -98,23 +105,3 @@ class ExportedModel(pl.LightningModule):
     def forward(self, *inputs: Tensor) -> Any:
         """Runs the file; class scores may differ from the trained model's by a constant per sample."""
         return self._bridge.outputs(self._runner(self._bridge.inputs(inputs)))
-
-    def validation_step(self, batch: Any, batch_idx: int) -> Any:
-        """Calls the step of the module."""
-        return self.module.validation_step(batch, batch_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Calls the hook of the module."""
-        self.module.on_validation_epoch_end()
-
-    def test_step(self, batch: Any, batch_idx: int) -> Any:
-        """Calls the step of the module."""
-        return self.module.test_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Calls the hook of the module."""
-        self.module.on_test_epoch_end()
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Any:
-        """Calls the step of the module; that of a classifier returns ``id``, ``label`` and ``probability`` [B, K]."""
-        return self.module.predict_step(batch, batch_idx)
