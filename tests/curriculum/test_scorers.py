@@ -230,6 +230,11 @@ def fit(scorer: Scorer | None, *callbacks: pl.Callback, **settings: Any) -> Scor
 
 @pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
 class TestReferenceLoss:
+    @pytest.fixture(autouse=True)
+    def empty_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A loop writes the scores into the working folder."""
+        monkeypatch.chdir(tmp_path)
+
     def test_the_losses_of_the_reference_and_the_models_own_weights(self, tmp_path: Path) -> None:
         fit(None, RunCheckpoint(dirpath=str(tmp_path)), max_epochs=3)
         noted = fit(ReferenceLoss(str(tmp_path / "last.ckpt")), enable_checkpointing=False)

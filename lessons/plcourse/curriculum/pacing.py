@@ -58,11 +58,7 @@ class Pacing(ABC):
         """The settings that a resumed run must not change, in plain types."""
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
-        """Takes note of the metrics of a validation; nothing by default.
-
-        Raises:
-            UserError: the watched metric is missing.
-        """
+        """Takes note of the metrics of a validation; a UserError if a needed metric is missing."""
         return
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,11 +155,7 @@ class AdaptivePacing(Pacing):
         return {name: getattr(self, name) for name in names}
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
-        """Counts validations without improvement and admits more at a plateau.
-
-        Raises:
-            UserError: the metric is not logged.
-        """
+        """Counts validations without improvement and admits more at a plateau."""
         if self.monitor not in metrics:
             logged = sorted(metrics)
             raise UserError(

@@ -1,4 +1,4 @@
-"""The four pictures of a curriculum. Matplotlib is imported when the first is drawn."""
+"""The four pictures of a curriculum, each a PNG file. Matplotlib is imported when the first is drawn."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +16,7 @@ _COLUMNS = 8  # images in a row
 
 
 def draw_pacing(path: Path, passes: Sequence[tuple[int, float]], batches: int) -> None:
-    """Draws the admitted fraction over the training.
-
-    Args:
-        path: the PNG file, in an existing folder.
-        passes: (batch, fraction admitted from it on), in order.
-        batches: total number of training batches.
-    """
+    """Draws the fraction that is admitted from the first batch of each pass on, over all training batches."""
     figure, axes = _figure(6, 3.2)
     starts, fractions = zip(*passes, strict=True)
     axes.step([*starts, batches], [*fractions, fractions[-1]], where="post", color="#2b5c8a", linewidth=1.8)
@@ -31,13 +25,7 @@ def draw_pacing(path: Path, passes: Sequence[tuple[int, float]], batches: int) -
 
 
 def draw_difficulty(path: Path, scores_N: np.ndarray, scorer: str) -> None:
-    """Draws a histogram of the scores with the borders of the thirds.
-
-    Args:
-        path: the PNG file, in an existing folder.
-        scores_N: float64, larger is harder.
-        scorer: the name of the scorer.
-    """
+    """Draws a histogram of the scores with the borders of the thirds."""
     figure, axes = _figure(6, 3.2)
     counts, edges = np.histogram(scores_N, bins=60)
     axes.stairs(counts, edges, fill=True, color="#9fb3c8")
@@ -53,12 +41,7 @@ def draw_difficulty(path: Path, scores_N: np.ndarray, scorer: str) -> None:
 
 
 def draw_terciles(path: Path, accuracy: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    """Draws the accuracy on easy, medium and hard samples over the training.
-
-    Args:
-        path: the PNG file, in an existing folder.
-        accuracy: (optimizer steps, accuracy) after each epoch, by third.
-    """
+    """Draws (optimizer steps, accuracy) after each epoch for the easy, medium and hard third."""
     figure, axes = _figure(6, 3.2)
     for name, points in accuracy.items():
         steps, values = zip(*points, strict=True) if points else ((), ())
@@ -69,14 +52,7 @@ def draw_terciles(path: Path, accuracy: Mapping[str, Sequence[tuple[int, float]]
 
 
 def draw_examples(path: Path, images_MCHW: np.ndarray, labels: Sequence[str], scores_M: np.ndarray) -> None:
-    """Draws the easiest and the hardest samples, each with its label and its score.
-
-    Args:
-        path: the PNG file, in an existing folder.
-        images_MCHW: float32, the easiest half first, then the hardest; their common range is scaled to [0, 1].
-        labels: M names of the labels that are trained on.
-        scores_M: float64.
-    """
+    """Draws M samples with labels and scores: the easiest half, then the hardest, in the common range of the images."""
     half = len(labels) // 2
     rows = -(-half // _COLUMNS)
     # one picture for all images, since separate axes would take seconds to draw

@@ -44,11 +44,7 @@ class CurriculumReport(Callback):
         self._batches: list[Batch] = []  # one per third
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Selects the samples.
-
-        Raises:
-            UserError: the fit loop is no CurriculumLoop.
-        """
+        """Selects the samples; a UserError if the fit loop is no CurriculumLoop."""
         loop = _loop(trainer)
         self._batches = []
         if loop.scores_N is None:

@@ -13,7 +13,7 @@ _TOLERANCE = 1e-5  # relative and absolute; scores computed on another machine m
 def check_unchanged(
     saved: Mapping[str, Any], data: str, settings: Mapping[str, Any], scores_N: np.ndarray | None, ids: Sequence[str]
 ) -> None:
-    """Refuses to resume with another curriculum than that of the checkpoint.
+    """Raises a UserError if the curriculum differs from the one in the checkpoint.
 
     Args:
         saved: the curriculum's state in the checkpoint.
@@ -21,9 +21,6 @@ def check_unchanged(
         settings: order, balance, pacing and weighting.
         scores_N: the scores as computed now, float64; None without a scorer.
         ids: the ids of the N samples.
-
-    Raises:
-        UserError: the first thing that differs.
     """
     if saved["data"] != data:
         raise UserError(

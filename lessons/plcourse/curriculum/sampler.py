@@ -55,15 +55,10 @@ def rank_samples(
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The draws of one epoch.
+    """The draws of one epoch."""
 
-    Attributes:
-        draws: int64 [N], sample numbers in drawing order.
-        passes: (first draw, number of admitted samples) of each pass.
-    """
-
-    draws: np.ndarray
-    passes: list[tuple[int, int]]
+    draws: np.ndarray  # int64 [N], sample numbers
+    passes: list[tuple[int, int]]  # (first draw, number of admitted samples)
 
     def admitted(self, draw: int) -> int:
         """The number of admitted samples in the pass of a draw."""
@@ -118,11 +113,7 @@ class CurriculumSampler:
         return self.plan(epoch).admitted(batch_index * self.global_batch_size) / self.n
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The draws of an epoch, a function of seed, order, pace and epoch.
-
-        Raises:
-            UserError: the pace admits less than one batch.
-        """
+        """The draws of an epoch, a function of seed, order, pace and epoch."""
         if self._latest is None or self._latest[0] != epoch:
             self._latest = epoch, self._plan(epoch)
         return self._latest[1]

@@ -56,11 +56,7 @@ class TrainingSamples:
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> "TrainingSamples":
-        """The training part of a run whose data are set up.
-
-        Raises:
-            UserError: the dataset has no ids or labels.
-        """
+        """The training part of a run whose data are set up; a UserError if they have no ids or labels."""
         data = getattr(trainer.train_dataloader, "data", None)
         ids, labels = getattr(data, "ids", None), getattr(data, "labels", None)
         if ids is None or labels is None:
@@ -70,11 +66,7 @@ class TrainingSamples:
         return cls(ids, labels, known_ids, trainer.lightning_module, loader)
 
     def batches(self) -> BatchLoader:
-        """Each training sample once, in order, not augmented; the same on every rank.
-
-        Raises:
-            UserError: the data module has no loader for that.
-        """
+        """Each training sample once, in order, not augmented; the same on every rank."""
         if self.loader is None:
             raise UserError("the data module has no scoring_dataloader(), which this scorer needs")
         return self.loader()
@@ -106,11 +98,7 @@ def evaluating(module: pl.LightningModule) -> Iterator[None]:
 
 
 def write_scores(path: Path, ids: Sequence[str], scores_N: np.ndarray) -> None:
-    """Writes a CSV file with ``id,score`` per training sample, easiest first, which `ScoreColumn` can read.
-
-    Raises:
-        RunFailed: the file cannot be written.
-    """
+    """Writes a CSV file with ``id,score`` per training sample, easiest first, which `ScoreColumn` can read."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("id", "score"))

@@ -22,14 +22,9 @@ Weighting = Literal["hard", "linear"]
 
 @dataclass(frozen=True)
 class Weigher:
-    """Maps losses to sample weights at one age.
+    """Maps losses to sample weights at one age."""
 
-    Attributes:
-        age: losses below it count, in nats; infinite if all losses count.
-        weighting: ``hard`` or ``linear``.
-    """
-
-    age: float
+    age: float  # losses below it count, in nats; infinite if all count
     weighting: Weighting
 
     def __call__(self, loss_B: Tensor) -> Tensor:

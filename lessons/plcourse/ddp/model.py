@@ -13,14 +13,13 @@ Shapes: B samples of the batch, C channels, H rows, W columns, K classes.
 from collections.abc import Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from plcourse.training.metrics import ClassificationScores, StepMeans, probabilities
+from plcourse.training.classifier import ImageClassifierModule
 from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
@@ -124,12 +123,11 @@ class MLP(nn.Module):
         return self.layers(image_BCHW)
 
 
-class ImageClassifier(pl.LightningModule):
+class ImageClassifier(ImageClassifierModule):
     """Classifies images with any network that maps [B, C, H, W] to class scores [B, K].
 
-    Logs ``train/loss`` (of the step, over all its samples) and ``train/lr`` every ``log_every_n_steps`` steps, and
-    ``<stage>/loss``, ``<stage>/accuracy`` and ``<stage>/f1`` (macro) for val and test, exact over all samples and
-    processes.
+    Logs ``train/loss`` (of the step, over all its samples) and ``train/lr`` every ``log_every_n_steps`` steps; in
+    validation and test what `ImageClassifierModule` logs.
 
     Args:
         network: maps images to ``num_classes`` scores.
@@ -154,14 +152,10 @@ class ImageClassifier(pl.LightningModule):
         linear_scaling: bool = False,
         channels_last: bool = False,
     ) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        network = network.to(memory_format=torch.channels_last) if channels_last else network
+        super().__init__(network, num_classes, optimizer, lr_scheduler)
         self.label_smoothing, self.linear_scaling = label_smoothing, linear_scaling
         self.channels_last = channels_last
-        self._step_means = StepMeans()
-        self.val_scores = ClassificationScores(num_classes, "val")
-        self.test_scores = ClassificationScores(num_classes, "test")
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Maps normalized images [B, C, H, W] to class scores [B, K]."""
@@ -175,32 +169,8 @@ class ImageClassifier(pl.LightningModule):
         weight = batch.get("rank_weight", 1.0)  # batches of other data modules lack it
         if weight != 1.0:
             loss = loss * weight
-        # logging every loss would cost more than the step of a small network
-        for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
-            self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        self.log_step({"train/loss": loss})
         return loss
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds a batch to the validation scores."""
-        self.val_scores.update(self(batch["image"]), batch["label"])
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validation scores; runs on every rank, even one without samples."""
-        self.val_scores.log_and_reset(self)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds a batch to the test scores."""
-        self.test_scores.update(self(batch["image"]), batch["label"])
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the test scores; runs on every rank, even one without samples."""
-        self.test_scores.log_and_reset(self)
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """The ids of the samples, the predicted classes [B], and the probabilities [B, K]."""
-        probability_BK = probabilities(self(batch["image"]))
-        return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
 
     def configure_optimizers(self) -> Any:
         """Builds the optimizer and its schedule."""

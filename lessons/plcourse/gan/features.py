@@ -68,16 +68,7 @@ def fit_features(network: FeatureNetwork, images: ImageSplits, cache: Path, devi
     """Loads the weights of a network from the cache, or trains them and adds them to the cache.
 
     Of several processes that need the same weights, one trains and the others wait. The run's random states do not
-    change.
-
-    Args:
-        network: gets the weights and its ``accuracy`` on the test part.
-        images: the source with its splits.
-        cache: the folder of trained feature networks.
-        device: where to train.
-
-    Raises:
-        UserError: the images do not fit the network, or have fewer than two classes.
+    change. If the images do not fit the network, a UserError says what to set.
     """
     _check(network, images)
     path = cache / f"{fingerprint(network, images)}.ckpt"

@@ -26,14 +26,9 @@ def _seed(purpose: str, turn: int) -> int:
 
 
 def training_latents(purpose: str, step: int, turn: int, ids: Sequence[str], dimensions: int) -> Tensor:
-    """Standard normal latents, float32 [B, Z], for one turn.
+    """Standard normal latents, float32 [B, Z], for a turn of a network in iteration ``step``.
 
-    Args:
-        purpose: ``discriminator`` or ``generator``; their draws are independent.
-        step: the iteration.
-        turn: the network's turn in the iteration.
-        ids: the ids of the B real samples of the batch.
-        dimensions: Z.
+    The draws for different purposes, ``discriminator`` or ``generator``, are independent.
     """
     return torch.from_numpy(normals(_seed(purpose, turn), step, keys_of(ids), dimensions)).float()
 

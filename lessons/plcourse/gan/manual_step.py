@@ -73,11 +73,7 @@ def take_turn(
 
 
 def cut(batch: dict[str, Any], parts: int) -> Iterator[tuple[dict[str, Any], float]]:
-    """Splits a batch into parts of nearly equal size.
-
-    Args:
-        batch: tensors and lists of B samples; other values go into every part.
-        parts: number of parts, 1 or more; at most B are made.
+    """Splits the tensors and lists of a batch into at most ``parts`` parts of nearly equal size.
 
     Yields:
         The part, and its weight: its fraction of the batch's samples times ``rank_weight``.
@@ -119,13 +115,8 @@ def clip(module: pl.LightningModule, optimizer: torch.optim.Optimizer, largest: 
 
     There they are complete and unscaled; right after the backward pass they would still be scaled for half precision.
 
-    Args:
-        module: the module that steps.
-        optimizer: the optimizer.
-        largest: the largest gradient norm; None clips nothing.
-
     Returns:
-        The norm before clipping; None if it is neither clipped nor logged.
+        The norm before clipping; None if the norm is neither limited by ``largest`` nor logged.
     """
     if largest is None and not is_logging_step(module.trainer):
         return None
@@ -134,11 +125,7 @@ def clip(module: pl.LightningModule, optimizer: torch.optim.Optimizer, largest: 
 
 
 def discriminator_stats(real_B: Tensor, fake_B: Tensor) -> Scalars:
-    """How well a discriminator separates real from generated samples, for any loss.
-
-    Args:
-        real_B: the scores of real samples; larger means more real.
-        fake_B: the scores of generated samples.
+    """How well the scores of a discriminator separate real from generated samples.
 
     Returns:
         ``balance``, the mean difference of the scores, and ``pair_accuracy``, the fraction of pairs in which the real
