@@ -23,9 +23,9 @@ def loop(**arguments: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_splits": 1}, "n_splits is 1; cross-validation needs 2 folds or more"),
-        ({"n_splits": 200}, r"n_splits is 200, but class \d has \d+ samples: make it at most \d+, or set stratified"),
-        ({"folds": [3]}, "there is no fold 3; they are numbered 0 to 2"),
+        ({"n_splits": 1}, "n_splits is 1; it must be 2 or more"),
+        ({"n_splits": 200}, r"n_splits is 200; it must be at most \d+, the number of samples of class \d"),
+        ({"folds": [3]}, "folds contains 3; the folds are numbered 0 to 2"),
         ({"n_jobs": 0}, "n_jobs is 0; it must be 1 or more"),
         ({"groups": True}, "the samples of ImageData have no groups"),
     ],
@@ -48,14 +48,14 @@ def test_a_monitor_that_is_never_logged_costs_no_fold(runs: Path) -> None:
 
 def test_data_that_cannot_be_split(runs: Path) -> None:
     config = own_config() | {"data": {"class_path": "pytorch_lightning.demos.mnist_datamodule.MNISTDataModule"}}
-    with pytest.raises(UserError, match="MNISTDataModule cannot be split anew: it has no ids and no labels"):
+    with pytest.raises(UserError, match="MNISTDataModule cannot be split into folds: it has no ids and no labels"):
         plcourse.run("fit", config, trust=["own_kfold"])
 
 
 def test_a_run_without_folds_has_no_ensemble(runs: Path) -> None:
     config = kfold_config(**QUICK)
     config["trainer"].pop("fit_loop")
-    with pytest.raises(UserError, match=r"there are no folds in .*: fit with KFoldLoop first"):
+    with pytest.raises(UserError, match=r"folds has no folds; fit with KFoldLoop first"):
         plcourse.run("fit", config, then=["test"])
 
 
@@ -98,7 +98,7 @@ class TestARunThatGoesOn:
         with pytest.raises(UserError, match="cannot start from a checkpoint of another kind of run"):
             plcourse.run("fit", kfold_config(**QUICK), flags=["--ckpt_path", str(fold)])
         last = str(begun.path / "checkpoints/last.ckpt")
-        with pytest.raises(UserError, match="is continued in its own folder"):
+        with pytest.raises(UserError, match="must be continued in its own folder"):
             plcourse.run("fit", kfold_config(**QUICK), flags=["--ckpt_path", last])
 
 

@@ -90,14 +90,14 @@ def test_every_sample_is_held_out_once_per_repeat_and_groups_stay_together() -> 
 @pytest.mark.parametrize(
     ("data", "arguments", "message"),
     [
-        (Labelled(CLASSES), {"n_splits": 1}, "n_splits is 1; cross-validation needs 2 folds or more"),
+        (Labelled(CLASSES), {"n_splits": 1}, "n_splits is 1; it must be 2 or more"),
         (Labelled(CLASSES), {"n_splits": 5, "n_repeats": 0}, "n_repeats is 0; it must be 1 or more"),
         (Labelled(CLASSES), {"n_splits": 5, "random_state": -1}, "random_state is -1; it must be 0 or more"),
-        (Labelled(VALUES[:4]), {"n_splits": 5}, "n_splits is 5, but there are 4 samples: make it at most 4"),
-        (Labelled(np.array([0] * 9 + [1] * 3)), {"n_splits": 4}, "class 1 has 3 samples: make it at most 3"),
-        (Labelled(VALUES, GROUPS % 3), {"n_splits": 4}, "n_splits is 4, but there are 3 groups: make it at most 3"),
-        (Labelled(VALUES), {"n_splits": 4, "stratified": True}, "the labels are values, not classes: leave it out"),
-        (Labelled(VALUES), {"n_splits": 4, "groups": True}, "the samples of Labelled have no groups: leave it out"),
+        (Labelled(VALUES[:4]), {"n_splits": 5}, "n_splits is 5; it must be at most 4, the number of samples"),
+        (Labelled(np.array([0] * 9 + [1] * 3)), {"n_splits": 4}, "at most 3, the number of samples of class 1"),
+        (Labelled(VALUES, GROUPS % 3), {"n_splits": 4}, "n_splits is 4; it must be at most 3, the number of groups"),
+        (Labelled(VALUES), {"n_splits": 4, "stratified": True}, "the labels are values, not classes; remove it"),
+        (Labelled(VALUES), {"n_splits": 4, "groups": True}, "the samples of Labelled have no groups; remove it"),
         (pl.LightningDataModule(), {"n_splits": 4}, "it has no ids and no labels and no groups and no with_split"),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_cannot_be_cut_is_refused(data: Any, arguments: dict[str, Any], mes
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
-    [([7], "there is no fold 7; they are numbered 0 to 3"), ([0, 0], "give each fold to run once"), ([], "give each")],
+    [([7], "folds contains 7; the folds are numbered 0 to 3"), ([0, 0], "list each fold once"), ([], "list each")],
 )
 def test_a_choice_of_folds_that_there_are_not(numbers: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -125,6 +125,6 @@ def test_other_data_make_another_plan() -> None:
 
 def test_a_fold_that_would_be_scored_on_a_class_it_never_saw_is_refused() -> None:
     labels, groups = np.array([0] * 6 + [1] * 2), np.array([0, 1, 2, 0, 1, 2, 3, 3])
-    with pytest.raises(UserError, match=r"fold \d: all samples of class 1 are held out"):
+    with pytest.raises(UserError, match=r"fold \d holds out all samples of class 1"):
         plan_folds(Labelled(labels, groups), n_splits=2, stratified=False)
     assert len(plan_folds(Labelled(labels.astype(float), groups), n_splits=2).folds) == 2

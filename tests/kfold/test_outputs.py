@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from plcourse.errors import RunFailed, UserError
-from plcourse.kfold.outputs import BatchOutputs, Ensemble, Recording, out_of_fold_rows
+from plcourse.kfold.outputs import AveragedOutputs, BatchOutputs, Recording, out_of_fold_rows
 
 
 def recording(*outputs: torch.Tensor, ids: str = "ab", labels: torch.Tensor | None = None) -> Recording:
@@ -14,7 +14,7 @@ def recording(*outputs: torch.Tensor, ids: str = "ab", labels: torch.Tensor | No
     return record
 
 
-def played(ensemble: Ensemble, count: int, ids: str = "ab") -> list[torch.Tensor]:
+def played(ensemble: AveragedOutputs, count: int, ids: str = "ab") -> list[torch.Tensor]:
     outputs = []
     for i in range(count):
         ensemble.on_batch({"id": [f"{name}{i}" for name in ids]})
@@ -24,7 +24,7 @@ def played(ensemble: Ensemble, count: int, ids: str = "ab") -> list[torch.Tensor
 
 def test_class_scores_are_averaged_as_probabilities() -> None:
     members = torch.randn(5, 2, 2, 3)  # members, batches, samples, classes
-    ensemble = Ensemble("logits")
+    ensemble = AveragedOutputs("logits")
     for member in members:
         ensemble.add(recording(*member))
     for i, output in enumerate(played(ensemble, 2)):
@@ -33,7 +33,7 @@ def test_class_scores_are_averaged_as_probabilities() -> None:
 
 def test_values_are_averaged_as_they_are() -> None:
     members = torch.randn(4, 1, 2)
-    ensemble = Ensemble("values")
+    ensemble = AveragedOutputs("values")
     for member in members:
         ensemble.add(recording(*member))
     torch.testing.assert_close(played(ensemble, 1)[0], members[:, 0].mean(0))
@@ -41,13 +41,13 @@ def test_values_are_averaged_as_they_are() -> None:
 
 def test_an_ensemble_of_one_is_that_one() -> None:
     logits = torch.randn(1, 2, 3)
-    ensemble = Ensemble("logits")
+    ensemble = AveragedOutputs("logits")
     ensemble.add(recording(*logits))
     torch.testing.assert_close(played(ensemble, 1)[0].softmax(1), logits[0].softmax(1))
 
 
 def test_members_and_ensemble_must_see_the_same_samples() -> None:
-    ensemble = Ensemble("values")
+    ensemble = AveragedOutputs("values")
     ensemble.add(recording(torch.zeros(2)))
     with pytest.raises(RunFailed, match="must keep its order"):
         ensemble.add(recording(torch.zeros(2), ids="ba"))
@@ -58,13 +58,13 @@ def test_members_and_ensemble_must_see_the_same_samples() -> None:
 def test_a_model_that_never_calls_forward_is_told_so() -> None:
     silent = Recording()
     silent.batches = [BatchOutputs(["a"], None)]
-    with pytest.raises(RunFailed, match=r"call self\(...\) in it"):
-        Ensemble("values").add(silent)
+    with pytest.raises(RunFailed, match=r"never calls: call self\(...\)"):
+        AveragedOutputs("values").add(silent)
 
 
 def test_one_score_per_sample_is_no_class_scores() -> None:
     with pytest.raises(UserError, match="set combine to values"):
-        Ensemble("logits").add(recording(torch.zeros(2)))
+        AveragedOutputs("logits").add(recording(torch.zeros(2)))
 
 
 def test_the_rows_of_a_classifier() -> None:

@@ -295,4 +295,4 @@ class TestAUsersOwn:
         run = plcourse.run("fit", own_config(with_ids=False), then=["test"], trust=["own_kfold"])
         assert len(json.loads((run.path / "summary.json").read_text())["folds"]) == 3
         assert not (run.path / "predictions").exists()
-        assert "no out-of-fold predictions: they take batches with 'id' and 'label'" in capsys.readouterr().out
+        assert "no out-of-fold predictions: they need batches with 'id' and 'label'" in capsys.readouterr().out

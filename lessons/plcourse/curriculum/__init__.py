@@ -1,1 +1,1 @@
-"""Lesson 15: curricula; `loop` holds CurriculumLoop, `model` and `data` its pair, the other files what it drives."""
+"""Lesson 15: curricula; `loop` has CurriculumLoop, `sampler`, `pacing` and `scorers` its parts."""

@@ -1,1 +1,1 @@
-"""Lesson 12: distributed training; `model` holds ImageClassifier, ResNet and MLP, `data` holds ImageData."""
+"""Lesson 12: distributed training; `model` has ImageClassifier, ResNet and MLP, `data` has ImageData."""

@@ -1,1 +1,1 @@
-"""Lesson 13: manual optimization; `nonsaturating`, `wgan_gp` and `r3gan` hold the models, `turns` how they step."""
+"""Lesson 13: manual optimization with GANs; `manual_step` has the mechanism, `adversarial` what the models share."""

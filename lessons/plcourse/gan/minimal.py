@@ -68,9 +68,7 @@ class R3GAN(pl.LightningModule):
         generator_optimizer, discriminator_optimizer = optimizers
         real = batch["point"].requires_grad_()
 
-        fake = (
-            self.generator(self.latents(real)).detach().requires_grad_()
-        )  # detached: the generator does not learn here
+        fake = self.generator(self.latents(real)).detach().requires_grad_()  # the generator does not learn here
         real_score, fake_score = self.discriminator(real), self.discriminator(fake)
         loss = softplus(fake_score - real_score).mean()
         loss = loss + self.gamma / 2 * (penalty(real_score, real) + penalty(fake_score, fake))

@@ -1,1 +1,1 @@
-"""Lesson 14: cross-validation as a fit loop; the guide is README.md in this folder."""
+"""Lesson 14: cross-validation as a fit loop; `loop` has KFoldLoop, `fold_trainer` trains one fold."""

@@ -1,4 +1,4 @@
-"""One fold of any data module as a data module of its own, so that a fold can be run without the others."""
+"""A data module for a single fold, so that one fold can be run without the others."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ _TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_b
 
 
 class FoldData(pl.LightningDataModule):
-    """Trains on the samples of one fold and validates on those held out; the test part is that of the data.
+    """Trains on the training samples of one fold and validates on its held-out samples.
 
-    ``folds/<k>/config.yaml`` of a cross-validated run names it, so that ``plcourse fit -c`` of that file repeats the
-    fold by itself, and ``plcourse validate --run`` of the folder scores it on the right samples.
+    ``folds/<k>/config.yaml`` of a cross-validated run uses it, so that ``plcourse fit -c`` with that file repeats the
+    fold alone, and ``plcourse validate --run`` with the folder scores it on its held-out samples.
 
     Args:
         data: what is split; satisfies `plcourse.data.Splittable`.
         fold: the fold's number, from 0.
         n_splits: folds per repeat.
-        n_repeats: times that all samples are cut anew.
-        stratified: whether each fold gets every class's share; None where the labels are classes.
-        groups: whether the samples of one group stay together; None where the data have groups.
+        n_repeats: number of repeats.
+        stratified: whether each fold has the class proportions of the whole; None for yes if the labels are classes.
+        groups: whether the samples of a group stay together; None for yes if the data have groups.
         random_state: fixes the folds, as in scikit-learn.
     """
 
@@ -50,70 +50,66 @@ class FoldData(pl.LightningDataModule):
                 setattr(self, hook, getattr(data, hook))
 
     def prepare_data(self) -> None:
-        """As the data do it."""
+        """Does what the data do."""
         self.whole.trainer = self.trainer
         self.whole.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Sets the data up, then splits them.
-
-        Raises:
-            UserError: there is no such fold.
-        """
+        """Sets the data up and splits them; a UserError if the fold does not exist."""
         self.whole.trainer = self.trainer
         self.whole.setup(stage)
         plan = plan_folds(self.whole, *self.cut)
         if not 0 <= self.fold < len(plan.folds):
-            raise UserError(f"fold is {self.fold}; the folds are numbered 0 to {len(plan.folds) - 1}")
+            raise UserError(f"fold is {self.fold}; it must be 0 to {len(plan.folds) - 1}")
         fold = plan.folds[self.fold]
         self.part = self.whole.with_split(fold.train_ids, fold.val_ids)  # pyright: ignore[reportAttributeAccessIssue]  (checked above)
         self.part.trainer = self.trainer
         self.part.setup(stage)
 
     def train_dataloader(self) -> Any:
-        """The samples of the fold that are for training."""
+        """The training samples of the fold."""
         return self.part.train_dataloader()
 
     def val_dataloader(self) -> Any:
-        """The samples held out."""
+        """The held-out samples."""
         return self.part.val_dataloader()
 
     def test_dataloader(self) -> Any:
-        """The test part, which no fold touches."""
+        """The test part of the data, which belongs to no fold."""
         return self.part.test_dataloader()
 
     def predict_dataloader(self) -> Any:
-        """What the data predict."""
+        """The samples that the data predict."""
         return self.part.predict_dataloader()
 
     @property
     def terms(self) -> dict[str, Any]:
-        """How the samples are split, in plain types."""
+        """Everything that determines the split, in plain types."""
         return {**getattr(self.part, "terms", {}), "fold": self.fold}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the data of the fold know of its training part."""
+        """The state fitted to the training samples of the fold."""
         return self.part.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what the model was trained with."""
+        """Restores the state that the model was trained with."""
         self.part.load_state_dict(state_dict)
 
     def __getattr__(self, name: str) -> Any:
-        """Sizes, label names and whatever else the data of the fold have."""
+        """Passes on sizes, label names and other attributes of the split data."""
         part = self.__dict__.get("part")
         if part is None or name.startswith("__"):
-            raise AttributeError(f"FoldData has no {name!r} before it is set up")
+            raise AttributeError(f"FoldData has no {name!r} before setup")
         return getattr(part, name)
 
 
 def fold_config(config: dict[str, Any], fold: int, cut: dict[str, Any]) -> dict[str, Any]:
-    """The config of a plain fit of one fold, made from that of the cross-validation.
+    """The config that fits one fold alone.
 
     Args:
-        config: the resolved config of the run.
-        fold: the fold's number.
-        cut: ``n_splits``, ``n_repeats``, ``stratified``, ``groups`` and ``random_state``.
+        config: the resolved config of the cross-validation.
+        fold: the number of the fold.
+        cut: the arguments of `plan_folds`.
     """
     plain = {**config["trainer"], "fit_loop": None}
     for slot in ("validate_loop", "test_loop", "predict_loop"):

@@ -1,10 +1,10 @@
-"""The folds: which samples each of them trains on and validates on, exactly as scikit-learn's splitters cut them.
+"""Splits the samples into folds exactly as scikit-learn's splitters do.
 
     KFold, StratifiedKFold, GroupKFold, StratifiedGroupKFold        one repeat, ``shuffle=True``
-    RepeatedKFold, RepeatedStratifiedKFold                          several
+    RepeatedKFold, RepeatedStratifiedKFold                          several repeats
 
-One generator, seeded with ``random_state``, shuffles all repeats in turn, as in scikit-learn's Repeated* classes; its
-plain splitters with the same integer draw the same first shuffle.
+One generator, seeded with ``random_state``, shuffles all repeats in turn, as in scikit-learn's Repeated* classes. The
+first repeat equals that of the plain splitters with the same ``random_state``.
 """
 
 import hashlib
@@ -24,17 +24,10 @@ _NEEDED = ("ids", "labels", "groups", "with_split")
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold.
+    """The training samples and the held-out samples of one fold."""
 
-    Attributes:
-        number: counted over all repeats, from 0; the name of its folder.
-        repeat: the repeat it belongs to, from 0.
-        train_ids: the samples to train on.
-        val_ids: the samples held out.
-    """
-
-    number: int
-    repeat: int
+    number: int  # over all repeats, from 0; the name of its folder
+    repeat: int  # from 0
     train_ids: list[str]
     val_ids: list[str]
 
@@ -46,42 +39,32 @@ class Fold:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a data module is cut.
-
-    Attributes:
-        folds: all folds of all repeats; with the same ``random_state`` always the same.
-        terms: what they follow from, in plain types; two plans with equal terms are equal.
-        classes: whether the labels are classes, else they are values.
-    """
+    """All folds of all repeats of a data module."""
 
     folds: list[Fold]
-    terms: dict[str, Any]
-    classes: bool
+    terms: dict[str, Any]  # what determines the folds, in plain types; plans with equal terms are equal
+    classes: bool  # whether the labels are classes rather than values
 
     @property
     def combine(self) -> Literal["logits", "values"]:
-        """How a model's outputs become predictions of such labels."""
+        """How a model's outputs become predictions of these labels."""
         return "logits" if self.classes else "values"
 
     @property
     def cut(self) -> dict[str, Any]:
-        """Those of the terms that `plan_folds` takes."""
+        """The terms that are arguments of `plan_folds`."""
         return {name: self.terms[name] for name in CUT}
 
     def chosen(self, numbers: Sequence[int] | None) -> list[Fold]:
-        """Some of the folds, all for None.
-
-        Raises:
-            UserError: no number at all, one that there is not, or one twice.
-        """
+        """The folds with these numbers, all for None; a UserError if numbers are missing, repeated or out of range."""
         if numbers is None:
             return self.folds
         last = len(self.folds) - 1
         for number in numbers:
             if not 0 <= number <= last:
-                raise UserError(f"folds: there is no fold {number}; they are numbered 0 to {last}")
+                raise UserError(f"folds contains {number}; the folds are numbered 0 to {last}")
         if not numbers or len(set(numbers)) < len(numbers):
-            raise UserError(f"folds is {list(numbers)}; give each fold to run once, of 0 to {last}, or leave it out")
+            raise UserError(f"folds is {list(numbers)}; list each fold once, from 0 to {last}, or set it to null")
         return [self.folds[number] for number in sorted(numbers)]
 
 
@@ -93,24 +76,22 @@ def plan_folds(
     groups: bool | None = None,
     random_state: int = 0,
 ) -> Plan:
-    """Cuts the samples of a data module that are for training or validation into folds.
+    """Splits the training and validation samples of a data module into folds.
 
     Args:
-        data: satisfies `plcourse.data.Splittable`, and is set up.
+        data: a `plcourse.data.Splittable` that is set up.
         n_splits: folds per repeat, 2 or more.
-        n_repeats: times that all samples are cut anew, 1 or more.
-        stratified: whether each fold gets every class's share; None where the labels are classes.
-        groups: whether samples of one group stay together; None where the data have groups.
+        n_repeats: number of repeats, each with new folds, 1 or more.
+        stratified: whether each fold has the class proportions of the whole; None for yes if the labels are classes.
+        groups: whether the samples of a group stay together; None for yes if the data have groups.
         random_state: fixes the folds, as in scikit-learn.
 
     Raises:
-        UserError: no such data module, a number out of range, fewer samples or groups than folds, a class with fewer
-            samples than folds, strata of values that are no classes, groups where the data have none, or a fold whose
-            training part lacks a class that is held out.
+        UserError: an argument does not fit the data, or a class of a held-out part is missing in its training part.
     """
     check_splittable(data)
     if n_splits < 2:
-        raise UserError(f"n_splits is {n_splits}; cross-validation needs 2 folds or more")
+        raise UserError(f"n_splits is {n_splits}; it must be 2 or more")
     if n_repeats < 1:
         raise UserError(f"n_repeats is {n_repeats}; it must be 1 or more")
     if random_state < 0:
@@ -119,7 +100,7 @@ def plan_folds(
     classes = bool(np.issubdtype(labels.dtype, np.integer))
     stratified = classes if stratified is None else stratified
     if groups and group_of is None:
-        raise UserError(f"groups is true, but the samples of {type(data).__name__} have no groups: leave it out")
+        raise UserError(f"groups is true, but the samples of {type(data).__name__} have no groups; remove it")
     grouped = group_of is not None if groups is None else groups
     _check_numbers(ids, labels, group_of if grouped else None, n_splits, stratified, classes)
     parts = list(_cut(labels, group_of if grouped else None, n_splits, n_repeats, stratified, random_state))
@@ -142,16 +123,16 @@ def plan_folds(
 
 
 def check_splittable(data: Any) -> None:
-    """Raises a UserError unless a data module has what cross-validation asks of it.
+    """Raises a UserError unless a data module can be split into folds.
 
-    The class is looked at, not the object: its properties may need a setup that comes later.
+    It inspects the class, since the properties of the object may need a setup that comes later.
     """
     if data is None:
-        raise UserError("cross-validation needs a data module; loaders alone cannot be split anew")
+        raise UserError("cross-validation needs a data module, since loaders cannot be split")
     lacking = [name for name in _NEEDED if not hasattr(type(data), name) and name not in vars(data)]
     if lacking:
         raise UserError(
-            f"{type(data).__name__} cannot be split anew: it has no {' and no '.join(lacking)}; "
+            f"{type(data).__name__} cannot be split into folds: it has no {' and no '.join(lacking)}; "
             "see Splittable in plcourse.data"
         )
 
@@ -160,19 +141,19 @@ def _check_numbers(
     ids: list[str], labels: np.ndarray, groups: np.ndarray | None, n_splits: int, stratified: bool, classes: bool
 ) -> None:
     if len(ids) < n_splits:
-        raise UserError(f"n_splits is {n_splits}, but there are {len(ids)} samples: make it at most {len(ids)}")
+        raise UserError(f"n_splits is {n_splits}; it must be at most {len(ids)}, the number of samples")
     if groups is not None and (n := len(np.unique(groups))) < n_splits:
-        raise UserError(f"n_splits is {n_splits}, but there are {n} groups: make it at most {n}")
+        raise UserError(f"n_splits is {n_splits}; it must be at most {n}, the number of groups")
     if not stratified:
         return
     if not classes:
-        raise UserError("stratified is true, but the labels are values, not classes: leave it out")
+        raise UserError("stratified is true, but the labels are values, not classes; remove it")
     names, counts = np.unique(labels, return_counts=True)
     if counts.min() < n_splits:
         few = names[counts.argmin()]
         raise UserError(
-            f"n_splits is {n_splits}, but class {few} has {counts.min()} samples: make it at most {counts.min()}, or "
-            "set stratified to false"
+            f"n_splits is {n_splits}; it must be at most {counts.min()}, the number of samples of class {few}, or set "
+            "stratified to false"
         )
 
 
@@ -181,8 +162,8 @@ def _check_classes(labels: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]
         lacking = np.setdiff1d(labels[val], labels[train])
         if len(lacking):
             raise UserError(
-                f"fold {number}: all samples of class {lacking[0]} are held out, so that its model cannot know the "
-                "class; stratify the folds, use a larger n_splits, or leave the class out"
+                f"fold {number} holds out all samples of class {lacking[0]}, so that its model cannot learn the class: "
+                "stratify the folds, use a larger n_splits, or remove the class"
             )
 
 
@@ -200,7 +181,7 @@ def _cut(
 
 
 def _fingerprint(ids: list[str], labels: np.ndarray, groups: np.ndarray | None) -> str:
-    """A short hash of what the folds were cut from."""
+    """A short hash of the samples, labels and groups that were split."""
     digest = hashlib.blake2b(digest_size=8)
     for name in ids:
         digest.update(name.encode() + b"\0")

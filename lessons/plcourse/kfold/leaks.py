@@ -1,4 +1,4 @@
-"""A data module that trains on what it was told to hold out ends its fold, however its batches look."""
+"""Stops a fold whose data module trains on held-out samples, whatever its batches look like."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from plcourse.errors import RunFailed
 
 
 class LeakGuard(Callback):
-    """Ends a fold whose data module trains on samples that it was told to hold out.
+    """Stops a fold whose data module trains on held-out samples.
 
-    It looks at the first epoch's batches. Ids tell before a sample is trained on, wherever they are in a batch (see
-    `ids_in`), and so do two `torch.utils.data.Subset` of one dataset. Of batches without ids the contents are compared
-    in the first validation: a held-out sample that equals one trained on has leaked, unless the training part repeats
-    samples itself, so that equal samples are nothing unusual. Augmented samples equal nothing and go unchecked.
+    It checks the batches of the first epoch. Ids, wherever they are in a batch (see `ids_in`), and two
+    `torch.utils.data.Subset` of one dataset reveal a leak before the sample is trained on. Batches without ids are
+    compared by content in the first validation: a held-out sample that equals a training sample has leaked, unless the
+    training part itself has duplicates. Augmented samples cannot be checked by content.
 
     Args:
         held_out: the ids that must not be trained on.
-        trained_on: the ids that may be.
+        trained_on: the ids of the training part.
     """
 
     def __init__(self, held_out: Sequence[str], trained_on: Sequence[str] = ()) -> None:
@@ -32,7 +32,7 @@ class LeakGuard(Callback):
         self._contents: list[np.ndarray] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares the subsets that two loaders read of one dataset."""
+        """Compares the subsets if both loaders read from one dataset."""
         train, val = _subset(trainer.train_dataloader), _subset(trainer.val_dataloaders)
         if train is not None and val is not None and train.dataset is val.dataset:
             for shared in sorted(set(train.indices) & set(val.indices)):
@@ -41,7 +41,7 @@ class LeakGuard(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Looks at one batch, before it is trained on."""
+        """Checks a batch before it is trained on."""
         if trainer.current_epoch:
             return
         ids = ids_in(batch, self.known)
@@ -53,7 +53,7 @@ class LeakGuard(Callback):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Compares the contents of a batch without ids with those that were trained on."""
+        """Compares the contents of a batch without ids with the training samples."""
         if trainer.sanity_checking or trainer.current_epoch or not self._contents:
             return
         trained = np.concatenate(self._contents)
@@ -62,7 +62,7 @@ class LeakGuard(Callback):
             self._refuse(trainer, f"sample {leaked[0]} of validation batch {batch_idx}")
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets the contents once they were compared."""
+        """Discards the contents after the comparison."""
         if not trainer.sanity_checking:
             self._contents = []
 
@@ -71,12 +71,12 @@ class LeakGuard(Callback):
 
 
 def ids_in(batch: Any, known: Collection[str]) -> list[str]:
-    """The ids of a batch's samples, as far as they can be told from other fields.
+    """The ids of a batch's samples, if they can be identified.
 
     Args:
-        batch: a dictionary with a field ``id``; or a tuple, a list or a dictionary with one inside, or with a list of
-            distinct strings all of which are known ids.
-        known: the ids that there are.
+        batch: a dictionary with a field ``id``, or a tuple, list or dictionary that contains one, or that contains a
+            list of distinct strings which are all known ids.
+        known: all ids of the data.
     """
     if isinstance(batch, Mapping):
         if "id" in batch:
@@ -86,13 +86,13 @@ def ids_in(batch: Any, known: Collection[str]) -> list[str]:
     if not isinstance(batch, tuple | list) or not batch:
         return []
     if all(isinstance(each, str) for each in batch):
-        # names of classes are strings too, but they repeat
+        # class names are strings too, but they repeat
         return list(batch) if len(set(batch)) == len(batch) and all(each in known for each in batch) else []
     return next((ids for each in batch if (ids := ids_in(each, known))), [])
 
 
 def contents_of(batch: Any) -> np.ndarray:
-    """One hash per sample of all its tensors, uint64 [B]; empty where a batch has none."""
+    """A hash of each sample's tensors, uint64 [B]; empty for a batch without tensors."""
     tensors = [each.detach().cpu() for each in _tensors(batch) if each.ndim]
     tensors = [each for each in tensors if len(each) == len(tensors[0])]
     if not tensors:
@@ -110,7 +110,7 @@ def _tensors(batch: Any) -> Iterator[torch.Tensor]:
 
 
 def _subset(loader: Any) -> Subset[Any] | None:
-    """What a loader of torch reads of a larger dataset, None for any other."""
+    """The subset that a torch loader reads; None for any other loader."""
     loader = loader[0] if isinstance(loader, list) and len(loader) == 1 else loader
     dataset = getattr(loader, "dataset", None)
     return dataset if isinstance(dataset, Subset) else None

@@ -1,68 +1,62 @@
 """Lesson 14: cross-validation as the fit loop of one run.
 
-The idea: `trainer.fit` runs whatever loop is in the slot ``trainer.fit_loop``. This one does not train the model that
-it is given. It takes it as a pattern: for every fold it builds a trainer like the one it runs in, a copy of the
-untouched model and callbacks, and the data module split anew, and lets them fit into ``folds/<k>/``. A fold starts
-clean because nothing in it is old, so it is bit for bit the fit that one would have run on that fold alone.
+The idea: `trainer.fit` runs whatever loop is in the slot ``trainer.fit_loop``. This loop does not train the model it is
+given but uses it as a template. For every fold it builds a trainer like the one it runs in, copies the untouched model
+and callbacks, splits the data module, and lets the new trainer fit into ``folds/<k>/``. Since nothing is reused, a fold
+is bit for bit the fit that one would have run on that fold alone; `FoldTrainer` does it.
 
     plcourse fit -c kfold/classifier --then validate,test,predict
 
-The estimate is the mean over the folds (Stone 1974, JRSS B 36:111); its interval is corrected for the training sets
+The estimate is the mean over the folds (Stone 1974, JRSS B 36:111). Its interval is corrected for the training samples
 that the folds share (Nadeau and Bengio 2003, Machine Learning 52:239).
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.callbacks import ProgressBar
 
-from plcourse.data import run_seed
-from plcourse.data.provenance import trainings_of
-from plcourse.errors import Interrupted, RunFailed, UserError, nearest
+from plcourse.errors import Interrupted, UserError, nearest
 from plcourse.files import write_json
 from plcourse.kfold.bar import FoldBar
+from plcourse.kfold.best_fold import BestFold
 from plcourse.kfold.evaluation import KFoldPredictLoop, KFoldTestLoop, KFoldValidationLoop
-from plcourse.kfold.fold_data import fold_config
-from plcourse.kfold.fold_trainer import FitTemplate, FoldRun, FoldTrainer, ParentRun, read_config
+from plcourse.kfold.fold_run import FoldRun, ParentRun
+from plcourse.kfold.fold_trainer import FitTemplate, FoldTrainer
 from plcourse.kfold.folds import Plan, check_splittable, plan_folds
 from plcourse.kfold.outputs import Combine
+from plcourse.kfold.parallel import train_in_parallel
+from plcourse.kfold.resume import PLAN, check_unchanged, plan_terms
 from plcourse.kfold.summary import Summary
 from plcourse.processes.collectives import from_rank_0, gather_objects, maximum
-from plcourse.processes.workers import Crew, Signals, send_output_to
-from plcourse.runs.changes import check_folds
-from plcourse.runs.record import read_record
 from plcourse.runs.recorder import RunRecorder
-from plcourse.training.checkpoint import BEST, LAST, MIN_SECONDS, link, load
 from plcourse.training.loops import FitLoop
 from plcourse.training.trainer import Trainer
-
-PLAN = "plan.json"
 
 
 class KFoldLoop(FitLoop):
     """Cross-validates the model of a run; slot ``trainer.fit_loop``.
 
-    It brings its evaluation loops along: where the other slots are left empty, ``validate`` scores each fold on the
-    samples that it never saw, and ``test`` and ``predict`` take the ensemble of the folds.
+    It also fills the empty evaluation slots: ``validate`` scores each fold on its held-out samples, ``test`` and
+    ``predict`` use the ensemble of the folds.
 
     Args:
-        trainer: the trainer that runs it.
+        trainer: the trainer that runs the loop.
         n_splits: folds per repeat, 2 or more.
-        n_repeats: times that all samples are cut anew, 1 or more.
-        stratified: whether each fold gets every class's share; None where the labels are classes.
-        groups: whether the samples of one group stay together; None where the data have groups.
-        folds: the numbers of the folds to run, of 0 to n_splits * n_repeats - 1; None for all.
-        n_jobs: folds at a time, each in a process of its own where there are several.
+        n_repeats: number of repeats, each with new folds, 1 or more.
+        stratified: whether each fold has the class proportions of the whole; None for yes if the labels are classes.
+        groups: whether the samples of a group stay together; None for yes if the data have groups.
+        folds: the numbers of the folds to run, 0 to n_splits * n_repeats - 1; None for all.
+        n_jobs: number of folds that run in parallel, each in its own process.
         random_state: fixes the folds, as in scikit-learn; the run's seed fixes everything else.
-        monitor: the score that stands for the run, such as ``val/accuracy``; None for that of `RunCheckpoint`, else
+        monitor: the score by which folds are compared, such as ``val/accuracy``; None for that of `RunCheckpoint`, or
             ``val/loss``.
         mode: whether a larger (``max``) or a smaller (``min``) ``monitor`` is better.
-        combine: how outputs of the model become predictions: ``logits`` by a softmax, ``values`` as they are; None
+        combine: how outputs of the model become predictions: ``logits`` by a softmax, ``values`` unchanged; None
             decides by the labels.
     """
 
@@ -92,22 +86,18 @@ class KFoldLoop(FitLoop):
         self.n_jobs, self.monitor, self.mode = n_jobs, monitor, mode
         self.combine: Combine | None = combine
         self._restored = False
-        self._saved_at = 0.0
 
     @contextmanager
     def whole_run(self, model: pl.LightningModule) -> Iterator[None]:
-        """Takes what the folds start from, and keeps the run's own trainer away from callbacks that are theirs."""
+        """Copies what the folds start from, and hides from the run's own trainer the callbacks that belong to folds."""
         trainer = self._trainer
         check_splittable(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
-        self._start = FitTemplate.of(trainer, model)
-        self._keeper = trainer.run_checkpoint
-        if self._keeper is not None:
-            self._keeper.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        self._template = FitTemplate.of(trainer, model)
+        self._best_fold = BestFold(trainer)
         kept, sanity = trainer.callbacks, trainer.num_sanity_val_steps
+        self._recorders = [callback for callback in kept if isinstance(callback, RunRecorder)]
         self._bar = FoldBar(any(isinstance(callback, ProgressBar) for callback in kept) and trainer.is_global_zero)
-        self._best_fold = BestFold()
-        trainer.callbacks = [*(callback for callback in kept if isinstance(callback, RunRecorder)), self._best_fold]
-        trainer.num_sanity_val_steps = 0
+        trainer.callbacks, trainer.num_sanity_val_steps = [*self._recorders, self._best_fold], 0
         try:
             yield
         finally:
@@ -115,7 +105,7 @@ class KFoldLoop(FitLoop):
             trainer.callbacks, trainer.num_sanity_val_steps = kept, sanity
 
     def run(self) -> None:
-        """Trains and scores the folds that are not finished yet, then sums all of them up."""
+        """Trains and scores the unfinished folds, then summarizes all of them."""
         trainer = self._trainer
         folder = Path(trainer.default_root_dir)
         if self.n_jobs > 1 and trainer.world_size > 1:
@@ -123,40 +113,56 @@ class KFoldLoop(FitLoop):
                 f"n_jobs is {self.n_jobs} in a run of {trainer.world_size} processes; these share each fold, so n_jobs "
                 "must be 1"
             )
-        plan = plan_folds(
-            self._start.data, self.n_splits, self.n_repeats, self.stratified, self.groups, self.random_state
-        )
+        cut = (self.n_splits, self.n_repeats, self.stratified, self.groups, self.random_state)
+        plan = plan_folds(self._template.data, *cut)
         folds = [FoldRun(fold, folder / "folds" / str(fold.number)) for fold in plan.chosen(self.folds)]
-        self._hold_to(plan, folder / "folds" / PLAN)
+        self._check_resumed(plan, folder)
         finished = from_rank_0([fold.fold.number for fold in folds if fold.is_finished])
         pending = [fold for fold in folds if fold.fold.number not in finished]
-        gather_objects(None)  # every rank has read the plan before the first one writes
+        gather_objects(None)  # every rank must read the plan before rank 0 writes it
         if trainer.is_global_zero:
             (folder / "folds").mkdir(exist_ok=True)
-            write_json(folder / "folds" / PLAN, self._terms(plan))
+            write_json(folder / "folds" / PLAN, plan_terms(plan, trainer))
         for recorder in self._recorders:
             recorder.on_train_start(trainer, trainer.lightning_module)
         self._summary = Summary(plan, folds, *self._monitored())
         self._bar.open(folds, pending)
-        self._fold_ended(None)
-        combine = self.combine or plan.combine
-        fit = FoldTrainer(self._start, combine, ParentRun.of(folder, plan), trainer.is_global_zero, [self._bar])
+        self._best_fold.save(trainer, self._summary.best_fold())
+        combine, parent = self.combine or plan.combine, ParentRun.of(folder, plan)
+        fit = FoldTrainer(self._template, combine, parent, trainer.is_global_zero, [self._bar])
         if self.n_jobs == 1:
-            self._one_after_another(fit, pending)
+            for fold in pending:
+                fit(fold)
+                self._fold_ended(fold)
+                if signum := maximum([trainer.boundary.stop_signal])[0]:
+                    raise Interrupted(signum)
         elif pending:
-            self._several_at_a_time(fit, pending)
+            train_in_parallel(fit, pending, self.n_jobs, self._fold_ended)
         self._bar.close()
         for recorder in self._recorders:
             recorder.on_train_end(trainer, trainer.lightning_module)
         if trainer.is_global_zero:
             self._summary.conclude(folder, trainer.loggers)
 
+    def _fold_ended(self, fold: FoldRun) -> None:
+        self._bar.end(fold.fold, self._summary.line(fold))
+        if self.monitor is not None and (scores := fold.scores) and self.monitor not in scores:
+            hint = f"{nearest(self.monitor, scores)}; logged metrics: {', '.join(scores)}"
+            raise UserError(f"monitor '{self.monitor}' is never logged{hint}")
+        self._best_fold.save(self._trainer, self._summary.best_fold())
+
+    def _monitored(self) -> tuple[str, str]:
+        keeper = self._best_fold.keeper
+        if self.monitor is None and keeper is not None and keeper.monitor is not None:
+            return keeper.monitor, keeper.mode
+        return ("val/loss", "min") if self.monitor is None else (self.monitor, self.mode)
+
     def on_save_checkpoint(self) -> dict[str, Any]:
-        """What says that the checkpoint is one of a cross-validation; the folds have checkpoints of their own."""
+        """Marks the checkpoint as one of a cross-validation; the folds have their own checkpoints."""
         return {"kfold": True}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        """Refuses a checkpoint of anything else."""
+        """Refuses a checkpoint of any other run."""
         if "kfold" not in state_dict:
             raise UserError(
                 "KFoldLoop trains every fold from fresh weights and cannot start from a checkpoint of another kind of "
@@ -164,165 +170,14 @@ class KFoldLoop(FitLoop):
             )
         self._restored = True
 
+    def _check_resumed(self, plan: Plan, folder: Path) -> None:
+        if (folder / "folds" / PLAN).is_file():
+            change = next((recorder.change for recorder in self._recorders if recorder.change is not None), None)
+            check_unchanged(folder, plan, self._trainer, None if change is None else dict(change.asked))
+        elif self._restored:
+            raise UserError("a cross-validation must be continued in its own folder: --run RUN --ckpt_path last")
+
     @property
     def _trainer(self) -> Trainer:
         assert isinstance(self.trainer, Trainer)
         return self.trainer
-
-    @property
-    def _recorders(self) -> list[RunRecorder]:
-        return [callback for callback in self._trainer.callbacks if isinstance(callback, RunRecorder)]
-
-    def _terms(self, plan: Plan) -> dict[str, Any]:
-        """What a resumed run must have in common with its beginning."""
-        trainer = self._trainer
-        limits = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
-        return {**plan.terms, "seed": run_seed(), **limits, "classes": plan.classes}
-
-    def _hold_to(self, plan: Plan, file: Path) -> None:
-        """Refuses to go on with other folds than a run began with.
-
-        Raises:
-            UserError: the first thing that has changed, or a checkpoint from another run's folder.
-        """
-        if not file.is_file():
-            if self._restored:
-                raise UserError("a cross-validation is continued in its own folder: --run RUN --ckpt_path last")
-            return
-        before = read_record(file)
-        for name, value in self._terms(plan).items():
-            if before.get(name) == value:
-                continue
-            if name in ("samples", "fingerprint", "classes"):
-                raise UserError(
-                    f"the data are not those that the folds in {file.parent} were cut from; start a new run"
-                )
-            raise UserError(
-                f"the folds in {file.parent} have {name} {before.get(name)}, and {value} is asked for: restore "
-                f"{before.get(name)}, or start a new run"
-            )
-        self._hold_to_settings(plan, file.parent)
-
-    def _hold_to_settings(self, plan: Plan, folder: Path) -> None:
-        """Refuses to train further folds with other settings than those that have been trained so far.
-
-        Raises:
-            UserError: the first setting that differs.
-        """
-        change = next((recorder.change for recorder in self._recorders if recorder.change is not None), None)
-        asked = ParentRun.of(folder.parent, plan).config if change is None else dict(change.asked)
-        for checkpoint in sorted(folder.glob(f"*/checkpoints/{LAST}")) if asked else []:
-            fold = checkpoint.parent.parent
-            if (trained := read_config(fold / "config.yaml")) and fold.name.isdecimal():
-                check_folds(trained, fold_config(asked, int(fold.name), plan.cut), f"fold {fold.name} of this run")
-                return  # the others were held to it when they were trained
-
-    def _monitored(self) -> tuple[str, str]:
-        if self.monitor is not None:
-            return self.monitor, self.mode
-        if self._keeper is not None and self._keeper.monitor is not None:
-            return self._keeper.monitor, self._keeper.mode
-        return "val/loss", "min"
-
-    def _one_after_another(self, fit: FoldTrainer, pending: Sequence[FoldRun]) -> None:
-        for fold in pending:
-            fit(fold)
-            self._fold_ended(fold)
-            if signum := maximum([self._trainer.boundary.stop_signal])[0]:
-                raise Interrupted(signum)
-
-    def _several_at_a_time(self, fit: FoldTrainer, pending: Sequence[FoldRun]) -> None:
-        """Trains folds in processes that are forked from this one, and so inherit model and data as they are."""
-        global _inherited
-        failures = []
-        with Signals() as signals:
-            crew = Crew.prepare(self.n_jobs, None, signals)
-            if not crew.forks:
-                raise UserError(
-                    f"n_jobs is {self.n_jobs}, but this process cannot be forked (GPU or system): set it to 1"
-                )
-            _inherited = (FoldTrainer(fit.start, fit.combine, fit.outer), list(pending))
-            try:
-                with crew.pool(len(pending)) as pool:
-                    for at, outcome in pool.run([(_fit_inherited, at) for at in range(len(pending))]):
-                        if outcome["status"] == "finished":
-                            self._fold_ended(pending[at])
-                        elif outcome["status"] == "failed":
-                            failures.append(_why(pending[at], outcome["error"]))
-            finally:
-                _inherited = None
-        if signals.stop:
-            raise Interrupted(signals.stop)
-        if failures:
-            more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-            raise RunFailed(f"{failures[0]}{more}; the folds that finished are kept")
-
-    def _fold_ended(self, fold: FoldRun | None) -> None:
-        """Notes a fold's scores and writes the run's checkpoint, with the weights of the best fold so far."""
-        if fold is not None:
-            self._bar.end(fold.fold, self._summary.line(fold))
-            if self.monitor is not None and (scores := fold.scores) and self.monitor not in scores:
-                hint = f"{nearest(self.monitor, scores)}; logged are: {', '.join(scores)}"
-                raise UserError(f"monitor '{self.monitor}' is never logged{hint}")
-        if self._keeper is None:
-            return
-        best = self._summary.best_fold()
-        checkpoint = best.best if best is not None else None
-        due = (
-            fold is None or checkpoint != self._best_fold.checkpoint or time.monotonic() - self._saved_at >= MIN_SECONDS
-        )
-        if not from_rank_0(due):  # whose clock counts: to write is a collective
-            return  # it would hold the same weights
-        self._best_fold.checkpoint = checkpoint
-        self._saved_at = time.monotonic()
-        folder = Path(self._trainer.default_root_dir) / "checkpoints"
-        self._trainer.save_checkpoint(folder / LAST)
-        if self._trainer.is_global_zero and self._best_fold.checkpoint is not None:
-            link(folder / LAST, folder / BEST)
-
-
-_inherited: tuple[FoldTrainer, list[FoldRun]] | None = None  # what forked workers find; a task is only a number
-
-
-def _fit_inherited(at: int) -> None:
-    """What a worker does."""
-    assert _inherited is not None
-    fit, folds = _inherited
-    folds[at].path.mkdir(parents=True, exist_ok=True)
-    send_output_to(folds[at].path / "log.txt")
-    fit(folds[at])
-
-
-def _why(fold: FoldRun, error: str) -> str:
-    """A worker's failure with its fold, which one that was killed could not record itself."""
-    if (fold.path / "run.json").is_file() and fold.run.status == "running":
-        fold.run.finish("failed", error=error)
-    return error if error.startswith("fold ") else f"fold {fold.fold.number}: {error}"
-
-
-class BestFold(Callback):
-    """Puts the weights of the best fold into the checkpoints of the whole run, so that they are a trained model.
-
-    Attributes:
-        checkpoint: that fold's, None before the first fold is finished.
-    """
-
-    def __init__(self) -> None:
-        self.checkpoint: Path | None = None
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Takes over weights, hyper-parameters and the state of the data module, but nothing of the training."""
-        if self.checkpoint is not None:
-            found = load(self.checkpoint)
-            if trainer.is_global_zero:
-                for training in trainings_of(found, self.checkpoint.parent):
-                    training.save(Path(trainer.default_root_dir) / "checkpoints")
-            checkpoint.update({key: value for key, value in found.items() if key not in _OF_THE_TRAINING})
-
-
-_OF_THE_TRAINING = (
-    *("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "plcourse"),
-    *("current_model_state", "averaging_state"),  # of Lightning's WeightAveraging
-)

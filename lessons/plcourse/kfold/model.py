@@ -1,4 +1,4 @@
-"""Lesson 14's regressor for tables: a small network between a standardised table and a target in its own units.
+"""Lesson 14's regressor for tables: standardized features in, values in the target's own units out.
 
     plcourse fit -c kfold/regression --then validate,test
 
@@ -19,11 +19,7 @@ from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
 class RegressionScores(nn.Module):
-    """Errors of one stage in the target's units, exact over all samples and processes.
-
-    Args:
-        stage: the first part of the names, such as ``val``.
-    """
+    """The errors of one stage (val or test) in the target's units, exact over all samples and processes."""
 
     def __init__(self, stage: str) -> None:
         super().__init__()
@@ -31,32 +27,32 @@ class RegressionScores(nn.Module):
         self.squared, self.absolute = SampleMean(), SampleMean()
 
     def update(self, value_B: Tensor, label_B: Tensor) -> None:
-        """Adds the errors of some samples."""
+        """Adds the errors of a batch."""
         error_B = value_B.double() - label_B.double()
         self.squared.update(error_B.square())
         self.absolute.update(error_B.abs())
 
     def log_and_reset(self, module: pl.LightningModule, variance: Tensor) -> None:
-        """Logs the scores and starts anew; a collective, to be called on every rank, also on one without samples."""
+        """Logs and resets the scores; a collective, to be called on every rank, even one without samples."""
         squared, absolute = self.squared.compute(), self.absolute.compute()
         self.squared.reset()
         self.absolute.reset()
         scores = {"loss": squared / variance, "rmse": squared.sqrt(), "mae": absolute}
         named = {f"{self.stage}/{name}": value for name, value in scores.items()}
-        module.log_dict(named, prog_bar=self.stage == "val", sync_dist=True)  # equal on all ranks already
+        module.log_dict(named, prog_bar=self.stage == "val", sync_dist=True)  # equal on all ranks
 
 
 class TableRegressor(pl.LightningModule):
     """Predicts a value from the features of a row.
 
-    The network works on standardised targets, whose mean and standard deviation it takes from the data module's
-    training part; ``forward`` answers in the target's own units. Logs ``train/loss`` and ``train/lr`` every
-    ``log_every_n_steps`` steps, and ``<stage>/loss``, ``<stage>/rmse``, ``<stage>/mae`` for val and test.
+    The network predicts standardized targets, with the mean and standard deviation of the training part; ``forward``
+    returns values in the target's own units. Logs ``train/loss`` and ``train/lr`` every ``log_every_n_steps`` steps,
+    and ``<stage>/loss``, ``<stage>/rmse`` and ``<stage>/mae`` for val and test.
 
     Args:
-        in_features: features of a row.
-        hidden: width of each hidden layer; none makes a linear model.
-        dropout: share of the hidden features dropped while training, 0 to 1.
+        in_features: number of features.
+        hidden: width of each hidden layer; empty for a linear model.
+        dropout: fraction of the hidden features dropped in training, 0 to 1.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the schedule from the optimizer, stepped per optimizer step; None for a constant rate.
     """
@@ -85,18 +81,18 @@ class TableRegressor(pl.LightningModule):
         self.val_scores, self.test_scores = RegressionScores("val"), RegressionScores("test")
 
     def setup(self, stage: str) -> None:
-        """Takes the scale of the targets from the training part; a data module without one leaves them as they are."""
+        """Takes mean and standard deviation of the targets from the data module, if it has them."""
         scale = getattr(self.trainer.datamodule, "scale", None)  # pyright: ignore[reportAttributeAccessIssue]  (set late)
         if stage == "fit" and scale is not None:
             self.target_mean.fill_(scale["target_mean"])
             self.target_std.fill_(scale["target_std"])
 
     def forward(self, features_BF: Tensor) -> Tensor:
-        """Standardised features of shape [B, F] in, values of shape [B] out, in the target's units."""
+        """Maps standardized features [B, F] to values [B] in the target's units."""
         return self.target_mean + self.target_std * self.network(features_BF).squeeze(1)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The mean squared error in units of the targets' variance, weighted as in lesson 12."""
+        """The mean squared error in units of the target's variance, weighted as in lesson 12."""
         error_B = (self(batch["features"]) - batch["label"]) / self.target_std
         loss = error_B.square().mean() * batch.get("rank_weight", 1.0)
         for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
@@ -105,31 +101,31 @@ class TableRegressor(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch to the validation scores."""
+        """Adds a batch to the validation scores."""
         self.val_scores.update(self(batch["features"]), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation scores; called on every rank."""
+        """Logs the validation scores; runs on every rank."""
         self.val_scores.log_and_reset(self, self.target_std.double().square())
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch to the test scores."""
+        """Adds a batch to the test scores."""
         self.test_scores.update(self(batch["features"]), batch["label"])
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test scores; called on every rank."""
+        """Logs the test scores; runs on every rank."""
         self.test_scores.log_and_reset(self, self.target_std.double().square())
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Values of shape [B] in the target's units, and the ids of the rows."""
+        """The ids of the rows, and the values [B] in the target's units."""
         return {"id": batch["id"], "prediction": self(batch["features"])}
 
     def export_signature(self) -> Signature:
-        """Standardised features in, values in the target's units out; nothing is decided."""
+        """Standardized features in, values in the target's units out, without a decision."""
         return Signature((Input("features"),), (Output("value"),), "test/loss", "min")
 
     def export_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
-        """The standardised features [B, F]."""
+        """The standardized features [B, F]."""
         return (batch["features"],)
 
     def configure_optimizers(self) -> Any:

@@ -1,9 +1,9 @@
-"""What a model's ``forward`` returns in an evaluation: written down for each fold, averaged, and played back.
+"""Records what ``forward`` returns in an evaluation, averages the recordings of several models, and plays them back.
 
-Two things follow from that, for any model whose steps call ``self(...)``. The out-of-fold predictions are the outputs
-of each fold's model on the samples that it never saw. And an ensemble is scored by the model's own ``test_step``: its
-``forward`` answers with the average of what the folds' models answered, so that every metric of the model, and what
-``predict_step`` makes of the outputs, is that of the ensemble.
+This serves any model whose steps call ``self(...)``. The out-of-fold predictions are the recorded outputs of each
+fold's model on the samples it has never seen. An ensemble is scored by the model's own ``test_step``, in which
+``forward`` returns the averaged outputs of the folds' models: all metrics, and the results of ``predict_step``, are
+those of the ensemble.
 
 Shapes: B samples of a batch, K classes.
 """
@@ -28,25 +28,19 @@ Combine = Literal["logits", "values"]
 
 @dataclass
 class BatchOutputs:
-    """One batch of an evaluation, on this process.
+    """The outputs of a batch of an evaluation on this process."""
 
-    Attributes:
-        ids: its samples; None where batches carry none.
-        labels: their labels, or None.
-        outputs: what each call of ``forward`` returned, on the CPU.
-    """
-
-    ids: list[str] | None
+    ids: list[str] | None  # None if batches have none; the same for the labels
     labels: Tensor | None
-    outputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)  # of each call of ``forward``, on the CPU
 
 
 class _ForwardWatcher(Callback, ABC):
-    """Stands in front of a model's ``forward`` for one evaluation, and knows the batch that it is called for."""
+    """Replaces a model's ``forward`` during one evaluation."""
 
     @abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """In place of the model's own."""
+        """Called in place of the model's own."""
 
     @abstractmethod
     def on_batch(self, batch: Any) -> None:
@@ -57,7 +51,7 @@ class _ForwardWatcher(Callback, ABC):
         pl_module.forward = self.forward
 
     def _detach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        del pl_module.forward  # the class's own shows again
+        del pl_module.forward  # uncovers that of the class
 
     def _batch_starts(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -70,24 +64,20 @@ class _ForwardWatcher(Callback, ABC):
 
 
 class Recording(_ForwardWatcher):
-    """Writes down what ``forward`` returns.
-
-    Attributes:
-        batches: those of this process, in order.
-    """
+    """Records what ``forward`` returns for each batch of this process."""
 
     def __init__(self) -> None:
         self.batches: list[BatchOutputs] = []
 
     def on_batch(self, batch: Any) -> None:
-        """Opens the record of a batch."""
+        """Starts the record of a batch."""
         known = batch if isinstance(batch, dict) else {}
         ids, label = known.get("id"), known.get("label")
         label = label.detach().cpu() if isinstance(label, Tensor) else None
         self.batches.append(BatchOutputs(None if ids is None else list(map(str, ids)), label))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own output, which is also kept."""
+        """Returns the model's own output and records it."""
         output = self.own_forward(*args, **kwargs)
         if not isinstance(output, Tensor):
             raise UserError(f"forward returned a {type(output).__name__}; only tensors can be averaged over folds")
@@ -95,15 +85,15 @@ class Recording(_ForwardWatcher):
         return output
 
 
-class Ensemble(_ForwardWatcher):
-    """The average of several recordings, then a ``forward`` that plays it back.
+class AveragedOutputs(_ForwardWatcher):
+    """Averages several recordings; its ``forward`` plays the average back.
 
     Args:
-        combine: ``logits``: the log of the mean softmax over the second dimension, so that a softmax of it is the
-            mean probability; ``values``: the mean.
+        combine: ``logits`` takes the log of the mean softmax over the second dimension, whose softmax is the mean
+            probability; ``values`` takes the mean.
 
     Raises:
-        RunFailed: the recordings are of different samples, or the model does not call ``forward``.
+        RunFailed: the recordings differ in their samples, or the model does not call ``forward``.
     """
 
     def __init__(self, combine: Combine) -> None:
@@ -114,10 +104,10 @@ class Ensemble(_ForwardWatcher):
         self._call = 0
 
     def add(self, recording: Recording) -> None:
-        """Takes in one more member."""
+        """Adds the recording of another member."""
         own = [BatchOutputs(b.ids, b.labels, [self._summand(x) for x in b.outputs]) for b in recording.batches]
         if own and not any(batch.outputs for batch in own):
-            raise RunFailed("the step never called forward, which is what an ensemble averages: call self(...) in it")
+            raise RunFailed("an ensemble averages the outputs of forward, which the step never calls: call self(...)")
         if self.members:
             if [(b.ids, len(b.outputs)) for b in own] != [(b.ids, len(b.outputs)) for b in self._sums]:
                 raise RunFailed("two folds were scored on different batches: the loader must keep its order")
@@ -128,19 +118,19 @@ class Ensemble(_ForwardWatcher):
         self.members += 1
 
     def on_batch(self, batch: Any) -> None:
-        """Turns to the next batch."""
+        """Moves on to the next batch."""
         self._batch, self._call = self._batch + 1, 0
         ids = batch.get("id") if isinstance(batch, dict) else None
         if ids is not None and list(map(str, ids)) != self._sums[self._batch].ids:
             raise RunFailed("the ensemble is scored on other batches than its folds: the loader must keep its order")
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The average of what the members returned in the same call."""
+        """The average of the members' outputs in the same call."""
         total = self._sums[self._batch].outputs[self._call]
         self._call += 1
         mean = total - np.log(self.members) if self.combine == "logits" else total / self.members
         like = next((arg for arg in args if isinstance(arg, Tensor)), None)
-        # in a half-precision run the average keeps single precision, as all scores do
+        # at least single precision, as for all scores, even in a half-precision run
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         return mean.to("cpu" if like is None else like.device, dtype)
 
@@ -156,25 +146,19 @@ class Ensemble(_ForwardWatcher):
 def _log_probabilities(logits: Tensor) -> Tensor:
     if logits.ndim < 2 or logits.shape[1] < 2:
         raise UserError(
-            f"forward returned shape {list(logits.shape)}, which are no scores of 2 or more classes per sample; "
-            "set combine to values to average it as it is"
+            f"forward returned shape {list(logits.shape)} instead of the scores of 2 or more classes per sample; set "
+            "combine to values to average the outputs themselves"
         )
     return logits.double().log_softmax(dim=1)
 
 
 def out_of_fold_rows(recording: Recording, combine: Combine, repeat: int, fold: int) -> pa.Table | None:
-    """The predictions of one fold's model on the samples it never saw.
-
-    Args:
-        recording: of the validation on the fold's validation part, with one call of ``forward`` per batch.
-        combine: ``logits`` for classifiers, ``values`` for regression.
-        repeat: the repeat that the fold belongs to.
-        fold: its number.
+    """The predictions of a fold's model on its held-out samples, from the recording of their validation.
 
     Returns:
-        Columns ``id``, ``repeat``, ``fold``, ``label``, ``prediction``, ``probability`` (classifiers), and ``loss``:
-        the sample's own cross-entropy in nats, or squared error. None where the batches lack ids, labels or one call
-        of ``forward``, on this process.
+        Columns ``id``, ``repeat``, ``fold``, ``label``, ``prediction``, ``probability`` (classifiers), and ``loss``,
+        the cross-entropy of the sample in nats or its squared error. None if on this process any batch lacks ids or
+        labels, or calls ``forward`` more or less than once.
     """
     usable = all(b.ids is not None and b.labels is not None and len(b.outputs) == 1 for b in recording.batches)
     if not usable or not recording.batches:

@@ -1,4 +1,4 @@
-"""What the folds say together: mean, spread, interval, a table, a plot, and the out-of-fold predictions."""
+"""Summarizes the folds: mean, spread and interval of each score, a plot, and the out-of-fold predictions."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from plcourse.console import say
 from plcourse.console.layout import broken, fitted, width
 from plcourse.files import write_json
-from plcourse.kfold.fold_trainer import FoldRun, write_table
+from plcourse.kfold.fold_run import FoldRun, write_table
 from plcourse.kfold.folds import Plan
 from plcourse.runs.recorder import shortest
 from plcourse.runs.run import OUT_OF_FOLD, Run
@@ -25,12 +25,12 @@ CONFIDENCE = 0.95
 def estimate(metric: str, scores: Sequence[float], test_train_ratio: float) -> dict[str, Any]:
     """Mean, standard deviation and interval of the scores of n folds.
 
-    The interval is Student's with n - 1 degrees of freedom and the variance of the mean taken as
-    (1/n + n_test/n_train) sd^2 (Nadeau and Bengio 2003, section 5); the naive one takes sd^2 / n, as if folds did not
-    share training samples, and is too narrow. Both end where the metric does: an accuracy's within 0 and 1.
+    The interval is Student's with n - 1 degrees of freedom and a variance of the mean of (1/n + n_test/n_train) sd^2
+    (Nadeau and Bengio 2003, section 5). The naive one uses sd^2 / n, as if the folds shared no training samples, and is
+    too narrow. Both are clipped to the range of the metric, such as 0 to 1 for an accuracy.
 
     Returns:
-        ``mean``, ``sd``, ``low``, ``high``, ``naive_low``, ``naive_high``; what cannot be had of so few is None.
+        ``mean``, ``sd``, ``low``, ``high``, ``naive_low``, ``naive_high``; all but ``mean`` are None for one fold.
     """
     zeros = [0.0] * len(scores)
     corrected = corrected_resampled_t_test(scores, zeros, test_train_ratio, CONFIDENCE)
@@ -49,30 +49,23 @@ def estimate(metric: str, scores: Sequence[float], test_train_ratio: float) -> d
 
 
 class Summary:
-    """The results of a cross-validation as they come in.
-
-    Args:
-        plan: how the data are cut.
-        folds: the folds that are run.
-        monitor: the score that stands for the run.
-        mode: whether a larger (``max``) or a smaller (``min``) one is better.
-    """
+    """The results of a cross-validation; the folds are compared by ``monitor``, where ``mode`` is max or min."""
 
     def __init__(self, plan: Plan, folds: Sequence[FoldRun], monitor: str, mode: str) -> None:
         self.plan, self.folds, self.monitor, self.mode = plan, folds, monitor, mode
 
     def finished(self) -> list[FoldRun]:
-        """The folds that are done."""
+        """The finished folds."""
         return [fold for fold in self.folds if fold.is_finished]
 
     def best_fold(self) -> FoldRun | None:
-        """The finished fold with the best score and a checkpoint, the first of equals; None before there is one."""
+        """The finished fold with a checkpoint and the best score, the first of equals; None if there is none."""
         sign = -1 if self.mode == "max" else 1
         scored = [(sign * fold.scores.get(self.monitor, math.inf), fold) for fold in self.finished() if fold.best]
         return min(scored, key=lambda pair: pair[0])[1] if scored else None
 
     def line(self, fold: FoldRun) -> str:
-        """What is said when a fold has ended."""
+        """The line to print when a fold has ended."""
         scores = fold.scores
         if self.monitor not in scores:
             return "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
@@ -80,7 +73,7 @@ class Summary:
         return f"{self.monitor} {scores[self.monitor]:.4g}  (mean of {len(so_far)}: {fmean(so_far):.4g})"
 
     def table(self) -> dict[str, Any]:
-        """Everything as plain types, as ``summary.json`` holds it."""
+        """The content of ``summary.json``."""
         scores = {fold.fold.number: fold.scores for fold in self.folds}
         names = [name for name in next(iter(scores.values())) if all(name in each for each in scores.values())]
         sizes = [fold.fold.sizes for fold in self.folds]
@@ -97,11 +90,7 @@ class Summary:
         }
 
     def conclude(self, folder: Path, loggers: Iterable[Logger]) -> None:
-        """Writes and says what all folds found; for the first rank.
-
-        Raises:
-            RunFailed: a file cannot be written.
-        """
+        """Writes and prints the summary of all folds, on the first rank."""
         table = self.table()
         for logger in loggers:
             for fold in self.folds:
@@ -110,7 +99,7 @@ class Summary:
         if len(parts) == len(self.folds):
             write_table(folder / "predictions" / OUT_OF_FOLD, pa.concat_tables(parts))
         else:
-            say("no out-of-fold predictions: they take batches with 'id' and 'label', and one call of forward per step")
+            say("no out-of-fold predictions: they need batches with 'id' and 'label' and one call of forward per step")
         write_json(folder / "summary.json", table)
         if (folder / "run.json").is_file():
             run = Run(folder)
@@ -135,7 +124,7 @@ class Summary:
         cells = [[f"  {name}", *(f"{value:.4g}" for value in values)] for name, values in rows]
         samples = self.plan.terms["samples"]
         lines = [
-            f"\n{len(folds)} folds of {samples:,} samples, {train} to train on and {held_out} held out",
+            f"\n{len(folds)} folds of {samples:,} samples, {train} for training and {held_out} held out",
             *fitted(("  fold", *metrics), cells, limit=width()),
         ]
         for name, found in metrics.items():
@@ -148,19 +137,19 @@ class Summary:
 
 
 def _range(counts: Sequence[int]) -> str:
-    """A count that all folds share, or the smallest and the largest."""
+    """The count of all folds, or the smallest and the largest if they differ."""
     low, high = min(counts), max(counts)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def plot(table: dict[str, Any], path: Path) -> None:
-    """A panel per metric: the folds as dots, their mean as a line, the corrected interval as a band."""
-    from matplotlib.figure import Figure  # half a second to import
+    """Draws a panel per metric: the folds as dots, their mean as a line, the corrected interval as a band."""
+    from matplotlib.figure import Figure  # takes half a second to import
 
     metrics = table["metrics"]
     wide = 3.4 * len(metrics)
     figure = Figure(figsize=(wide, 3.2))
-    # margins in inches: a layout engine would draw everything once more, and cost as much as a short fold
+    # fixed margins in inches: a layout engine draws everything twice, which takes as long as a short fold
     margins = {"left": 0.85 / wide, "right": 1 - 0.1 / wide, "bottom": 0.16, "top": 0.88, "wspace": 0.36}
     panels = figure.subplots(1, len(metrics), squeeze=False, gridspec_kw=margins)[0]
     numbers = [row["fold"] for row in table["folds"]]
@@ -171,7 +160,7 @@ def plot(table: dict[str, Any], path: Path) -> None:
         panel.plot(numbers, [row[name] for row in table["folds"]], "o", color="black", markersize=4, label="fold")
         panel.set(xlabel="fold", ylabel=name)
         panel.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-        panel.yaxis.get_major_locator().set_params(nbins=5)  # most of the time goes into drawing the numbers
+        panel.yaxis.get_major_locator().set_params(nbins=5)  # drawing tick labels takes most of the time
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=3, fontsize="small", frameon=False)
     path.parent.mkdir(exist_ok=True)
