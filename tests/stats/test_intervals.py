@@ -9,7 +9,7 @@ import pytest
 from plcourse.evaluation.diagnostics import Intervals
 from plcourse.evaluation.scores import Scores
 from plcourse.kfold.summary import estimate
-from plcourse.stats.intervals import ends, within, within_difference
+from plcourse.stats.intervals import score_range, within, within_difference
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from plcourse.stats.intervals import ends, within, within_difference
     ],
 )
 def test_the_name_tells_the_range(metric: str, expected: tuple[float, float]) -> None:
-    assert ends(metric) == expected
+    assert score_range(metric) == expected
 
 
 def test_two_folds_far_apart_do_not_reach_beyond_the_metric() -> None:

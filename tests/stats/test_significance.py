@@ -79,7 +79,7 @@ class TestPairedTTest:
     @pytest.mark.parametrize(
         ("a", "b", "confidence", "words"),
         [
-            ([1], [1, 2], 0.95, "1 scores and 2"),
+            ([1], [1, 2], 0.95, "1 scores but 2"),
             ([1, math.nan], [1, 2], 0.95, "nan"),
             ([1, 2], [1, math.inf], 0.95, "inf"),
             ([1, 2], [1, 3], 95, "confidence=95"),

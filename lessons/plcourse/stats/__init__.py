@@ -1,1 +1,1 @@
-"""Tests, intervals and resampling: pure functions of numbers, without torch."""
+"""Statistical tests, intervals and resampling: pure functions, without torch."""

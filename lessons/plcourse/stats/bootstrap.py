@@ -1,7 +1,4 @@
-"""An interval by resampling, for a score on one test set or the difference of two models on it.
-
-Nothing here imports torch; numpy and scipy are imported where they are used.
-"""
+"""Bootstrap intervals. No torch; numpy and scipy are imported when they are used."""
 
 import math
 from collections.abc import Callable
@@ -24,28 +21,27 @@ def bootstrap_interval(
     n_resamples: int = 9999,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """An interval for a score on one test set, or for the difference of two models on it.
+    """Computes an interval for a score on one test set, or for the difference of two models on it.
 
-    Rows are drawn with replacement. For two models give their per-sample differences, or both columns and a statistic
-    of them: rows stay together, so the interval is paired. It speaks about other test samples and these two trained
-    models, not about training them again; for that there are seeds.
+    Rows are drawn with replacement and stay together, so the interval is paired: for two models, give their per-sample
+    differences, or both columns and a statistic of them. It covers the choice of the test samples, not the randomness
+    of training, which takes several seeds.
 
-    ``bca``, the default, corrects bias and skewness: its coverage error shrinks with 1/N, that of ``percentile`` with
-    1/sqrt(N) (Efron 1987, JASA 82:171; DiCiccio and Efron 1996, Statistical Science 11:189; equations 14.10, 14.14
-    and 14.15 of Efron and Tibshirani 1993). Error rates near 0 are skewed, so this matters. ``percentile`` is for
-    statistics whose jackknife costs too much, or fails, as that of a median does. Below about 20 samples neither
-    covers well.
+    ``bca`` corrects bias and skewness: its coverage error shrinks with 1/N, that of ``percentile`` with 1/sqrt(N)
+    (Efron 1987, JASA 82:171; DiCiccio and Efron 1996, Statistical Science 11:189; equations 14.10, 14.14 and 14.15 of
+    Efron and Tibshirani 1993). This matters for error rates near 0, which are skewed. ``percentile`` is for statistics
+    whose jackknife is too slow or fails, as that of a median does. Neither is reliable below about 20 samples.
 
     Args:
         samples: [N] or [N, ...], one row per independent test sample, finite.
-        statistic: takes rows, gives a number; the mean of a [N] array when None, which is far faster.
+        statistic: maps rows to a number; None for the mean of an [N] array, which is far faster.
         confidence: coverage of the interval, between 0 and 1.
         method: ``bca`` or ``percentile``.
         n_resamples: bootstrap resamples, 100 or more.
-        seed: of the resampling; the same seed gives the same interval.
+        seed: seed of the resampling.
 
     Returns:
-        The ends; both are the score itself where all resamples agree.
+        Both ends; they equal the score if all resamples agree.
 
     Raises:
         ValueError: fewer than two rows, values that are not finite, or an argument outside its range.
@@ -69,7 +65,7 @@ def bootstrap_interval(
     if np.ptp(draws) <= ROUNDING * max(abs(score), np.abs(samples).max() if statistic is None else 0.0):
         return score, score
     if method == "bca":
-        # ties count half, as scores of few samples take few values
+        # Ties count half: scores of few samples take few values.
         below = float(((draws < score).mean() + (draws <= score).mean()) / 2)
         below = min(max(below, 0.5 / n_resamples), 1 - 0.5 / n_resamples)
         bias = ndtri(below)

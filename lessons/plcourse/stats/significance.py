@@ -1,38 +1,37 @@
-"""The statistics of a comparison: pure functions of numbers, each with its source and its assumptions.
+"""The statistics of a comparison, each with its source and its assumptions. No torch; scipy is imported when used.
 
-The unit is a pair: two scores made under the same conditions (the same seed, the same fold). A pair's difference is
-free of what both scores share, which is why a few pairs can tell what many unpaired scores cannot.
+A pair is two scores under the same conditions, such as the same seed and fold. Its difference is free of the variation
+that both scores share, so a few pairs can show what many unpaired scores cannot.
 
 =============================  ==========================================  =============================
-what varies between the pairs  function                                    what it speaks about
+what varies between the pairs  function                                    what the result covers
 =============================  ==========================================  =============================
 the seed of the training       `paired_t_test`                             other seeds, on these data
 fold, or train/test split      `corrected_resampled_t_test`                other samples of the same kind
 nothing: one test set          `bootstrap.bootstrap_interval`              other test sets, these two models
 =============================  ==========================================  =============================
-
-Nothing here imports torch; scipy is imported where it is used.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
-ROUNDING = 16 * 2.0**-52  # differences of scores that agree up to this, relative to the scores, are equal
+ROUNDING = 16 * 2.0**-52  # differences that agree up to this, relative to the scores, are equal
 _MOST_PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What n pairs say about a mean difference.
+    """The result of a test on n pairs.
 
     Attributes:
-        state: ``tested``; ``too_few``: fewer than two pairs; ``identical``: every difference is exactly zero;
-            ``constant``: every difference is the same, but not zero. Only ``tested`` has an interval and a p-value:
-            a variance of zero is what a coarse score gives by chance, not a proof that there is no variance.
-        n: pairs.
-        confidence: the interval's nominal coverage, such as 0.95.
+        state: ``tested``; ``too_few``: fewer than two pairs; ``identical``: all differences are zero; ``constant``: all
+            differences are equal, but not zero. Only ``tested`` has an interval and a p-value: a variance of zero
+            occurs by chance with coarse scores and proves nothing.
+        n: number of pairs.
+        confidence: nominal coverage of the interval, such as 0.95.
         difference: mean of score minus baseline; None without pairs.
         sd: standard deviation of the differences, with n - 1; None below two pairs.
         low: lower end of the interval of the mean difference, or None.
@@ -40,8 +39,8 @@ class PairedTest:
         t: the statistic, or None.
         df: its degrees of freedom, n - 1, or None.
         p: two-sided p-value, or None.
-        variance_factor: what the variance of the differences was multiplied with, 1/n or more.
-        effect_size: standardised mean difference, see `effect_size`; None where it is not defined.
+        variance_factor: factor of the differences' variance in that of their mean, 1/n or more.
+        effect_size: see `effect_size`; None where it is not defined.
     """
 
     state: Literal["tested", "too_few", "identical", "constant"]
@@ -59,10 +58,10 @@ class PairedTest:
 
 
 def paired_t_test(scores: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> PairedTest:
-    """Student's paired t-test and interval, for pairs that are independent, such as seeds.
+    """Student's paired t-test and interval, for independent pairs such as seeds.
 
-    Assumes that the differences are independent draws from a normal distribution. Over seeds on one fixed split they
-    are independent, and the result speaks about other seeds on that split only.
+    Assumes that the differences are independent and normally distributed. Over seeds on one split they are
+    independent, and the result covers other seeds on that split only.
 
     Args:
         scores: n scores of an arm.
@@ -70,7 +69,7 @@ def paired_t_test(scores: Sequence[float], baseline: Sequence[float], confidence
         confidence: coverage of the interval, between 0 and 1.
 
     Raises:
-        ValueError: of different lengths, not finite, or a confidence outside (0, 1).
+        ValueError: scores of different lengths or not finite, or a confidence outside (0, 1).
     """
     return _t_test(scores, baseline, 0.0, confidence)
 
@@ -80,14 +79,13 @@ def corrected_resampled_t_test(
 ) -> PairedTest:
     """The t-test for folds and repeated splits, whose training sets overlap.
 
-    Overlapping training sets make the differences correlated, so that their spread understates the variance of their
-    mean and the paired t-test finds differences that are not there (Dietterich 1998, Neural Computation 10:1895). The
-    corrected resampled t-test of Nadeau and Bengio (2003, Machine Learning 52:239) takes the correlation as
-    n_test / (n_train + n_test) and so multiplies the variance by 1/n + n_test/n_train in place of 1/n. For r
-    repetitions of k folds n is k r: the corrected repeated k-fold test of Bouckaert and Frank (2004, PAKDD).
-
-    The correlation is a guess that is good for stable learners; no unbiased estimate exists (Bengio and Grandvalet
-    2004, JMLR 5:1089). n - 1 degrees of freedom.
+    Overlapping training sets correlate the differences, so their spread understates the variance of their mean and the
+    paired t-test reports differences that do not exist (Dietterich 1998, Neural Computation 10:1895). The corrected
+    resampled t-test of Nadeau and Bengio (2003, Machine Learning 52:239) assumes a correlation of
+    n_test / (n_train + n_test), which gives the variance a factor of 1/n + n_test/n_train instead of 1/n, with n - 1
+    degrees of freedom. For r repetitions of k folds, n = k r: the corrected repeated k-fold test of Bouckaert and Frank
+    (2004, PAKDD). The assumed correlation suits stable learners; it cannot be estimated without bias (Bengio and
+    Grandvalet 2004, JMLR 5:1089).
 
     Args:
         scores: n scores of an arm, one per fold or split.
@@ -96,7 +94,7 @@ def corrected_resampled_t_test(
         confidence: coverage of the interval, between 0 and 1.
 
     Raises:
-        ValueError: of different lengths, not finite, a negative ratio, or a confidence outside (0, 1).
+        ValueError: as for `paired_t_test`, or a negative ratio.
     """
     if not (math.isfinite(test_train_ratio) and test_train_ratio >= 0):
         raise ValueError(f"test_train_ratio={test_train_ratio}: give n_test / n_train, 0 or more")
@@ -106,24 +104,24 @@ def corrected_resampled_t_test(
 def effect_size(differences: Sequence[float]) -> float | None:
     """Cohen's d_z with Hedges' correction: the mean difference in standard deviations of the differences.
 
-    d_z is mean / sd (Cohen 1988, section 2.3.5; Lakens 2013, Frontiers in Psychology 4:863, equation 6). It is too
-    large in small samples, by the factor that `hedges_correction` takes back. 0.2, 0.5 and 0.8 are called small,
-    medium and large, but these words are not made for seeds: a tiny difference with less spread still is a large d_z.
+    d_z is mean / sd (Cohen 1988, section 2.3.5; Lakens 2013, Frontiers in Psychology 4:863, equation 6). It is biased
+    upward in small samples, which `hedges_correction` removes. The usual labels small (0.2), medium (0.5) and large
+    (0.8) do not suit seeds: a tiny difference with an even smaller spread has a large d_z.
 
     Returns:
-        None below three differences, where the correction is not defined, and where all of them are equal.
+        None below three differences, where the correction is not defined, and if all of them are equal.
     """
     n = len(differences)
     if n < 3:
         return None
-    mean, sd = _mean(differences), _sd(differences)
+    mean, sd = fmean(differences), _sd(differences)
     if sd <= ROUNDING * max(map(abs, differences)):
         return None
     return hedges_correction(n - 1) * mean / sd
 
 
 def hedges_correction(df: int) -> float:
-    """The factor J(df) that removes the bias of a standardised mean difference.
+    """The factor J(df) that removes the bias of a standardized mean difference.
 
     Gamma(df/2) / (sqrt(df/2) Gamma((df - 1)/2)), exact (Hedges 1981, Journal of Educational Statistics 6:107,
     equation 6e); about 1 - 3 / (4 df - 1).
@@ -157,15 +155,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def paired_power(difference: float, sd: float, n: int, alpha: float = 0.05, test_train_ratio: float = 0.0) -> float:
-    """The chance that n pairs give p < alpha (two-sided), if the true mean difference is ``difference``.
+    """The probability that n pairs give p < alpha (two-sided) if the true mean difference is ``difference``.
 
-    From the noncentral t distribution with n - 1 degrees of freedom. With a
-    ``test_train_ratio`` it is that of the corrected test, under that test's own assumption on the correlation.
+    It is computed from the noncentral t distribution with n - 1 degrees of freedom. With a ``test_train_ratio`` it is
+    the power of the corrected test, under that test's assumption about the correlation.
 
     Args:
         difference: the true mean difference; its sign does not matter.
         sd: standard deviation of the differences, above 0.
-        n: pairs, 2 or more.
+        n: number of pairs, 2 or more.
         alpha: level of the test.
         test_train_ratio: n_test / n_train for folds and repeated splits, 0 for seeds.
 
@@ -184,7 +182,7 @@ def paired_power(difference: float, sd: float, n: int, alpha: float = 0.05, test
     critical = float(stdtrit(n - 1, 1 - alpha / 2))
     missed = float(nctdtr(n - 1, shift, critical))
     wrong_side = float(nctdtr(n - 1, shift, -critical))
-    if not (math.isfinite(missed) and math.isfinite(wrong_side)):  # a shift too large for the algorithm
+    if not (math.isfinite(missed) and math.isfinite(wrong_side)):  # the shift is too large for the algorithm
         return 1.0 if shift > critical else 0.0
     return min(1.0, max(0.0, 1 - missed + wrong_side))
 
@@ -192,24 +190,23 @@ def paired_power(difference: float, sd: float, n: int, alpha: float = 0.05, test
 def required_pairs(
     difference: float, sd: float, alpha: float = 0.05, power: float = 0.8, test_train_ratio: float = 0.0
 ) -> int | None:
-    """The smallest number of pairs with the wanted power, see `paired_power`.
+    """The smallest number of pairs with the given power, see `paired_power`.
 
-    A number to plan with, not a finding: the observed difference and sd are themselves estimates, and those of few
-    pairs are poor ones.
+    The number is for planning only: the observed difference and sd are estimates, and poor ones for few pairs.
 
     Args:
         difference: the difference to detect.
         sd: standard deviation of the differences, above 0.
         alpha: level of the test.
-        power: wanted chance to detect it, between 0 and 1.
+        power: probability of detecting it, between 0 and 1.
         test_train_ratio: n_test / n_train for folds and repeated splits, 0 for seeds.
 
     Returns:
-        None if a million pairs are not enough. For folds and repeated splits this happens soon: they all reuse the
-        same samples, so that their mean keeps a variance of sd^2 n_test / n_train however many there are.
+        None if a million pairs are not enough. This is common for folds and repeated splits: they reuse the same
+        samples, so their mean keeps a variance of sd^2 n_test / n_train however many there are.
     """
     if not 0 < power < 1:
-        raise ValueError(f"power={power}: give a chance between 0 and 1")
+        raise ValueError(f"power={power}: give a probability between 0 and 1")
 
     def enough(n: int) -> bool:
         return paired_power(difference, sd, n, alpha, test_train_ratio) >= power
@@ -228,15 +225,15 @@ def required_pairs(
 
 def _t_test(scores: Sequence[float], baseline: Sequence[float], ratio: float, confidence: float) -> PairedTest:
     if len(scores) != len(baseline):
-        raise ValueError(f"{len(scores)} scores and {len(baseline)} of the baseline: pairs need as many of both")
+        raise ValueError(f"{len(scores)} scores but {len(baseline)} of the baseline: pairs need equally many")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: give a coverage between 0 and 1, such as 0.95")
     for value in (*scores, *baseline):
         if not math.isfinite(value):
-            raise ValueError(f"a score is {value}: leave its pair out, and say so")
+            raise ValueError(f"a score is {value}: leave its pair out, and report that")
     differences = [score - other for score, other in zip(scores, baseline, strict=True)]
     n = len(differences)
-    mean = _mean(differences) if n else None
+    mean = fmean(differences) if n else None
     if n < 2:
         return PairedTest("too_few", n, confidence, mean)
     assert mean is not None
@@ -268,10 +265,6 @@ def _t_test(scores: Sequence[float], baseline: Sequence[float], ratio: float, co
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _sd(values: Sequence[float]) -> float:
-    mean = _mean(values)
+    mean = fmean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
