@@ -81,7 +81,7 @@ def test_the_score_comes_with_its_interval_and_the_commands_to_repeat_it(written
     assert "Lesson 16: Evaluation and prediction" in text
     assert text.count("data:image/png") == 4  # three of nine samples, and one more
     assert "from the same seeds, after epoch 0004 (file 5 of 9)" in text
-    assert "broken.png, too large or no picture" in text
+    assert "broken.png, too large or not a picture" in text
 
 
 def test_scores_over_folds_have_the_corrected_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def read_cells(inputs: Sequence[str], root: Path) -> tuple[list[ScoredCell], dic
     cells: dict[Path, ScoredCell] = {}
     hint: dict[str, Any] = {}
     for name in inputs:
-        sweep = _find_sweep(name, root)
+        sweep = find_sweep_folder(name, root)
         if sweep is None:
             found = _run_cells(_load_run(name, root))
         else:
@@ -134,7 +134,7 @@ def read_cells(inputs: Sequence[str], root: Path) -> tuple[list[ScoredCell], dic
     return list(cells.values()), hint
 
 
-def _find_sweep(name: str, root: Path) -> Path | None:
+def find_sweep_folder(name: str, root: Path) -> Path | None:
     """The folder of a sweep by its path or name; None if it is not a sweep."""
     candidates = (Path(name), root / name, root / SWEEPS / name)
     return next((folder for candidate in candidates if (folder := find_folder(candidate, _SWEEP))), None)

@@ -1,7 +1,7 @@
-"""Curves and intervals as SVG inside the page: values as they were logged, never smoothed.
+"""Curves and intervals as SVG inside the page, with the values as logged, never smoothed.
 
-The drawing has a width of 400 units, about what a phone shows, so that its letters stay readable there. Lines differ in
-colour and, for the second and later, in their dashes.
+A drawing is 400 units wide, about the width of a phone, so its text stays readable there. Lines differ in color and in
+their dashes.
 """
 
 import math
@@ -13,17 +13,17 @@ from plcourse.verbs.report.page import text
 
 _WIDTH, _HEIGHT = 400, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 10, 36
-_MOST_POINTS = 600  # of one line; more are not told apart in this width
-_COLOURS = 7
+_MOST_POINTS = 600  # of one line; more cannot be told apart at this width
+_COLORS = 7
 
 
 class Line(NamedTuple):
     """One line of a chart.
 
     Attributes:
-        name: in the legend; lines of the same name share its place, and its colour.
+        name: its name in the legend; lines of the same name share a color.
         steps: [N] optimizer steps.
-        values: [N]; one that is not finite leaves a gap.
+        values: [N]; a value that is not finite leaves a gap.
     """
 
     name: str
@@ -36,8 +36,8 @@ def curve(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
 
     Args:
         title: the metric.
-        lines: at least one with a finite value, else nothing is drawn.
-        mark: a step to mark, that of the best checkpoint.
+        lines: nothing is drawn without a finite value.
+        mark: the step of the best checkpoint, to be marked.
     """
     finite = [(s, v) for line in lines for s, v in zip(line.steps, line.values, strict=True) if math.isfinite(v)]
     if not finite:
@@ -91,7 +91,7 @@ def forest(tests: Sequence[ArmTest], label: str) -> str:
     parts.append(f'<line class="zero" x1="{zero}" x2="{zero}" y1="{top}" y2="{height - 36}"/>')
     for at, (test, difference) in enumerate(drawn):
         y = top + row * at + 30
-        kind = (at + 1) % _COLOURS
+        kind = (at + 1) % _COLORS
         parts.append(f'<text class="strong" x="{left}" y="{y - 14}">{text(test.arm)}: {text(test.verdict)}</text>')
         if test.low is not None and test.high is not None:
             low, high = axis.place(test.low), axis.place(test.high)
@@ -104,7 +104,7 @@ def forest(tests: Sequence[ArmTest], label: str) -> str:
 
 
 class _Axis:
-    """Places values between two ends of the drawing."""
+    """Maps values to coordinates of the drawing."""
 
     def __init__(self, low: float, high: float, begin: float, end: float, log: bool = False) -> None:
         if low == high:
@@ -122,12 +122,12 @@ class _Axis:
         return round(self.begin + (at - self.low) / (self.high - self.low) * (self.end - self.begin), 1)
 
     def ticks(self, most: int) -> list[tuple[float, str]]:
-        """Round values within the axis, and how they are written."""
+        """Round values within the axis, with their labels."""
         if self.log:
             tens = [10.0**power for power in range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1)]
             tens = tens[:: max(1, math.ceil(len(tens) / most))]
             return [(tick, f"{tick:g}") for tick in tens]
-        for finer in (1, 2):  # an axis with one tick has no scale
+        for finer in (1, 2):  # a single tick would show no scale
             step = _round_step((self.high - self.low) / (most * finer))
             first = math.ceil(self.low / step - 1e-9)
             count = math.floor((self.high - first * step) / step + 1e-9) + 1
@@ -156,7 +156,7 @@ def _frame(across: _Axis, up: _Axis) -> list[str]:
 
 
 def _runs(line: Line) -> list[list[tuple[float, float]]]:
-    """The line's stretches between values that are not finite."""
+    """Splits a line at values that are not finite."""
     found: list[list[tuple[float, float]]] = [[]]
     for step, value in zip(line.steps, line.values, strict=True):
         if math.isfinite(value):
@@ -167,7 +167,7 @@ def _runs(line: Line) -> list[list[tuple[float, float]]]:
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The lowest and the highest point of each stretch, so that no spike is lost; all of them where they are few."""
+    """Keeps the lowest and highest point of each stretch of a long line, so that no spike is lost."""
     if len(points) <= _MOST_POINTS:
         return points
     size = math.ceil(len(points) / (_MOST_POINTS // 2))
@@ -179,13 +179,13 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _polyline(points: list[tuple[float, float]], kind: int, thin: bool) -> str:
-    colour = f"s{kind % _COLOURS}"
+    color = f"s{kind % _COLORS}"
     if len(points) == 1:
         (x, y) = points[0]
-        return f'<circle class="{colour}" cx="{x}" cy="{y}" r="3"/>'
+        return f'<circle class="{color}" cx="{x}" cy="{y}" r="3"/>'
     dashes = "" if thin else f" d{kind % 4}"
     joined = " ".join(f"{x},{y}" for x, y in points)
-    return f'<polyline class="{colour}{dashes}{" thin" if thin else ""}" points="{joined}"/>'
+    return f'<polyline class="{color}{dashes}{" thin" if thin else ""}" points="{joined}"/>'
 
 
 def _legend(names: Sequence[str], lines: Sequence[Line], mark: float | None) -> str:
@@ -193,7 +193,7 @@ def _legend(names: Sequence[str], lines: Sequence[Line], mark: float | None) -> 
     for kind, name in enumerate(names):
         many = sum(line.name == name for line in lines)
         dashes = "" if many > 1 else f" d{kind % 4}"
-        swatch = f'<svg viewBox="0 0 26 8" aria-hidden="true"><line class="s{kind % _COLOURS}{dashes}" '
+        swatch = f'<svg viewBox="0 0 26 8" aria-hidden="true"><line class="s{kind % _COLORS}{dashes}" '
         swatch += 'stroke-width="2.5" x1="0" x2="26" y1="4" y2="4"/></svg>'
         items.append(f"<li>{swatch}{text(name)}{f', {many} lines' if many > 1 else ''}</li>")
     if mark is not None:

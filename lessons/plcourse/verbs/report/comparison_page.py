@@ -29,13 +29,13 @@ def comparison_page(result: ComparisonResult, command: Sequence[str]) -> str:
         key = f"-{at + 1}" if len(result.comparisons) > 1 else ""
         where = f" at {grid_line(comparison.grid)}" if comparison.grid else ""
         sections += [
-            page.section(f"verdict{key}", f"Verdict{where}", _verdict(comparison, interval)),
-            page.section(f"arms{key}", f"Arms{where}", _arms(comparison, interval)),
-            page.section(f"values{key}", f"Every score{where}", _cells(comparison)),
+            (f"verdict{key}", f"Verdict{where}", _verdict(comparison, interval)),
+            (f"arms{key}", f"Arms{where}", _arms(comparison, interval)),
+            (f"values{key}", f"Every score{where}", _cells(comparison)),
         ]
     notes = "".join(f"<li>{page.text(note)}</li>" for note in result.notes)
-    sections.append(page.section("notes", "How it was compared", f"<ul>{notes}</ul>" if notes else ""))
-    sections.append(page.section("repeat", "How to repeat it", page.code(shlex.join(command))))
+    sections.append(("notes", "How it was compared", f"<ul>{notes}</ul>" if notes else ""))
+    sections.append(("repeat", "How to repeat it", page.code(shlex.join(command))))
     footer = "<p>Written by <code>plcourse report</code>.</p>"
     return page.document(f"Comparison of {result.metric}", header, sections, footer)
 

@@ -1,5 +1,5 @@
-"""The parts of a page: everything that comes from outside passes through `text`, so no name of a class, a file or a
-config key can become markup. There is no script in the page, and its content policy allows none.
+"""The parts of a page. Everything from outside passes through `text`, so no name of a class, a file or a config key can
+become markup. The page has no script, and its content policy allows none.
 """
 
 import base64
@@ -8,24 +8,26 @@ import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
-STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+_PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 _POLICY = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'"
-_WIDE = 2  # a picture wider than so many times its height has a row of its own
+_WIDE = 2  # a picture wider than this many times its height gets the full width of the page
 
 
 def text(value: Any) -> str:
-    """A value as text of the page: markup in it is shown, not obeyed; control characters are left out."""
+    """Escapes a value for the page: markup in it is shown, not interpreted; control characters are dropped."""
     plain = "".join(each for each in str(value) if each.isprintable() or each in "\n\t")
     return html.escape(plain, quote=True)
 
 
 def number(value: Any) -> str:
-    """A number with the digits that a reader can use, a dash for what is missing."""
+    """Formats a number with the digits that a reader can use; a missing value is a dash."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return "–" if value is None else text(value)  # noqa: RUF001  (a dash on purpose)
+        return "–" if value is None else text(value)  # noqa: RUF001  (an en dash on purpose)
     if isinstance(value, int):
         return f"{value:,}"
     if not math.isfinite(value):
@@ -34,28 +36,22 @@ def number(value: Any) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str) -> str:
-    """A table that scrolls by itself where the screen is too narrow.
+    """A table that scrolls sideways on a narrow screen.
 
     Args:
-        head: names of the columns; the first one names the rows.
-        rows: cells, the first of each a name; strings are text, numbers stand to the right.
+        head: names of the columns; the first column names the rows.
+        rows: the cells; columns without strings are aligned to the right.
         caption: what the table shows.
     """
     lines = [f"<caption><span>{text(caption)}</span></caption>", "<thead><tr>"]
-    numeric = [all(not isinstance(row[at], str) for row in rows) for at in range(len(head))]
-    for name, right in zip(head, numeric, strict=True):
-        lines.append(f'<th scope="col"{_right(right)}>{text(name)}</th>')
+    kinds = ["" if any(isinstance(row[at], str) for row in rows) else ' class="num"' for at in range(len(head))]
+    lines += [f'<th scope="col"{kind}>{text(name)}</th>' for name, kind in zip(head, kinds, strict=True)]
     lines.append("</tr></thead><tbody>")
-    for row in rows:
-        cells = [f'<th scope="row">{number(row[0])}</th>']
-        cells += [f"<td{_right(right)}>{number(cell)}</td>" for cell, right in zip(row[1:], numeric[1:], strict=True)]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+    for name, *row in rows:
+        cells = "".join(f"<td{kind}>{number(cell)}</td>" for cell, kind in zip(row, kinds[1:], strict=True))
+        lines.append(f'<tr><th scope="row">{number(name)}</th>{cells}</tr>')
     body = "\n".join([*lines, "</tbody>"])
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table>{body}</table></div>'
-
-
-def _right(right: bool) -> str:
-    return ' class="num"' if right else ""
 
 
 def facts(pairs: Sequence[tuple[str, Any]]) -> str:
@@ -65,18 +61,18 @@ def facts(pairs: Sequence[tuple[str, Any]]) -> str:
 
 
 def tile(name: str, value: str, note: str = "") -> str:
-    """A number to be seen first."""
+    """A number at the top of the page."""
     below = f'<span class="note">{text(note)}</span>' if note else ""
     return f'<li><span class="name">{text(name)}</span><strong>{text(value)}</strong>{below}</li>'
 
 
 def code(source: str) -> str:
-    """Text as it was typed or written; it scrolls by itself."""
+    """Verbatim text that scrolls sideways."""
     return f'<pre tabindex="0"><code>{text(source)}</code></pre>'
 
 
 def folded(summary: str, content: str) -> str:
-    """What is opened by those who want it; open in print."""
+    """Content that a reader can open; open in print."""
     return f"<details><summary>{text(summary)}</summary>{content}</details>"
 
 
@@ -85,37 +81,32 @@ def picture(path: Path, words: str) -> str:
 
     Args:
         path: the file.
-        words: what it shows, for those who see it and those who do not.
+        words: what it shows, as the caption and for screen readers.
     """
     content = path.read_bytes()
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
     data = base64.b64encode(content).decode()
     image = f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{text(words)}">'
-    if width > _WIDE * height:  # as wide as the page, and on a phone no smaller than it can be read
+    if width > _WIDE * height:  # scrolls on a phone, where it would become too small
         image = f'<div class="scroll" tabindex="0" role="region" aria-label="{text(words)}">{image}</div>'
         return f'<figure class="wide">{image}<figcaption>{text(words)}</figcaption></figure>'
     return f"<figure>{image}<figcaption>{text(words)}</figcaption></figure>"
 
 
 def is_png(path: Path) -> bool:
-    """Whether a file begins as a PNG does."""
+    """Whether a file begins with the signature of PNG."""
     with path.open("rb") as file:
         return file.read(8) == b"\x89PNG\r\n\x1a\n"
-
-
-def section(key: str, title: str, content: str) -> tuple[str, str, str]:
-    """A part of the page with its anchor; an empty one is left out by `document`."""
-    return key, title, content
 
 
 def document(title: str, header: str, sections: Sequence[tuple[str, str, str]], footer: str) -> str:
     """The whole page.
 
     Args:
-        title: of the window; text.
-        header: markup of what is seen first.
-        sections: anchors, titles and markup; those without content are left out.
-        footer: markup of the last lines.
+        title: the window's title, as text.
+        header: markup.
+        sections: anchor, title and markup of each; those without markup are left out.
+        footer: markup.
     """
     filled = [each for each in sections if each[2]]
     links = "".join(f'<li><a href="#{key}">{text(name)}</a></li>' for key, name, _ in filled)
@@ -123,25 +114,5 @@ def document(title: str, header: str, sections: Sequence[tuple[str, str, str]], 
         f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{text(name)}</h2>{content}</section>\n'
         for key, name, content in filled
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>{text(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the content</a>
-<header>{header}</header>
-<nav aria-label="Sections"><ul>{links}</ul></nav>
-<main id="main" tabindex="-1">
-{body}</main>
-<footer>{footer}</footer>
-</body>
-</html>
-"""
+    parts = {"policy": _POLICY, "style": STYLE, "title": text(title), "links": links, "body": body}
+    return _PAGE.substitute(parts, header=header, footer=footer)

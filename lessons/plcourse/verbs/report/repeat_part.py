@@ -1,4 +1,4 @@
-"""The commands that bring back what a page shows, ready to be pasted."""
+"""The part of a run's page with the commands that reproduce it, and that with its predictions."""
 
 import shlex
 from typing import Any
@@ -12,7 +12,7 @@ _VERBS = {"val": "validate", "test": "test"}
 
 
 def repeat_part(run: Run, evaluated: list[Evaluation], record: dict[str, Any]) -> str:
-    """Trains as the run was trained, then repeats each evaluation and each prediction with its settings."""
+    """The commands that repeat the training, each evaluation and each prediction."""
     root, trust = run.root, record.get("trust") or []
     flags = environment_flags(root, trust)
     verbs = [_VERBS[each.stage] for each in evaluated if each.stage in _VERBS and not each.is_variant]
@@ -27,9 +27,7 @@ def repeat_part(run: Run, evaluated: list[Evaluation], record: dict[str, Any]) -
         words += ["--then", ",".join(verbs)] * bool(verbs)
         lines += ["# from the run's own folder, every default written out", shlex.join([*words, *flags])]
         if record.get("changes"):
-            lines.append("# (its settings were changed while it trained: run.json says from which step on)")
-        if record.get("changes"):
-            lines.append("# (its settings were changed while it trained: run.json says from which step on)")
+            lines.append("# (settings were changed during training; run.json lists them with their steps)")
     for each in evaluated:
         if each.stage in _VERBS and (line := _evaluation(run, each, record, flags)):
             lines += ["", f"# the scores of part {each.stage}{_with(each.settings)}", line]
@@ -42,11 +40,11 @@ def repeat_part(run: Run, evaluated: list[Evaluation], record: dict[str, Any]) -
 
 
 def _evaluation(run: Run, evaluation: Evaluation, record: dict[str, Any], flags: list[str]) -> str:
-    """The command that gives the scores of one evaluation again; empty where only the training does."""
+    """The command that repeats one evaluation; empty if only training gives its scores."""
     verb, trust = _VERBS[evaluation.stage], evaluation.content.get("trust") or record.get("trust") or []
     if evaluation.content.get("checkpoint") or (run.path / "folds").is_dir():
         return command(verb, run.path, run.root, evaluation.settings, trust)
-    if record.get("verb") == verb:  # it never had a checkpoint: fresh weights, or an exported file
+    if record.get("verb") == verb:  # without a checkpoint: fresh weights, or an exported file
         return shlex.join(["plcourse", verb, "-c", str(run.config_path), "--allow_untrained", *flags])
     return ""
 
@@ -56,7 +54,7 @@ def _with(settings: dict[str, Any]) -> str:
 
 
 def predictions_part(run: Run) -> str:
-    """The predictions that there are, and of what."""
+    """A table of the run's predictions; empty without any."""
     rows = []
     for folder, manifest in prediction_sets(run):
         rows_written = manifest.get("rows", manifest.get("seen"))

@@ -1,4 +1,4 @@
-"""The page of one run: what ran, how it scored, its curves and pictures, and how to have it again."""
+"""The page of one run: its scores, curves and pictures, and the commands to repeat it."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from plcourse.verbs.report.repeat_part import predictions_part, repeat_part
 from plcourse.verbs.report.scaling_part import scaling_part
 from plcourse.verbs.report.scores_part import headline_tiles, scores_part
 
-_SHARED = ("loss", "accuracy", "f1", "iou", "dice", "grad_norm", "lr")  # metrics of these words share a chart
+_COMMON = ("loss", "accuracy", "f1", "iou", "dice", "grad_norm", "lr")  # metrics with one of these words share a chart
 _MOST_LINES = 7
 _LARGEST_PICTURE = 4 * 2**20
 _NUMBERED = re.compile(r"(.*?)-?(\d+)$")
@@ -32,10 +32,10 @@ _PICTURES = {
     "test-best": "The test samples that went best; a wrong class is red",
     "test-worst": "The test samples that went worst; a wrong class is red",
     "folds": "Each fold's score, their mean and its corrected interval",
-    "pacing": "Pacing: the share of the samples that was admitted over the training",
+    "pacing": "Pacing: the fraction of the samples that was admitted during training",
     "difficulty": "Difficulty of the samples, as the scorer found it",
     "examples": "Examples from easy to hard",
-    "terciles": "Accuracy on the easy, medium and hard third over the training",
+    "terciles": "Accuracy on the easy, medium and hard third during training",
     "interpolation": "Samples from one seed to the next",
 }
 
@@ -52,33 +52,33 @@ def run_page(run: Run) -> str:
     found = evaluations(run)
     summary = _json(run.path / "summary.json")
     sections = [
-        page.section("scores", "Scores", scores_part(found, record, summary)),
-        page.section("folds", "Folds", _folds(summary)),
-        page.section("predictions", "Predictions", predictions_part(run)),
-        page.section("curves", "Curves", _curves(run, record)),
-        page.section("pictures", "Pictures", _all_pictures(run, found)),
-        page.section("scaling", "Scaling", scaling_part(run.path, str(record.get("config")))),
-        page.section("exports", "Exports", _exports(run.path / "export" / "verification.json")),
-        page.section("config", "Config", _config(run)),
-        page.section("environment", "Environment", _environment(record)),
-        page.section("repeat", "How to repeat it", repeat_part(run, found, record)),
+        ("scores", "Scores", scores_part(found, record, summary)),
+        ("folds", "Folds", _folds(summary)),
+        ("predictions", "Predictions", predictions_part(run)),
+        ("curves", "Curves", _curves(run, record)),
+        ("pictures", "Pictures", _all_pictures(run, found)),
+        ("scaling", "Scaling", scaling_part(run.path, str(record.get("config")))),
+        ("exports", "Exports", _exports(run.path / "export" / "verification.json")),
+        ("config", "Config", _config(run)),
+        ("environment", "Environment", _environment(record)),
+        ("repeat", "How to repeat it", repeat_part(run, found, record)),
     ]
     title = f"{record.get('config') or 'run'}, {run.path.resolve().name}"
     return page.document(title, _header(run, record, found, summary), sections, footer(record))
 
 
 def footer(record: dict[str, Any]) -> str:
-    """What wrote the page."""
+    """The last line of the page, with the version that wrote it."""
     version = (record.get("versions") or {}).get("plcourse")
     return f"<p>Written by <code>plcourse report</code>{f', plcourse {page.text(version)}' if version else ''}.</p>"
 
 
 def when(moment: Any) -> str:
-    """A time of a record as a person reads it."""
+    """Formats a time of a record for a reader."""
     try:
         return datetime.fromisoformat(moment).strftime("%Y-%m-%d %H:%M")
     except (TypeError, ValueError):
-        return "–"  # noqa: RUF001  (a dash on purpose)
+        return "–"  # noqa: RUF001  (an en dash on purpose)
 
 
 def _header(run: Run, record: dict[str, Any], found: list[Evaluation], summary: dict[str, Any]) -> str:
@@ -131,7 +131,7 @@ def _curves(run: Run, record: dict[str, Any]) -> str:
     best = record.get("best")
     mark = best.get("step") if isinstance(best, dict) and not folds else None
     drawn = []
-    for key in sorted(groups, key=lambda key: (_SHARED.index(key) if key in _SHARED else 2.5, key)):
+    for key in sorted(groups, key=lambda key: (_COMMON.index(key) if key in _COMMON else 2.5, key)):
         lines = groups[key]
         names = list(dict.fromkeys(line.name for line in lines))
         for start in range(0, len(names), _MOST_LINES):
@@ -146,13 +146,13 @@ def _curves(run: Run, record: dict[str, Any]) -> str:
 
 
 def _group(metric: str) -> str:
-    """The chart that a metric belongs into: that of its word where many have it, else one of its own name."""
+    """The chart of a metric: that of a common word in its name, else one with its own name."""
     base = metric.partition("/")[2] or metric
-    return next((word for word in _SHARED if f"_{word}_" in f"_{base}_"), base)
+    return next((word for word in _COMMON if f"_{word}_" in f"_{base}_"), base)
 
 
 def _all_pictures(run: Run, evaluated: list[Evaluation]) -> str:
-    """The run's plots, then those of evaluations with other settings."""
+    """The run's plots, then those of evaluations with changed settings."""
     others = [(each, _pictures(each.file.with_suffix("") / "plots")) for each in evaluated if each.is_variant]
     parts = [
         f"<h3>{page.text(f'Part {each.stage} with {said(each.settings)}')}</h3>{found}"
@@ -163,7 +163,7 @@ def _all_pictures(run: Run, evaluated: list[Evaluation]) -> str:
 
 
 def _pictures(folder: Path) -> str:
-    """The run's plots; of a numbered series the first, the middle and the last."""
+    """The plots in a folder; of a numbered series the first, the middle and the last."""
     series: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.png")):
         found = _NUMBERED.fullmatch(path.stem)
@@ -176,7 +176,7 @@ def _pictures(folder: Path) -> str:
             if len(paths) > 1:
                 words += f" {path.stem[len(name) :].lstrip('-')} (file {paths.index(path) + 1} of {len(paths)})"
             if path.stat().st_size > _LARGEST_PICTURE or not page.is_png(path):
-                parts.append(f"<p>{page.text(words)}: in {page.text(path.name)}, too large or no picture.</p>")
+                parts.append(f"<p>{page.text(words)}: in {page.text(path.name)}, too large or not a picture.</p>")
             else:
                 parts.append(page.picture(path, words))
     return f'<div class="pictures">{"".join(parts)}</div>' if parts else ""
@@ -196,7 +196,7 @@ def _exports(file: Path) -> str:
     sizes = max((sizes for sizes, _ in rows), key=len)
     head = ["format", "status", "bytes", "largest deviation", "score", *(f"ms at {size}" for size in sizes)]
     cells = [[*row, *[None] * (len(head) - len(row))] for _, row in rows]
-    return page.table(head, cells, "Exported files, held against the trained model; median milliseconds per batch")
+    return page.table(head, cells, "Exported files compared with the trained model; median milliseconds per batch")
 
 
 def _config(run: Run) -> str:
@@ -219,7 +219,7 @@ def _environment(record: dict[str, Any]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A file's object, empty where there is none."""
+    """Reads an object from a JSON file; empty without the file."""
     try:
         found = json.loads(path.read_bytes(), parse_constant=lambda _: math.nan)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The part of a run's page that shows how its config scales, where `plcourse benchmark scaling` has measured it."""
+"""The part of a run's page with the result of `plcourse benchmark scaling` for its config."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ _HEAD = ["job", "samples/s", "times one rank", "low", "high", "efficiency", "MiB
 
 
 def scaling_part(run: Path, config: str) -> str:
-    """What the newest finished benchmark of a config found, in the same root of runs; empty where there is none.
+    """Shows the newest finished benchmark of a config in the same root of runs; empty without one.
 
     Args:
         run: the run's folder, ``<root>/<lesson>/<variant>/<time>``.
@@ -46,7 +46,7 @@ def scaling_part(run: Path, config: str) -> str:
 
 
 def _finished(file: Path) -> dict[str, Any]:
-    """The report in a file; empty where the benchmark did not end, or the file cannot be read."""
+    """Reads a benchmark's file; empty if it did not finish or cannot be read."""
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a run scored: tiles of the page's head, and a table for each evaluation."""
+"""The parts of a run's page with its scores: tiles at the top, and a table for each evaluation."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from plcourse.stats.intervals import wilson
 from plcourse.training.variant import said
 from plcourse.verbs.report import page
 
-# the fields of an evaluation's file that say how it was made
+# Fields of an evaluation's file that are not findings.
 _NO_FINDINGS = ("metrics", "coverage", "intervals", "settings", "trust", "stage")
 
 
 def headline_tiles(evaluated: list[Evaluation], record: dict[str, Any], summary: dict[str, Any]) -> list[str]:
-    """The tiles of the run's own score of the test part and of the best score while training."""
+    """Tiles with the test score and with the best score during training."""
     tiles = []
     test = next((each for each in evaluated if each.stage == "test" and not each.is_variant), None)
     if test is not None and (score := score_of(test, record)):
@@ -33,12 +33,11 @@ def headline_tiles(evaluated: list[Evaluation], record: dict[str, Any], summary:
 
 
 def scores_part(evaluated: list[Evaluation], record: dict[str, Any], summary: dict[str, Any]) -> str:
-    """A table for each evaluation, those of the run as it was trained first."""
+    """A table for each evaluation, first those without changed settings."""
     return "".join(_evaluation(each, record, summary) for each in evaluated)
 
 
 def _evaluation(evaluation: Evaluation, record: dict[str, Any], summary: dict[str, Any]) -> str:
-    """The scores of one evaluation, and in what it differs from the run."""
     report, metrics = evaluation.content, evaluation.metrics
     over_folds = (summary.get("metrics") or {}) if not evaluation.is_variant else {}
     rows = []
@@ -46,7 +45,7 @@ def _evaluation(evaluation: Evaluation, record: dict[str, Any], summary: dict[st
     for name, value in metrics.items():
         if name in ends:
             continue
-        if name in over_folds:  # samples of one fold share a model, so that Wilson's interval would be too narrow
+        if name in over_folds:  # Wilson's interval would be too narrow: samples of a fold share a model
             rows.append([name, value, over_folds[name].get("low"), over_folds[name].get("high")])
             continue
         interval = _interval(report, name)
@@ -61,7 +60,7 @@ def _evaluation(evaluation: Evaluation, record: dict[str, Any], summary: dict[st
     best = record.get("best")
     if report.get("best_step") is not None and isinstance(best, dict) and best.get("step") != report["best_step"]:
         parts.append(
-            "<p>The run was trained further since, and its best checkpoint is another one now: evaluate it again.</p>"
+            "<p>The run was trained further after this evaluation and has a new best checkpoint: evaluate it again.</p>"
         )
     parts += [
         found for key, section in report.items() if key not in _NO_FINDINGS and (found := _finding(title, key, section))
@@ -70,7 +69,7 @@ def _evaluation(evaluation: Evaluation, record: dict[str, Any], summary: dict[st
 
 
 def _interval(report: dict[str, Any], name: str) -> tuple[float, float, float] | None:
-    """Low, high and coverage of a score's interval: what the evaluation found or logged, or Wilson's for a share."""
+    """Low end, high end and confidence of a score's interval: recorded, logged, or Wilson's for an accuracy."""
     found = (report.get("intervals") or {}).get(name)
     if isinstance(found, dict) and isinstance(found.get("low"), int | float):
         return found["low"], found["high"], report["intervals"].get("confidence", 0.95)
@@ -85,13 +84,13 @@ def _interval(report: dict[str, Any], name: str) -> tuple[float, float, float] |
 
 
 def _logged_ends(metrics: dict[str, Any], name: str) -> dict[str, Any]:
-    """Low and high of a score's interval by the names that a callback logged them under; empty where it did not."""
+    """The ends of a score's interval by the names that a callback logged them under; empty without them."""
     names = (f"{name}_low", f"{name}_high")
     return {end: metrics[end] for end in names} if metrics.keys() >= set(names) else {}
 
 
 def _finding(stage: str, key: str, section: Any) -> str:
-    """What an evaluation found beside the scores, as a table wherever it has the form of one."""
+    """A finding of an evaluation beside the scores as a table; empty if it has no rows."""
     title = f"{stage}, {key.replace('_', ' ')}"
     if key == "confusion" or not isinstance(section, dict):
         return ""  # the matrix is among the pictures

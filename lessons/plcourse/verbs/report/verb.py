@@ -1,4 +1,4 @@
-"""`plcourse report` as it is typed. No torch: a report looks."""
+"""The verb `report`. No torch."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -7,15 +7,15 @@ from plcourse.console import say
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError
 from plcourse.files import write_text
-from plcourse.runs.folders import find_folder
-from plcourse.runs.run import SWEEPS, Run, runs_root
+from plcourse.runs.run import Run, runs_root
+from plcourse.verbs.compare.cells import find_sweep_folder
 from plcourse.verbs.report.run_page import run_page
 
 _FILE = "report.html"
 
 
 def report(argv: list[str]) -> None:
-    """`plcourse report RUN_OR_SWEEP... [flags]`."""
+    """Runs `plcourse report RUN_OR_SWEEP... [flags]`."""
     parser = LineParser("report")
     parser.add_argument("inputs", nargs="+", metavar="RUN_OR_SWEEP")
     for flag in ("--metric", "--mode", "--baseline", "--grid_by", "--output", "--runs_root"):
@@ -23,19 +23,19 @@ def report(argv: list[str]) -> None:
     parser.add_argument("--force", action="store_true")
     args = parser.parse(argv)
     root = runs_root(args.runs_root)
-    sweep = _sweep(args.inputs[0], root)
+    sweep = find_sweep_folder(args.inputs[0], root)
     if len(args.inputs) == 1 and sweep is None:
         given = [flag for flag in ("metric", "mode", "baseline", "grid_by") if getattr(args, flag) is not None]
         if given or args.force:
-            raise UserError(f"--{(given or ['force'])[0]} is for a comparison; name a sweep, or more than one run")
+            raise UserError(f"--{(given or ['force'])[0]} is for a comparison; give a sweep or several runs")
         run = Run.load(args.inputs[0], root)
         content, folder = run_page(run), run.path
     else:
-        from plcourse.verbs.compare.comparison import Options, compare_runs  # brings numpy and scipy
+        from plcourse.verbs.compare.comparison import Options, compare_runs  # imports numpy and scipy
         from plcourse.verbs.report.comparison_page import comparison_page
 
         if args.mode not in (None, "max", "min"):
-            raise UserError(f"--mode {args.mode!r}: give max or min")
+            raise UserError(f"--mode is {args.mode!r}; give max or min")
         names = {field.name for field in fields(Options)}
         options = Options(**{name: value for name, value in vars(args).items() if name in names})
         found = compare_runs(args.inputs, options, args.runs_root)
@@ -49,21 +49,15 @@ def report(argv: list[str]) -> None:
     say(f"report in {file}")
 
 
-def _sweep(name: str, root: Path) -> Path | None:
-    """The folder of a sweep that a name means."""
-    candidates = (Path(name), root / name, root / SWEEPS / name)
-    return next((found for each in candidates if (found := find_folder(each, "sweep.json"))), None)
-
-
 def _file(output: str | None, folder: Path | None) -> Path:
-    """Where the report goes: as asked for, or into the folder that it is about."""
+    """The file to write: `--output`, or `report.html` in the folder of the run or sweep."""
     if output is None:
         if folder is None:
-            raise UserError("a report on several runs belongs to none of them: say --output FILE.html")
+            raise UserError("a report on several runs needs --output FILE.html")
         return folder / _FILE
     file = Path(output) / _FILE if Path(output).is_dir() else Path(output)
     if file.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--output {output!r}: give a folder that exists, or a name that ends with .html")
+        raise UserError(f"--output is {output!r}; give a folder that exists, or a name that ends with .html")
     if not file.parent.is_dir():
-        raise UserError(f"--output {output!r}: the folder '{file.parent}' does not exist; make it first")
+        raise UserError(f"--output is {output!r}, but the folder '{file.parent}' does not exist; make it first")
     return file
