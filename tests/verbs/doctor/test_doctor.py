@@ -1,4 +1,4 @@
-"""`plcourse doctor`: what is well is said, what is not is named with what mends it."""
+"""`plcourse doctor`: each finding says what is right, or what is wrong and how to fix it."""
 
 import re
 import socket
@@ -42,7 +42,7 @@ class TestInstallation:
         assert "fit together" in out
         assert "gloo starts and sums" in out
         assert "mnist5k: 5,000 images of 10 classes" in out
-        assert out.endswith("nothing to mend\n")
+        assert out.endswith("nothing to fix\n")
         assert not Path("runs").exists()  # looked at, not made
 
     def test_versions_out_of_their_bounds_name_the_command(self, monkeypatch):
@@ -63,7 +63,7 @@ class TestInstallation:
 
     def test_a_root_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").touch()
-        (found,) = installation._named("runs root", Path("/proc/self/runs"))
+        (found,) = installation._folder("runs root", Path("/proc/self/runs"))
         assert found.state == FIX
         assert "--runs_root" in found.remedy
 
@@ -79,8 +79,8 @@ class TestConfig:
     def test_a_good_one(self, asked):
         status, out, err = asked("-c", str(write_config(Path("a.yaml"), digits_config())))
         assert (status, err) == (0, "")
-        assert "no sample is in two parts" in out
-        assert "val/loss is logged, and watched" in out
+        assert "no sample or copy of it is in two parts" in out
+        assert "val/loss is monitored and logged" in out
         assert "activations of a batch" in out
         assert not Path("runs").exists()
 
@@ -90,7 +90,7 @@ class TestConfig:
         status, out, err = asked("-c", str(write_config(Path("a.yaml"), broken)))
         assert status == 1
         assert "FIX   the monitor: monitor 'val/los' is never logged; did you mean 'val/loss'?" in out
-        assert "1 to be mended" in err
+        assert "1 problem(s) to fix" in err
 
     def test_a_batch_larger_than_the_data_and_flags_of_fit(self, asked):
         file = write_config(Path("a.yaml"), digits_config())
@@ -122,7 +122,7 @@ class TestConfig:
         status, out, _ = asked("-c", str(write_config(Path("a.yaml"), own)))
         assert status == 0
         assert "image_folder: 2 training samples equal one of val or test and are left out" in out
-        assert "(train 14, val 4, test 4), not even as a copy" in out
+        assert "no sample or copy of it is in two parts (train 14, val 4, test 4)" in out
 
     def test_a_data_module_that_leaks(self):
         source = SimpleNamespace(ids=["a", "b", "c"], hashes=np.array([1, 2, 1], dtype=np.uint64))
@@ -178,15 +178,15 @@ class TestNetwork:
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         status, out, _ = asked("--network", address, "--node_rank", "0", "--timeout", "1")
         assert status == 1
-        assert "node(s) 1 have not come" in out
+        assert "node(s) 1 did not connect within 1 s" in out
         status, out, _ = asked("--network", address, "--node_rank", "1", "--timeout", "1")
         assert status == 1
         assert "nothing listens there" in out
 
     def test_mistakes(self, asked):
         assert "give HOST:PORT" in asked("--network", "here")[2]
-        assert "--node_rank None" in asked("--network", "a:1")[2]
-        assert "goes with --network" in asked("--nodes", "3")[2]
+        assert "--node_rank is None" in asked("--network", "a:1")[2]
+        assert "needs --network" in asked("--nodes", "3")[2]
         status, out, _ = asked("--network", "127.0.0.1:29400", "--node_rank", "1", "--interface", "nope0")
         assert status == 1
         assert "the interfaces here are" in out

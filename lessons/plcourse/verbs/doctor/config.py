@@ -1,4 +1,4 @@
-"""A config before a long run: its data, its keys, and a trial of two batches in a folder that is thrown away."""
+"""Checks a config before a long run: its keys, its data, and a trial of two batches in a temporary folder."""
 
 import contextlib
 import io
@@ -36,11 +36,11 @@ _TRIAL = {
     "enable_progress_bar": False,
 }
 _MIB = 2**20
-_SKEWED = 10  # times that the largest class may have the samples of the smallest
+_SKEWED = 10  # a larger ratio of the largest to the smallest class is noted
 
 
 class Examiner(CourseCLI):
-    """Parses a request and builds its model, data and trainer in a folder that is thrown away; trains nothing."""
+    """Parses a request and builds its model, data and trainer in a temporary folder, without training."""
 
     folder: Path
 
@@ -57,7 +57,7 @@ class Examiner(CourseCLI):
 
 
 def examine_config(argv: list[str]) -> Iterator[Finding]:
-    """Looks at a config as `plcourse fit` would run it.
+    """Checks a config as `plcourse fit` would run it.
 
     Args:
         argv: the arguments of that fit.
@@ -66,55 +66,50 @@ def examine_config(argv: list[str]) -> Iterator[Finding]:
     allowlist.install(request.trusted)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("default")
-        warnings.simplefilter("ignore", DeprecationWarning)  # as Python does: they are for the library's authors
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's default: meant for the library's authors
         quieten()
         Examiner.folder = Path(folder)
         try:
             cli = Examiner(request)
         except UserError:
             raise
-        except Exception as error:  # whatever a constructor of anybody's raises
-            remedy = "`plcourse doctor` says what this machine has; `plcourse fit --model.help NAME` what a class takes"
+        except Exception as error:  # a constructor may raise anything
+            remedy = (
+                "`plcourse doctor` shows what this machine has, `plcourse fit --model.help NAME` what a class takes"
+            )
             yield Finding(FIX, f"it cannot be built here: {first_line(error)}", remedy)
             return
         yield Finding(OK, "every key is known and has a valid value")
-        looks = (_no_effect, _data, _trial)
-        yield from examined([_as(look, cli) for look in looks])
+        yield from examined([partial(check, cli) for check in (_no_effect, _data, _trial)])
         for said in dict.fromkeys(str(warning.message).strip().partition("\n")[0] for warning in warned):
             yield Finding(NOTE, f"a library warns: {said}")
 
 
-def _as(look: Any, cli: Examiner) -> Any:
-    bound = partial(look, cli)
-    bound.__name__ = look.__name__  # pyright: ignore[reportAttributeAccessIssue]  (what a finding calls it)
-    return bound
-
-
 def _no_effect(cli: Examiner) -> Iterator[Finding]:
-    """Settings of the trainer that another one overrides, or that never come into play."""
+    """Notes settings of the trainer that have no effect, or a surprising one."""
     trainer = cli.settings.trainer
     said = [
         (
             trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None,
-            "trainer.gradient_clip_algorithm clips nothing without trainer.gradient_clip_val",
+            "trainer.gradient_clip_algorithm has no effect without trainer.gradient_clip_val",
         ),
         (
             (trainer.get("check_val_every_n_epoch") or 1) > (trainer.get("max_epochs") or 1000) > 0,
-            "trainer.check_val_every_n_epoch is more than trainer.max_epochs: nothing is ever validated",
+            "trainer.check_val_every_n_epoch exceeds trainer.max_epochs: the run never validates",
         ),
-        (trainer.get("fast_dev_run"), "trainer.fast_dev_run is on: the run stops after a batch and keeps nothing"),
-        (trainer.get("overfit_batches"), "trainer.overfit_batches is set: the run trains on those batches alone"),
+        (trainer.get("fast_dev_run"), "trainer.fast_dev_run is on: the run stops after a batch and saves nothing"),
+        (trainer.get("overfit_batches"), "trainer.overfit_batches is set: the run trains on these batches only"),
         (trainer.get("limit_val_batches") == 0, "trainer.limit_val_batches is 0: no checkpoint can be the best"),
         (trainer.get("deterministic") and trainer.get("benchmark"), "trainer.benchmark may undo trainer.deterministic"),
     ]
     found = [Finding(NOTE, text) for applies, text in said if applies]
-    yield from found or [Finding(OK, "no setting of the trainer without effect")]
+    yield from found or [Finding(OK, "every setting of the trainer has an effect")]
 
 
 def _data(cli: Examiner) -> Iterator[Finding]:
     data = cli.datamodule
     if data is None:
-        yield Finding(NOTE, "the model brings its own data; they are not examined")
+        yield Finding(NOTE, "the model provides its own data, which is not examined")
         return
     data.prepare_data()
     data.setup("fit")
@@ -138,11 +133,13 @@ def _data(cli: Examiner) -> Iterator[Finding]:
             yield Finding(NOTE, advice.what, f"add {advice.flags}")
         every = cli.settings.trainer.get("log_every_n_steps") or 50
         if every > steps * max(1, cli.settings.trainer.get("max_epochs") or 1):
-            yield Finding(NOTE, f"trainer.log_every_n_steps is {every}, more than all steps: no training curve")
+            yield Finding(
+                NOTE, f"trainer.log_every_n_steps is {every}, which exceeds the number of steps: no training curve"
+            )
 
 
 def _of_a_fold(cli: Examiner, n_train: int) -> int:
-    """The samples that are trained on at a time, where the loop cuts them into folds."""
+    """The training samples of one fold, or all of them without folds."""
     loop = cli.settings.trainer.get("fit_loop") or {}
     if "KFoldLoop" not in str(loop.get("class_path")):
         return n_train
@@ -158,13 +155,13 @@ def _duplicates(data: Any) -> Iterator[Finding]:
             found = overlap(parts, source)  # pyright: ignore[reportArgumentType]  (a Source: it has hashes)
             if not found:
                 sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in parts.items())
-                yield Finding(OK, f"no sample is in two parts ({sizes}), not even as a copy")
+                yield Finding(OK, f"no sample or copy of it is in two parts ({sizes})")
                 return
             first = found[0]
             remedy = f"remove one of {first[0]} and {first[1]} ({first[2]}), and the others like it"
             yield Finding(FIX, f"{len(found)} samples are in more than one part", remedy)
             return
-    yield Finding(NOTE, f"{type(data).__name__} tells no content hashes: copies in two parts would not be seen")
+    yield Finding(NOTE, f"{type(data).__name__} has no content hashes: copies in two parts cannot be detected")
 
 
 def _classes(data: Any) -> Iterator[Finding]:
@@ -175,12 +172,12 @@ def _classes(data: Any) -> Iterator[Finding]:
     counts = Counter(labels.tolist())
     absent = [name for number, name in enumerate(names) if not counts[number]]
     if absent:
-        remedy = "leave the class out, or put the folder of its samples where the others are"
+        remedy = "remove the class, or put the folder of its samples beside the others"
         yield Finding(FIX, f"no sample of class {', '.join(map(str, absent[:5]))} to train on", remedy)
     (most, large), (least, small) = counts.most_common(1)[0], counts.most_common()[-1]
     said = f"{len(counts)} classes, from {small:,} samples ({_name(names, least)}) to {large:,} ({_name(names, most)})"
     if large > _SKEWED * small:
-        yield Finding(NOTE, said, "accuracy will say little of the small classes; look at f1, and at each class")
+        yield Finding(NOTE, said, "accuracy says little about the small classes; look at f1 and at each class")
     else:
         yield Finding(OK, said)
 
@@ -190,14 +187,14 @@ def _name(names: list[Any], number: int) -> str:
 
 
 class _Memory(Callback):
-    """Measures what one real batch keeps for its backward pass, and what the optimizers keep."""
+    """Measures the bytes that a batch keeps for its backward pass, and those of the optimizers' state."""
 
     def __init__(self) -> None:
         self.activations = 0
         self.optimizer_state = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Lays itself around the training step."""
+        """Wraps the training step."""
         step, weights = pl_module.training_step, {each.untyped_storage().data_ptr() for each in pl_module.parameters()}
 
         def measured(*args: Any, **kwargs: Any) -> Any:
@@ -217,7 +214,7 @@ class _Memory(Callback):
         pl_module.training_step = measured
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Adds up the optimizers' tensors."""
+        """Adds up the optimizers' tensors and unwraps the training step."""
         states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
         kept = [each for state in states for each in state.values() if isinstance(each, torch.Tensor)]
         self.optimizer_state = sum(each.numel() * each.element_size() for each in kept)
@@ -225,7 +222,7 @@ class _Memory(Callback):
 
 
 def _trial(cli: Examiner) -> Iterator[Finding]:
-    """Two batches of each kind, trained and validated."""
+    """Trains and validates on two batches each."""
     memory, trainer, model = _Memory(), cli.trainer, cli.model
     if type(model).training_step is LightningModule.training_step:
         yield Finding(NOTE, f"{type(model).__name__} does not train; `plcourse test` is the verb for it")
@@ -236,16 +233,18 @@ def _trial(cli: Examiner) -> Iterator[Finding]:
             trainer.fit(model, cli.datamodule)
     except UserError as error:
         what = "the monitor" if "never logged" in str(error) else "a trial of two batches fails"
-        yield Finding(FIX, f"{what}: {first_line(error)}", "mend the config, then ask again")
+        yield Finding(FIX, f"{what}: {first_line(error)}", "fix the config, then run doctor again")
         return
-    yield Finding(OK, "two batches of each kind train and validate")
+    yield Finding(OK, "training and validation work on two batches")
     logged = sorted(trainer.callback_metrics)
     monitors = [name for each in trainer.callbacks if (name := getattr(each, "monitor", None))]
     for name in monitors:
         if name in logged:
-            yield Finding(OK, f"{name} is logged, and watched")
+            yield Finding(OK, f"{name} is monitored and logged")
         else:
-            yield Finding(NOTE, f"{name} is watched, and was not logged by two batches; logged are {', '.join(logged)}")
+            yield Finding(
+                NOTE, f"{name} is monitored but was not logged by two batches; logged are {', '.join(logged)}"
+            )
     weights = sum(each.numel() * each.element_size() for each in model.parameters())
     trained = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
     parts = {
@@ -257,10 +256,10 @@ def _trial(cli: Examiner) -> Iterator[Finding]:
     total = sum(parts.values())
     said = ", ".join(f"{name} {size / _MIB:.2g}" for name, size in parts.items())
     free = _free_memory(model.device)
-    line = f"about {total / _MIB:.3g} MiB for the model per process, beside Python and the data (MiB: {said})"
+    line = f"about {total / _MIB:.3g} MiB for the model per process, not counting Python and the data (MiB: {said})"
     if free is not None and total > free:
         remedy = "a smaller batch_size with trainer.accumulate_grad_batches, or activation checkpointing"
-        yield Finding(FIX, f"{line}; free are {free / _MIB:.0f} MiB", remedy)
+        yield Finding(FIX, f"{line}; only {free / _MIB:.0f} MiB are free", remedy)
     else:
         yield Finding(OK, line)
 

@@ -1,4 +1,4 @@
-"""What an examination finds, and how it is said."""
+"""The findings of an examination."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -9,12 +9,12 @@ OK, NOTE, FIX = "ok", "note", "FIX"
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        state: `ok`, `note` for what is worth knowing, `FIX` for what will go wrong.
-        what: what was seen.
-        remedy: what to do, for `FIX`; why it matters, for a note; may be empty.
+        state: `ok`, `note` for something worth knowing, `FIX` for something that will go wrong.
+        what: what was found.
+        remedy: how to fix it, or why it matters; may be empty.
     """
 
     state: str
@@ -22,15 +22,15 @@ class Finding(NamedTuple):
     remedy: str = ""
 
     def lines(self) -> str:
-        """As it is printed."""
+        """The finding as it is printed."""
         return f"{self.state:<5} {self.what}" + (f"\n      {self.remedy}" if self.remedy else "")
 
 
 def examined(examinations: Iterable[Callable[[], Iterable[Finding]]]) -> Iterator[Finding]:
-    """The findings of all examinations; one that fails is itself a finding."""
+    """The findings of all examinations; an examination that raises becomes a finding."""
     for examine in examinations:
         try:
             yield from examine()
         except Exception as error:
-            name = examine.__name__.replace("_", " ").strip()
+            name = getattr(examine, "func", examine).__name__.replace("_", " ").strip()  # a partial has a func
             yield Finding(FIX, f"{name}: {type(error).__name__}: {first_line(error)}", "PLCOURSE_DEBUG=1 shows more")

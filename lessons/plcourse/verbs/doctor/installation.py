@@ -1,4 +1,4 @@
-"""The installation: versions, accelerator, process groups, memory between processes, disks, data."""
+"""Checks the installation: versions, accelerator, process groups, shared memory, disk space and data."""
 
 import os
 import shutil
@@ -24,14 +24,14 @@ _INSTALL = "pip install -c constraints.txt -e . installs the tested set"
 
 
 def examine_installation(flag: str | None) -> Iterator[Finding]:
-    """Looks at everything that a run will need.
+    """Checks everything that a run needs.
 
     Args:
-        flag: the runs' root as asked for.
+        flag: the value of `--runs_root`.
     """
     root = runs_root(flag)
     looks = (_versions, _torch_and_torchvision, _accelerator, _process_groups, _shared_memory)
-    yield from examined([*looks, partial(_named, "runs root", root), _data_sources])
+    yield from examined([*looks, partial(_folder, "runs root", root), _data_sources])
 
 
 def _versions() -> Iterator[Finding]:
@@ -46,7 +46,7 @@ def _versions() -> Iterator[Finding]:
             faulty.append(Finding(FIX, f"{requirement.name} is not installed", _INSTALL))
         elif not requirement.specifier.contains(version, prereleases=True):
             known = requirement.name == "pytorch-lightning" and version in ("2.6.2", "2.6.3")
-            why = " (a compromised release: remove it, and change what secrets this machine holds)" if known else ""
+            why = " (a compromised release: remove it and change the secrets on this machine)" if known else ""
             wanted = f"plcourse needs {requirement.specifier}"
             remedy = f'{wanted}{why}; pip install "{requirement.name}{requirement.specifier}"'
             faulty.append(Finding(FIX, f"{requirement.name} {version}", remedy))
@@ -57,7 +57,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _torch_and_torchvision() -> Iterator[Finding]:
-    """In a process of its own: a mixed pair fails at the import, in every later import too."""
+    """Imports both in a new process: a mixed pair fails at the import, and so do all later imports."""
     pair = f"torch {package_version('torch')} and torchvision {package_version('torchvision')}"
     done = subprocess.run([sys.executable, "-c", _PAIR], capture_output=True, text=True, timeout=120)
     if done.returncode == 0:
@@ -80,8 +80,8 @@ def _accelerator() -> Iterator[Finding]:
         built = torch.version.cuda
         remedy = "this torch is a build without CUDA; install torch and torchvision from an index with CUDA"
         if built:
-            remedy = f"torch is built for CUDA {built}; nvidia-smi says whether the driver is recent enough"
-        yield Finding(FIX, "there is an NVIDIA driver, but torch sees no GPU", remedy)
+            remedy = f"torch is built for CUDA {built}; nvidia-smi shows whether the driver is recent enough"
+        yield Finding(FIX, "an NVIDIA driver is installed, but torch finds no GPU", remedy)
         return
     yield Finding(OK, f"no GPU; {cores} CPU cores, torch uses {torch.get_num_threads()} threads")
     if "OMP_NUM_THREADS" in os.environ and cores and torch.get_num_threads() < cores:
@@ -89,7 +89,7 @@ def _accelerator() -> Iterator[Finding]:
 
 
 def _process_groups() -> Iterator[Finding]:
-    """A group of one process each, with a sum in it: what imports may still fail to start."""
+    """Starts a group of one process with each backend and sums in it; an import alone proves little."""
     import torch
     import torch.distributed as dist
 
@@ -116,7 +116,7 @@ def _process_groups() -> Iterator[Finding]:
 def _shared_memory() -> Iterator[Finding]:
     folder = Path("/dev/shm")
     if not folder.is_dir():
-        yield Finding(NOTE, "no /dev/shm: batches of loader workers take another way")
+        yield Finding(NOTE, "no /dev/shm: loader workers share batches by other means")
         return
     free = shutil.disk_usage(folder).free
     remedy = "a container gets more with docker run --shm-size 2g; or keep data.init_args.num_workers at 0"
@@ -126,8 +126,8 @@ def _shared_memory() -> Iterator[Finding]:
         yield Finding(OK, f"{free / _GIB:.1f} GiB of shared memory")
 
 
-def _named(name: str, root: Path) -> Iterator[Finding]:
-    """Whether runs can be written: a file is made, renamed and removed; and how many there is room for."""
+def _folder(name: str, root: Path) -> Iterator[Finding]:
+    """Checks that a file can be written, renamed and removed, and how much space is left."""
     there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
     try:
         with tempfile.TemporaryDirectory(dir=there, prefix=".plcourse-doctor-") as folder:
@@ -144,9 +144,9 @@ def _named(name: str, root: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(there).free
     room = f"{free / _GIB:.1f} GiB free"
     if free < _GIB:
-        yield Finding(FIX, f"{name} {root}: only {room}", "a run takes its model several times over; make room first")
+        yield Finding(FIX, f"{name} {root}: only {room}", "a run stores its model several times; free some space first")
     else:
-        yield Finding(OK, f"{name} {root}: can be written, {room}")
+        yield Finding(OK, f"{name} {root}: writable, {room}")
 
 
 def _data_sources() -> Iterator[Finding]:
@@ -157,5 +157,5 @@ def _data_sources() -> Iterator[Finding]:
             source = open_source(name)
             yield Finding(OK, f"{name}: {len(source.ids):,} images of {len(source.label_names)} classes")
         except Exception as error:
-            remedy = f"pip install --force-reinstall {package}, which carries it"
+            remedy = f"pip install --force-reinstall {package}, which contains it"
             yield Finding(FIX, f"{name}: {str(error).partition(chr(10))[0]}", remedy)

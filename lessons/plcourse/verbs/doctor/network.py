@@ -1,4 +1,4 @@
-"""Whether nodes find each other, step by step, so that the step that fails says what to mend."""
+"""Checks step by step that nodes find each other, so that the failing step shows what to fix."""
 
 import datetime
 import json
@@ -16,15 +16,15 @@ _ROUNDS = 10
 
 
 class Meeting(NamedTuple):
-    """Who meets where.
+    """The nodes that are to meet, and where.
 
     Attributes:
-        host: the node that all others connect to.
-        port: a free port of it.
-        nodes: how many there are.
-        node_rank: which of them this is; 0 is the one that `host` names.
-        backend: gloo or nccl; None for nccl where there is a GPU.
-        interface: the network interface to go through; None leaves the choice to the backend.
+        host: node 0, to which all others connect.
+        port: a free port on it.
+        nodes: number of nodes.
+        node_rank: this node's number.
+        backend: gloo or nccl; None for nccl with a GPU and gloo without.
+        interface: the network interface to use; None leaves the choice to the backend.
         timeout: seconds to wait for the others.
     """
 
@@ -43,17 +43,17 @@ def examine_network(meeting: Meeting) -> Iterator[Finding]:
         address = socket.getaddrinfo(meeting.host, meeting.port, type=socket.SOCK_STREAM)[0][4][0]
     except OSError as error:
         remedy = "give the address of node 0 as `hostname -I` prints it there"
-        yield Finding(FIX, f"{meeting.host} is no known name: {error}", remedy)
+        yield Finding(FIX, f"{meeting.host} cannot be resolved: {error}", remedy)
         return
     own = _own_address(str(address), meeting.port)
     yield Finding(OK, f"{meeting.host} is {address}; this node reaches it from {own}")
     if meeting.nodes > 1 and str(address).startswith("127."):
-        yield Finding(NOTE, "a loopback address: only processes of this machine can meet there")
+        yield Finding(NOTE, "this is a loopback address: only processes of this machine can meet there")
     if meeting.interface is not None:
         known = [name for _, name in socket.if_nameindex()]
         if meeting.interface not in known:
             remedy = f"the interfaces here are {', '.join(known)}"
-            yield Finding(FIX, f"there is no interface {meeting.interface!r}", remedy)
+            yield Finding(FIX, f"unknown network interface {meeting.interface!r}", remedy)
             return
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = meeting.interface
     if meeting.node_rank and (problem := _unreachable(meeting)):
@@ -63,18 +63,18 @@ def examine_network(meeting: Meeting) -> Iterator[Finding]:
 
 
 def _own_address(address: str, port: int) -> str:
-    """The address that this node has on the way to another; nothing is sent."""
+    """The address of this node as seen from another one; nothing is sent."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((address, port))
             return str(probe.getsockname()[0])
         except OSError:
-            return "nowhere"
+            return "an unknown address"
 
 
 def _unreachable(meeting: Meeting) -> Finding | None:
-    """Waits until node 0 listens; what kept it from that, as a finding."""
+    """Waits until node 0 listens; returns a finding if it does not."""
     end, last = time.monotonic() + meeting.timeout, "no answer"
     while time.monotonic() < end:
         try:
@@ -86,7 +86,11 @@ def _unreachable(meeting: Meeting) -> Finding | None:
             last = f"{error}"
         time.sleep(0.3)
     refused = last.startswith("refused")
-    remedy = "start the same command with --node_rank 0 there" if refused else "a firewall? open the port between nodes"
+    remedy = (
+        "start the same command with --node_rank 0 there"
+        if refused
+        else "if there is a firewall, open the port between the nodes"
+    )
     return Finding(FIX, f"{meeting.host}:{meeting.port} {last}", remedy)
 
 
@@ -102,7 +106,7 @@ def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
             meeting.host, meeting.port, None, first, wait, wait_for_workers=False
         )
     except Exception as error:
-        remedy = f"on node 0 the port must be free and {meeting.host} its own address; try another port"
+        remedy = f"on node 0 the port must be free and {meeting.host} must be its address; try another port"
         yield Finding(FIX, f"no rendezvous at {meeting.host}:{meeting.port}: {first_line(error)}", remedy)
         return
     said = json.dumps({"host": socket.gethostname(), "address": own, "torch": torch.__version__, "backend": backend})
@@ -111,8 +115,10 @@ def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
         store.wait([f"node{rank}" for rank in range(meeting.nodes)], wait)
     except Exception:
         missing = [rank for rank in range(meeting.nodes) if not store.check([f"node{rank}"])]
-        remedy = f"start it there with --node_rank {missing[0] if missing else '?'}, at the same time as here"
-        yield Finding(FIX, f"after {meeting.timeout:g} s node(s) {', '.join(map(str, missing))} have not come", remedy)
+        remedy = f"start the same command there with --node_rank {missing[0] if missing else '?'} while this one waits"
+        yield Finding(
+            FIX, f"node(s) {', '.join(map(str, missing))} did not connect within {meeting.timeout:g} s", remedy
+        )
         return
     others = [json.loads(store.get(f"node{rank}")) for rank in range(meeting.nodes)]
     there = ", ".join(f"{rank}: {each['host']} ({each['address']})" for rank, each in enumerate(others))
@@ -120,7 +126,7 @@ def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
     for key in ("torch", "backend"):
         if len({each[key] for each in others}) > 1:
             seen = ", ".join(f"node {rank} has {each[key]}" for rank, each in enumerate(others))
-            yield Finding(FIX, f"the nodes differ in {key}: {seen}", "make them the same on all nodes")
+            yield Finding(FIX, f"the nodes differ in {key}: {seen}", "make it the same on all nodes")
             return
     try:
         group = dist.PrefixStore("group", store)  # pyright: ignore[reportPrivateImportUsage]  (likewise)
@@ -129,10 +135,10 @@ def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
         store.add("done", 1)
         end = time.monotonic() + meeting.timeout
         while first and store.add("done", 0) < meeting.nodes and time.monotonic() < end:
-            time.sleep(0.05)  # node 0 holds the store: it leaves last
+            time.sleep(0.05)  # node 0 holds the store, so it leaves last
     except Exception as error:
         here = ", ".join(name for _, name in socket.if_nameindex())
-        remedy = f"--interface names the one between the nodes; here there are {here}"
+        remedy = f"use --interface to name the one that connects the nodes; this node has {here}"
         yield Finding(FIX, f"{backend} does not connect the nodes: {first_line(error)}", remedy)
     finally:
         if dist.is_initialized():
@@ -148,7 +154,7 @@ def _sum(meeting: Meeting, backend: str) -> Iterator[Finding]:
     dist.all_reduce(value)
     right = meeting.nodes * (meeting.nodes + 1) / 2
     if not bool((value == right).all()):
-        yield Finding(FIX, f"{backend} sums wrongly", "report it, with the versions of torch and the driver")
+        yield Finding(FIX, f"{backend} sums wrongly", "report it with the versions of torch and the driver")
         return
     seconds = []
     for _ in range(_ROUNDS):

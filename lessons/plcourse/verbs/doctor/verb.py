@@ -1,7 +1,7 @@
-"""`plcourse doctor` as it is typed; imports what it examines only once it examines it."""
+"""The verb `doctor`: checks the installation, a config or the network, and imports only what the check needs."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from argparse import Namespace
+from collections.abc import Iterable
 
 from plcourse.console import say
 from plcourse.console.line_parser import LineParser
@@ -13,13 +13,13 @@ _NETWORK_FLAGS = ("--nodes", "--node_rank", "--backend", "--interface", "--timeo
 
 
 def doctor(argv: list[str]) -> None:
-    """`plcourse doctor [-c CONFIG [flags of fit] | --network HOST:PORT [flags]]`."""
+    """Runs `plcourse doctor [-c CONFIG [flags of fit] | --network HOST:PORT [flags]]`."""
     words = [word.partition("=")[0] for word in argv]
     if "-c" in words or "--config" in words:
         from plcourse.verbs.doctor.config import examine_config
 
         if "--network" in words:
-            raise UserError("plcourse doctor: -c examines a config, --network a network; give one of them")
+            raise UserError("plcourse doctor: -c examines a config and --network the network; give one of them")
         _conclude(examine_config(argv))
         return
     parser = LineParser("doctor")
@@ -32,41 +32,33 @@ def doctor(argv: list[str]) -> None:
     parser.add_argument("--timeout", type=float, default=60)
     args = parser.parse(argv)
     if args.network is None:
-        _only_with_network(words)
+        if given := [word for word in words if word in _NETWORK_FLAGS]:
+            raise UserError(f"plcourse doctor: {given[0]} needs --network HOST:PORT")
         from plcourse.verbs.doctor.installation import examine_installation
 
         _conclude(examine_installation(args.runs_root))
         return
-    _conclude(examine_network(_meeting(vars(args))))
+    _conclude(examine_network(_meeting(args)))
 
 
-def _only_with_network(words: Sequence[str]) -> None:
-    given = [word for word in words if word in _NETWORK_FLAGS]
-    if given:
-        raise UserError(f"plcourse doctor: {given[0]} goes with --network HOST:PORT")
-
-
-def _meeting(given: dict[str, Any]) -> Meeting:
-    host, _, port = str(given["network"]).rpartition(":")
+def _meeting(args: Namespace) -> Meeting:
+    host, _, port = str(args.network).rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"--network {given['network']!r}: give HOST:PORT, such as 10.0.0.1:29400")
-    if given["node_rank"] is None or not 0 <= given["node_rank"] < given["nodes"]:
-        raise UserError(
-            f"--node_rank {given['node_rank']}: give 0 on the node that HOST names, "
-            f"1 to {given['nodes'] - 1} on the others"
-        )
-    if given["timeout"] <= 0:
-        raise UserError(f"--timeout {given['timeout']:g}: give seconds above 0")
-    keys = ("nodes", "node_rank", "backend", "interface", "timeout")
-    return Meeting(host, int(port), *(given[key] for key in keys))
+        raise UserError(f"--network is {args.network!r}; give HOST:PORT, such as 10.0.0.1:29400")
+    if args.node_rank is None or not 0 <= args.node_rank < args.nodes:
+        others = f"1 to {args.nodes - 1} on the others"
+        raise UserError(f"--node_rank is {args.node_rank}; give 0 on the node that HOST names, {others}")
+    if args.timeout <= 0:
+        raise UserError(f"--timeout is {args.timeout:g}; give seconds above 0")
+    return Meeting(host, int(port), args.nodes, args.node_rank, args.backend, args.interface, args.timeout)
 
 
 def _conclude(findings: Iterable[Finding]) -> None:
-    """Says each finding as it comes; status 1 where something has to be mended."""
+    """Prints each finding as it comes; the exit status is 1 if something must be fixed."""
     broken = 0
     for finding in findings:
         broken += finding.state == FIX
         say(finding.lines())
     if broken:
-        raise UserError(f"{broken} to be mended, marked {FIX} above", RUN_FAILED)
-    say("nothing to mend")
+        raise UserError(f"{broken} problem(s) to fix, marked {FIX} above", RUN_FAILED)
+    say("nothing to fix")
