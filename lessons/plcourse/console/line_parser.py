@@ -7,17 +7,25 @@ from plcourse.errors import UserError, nearest
 
 
 class LineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest flag for a misspelt one.
+    """An argument parser with one-line errors, which suggest the nearest flag for a misspelled one.
+
+    The script that writes the help pages reads the usage and the help of each argument.
 
     Args:
-        verb: the verb that it parses for.
+        verb: the verb.
+        usage: what follows the verb on the help page.
     """
 
-    def __init__(self, verb: str) -> None:
-        super().__init__(prog=f"plcourse {verb}", add_help=False, allow_abbrev=False)
+    def __init__(self, verb: str, usage: str) -> None:
+        super().__init__(prog=f"plcourse {verb}", usage=f"plcourse {verb} {usage}", add_help=False, allow_abbrev=False)
+
+    def add_runs_root(self, condition: str = "") -> None:
+        """Adds --runs_root; the condition begins its help."""
+        text = f"{condition}the root folder of all runs; default PLCOURSE_RUNS, else runs"
+        self.add_argument("--runs_root", metavar="DIR", help=text)
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parses the arguments after the verb; whatever is wrong is a UserError."""
+        """Parses the arguments after the verb; anything wrong raises a UserError."""
         known, unknown = self.parse_known_args(argv)
         if unknown:
             flag = unknown[0].partition("=")[0]
@@ -26,5 +34,5 @@ class LineParser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str) -> NoReturn:
-        """Raises what argparse would print below its usage."""
+        """Raises as a UserError what argparse would print below its usage."""
         raise UserError(f"{self.prog}: {message}; see `{self.prog} -h`")

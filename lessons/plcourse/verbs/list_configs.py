@@ -27,13 +27,37 @@ from plcourse.training.variant import said
 _READABLE = 120  # columns, however wide the terminal is
 
 
+def ls_parser() -> LineParser:
+    """Returns the parser of `plcourse ls`."""
+    parser = LineParser("ls", "[LESSON | sweeps | runs] [--json]")
+    parser.add_argument(
+        "what", nargs="?", metavar="LESSON", help="a lesson by name or number; `sweeps`; `runs` for all recorded runs"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_runs_root("with `ls runs`: ")
+    return parser
+
+
+def cat_parser() -> LineParser:
+    """Returns the parser of `plcourse cat`."""
+    parser = LineParser("cat", "NAME_OR_PATH [--resolved]")
+    parser.add_argument("name", metavar="NAME_OR_PATH", help="a packaged config or sweep, or a YAML file")
+    parser.add_argument("--resolved", action="store_true", help="print a packaged config with every default")
+    return parser
+
+
+def cp_parser() -> LineParser:
+    """Returns the parser of `plcourse cp`."""
+    parser = LineParser("cp", "NAME DEST [--force]")
+    parser.add_argument("name", metavar="NAME", help="a packaged config or sweep, or a YAML file")
+    parser.add_argument("dest", metavar="DEST", help="an existing folder, or a new file whose name ends with .yaml")
+    parser.add_argument("--force", action="store_true", help="overwrite DEST")
+    return parser
+
+
 def ls(argv: list[str]) -> None:
     """`plcourse ls [LESSON | sweeps | runs] [--json] [--runs_root DIR]`."""
-    parser = LineParser("ls")
-    parser.add_argument("what", nargs="?")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--runs_root")
-    args = parser.parse(argv)
+    args = ls_parser().parse(argv)
     if args.what == "runs":
         _ls_runs(args.runs_root, args.json)
         return
@@ -54,10 +78,7 @@ def ls(argv: list[str]) -> None:
 
 def cat(argv: list[str]) -> None:
     """`plcourse cat NAME_OR_PATH [--resolved]`."""
-    parser = LineParser("cat")
-    parser.add_argument("name", metavar="NAME_OR_PATH")
-    parser.add_argument("--resolved", action="store_true")
-    args = parser.parse(argv)
+    args = cat_parser().parse(argv)
     source = _find(args.name)
     if args.resolved and source.name in catalog.sweep_names():
         raise UserError(f"--resolved is for the configs of runs; those of a sweep are its arms, in `cat {source.name}`")
@@ -73,11 +94,7 @@ def cat(argv: list[str]) -> None:
 
 def cp(argv: list[str]) -> None:
     """`plcourse cp NAME DEST [--force]`."""
-    parser = LineParser("cp")
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("dest", metavar="DEST")
-    parser.add_argument("--force", action="store_true")
-    args = parser.parse(argv)
+    args = cp_parser().parse(argv)
     source = _find(args.name)
     dest = _destination(args.dest, Path(source.label).stem)
     try:

@@ -82,19 +82,29 @@ class Stretch:
     exchange: bool = True
 
 
+def scaling_parser() -> LineParser:
+    """Returns the parser of `plcourse benchmark scaling`."""
+    parser = LineParser("benchmark scaling", "-c NAME_OR_PATH [flags]")
+    add = parser.add_argument
+    world_sizes = "numbers of ranks to measure; default 1, 2, 4, ... and all cores or GPUs"
+    add("--world_sizes", metavar="1,2", help=world_sizes)
+    pairs = f"rounds, each of which runs every job once; default {PAIRS}; an interval needs 6"
+    add("--pairs", default=str(PAIRS), metavar="N", help=pairs)
+    add("--steps", metavar="N", help="training steps of a job in a round; default what one rank does in a second")
+    warmup = f"steps of each job before the first round; default {WARMUP}"
+    add("--warmup", default=str(WARMUP), metavar="N", help=warmup)
+    add("--json", metavar="FILE|-", help="also write the numbers to a file; - prints them instead of the table")
+    parser.add_runs_root()
+    return parser
+
+
 def read_command(arguments: list[str]) -> Command:
     """Reads the arguments of `plcourse benchmark scaling`.
 
     Raises:
         UserError: a value that cannot be, or a flag that a benchmark has no use for.
     """
-    parser = LineParser("benchmark scaling")
-    for flag, default in (("--world_sizes", None), ("--pairs", str(PAIRS)), ("--steps", None)):
-        parser.add_argument(flag, default=default)
-    parser.add_argument("--warmup", default=str(WARMUP))
-    parser.add_argument("--json")
-    parser.add_argument("--runs_root")
-    args, rest = parser.parse_known_args(arguments)
+    args, rest = scaling_parser().parse_known_args(arguments)
     flags = [word.partition("=")[0] for word in rest]
     if "-c" not in flags and "--config" not in flags:
         raise UserError("plcourse benchmark scaling needs -c NAME_OR_PATH, such as -c ddp/one_process")

@@ -32,22 +32,35 @@ def compare(argv: list[str]) -> None:
             sys.stdout.write(f"plot in {args.plot}\n")
 
 
+def compare_parser() -> LineParser:
+    """Returns the parser of `plcourse compare`."""
+    parser = LineParser("compare", "RUN_OR_SWEEP... --metric NAME [flags]")
+    add = parser.add_argument
+    inputs = "folders or names; runs are grouped into arms by config and paired by seed, fold and split"
+    add("inputs", nargs="+", metavar="RUN_OR_SWEEP", help=inputs)
+    add("--metric", metavar="NAME", help="the score, for example test/accuracy; default the metric of the sweep")
+    mode = "which direction is better; by default that in which the runs watch the score, or its name decides"
+    add("--mode", choices=("max", "min"), help=mode)
+    add("--baseline", metavar="ARM", help="the arm with which the others are compared; default the first")
+    grid_by = "make one comparison per value of a config key; with one config the values are the arms"
+    add("--grid_by", metavar="KEY", help=grid_by)
+    alpha = "level of the tests; intervals have the level 1 - P; default 0.05"
+    add("--alpha", type=float, default=Options.alpha, metavar="P", help=alpha)
+    difference = "the difference that matters: gives the seeds needed, and decides whether arms are equivalent"
+    add("--difference", type=float, metavar="D", help=difference)
+    n_train = "training samples of one split, for folds or repeated splits that do not record them"
+    add("--n_train", type=int, metavar="N", help=n_train)
+    add("--n_test", type=int, metavar="N", help="test samples of one split; goes with --n_train")
+    force = "compare runs that differ otherwise and skip unfinished ones; the output says so"
+    add("--force", action="store_true", help=force)
+    add("--json", metavar="FILE|-", help="write all results as JSON; - prints them instead of the table")
+    add("--plot", metavar="FILE.png", help="draw the scores and the intervals of the differences")
+    parser.add_runs_root()
+    return parser
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = LineParser("compare")
-    parser.add_argument("inputs", nargs="+", metavar="RUN_OR_SWEEP")
-    parser.add_argument("--metric")
-    parser.add_argument("--mode", choices=("max", "min"))
-    parser.add_argument("--baseline")
-    parser.add_argument("--grid_by")
-    parser.add_argument("--alpha", type=float, default=Options.alpha)
-    parser.add_argument("--difference", type=float)
-    parser.add_argument("--n_train", type=int)
-    parser.add_argument("--n_test", type=int)
-    parser.add_argument("--force", action="store_true")
-    parser.add_argument("--json")
-    parser.add_argument("--plot")
-    parser.add_argument("--runs_root")
-    args = parser.parse(argv)
+    args = compare_parser().parse(argv)
     _check_numbers(args)
     if args.json is not None and args.json != "-":
         file = _check_file("--json", args.json, ".json")

@@ -12,6 +12,23 @@ from plcourse.verbs.doctor.network import Meeting, examine_network
 _NETWORK_FLAGS = ("--nodes", "--node_rank", "--backend", "--interface", "--timeout")
 
 
+def doctor_parser() -> LineParser:
+    """Returns the parser of `plcourse doctor`; `-c` has the parser of fit."""
+    parser = LineParser("doctor", "[-c NAME_OR_PATH | --network HOST:PORT] [flags]")
+    add = parser.add_argument
+    add("--network", metavar="HOST:PORT", help="test the network: start the command on all nodes at the same time")
+    add("--nodes", type=int, default=2, metavar="N", help="with --network: the number of nodes, default 2")
+    node_rank = "with --network: the number of this node, from 0, which is the node that HOST names"
+    add("--node_rank", type=int, metavar="K", help=node_rank)
+    backend = "with --network: default nccl where there is a GPU, else gloo"
+    add("--backend", choices=("gloo", "nccl"), help=backend)
+    add("--interface", metavar="NAME", help="with --network: the network interface to use, such as eth0")
+    timeout = "with --network: how long to wait for the other nodes, default 60"
+    add("--timeout", type=float, default=60, metavar="SECONDS", help=timeout)
+    parser.add_runs_root()
+    return parser
+
+
 def doctor(argv: list[str]) -> None:
     """Runs `plcourse doctor [-c CONFIG [flags of fit] | --network HOST:PORT [flags]]`."""
     words = [word.partition("=")[0] for word in argv]
@@ -22,15 +39,7 @@ def doctor(argv: list[str]) -> None:
             raise UserError("plcourse doctor: -c examines a config and --network the network; give one of them")
         _conclude(examine_config(argv))
         return
-    parser = LineParser("doctor")
-    parser.add_argument("--runs_root")
-    parser.add_argument("--network", metavar="HOST:PORT")
-    parser.add_argument("--nodes", type=int, default=2)
-    parser.add_argument("--node_rank", type=int)
-    parser.add_argument("--backend", choices=("gloo", "nccl"))
-    parser.add_argument("--interface")
-    parser.add_argument("--timeout", type=float, default=60)
-    args = parser.parse(argv)
+    args = doctor_parser().parse(argv)
     if args.network is None:
         if given := [word for word in words if word in _NETWORK_FLAGS]:
             raise UserError(f"plcourse doctor: {given[0]} needs --network HOST:PORT")

@@ -21,17 +21,30 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+def learn_parser() -> LineParser:
+    """Returns the parser of `plcourse learn`."""
+    parser = LineParser("learn", "[LESSON] [--code | --exercise DEST | --check DEST] [--hint]")
+    add = parser.add_argument
+    add(
+        "lesson",
+        nargs="?",
+        metavar="LESSON",
+        help="the lesson whose guide is shown, by number or name; without it, the learning path",
+    )
+    add("--code", action="store_true", help="print the lesson's idea as one short Python file, minimal.py")
+    exercise = "write the lesson's exercises into a folder, or one into a file that ends with .py"
+    add("--exercise", metavar="DEST", help=exercise)
+    add("--name", metavar="EXERCISE", help="with --exercise or --hint: only this exercise")
+    check = "say what is still wrong in a file or a folder; the exit status is 1 until all is right"
+    add("--check", metavar="DEST", help=check)
+    add("--hint", action="store_true", help="give a hint for each exercise; with --check, for each that is still wrong")
+    parser.add_runs_root()
+    return parser
+
+
 def learn(argv: list[str]) -> None:
     """`plcourse learn [LESSON] [--code | --exercise DEST | --check DEST] [--hint] [--name EXERCISE]`."""
-    parser = LineParser("learn")
-    parser.add_argument("lesson", nargs="?")
-    parser.add_argument("--code", action="store_true")
-    parser.add_argument("--exercise", metavar="DEST")
-    parser.add_argument("--check", metavar="DEST")
-    parser.add_argument("--hint", action="store_true")
-    parser.add_argument("--name")
-    parser.add_argument("--runs_root")
-    args = parser.parse(argv)
+    args = learn_parser().parse(argv)
     lesson = None if args.lesson is None else _lesson(args.lesson)
     actions = {"--code": args.code, "--exercise": args.exercise is not None, "--check": args.check is not None}
     given = [flag for flag, is_given in actions.items() if is_given]

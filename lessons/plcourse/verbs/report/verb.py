@@ -14,14 +14,25 @@ from plcourse.verbs.report.run_page import run_page
 _FILE = "report.html"
 
 
+def report_parser() -> LineParser:
+    """Returns the parser of `plcourse report`."""
+    parser = LineParser("report", "RUN_OR_SWEEP... [--output FILE.html] [flags]")
+    add = parser.add_argument
+    inputs = "one run, which gives its page; a sweep or several runs, which give a comparison"
+    add("inputs", nargs="+", metavar="RUN_OR_SWEEP", help=inputs)
+    add("--output", metavar="FILE.html", help="the file; default report.html in the folder of the run or sweep")
+    add("--metric", metavar="NAME", help="the score to compare; default the metric of the sweep")
+    add("--mode", metavar="max|min", help="which direction is better")
+    add("--baseline", metavar="ARM", help="the arm with which the others are compared")
+    add("--grid_by", metavar="KEY", help="make one comparison per value of a config key")
+    add("--force", action="store_true", help="compare runs that differ otherwise; the page says so")
+    parser.add_runs_root()
+    return parser
+
+
 def report(argv: list[str]) -> None:
     """Runs `plcourse report RUN_OR_SWEEP... [flags]`."""
-    parser = LineParser("report")
-    parser.add_argument("inputs", nargs="+", metavar="RUN_OR_SWEEP")
-    for flag in ("--metric", "--mode", "--baseline", "--grid_by", "--output", "--runs_root"):
-        parser.add_argument(flag)
-    parser.add_argument("--force", action="store_true")
-    args = parser.parse(argv)
+    args = report_parser().parse(argv)
     root = runs_root(args.runs_root)
     sweep = find_sweep_folder(args.inputs[0], root)
     if len(args.inputs) == 1 and sweep is None:

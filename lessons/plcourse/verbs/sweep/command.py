@@ -61,22 +61,41 @@ class SweepCommand:
     trust: tuple[str, ...]
 
 
+def sweep_parser() -> LineParser:
+    """Returns the parser of `plcourse sweep`."""
+    parser = LineParser("sweep", "(-c SWEEP | --arms CONFIG... | --resume [SWEEP]) [flags]")
+    add = parser.add_argument
+    config = "a sweep: sweeps/NAME, or a YAML file with the settings below as keys"
+    add("-c", "--config", action="append", default=[], metavar="NAME_OR_PATH", help=config)
+    add("--arms", nargs="+", metavar="CONFIG", help="the configs to compare: packaged names or YAML files")
+    add("--seeds", metavar="0..4", help="a range, or a list such as 0,1,2; default 0")
+    grid = "run every arm with every combination of these values; KEY is a flag of fit"
+    add("--grid", nargs="+", action="extend", default=[], metavar="KEY=VALUE,VALUE", help=grid)
+    add(
+        "--n_jobs",
+        default="1",
+        metavar="N",
+        help="how many cells run at once, with equal parts of the cores; default 1",
+    )
+    add("--then", metavar="VERBS", help="what follows each fit: a comma list of test, predict, validate; default test")
+    add("--metric", metavar="NAME", help="the score to show and to compare, such as test/accuracy")
+    add("--mode", metavar="max|min", help="which direction is better; by default the metric's name decides")
+    add("--name", metavar="NAME", help="writes into runs/sweeps/NAME; default the name of the file or of the arms")
+    add(
+        "--resume", nargs="?", const=LATEST, metavar="SWEEP", help="continue the latest sweep, or one by name or folder"
+    )
+    add("--trust", action="append", default=[], metavar="MODULE", help="allow classes of your module; repeatable")
+    parser.add_runs_root()
+    return parser
+
+
 def read_command(arguments: list[str]) -> SweepCommand:
     """Reads the arguments of `plcourse sweep`.
 
     Raises:
         UserError: an invalid flag, key, arm, seed or metric, with the place and the nearest name.
     """
-    parser = LineParser("sweep")
-    for flag in ("--seeds", "--then", "--metric", "--mode", "--name", "--runs_root"):
-        parser.add_argument(flag)
-    parser.add_argument("-c", "--config", action="append", default=[])
-    parser.add_argument("--arms", nargs="+")
-    parser.add_argument("--grid", nargs="+", action="extend", default=[], metavar="KEY=VALUE,VALUE")
-    parser.add_argument("--trust", action="append", default=[])
-    parser.add_argument("--n_jobs", default="1")
-    parser.add_argument("--resume", nargs="?", const=LATEST)
-    args, rest = parser.parse_known_args(arguments)
+    args, rest = sweep_parser().parse_known_args(arguments)
     if len(args.config) > 1:
         raise UserError("plcourse sweep takes one -c; give further settings as flags, such as --seeds 0..4")
 
