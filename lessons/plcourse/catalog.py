@@ -145,7 +145,7 @@ CLASSES = {
     "ResNet": "plcourse.ddp.model.ResNet",
     "RiskCoverage": "plcourse.evaluation.diagnostics.risk_coverage.RiskCoverage",
     "RowLSTM": "plcourse.export.model.RowLSTM",
-    "RunCheckpoint": "plcourse.training.checkpoint.RunCheckpoint",
+    "RunCheckpoint": "plcourse.training.run_checkpoint.RunCheckpoint",
     "SWA": "plcourse.vision.averaging.SWA",
     "SamplePictures": "plcourse.gan.writer.SamplePictures",
     "ScoreColumn": "plcourse.curriculum.scorers.ScoreColumn",

@@ -30,8 +30,8 @@ from plcourse.gan.quality import ImageQuality
 from plcourse.gan.r3gan import R3GAN
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.runs.run import Run
-from plcourse.training.checkpoint import RunCheckpoint
 from plcourse.training.progress import RunProgress
+from plcourse.training.run_checkpoint import RunCheckpoint
 
 SEED, BATCH, GAMMA, DECAY, LATENTS = 0, 64, 1.0, 0.995, 64
 

@@ -43,8 +43,8 @@ from plcourse.kfold.loop import KFoldLoop
 from plcourse.runs.record import read_record
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.runs.run import Run
-from plcourse.training.checkpoint import RunCheckpoint
 from plcourse.training.metrics import ClassificationScores
+from plcourse.training.run_checkpoint import RunCheckpoint
 from plcourse.training.schedules import WarmupCosine
 
 SEED = 0

@@ -27,8 +27,8 @@ from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.runs.run import Run
-from plcourse.training.checkpoint import RunCheckpoint
 from plcourse.training.progress import RunProgress
+from plcourse.training.run_checkpoint import RunCheckpoint
 
 SEED, BATCH = 0, 32
 

@@ -142,7 +142,7 @@ class TestOtherSettings:
 
     def test_fewer_epochs_than_are_trained(self, finished: Run) -> None:
         before = files(finished)
-        with pytest.raises(UserError, match=r"trainer.max_epochs is 1, and 2 epochs are trained already"):
+        with pytest.raises(UserError, match=r"trainer.max_epochs is 1, but 2 epochs are trained already"):
             go_on(finished, "--trainer.max_epochs=1")
         assert files(finished) == before
 
@@ -152,7 +152,7 @@ class TestOtherSettings:
         assert rates(run) == [0.02] * EPOCH
         adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.02}}
         config = small(trainer__max_epochs=3, model__init_args__optimizer=adam)
-        with pytest.raises(UserError, match="trained with the optimizer SGD, and Adam is asked for"):
+        with pytest.raises(UserError, match="trained with the optimizer SGD, whose state Adam cannot"):
             plcourse.run("fit", config, flags=start)
 
 

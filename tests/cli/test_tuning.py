@@ -89,7 +89,7 @@ def test_where_a_tuner_cannot_work_it_is_said(
 
 def test_an_evaluation_has_nothing_to_tune(runs: Path) -> None:
     run = plcourse.run("fit", small(trainer__max_epochs=1))
-    with pytest.raises(UserError, match="BatchSizeFinder chooses a setting of a training, and test trains nothing"):
+    with pytest.raises(UserError, match="BatchSizeFinder chooses a training setting, but test does not train"):
         run_verb("test", ["--run", str(run.path), "--trainer.callbacks+=BatchSizeFinder"])
 
 

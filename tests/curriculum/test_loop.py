@@ -24,8 +24,8 @@ from plcourse.curriculum.self_paced import SelfPacing
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from plcourse.errors import UserError
-from plcourse.training.checkpoint import RunCheckpoint
 from plcourse.training.loops import FitLoop
+from plcourse.training.run_checkpoint import RunCheckpoint
 from support import TWO_PROCESSES, Command, assert_equal, assert_same_end, failing, write_config
 from trainers import quiet_trainer
 

@@ -28,7 +28,7 @@ from plcourse.curriculum.scorers import (
 from plcourse.data import keys_of
 from plcourse.ddp.model import MLP
 from plcourse.errors import UserError
-from plcourse.training.checkpoint import RunCheckpoint
+from plcourse.training.run_checkpoint import RunCheckpoint
 from trainers import quiet_trainer
 
 

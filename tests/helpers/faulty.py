@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from plcourse.training import checkpoint
+from plcourse.training import run_checkpoint
 from plcourse.training.checkpoint import link
 
 
@@ -280,7 +280,7 @@ class SlowLinks(pl.Callback):
             time.sleep(seconds)
             link(source, target)
 
-        checkpoint.link = late
+        run_checkpoint.link = late
 
 
 def fill(folder: Path) -> None:

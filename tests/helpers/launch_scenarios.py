@@ -1,4 +1,4 @@
-"""The jobs that test_launch.py supervises, and the server that starts them.
+"""The jobs that test_supervisor.py supervises, and the server that starts them.
 
 Run as a script, it imports torch once and then forks one supervising process per request, a JSON line
 ``{"job": ..., "folder": ..., ...}`` on standard input. It answers with the process id and, later, the status.
@@ -22,8 +22,9 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from plcourse.errors import Interrupted, RunFailed, UserError
-from plcourse.processes import launch
-from plcourse.processes.launch import beat, supervise
+from plcourse.processes import forking
+from plcourse.processes.rank_process import beat, stop_requested
+from plcourse.processes.supervisor import supervise
 
 TIMEOUT = 1.5  # of the collectives, in seconds
 
@@ -197,7 +198,7 @@ def stepping(folder: Path, stop_timeout: float = 60, obey: bool = True) -> None:
             if signum and obey:
                 # Late, so that signals sent twice would still be counted.
                 time.sleep(0.2)
-                note(folder, rank, f"stopped before {step}, asked by {launch.stop_requested()}")
+                note(folder, rank, f"stopped before {step}, asked by {stop_requested()}")
                 raise Interrupted(signum)
             if step == 3:
                 note(folder, rank, os.getpid())
@@ -261,7 +262,7 @@ def finishes_when_asked(folder: Path) -> None:
     def worker(rank: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)
         note(folder, rank, "ready")
-        while not launch.stop_requested():
+        while not stop_requested():
             time.sleep(0.01)
 
     supervise(2, worker)
@@ -282,7 +283,7 @@ class Endless(Dataset[torch.Tensor]):
 def with_loaders(folder: Path, fault: str, watcher: bool = False) -> None:
     """Ranks with two loader workers each."""
     if watcher:
-        launch._kill_on_parent_death = lambda: False
+        forking._kill_on_parent_death = lambda: False
 
     def worker(rank: int) -> None:
         for step, _ in enumerate(DataLoader(Endless(), batch_size=None, num_workers=2)):

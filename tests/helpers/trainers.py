@@ -3,7 +3,7 @@
 from typing import Any
 
 from plcourse import Trainer
-from plcourse.training.checkpoint import RunCheckpoint
+from plcourse.training.run_checkpoint import RunCheckpoint
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",

@@ -14,7 +14,7 @@ from kfold_configs import SEED, kfold_config
 from plcourse.data.transforms import RandomAffine
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
-from plcourse.training.checkpoint import RunCheckpoint
+from plcourse.training.run_checkpoint import RunCheckpoint
 from support import assert_equal, assert_same_end
 from trainers import quiet_trainer
 

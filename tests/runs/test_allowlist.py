@@ -66,7 +66,7 @@ HOSTILE = {
     "a module of torch.nn": (NETWORK, "torch.nn.functional"),
     "a class of the suite that no config names": (NETWORK, spec("plcourse.vision.networks.Decoder", widths=[8, 8])),
     "a class of the suite that is not there": (NETWORK, spec("plcourse.anything.Net")),
-    "the suite's own launcher": (NETWORK, spec("plcourse.processes.launch.supervise", n=1)),
+    "the suite's own launcher": (NETWORK, spec("plcourse.processes.supervisor.supervise", n=1)),
     "the suite's own entry": (NETWORK, spec("plcourse.cli.api.run", verb="fit", config="x")),
 }
 

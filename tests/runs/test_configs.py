@@ -307,7 +307,7 @@ class TestClassNames:
         full = expand_class_names(tree, source(""))
         assert full["model"]["class_path"] == "plcourse.ddp.model.ImageClassifier"
         assert full["model"]["init_args"]["network"]["class_path"] == "plcourse.ddp.model.ResNet"
-        assert full["trainer"]["callbacks"][0]["class_path"] == "plcourse.training.checkpoint.RunCheckpoint"
+        assert full["trainer"]["callbacks"][0]["class_path"] == "plcourse.training.run_checkpoint.RunCheckpoint"
         assert full["trainer"]["callbacks"][1]["class_path"] == "ModelCheckpoint"
         assert full["x"][0][0]["class_path"] == "plcourse.ddp.model.MLP"
         assert tree["model"]["class_path"] == "ImageClassifier"
@@ -324,7 +324,7 @@ class TestClassNames:
         assert full["data"] == "plcourse.ddp.data.ImageData"
         assert full["lr_scheduler"] == "plcourse.training.schedules.WarmupCosine"
         assert full["trainer"]["fit_loop"] == "plcourse.training.tracing.TracingFitLoop"
-        assert full["trainer"]["callbacks"] == ["plcourse.training.checkpoint.RunCheckpoint", "RichProgressBar"]
+        assert full["trainer"]["callbacks"] == ["plcourse.training.run_checkpoint.RunCheckpoint", "RichProgressBar"]
 
     def test_a_word_elsewhere_is_a_word(self):
         tree = {"data": {"init_args": {"title": "MLP", "names": ["ResNet", "MLP"], "model": "MLP"}}}

@@ -25,9 +25,9 @@ from plcourse.errors import RunFailed, UserError
 from plcourse.runs.prediction_writer import PredictionWriter
 from plcourse.runs.recorder import RunRecorder, TidyLogger, shortest
 from plcourse.training.callbacks import Coverage
-from plcourse.training.checkpoint import RunCheckpoint
 from plcourse.training.metrics import SampleMean
 from plcourse.training.random_state import RandomState, apply, capture
+from plcourse.training.run_checkpoint import RunCheckpoint
 from plcourse.training.schedules import WarmupCosine
 from plcourse.vision.schedule import WarmupHoldDecay
 from support import TWO_PROCESSES, Command, digits_config, write_config

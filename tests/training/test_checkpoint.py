@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from plcourse import Trainer
 from plcourse.errors import RunFailed, UserError
-from plcourse.training.checkpoint import AtomicCheckpointIO, RunCheckpoint, link, load, verify
+from plcourse.training.checkpoint import AtomicCheckpointIO, link, load, verify
+from plcourse.training.run_checkpoint import RunCheckpoint
 from trainers import quiet_trainer
 
 pytestmark = [
@@ -493,16 +494,17 @@ class TestPolicy:
 
     def test_killed_between_last_and_best_the_best_is_made_good_on_resume(self, tmp_path: Path) -> None:
         script = """
-            from core.test_checkpoint import RunCheckpoint, fit, steps_of
+            from training.test_checkpoint import RunCheckpoint, fit, steps_of
+            from plcourse.training import run_checkpoint
             folder = Path(sys.argv[1])
             scores = [0.1, 0.9, 0.5]
             def dies():
-                original = ck.link
+                original = run_checkpoint.link
                 def link(source, target):
                     if target.name == "best.ckpt" and value_of_best.best_model_score > 0.8:
                         os.kill(os.getpid(), signal.SIGKILL)
                     original(source, target)
-                ck.link = link
+                run_checkpoint.link = link
                 fit(folder, scores, value_of_best)
             value_of_best = RunCheckpoint("val/score", "max")
             killed(dies)

@@ -1,4 +1,4 @@
-"""The step without empty hooks is Lightning's step, bit for bit; and no hook that does anything is left out."""
+"""The fast path equals Lightning's step bit for bit, and leaves out no hook that does something."""
 
 from functools import partial
 from pathlib import Path
@@ -8,15 +8,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
 from torch.nn import functional
 
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.runs.run import Run
-from plcourse.training.checkpoint import RunCheckpoint
-from plcourse.training.fast_path import Shortcut
 from plcourse.training.loops import TestLoop
+from plcourse.training.run_checkpoint import RunCheckpoint
+from plcourse.training.trainer import NoProfiler
 from support import assert_equal
 from trainers import quiet_trainer
 
@@ -80,7 +81,7 @@ class Classifier(ImageClassifier):
 
 
 def trained(folder: Path, model: pl.LightningModule, callbacks: list[Any], **settings: Any) -> tuple[Path, Any]:
-    run = Run.create("own/shortcut", folder, {})
+    run = Run.create("own/fast_path", folder, {})
     table = TidyLogger(run.path / "metrics.csv")
     trainer = quiet_trainer(
         max_epochs=EPOCHS,
@@ -135,26 +136,29 @@ def test_it_changes_nothing(
 ) -> None:
     """The whole checkpoint, counters included, every logged number, and the test's scores."""
     ways = []
-    of = Shortcut.of
-    for shortcut in (lambda *args: None, of):
-        monkeypatch.setattr(Shortcut, "of", shortcut)
+    for switch in ("0", "1"):
+        monkeypatch.setenv("PLCOURSE_FAST_PATH", switch)
         ways.append(trained(tmp_path, made(kind, **arguments), [new() for new in callbacks], **settings))
-    (stock, found), (short, found_short) = ways
-    assert_equal(found_short, found, "checkpoint and scores")
-    assert (short / "metrics.csv").read_text() == (stock / "metrics.csv").read_text()
+    (stock, found), (fast, found_fast) = ways
+    assert_equal(found_fast, found, "checkpoint and scores")
+    assert (fast / "metrics.csv").read_text() == (stock / "metrics.csv").read_text()
 
 
-def test_it_is_taken(tmp_path: Path) -> None:
-    """Otherwise the test above would compare Lightning's step with itself."""
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_it_is_taken_unless_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
+    """Otherwise the test above would compare a step with itself."""
+    monkeypatch.setenv("PLCOURSE_FAST_PATH", switch)
     found: list[Any] = []
 
     class Look(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
             loop: Any = trainer.fit_loop.epoch_loop
-            found.append((loop._shortcut is not None, loop.automatic_optimization.is_direct))
+            profiler = type(trainer.profiler) is NoProfiler
+            metrics = all(type(metric) is not _ResultMetric for metric in loop._results.values())
+            found.append((loop._path is not None, loop.automatic_optimization.is_direct, profiler, metrics))
 
-    trained(tmp_path, made(ImageClassifier), [Look()])
-    assert set(found) == {(True, True)}
+    trained(tmp_path, made(ImageClassifier), [Logging(), Look()])
+    assert set(found) == {(switch == "1",) * 4}
 
 
 HOOKS = (

@@ -158,7 +158,7 @@ def test_many_hashes_lie_beside_the_checkpoint_and_must_belong_to_it(
     file = path.parent / f"training_samples-{state['digest']}.npz"
     np.savez(file, hashes=np.arange(3, dtype=np.uint64), terms="{}", count=3)  # of another training
     _tested(tmp_path, _data(table, split_seed=5), path)
-    assert f"is not known ({file.name} is not beside it" in capsys.readouterr().out
+    assert f"training samples are not known ({file.name} is missing)" in capsys.readouterr().out
 
 
 def test_a_checkpoint_from_before_still_evaluates_with_a_line(
@@ -168,7 +168,7 @@ def test_a_checkpoint_from_before_still_evaluates_with_a_line(
     old = {key: value for key, value in torch.load(path, weights_only=True).items() if key != KEY}
     torch.save(old, tmp_path / "old.ckpt")
     _tested(tmp_path, _data(table, split_seed=5), tmp_path / "old.ckpt")
-    assert "which samples it was trained on is not known (the checkpoint does not say it)" in capsys.readouterr().out
+    assert "its training samples are not known (the checkpoint does not list them)" in capsys.readouterr().out
 
 
 def test_weights_that_went_on_with_other_data_remember_both(tmp_path: Path, table: Path) -> None:

@@ -21,8 +21,8 @@ from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import MLP, ImageClassifier
 from plcourse.errors import Interrupted, UserError
 from plcourse.runs.recorder import RunRecorder, TidyLogger
-from plcourse.training.checkpoint import RunCheckpoint
 from plcourse.training.loops import EpochLoop, FitLoop, PredictLoop, TestLoop, ValidationLoop
+from plcourse.training.run_checkpoint import RunCheckpoint
 from plcourse.training.tracing import TracingFitLoop, TracingPredictLoop, TracingTestLoop, TracingValidationLoop
 from trainers import quiet_trainer
 
@@ -275,13 +275,13 @@ class TestVersions:
         assert "Traceback" not in done.stderr
         assert list(tmp_path.iterdir()) == []
 
-    def test_lightnings_own_loops_are_imported_in_one_file(self) -> None:
+    def test_lightnings_own_loops_are_imported_in_the_three_files_of_loops(self) -> None:
         package = Path(plcourse.__file__).parent
         protected = re.compile(r"pytorch_lightning\.loops|\b_(Fit|TrainingEpoch|Evaluation|Prediction)Loop\b")
         files = sorted(package.rglob("*.py"))
         assert len(files) > 30
         found = [path.relative_to(package).as_posix() for path in files if protected.search(path.read_text())]
-        assert found == ["training/loops.py"]
+        assert found == [f"training/{name}.py" for name in ("evaluation_loops", "fast_path", "loops")]
 
 
 class StopAfter(pl.Callback):
@@ -293,7 +293,7 @@ class StopAfter(pl.Callback):
     def on_train_batch_end(self, trainer: Any, *arguments: Any, **kwargs: Any) -> None:
         self.batches -= 1
         if self.batches == 0:
-            trainer.boundary.stop_signal = signal.SIGTERM
+            trainer.safe_point.stop_signal = signal.SIGTERM
 
 
 def fit_run(

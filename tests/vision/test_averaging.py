@@ -13,7 +13,7 @@ from plcourse import Trainer
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import ImageClassifier, ResNet
 from plcourse.errors import UserError
-from plcourse.training.checkpoint import RunCheckpoint
+from plcourse.training.run_checkpoint import RunCheckpoint
 from plcourse.vision.averaging import EMA, SWA, Averaging
 from trainers import quiet_trainer
 

@@ -26,7 +26,7 @@ from plcourse.cli.session import Session, is_first_process
 from plcourse.console import say
 from plcourse.errors import UserError, first_line
 from plcourse.files import write_text
-from plcourse.processes import launch
+from plcourse.processes.supervisor import supervise
 from plcourse.runs import allowlist, log_files
 from plcourse.runs.changes import Change, nothing_left
 from plcourse.runs.class_names import importable_class_names
@@ -174,7 +174,7 @@ class CourseCLI(LightningCLI):
         session.run.variant = self.variant.name
         with session.recording():
             if processes > 1:
-                launch.supervise(
+                supervise(
                     processes, lambda rank: self._work(self.request.verb), timeout=collective_timeout(config.trainer)
                 )
             else:

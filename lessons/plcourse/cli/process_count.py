@@ -7,7 +7,7 @@ import torch
 from torch.distributed.constants import default_pg_timeout
 
 from plcourse.errors import UserError
-from plcourse.processes import launch
+from plcourse.processes.forking import can_fork
 
 _STARTED_ELSEWHERE = ("LOCAL_RANK", "SLURM_NTASKS")  # set by torchrun and SLURM
 
@@ -19,7 +19,7 @@ def process_count(trainer: Any) -> int:
         trainer: the trainer's part of the parsed config.
     """
     started_elsewhere = any(name in os.environ for name in _STARTED_ELSEWHERE)
-    if started_elsewhere or not launch.can_fork() or trainer.get("fast_dev_run") is None:
+    if started_elsewhere or not can_fork() or trainer.get("fast_dev_run") is None:
         return 1
     strategy = trainer.get("strategy")
     name = strategy if isinstance(strategy, str) else strategy.get("class_path", "").rpartition(".")[2]

@@ -13,7 +13,8 @@ from plcourse.cli.request import Request
 from plcourse.console import say
 from plcourse.errors import BAD_REQUEST, Interrupted, RunFailed, UserError, first_line
 from plcourse.files import write_text
-from plcourse.processes import launch, torchrun
+from plcourse.processes import torchrun
+from plcourse.processes.diagnosis import is_secondary
 from plcourse.runs.changes import Change
 from plcourse.runs.latest import settle_latest
 from plcourse.runs.recorder import TidyLogger
@@ -162,7 +163,7 @@ def _as_request(error: BaseException, run: Run) -> BaseException:
         denied = error.errno in (errno.EACCES, errno.EPERM) and place.absolute().is_relative_to(run.path.absolute())
         if denied or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             return RunFailed(f"cannot write '{place}': {error.strerror}")
-    if torchrun.is_rank() and launch.is_secondary(error):
+    if torchrun.is_rank() and is_secondary(error):
         rank, reason = os.environ["RANK"], first_line(error)
         return RunFailed(f"rank {rank} lost the other ranks; the one that ended first says why ({reason})")
     frame = error.__traceback__

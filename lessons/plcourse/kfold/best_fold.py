@@ -11,7 +11,8 @@ from pytorch_lightning.callbacks import Callback
 from plcourse.data.provenance import trainings_of
 from plcourse.kfold.fold_run import FoldRun
 from plcourse.processes.collectives import from_rank_0
-from plcourse.training.checkpoint import BEST, LAST, MIN_SECONDS, link, load
+from plcourse.training.checkpoint import BEST, LAST, link, load
+from plcourse.training.run_checkpoint import MIN_SECONDS
 from plcourse.training.trainer import Trainer
 
 _OF_THE_TRAINING = (

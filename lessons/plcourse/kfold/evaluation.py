@@ -27,6 +27,7 @@ from plcourse.runs.record import read_record
 from plcourse.training.callbacks import Coverage
 from plcourse.training.loops import PredictLoop, TestLoop, ValidationLoop
 from plcourse.training.trainer import Trainer
+from plcourse.training.typed_trainer import TypedTrainer
 
 
 class _FoldModels:
@@ -74,7 +75,7 @@ class _FoldLoop:
     """The common part of the three loops, which need the model as it was built."""
 
     scores_folds = True
-    trainer: pl.Trainer
+    trainer: TypedTrainer
     combine: Combine | None = None
 
     @contextmanager

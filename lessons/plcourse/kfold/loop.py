@@ -134,7 +134,7 @@ class KFoldLoop(FitLoop):
             for fold in pending:
                 fit(fold)
                 self._fold_ended(fold)
-                if signum := maximum([trainer.boundary.stop_signal])[0]:
+                if signum := maximum([trainer.safe_point.stop_signal])[0]:
                     raise Interrupted(signum)
         elif pending:
             train_in_parallel(fit, pending, self.n_jobs, self._fold_ended)

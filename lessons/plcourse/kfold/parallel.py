@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from plcourse.errors import Interrupted, RunFailed, UserError
 from plcourse.kfold.fold_run import FoldRun
 from plcourse.kfold.fold_trainer import FoldTrainer
-from plcourse.processes.workers import Crew, Signals, send_output_to
+from plcourse.processes.worker_process import send_output_to
+from plcourse.processes.workers import PoolSettings, Signals
 
 _inherited: tuple[FoldTrainer, list[FoldRun]] | None = None  # set while workers are forked; a task is only a number
 
@@ -23,17 +24,17 @@ def train_in_parallel(
     global _inherited
     failures = []
     with Signals() as signals:
-        crew = Crew.prepare(n_jobs, None, signals)
-        if not crew.forks:
+        workers = PoolSettings.prepare(n_jobs, None, signals)
+        if not workers.forks:
             raise UserError(f"n_jobs is {n_jobs}; it must be 1, since this process cannot be forked (GPU or system)")
         _inherited = (FoldTrainer(fit.template, fit.combine, fit.parent), list(pending))
         try:
-            with crew.pool(len(pending)) as pool:
+            with workers.pool(len(pending)) as pool:
                 for at, outcome in pool.run([(_fit_inherited, at) for at in range(len(pending))]):
-                    if outcome["status"] == "finished":
+                    if outcome.status == "finished":
                         fold_ended(pending[at])
-                    elif outcome["status"] == "failed":
-                        failures.append(_failure(pending[at], outcome["error"]))
+                    elif outcome.status == "failed":
+                        failures.append(_failure(pending[at], outcome.error or outcome.status))
         finally:
             _inherited = None
     if signals.stop:

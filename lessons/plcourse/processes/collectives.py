@@ -1,4 +1,4 @@
-"""Small collectives that every rank calls alike, and that cost nothing in a single process."""
+"""Small collectives that all ranks call in the same order, and that cost nothing in a single process."""
 
 import io
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ def is_distributed() -> bool:
 
 
 def cpu_group() -> Any:
-    """A process group that works on CPU tensors: the default one with gloo, one of its own beside NCCL.
+    """Returns a process group for CPU tensors: the default group with gloo, an additional one with NCCL.
 
-    A message of a few integers through NCCL would make the host wait for the GPU at every step.
+    Sending a few integers through NCCL would make the host wait for the GPU at every step.
     """
     if "gloo" in str(dist.get_backend()):
         return dist.group.WORLD
@@ -30,7 +30,7 @@ def cpu_group() -> Any:
 
 
 def maximum(values: Sequence[int]) -> list[int]:
-    """The largest of each value over all ranks; a collective."""
+    """Returns the maximum of each value over all ranks; a collective."""
     if not is_distributed():
         return list(values)
     message = torch.tensor(values, dtype=torch.int64)
@@ -39,7 +39,7 @@ def maximum(values: Sequence[int]) -> list[int]:
 
 
 def gather_numbers(values: Sequence[float]) -> list[list[float]]:
-    """The numbers of every rank, in the order of the ranks; a collective. All ranks give equally many."""
+    """Returns the numbers of all ranks, in their order; a collective. All ranks must give equally many."""
     if not is_distributed():
         return [list(values)]
     own = torch.tensor(values, dtype=torch.float64)
@@ -49,7 +49,7 @@ def gather_numbers(values: Sequence[float]) -> list[list[float]]:
 
 
 def total(trainer: pl.Trainer, value: float) -> int:
-    """The sum of a count over all ranks; a collective. An endless count (inf) counts as one batch."""
+    """Returns the sum of a count over all ranks; a collective. An infinite count counts as 1."""
     count = 1 if value == float("inf") else int(value)
     if trainer.world_size == 1 or not is_distributed():
         return count
@@ -59,9 +59,9 @@ def total(trainer: pl.Trainer, value: float) -> int:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """The value of every rank, in the order of the ranks; a collective.
+    """Returns the values of all ranks, in their order; a collective.
 
-    Pickles travel only between the ranks of one job, which run the same code.
+    The values are pickled, but only between the ranks of one job, which run the same code.
     """
     if not is_distributed():
         return [value]
@@ -71,9 +71,9 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def gather_states(value: Any) -> list[Any]:
-    """The value of every rank, tensors among it, in the order of the ranks; a collective.
+    """Returns the values of all ranks, which may contain tensors; a collective.
 
-    As bytes: torch 2.15 cannot unpickle tensors in all_gather_object.
+    They are sent as bytes, because torch 2.15 cannot unpickle tensors in all_gather_object.
     """
     if not is_distributed():
         return [value]
@@ -83,7 +83,7 @@ def gather_states(value: Any) -> list[Any]:
 
 
 def from_rank_0(value: Any) -> Any:
-    """The value of rank 0 on every rank, where those of the others are not looked at; a collective."""
+    """Returns the value of rank 0 on every rank; a collective. The values of the others are ignored."""
     if not is_distributed():
         return value
     message = [value if dist.get_rank() == 0 else None]
@@ -94,8 +94,7 @@ def from_rank_0(value: Any) -> Any:
 def broadcast_buffers(trainer: pl.Trainer) -> None:
     """Gives every rank the buffers of rank 0, such as the running statistics of BatchNorm; a collective.
 
-    Training leaves each rank with the statistics of its own last batch. Evaluating those would give each rank
-    a slightly different model.
+    After training, each rank has the statistics of its last batches, so the ranks would evaluate different models.
     """
     if not is_distributed():
         return

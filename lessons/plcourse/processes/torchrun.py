@@ -1,16 +1,15 @@
-"""Ranks that torchrun has started: one run for all of them, and the same one after a restart.
+"""Ranks started by torchrun: makes all of them use one run, and the same run after a restart.
 
-torchrun's agents start a rank per process on every node, watch them, and after a failure start all of them again (with
-``--max-restarts``). What this module adds:
+torchrun's agents start the ranks of every node, watch them, and restart all of them after a failure (with
+``--max-restarts``). This module adds:
 
-- Rank 0 decides which run it is, and the other ranks hear it; a later attempt of the same job learns of the earlier
-  one, whose run it continues.
-- Each attempt gets a store of its own, which rank 0 serves. torchrun's agents keep one store for all attempts, in which
-  gloo and NCCL find the addresses of ranks that are dead: torch 2.15 then waits for them and fails.
+- Rank 0 decides which run it is and tells the other ranks; a later attempt of the same job continues that run.
+- Each attempt gets a new store, which rank 0 serves. torchrun's agents keep one store for all attempts, in which gloo
+  and NCCL find the addresses of dead ranks: torch 2.15 then waits for them and fails.
 - A rank dies with its agent. Otherwise a killed agent leaves its ranks behind.
 
-Ranks of one attempt cannot tell it from the last by anything in their environment: each agent counts only its own
-restarts. So each rank asks with a word that nobody used before, and rank 0 answers it.
+Nothing in the environment tells the ranks which attempt they belong to, because each agent counts only its own
+restarts. So each rank asks with a key that was never used before, and rank 0 answers that key.
 """
 
 import json
@@ -22,10 +21,10 @@ from datetime import timedelta
 from typing import Any
 
 from plcourse.errors import RunFailed
-from plcourse.processes.launch import die_with
+from plcourse.processes.forking import die_with
 
-PATIENCE = timedelta(minutes=5)  # for all ranks to arrive; imports on a cold file system take their time
-_POLL = 0.02  # seconds between two looks at the store
+PATIENCE = timedelta(minutes=5)  # for all ranks to arrive; imports from a cold file system are slow
+_POLL = 0.02  # seconds between two polls of the store
 _PREFIX = "plcourse"
 
 _own_store: Any = None  # served by rank 0 until its process ends
@@ -37,16 +36,16 @@ def is_rank() -> bool:
 
 
 def agree(decide: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """What rank 0 decides, on every rank; call it once, before anything else communicates.
+    """Returns rank 0's decision on every rank; call it once, before anything else communicates.
 
-    Afterwards torch's process group will use a store that belongs to this attempt alone.
+    Afterwards torch's process group uses a store that belongs to this attempt alone.
 
     Args:
-        decide: called on rank 0 with the ``run`` that an earlier attempt of this job decided on, "" in the first one;
-            returns plain types, with the run's folder as ``run``.
+        decide: called on rank 0 with the ``run`` of an earlier attempt of this job, "" in the first one; returns plain
+            types, with the run's folder as ``run``.
 
     Raises:
-        RunFailed: not all ranks came within `PATIENCE`.
+        RunFailed: not all ranks arrived within `PATIENCE`.
     """
     from torch.distributed import DistNetworkError, DistStoreError
 
@@ -57,14 +56,14 @@ def agree(decide: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
         answer = _lead(agents, world_size, decide) if rank == 0 else _follow(agents, rank)
     except (DistNetworkError, DistStoreError) as error:
         minutes = PATIENCE.total_seconds() / 60
-        raise RunFailed(f"rank {rank} found no answer from rank 0 within {minutes:g} minutes: {error}") from error
+        raise RunFailed(f"rank {rank} got no answer from rank 0 within {minutes:g} minutes: {error}") from error
     os.environ["MASTER_PORT"] = str(answer["port"])
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is served already, for rank 0 too
     return answer["decision"]
 
 
 def _agents_store(rank: int) -> Any:
-    """The store of torchrun's agents, which outlives an attempt; without one, a store that rank 0 serves."""
+    """Returns the store of torchrun's agents, which outlives an attempt, or else a store that rank 0 serves."""
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  (its public name)
 
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -93,23 +92,23 @@ def _lead(agents: Any, world_size: int, decide: Callable[[str], dict[str, Any]])
     while waiting:
         for rank in sorted(waiting):
             asks = f"{_PREFIX}/asks/{rank}"
-            word = agents.get(asks).decode() if agents.check([asks]) else ""
-            if word and word not in answered:  # perhaps one that a rank of an earlier attempt left
-                agents.set(f"{_PREFIX}/answer/{word}", json.dumps([attempt, text]))
-                answered.add(word)
+            key = agents.get(asks).decode() if agents.check([asks]) else ""
+            if key and key not in answered:  # it may be left from an earlier attempt
+                agents.set(f"{_PREFIX}/answer/{key}", json.dumps([attempt, text]))
+                answered.add(key)
             if agents.check([f"{_PREFIX}/heard/{attempt}/{rank}"]):
                 waiting.discard(rank)
         if time.monotonic() > deadline:
             names = ", ".join(map(str, sorted(waiting)))
             minutes = PATIENCE.total_seconds() / 60
-            raise RunFailed(f"of {world_size} ranks these did not come within {minutes:g} minutes: {names}")
+            raise RunFailed(f"of {world_size} ranks these did not arrive within {minutes:g} minutes: {names}")
         time.sleep(_POLL if waiting else 0)
     return answer
 
 
 def _follow(agents: Any, rank: int) -> dict[str, Any]:
-    word = uuid.uuid4().hex
-    agents.set(f"{_PREFIX}/asks/{rank}", word)
-    attempt, text = json.loads(agents.get(f"{_PREFIX}/answer/{word}"))
+    key = uuid.uuid4().hex
+    agents.set(f"{_PREFIX}/asks/{rank}", key)
+    attempt, text = json.loads(agents.get(f"{_PREFIX}/answer/{key}"))
     agents.set(f"{_PREFIX}/heard/{attempt}/{rank}", "")
     return json.loads(text)

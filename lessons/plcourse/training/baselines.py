@@ -1,7 +1,7 @@
-"""The rows that a model has to beat: the most frequent class, and a linear model, on the very samples of its test.
+"""Baselines that a model should beat: the most frequent class and a linear model, on the samples of its test.
 
-They are fitted on the training part alone, without augmentation, and draw no random number of the run. Large data are
-cut to what takes seconds, and the result says so.
+They are fitted on the training part, without augmentation, and draw none of the run's random numbers. Large data are
+reduced to what takes seconds, and the result says so.
 """
 
 import warnings
@@ -19,21 +19,21 @@ from plcourse.errors import UserError
 
 TRAIN_LIMIT = 2_000  # samples to fit on
 TEST_LIMIT = 10_000  # samples to score
-FEATURE_LIMIT = 1_024  # images are averaged over squares until they have no more values
+FEATURE_LIMIT = 1_024  # larger images are averaged over squares
 _CHUNK = 256
 _WEIGHT = 0.1  # C of the logistic regression, 1 / alpha of the ridge regression
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """What the baselines score.
+    """The scores of the baselines.
 
     Attributes:
-        values: for a metric such as ``test/accuracy``, the score by the baseline's name: ``majority`` and ``linear``;
-            for errors of values ``mean`` and ``linear``; for masks ``majority``, the most frequent class of each place.
-        fitted_on: training samples used, of `n_train`.
-        scored_on: test samples used, of `n_test`.
-        features: values per sample that the linear model saw.
+        values: for each metric such as ``test/accuracy``, the scores by name: ``majority`` and ``linear``; for errors
+            of values ``mean`` and ``linear``; for masks ``majority``, the most frequent class at each pixel.
+        fitted_on: number of training samples used, of `n_train`.
+        scored_on: number of test samples used, of `n_test`.
+        features: values per sample that the linear model got.
     """
 
     values: dict[str, dict[str, float]]
@@ -44,12 +44,12 @@ class Baselines:
     features: int
 
     def section(self) -> dict[str, Any]:
-        """As ``eval/test.json`` holds it."""
+        """Returns the content for ``eval/test.json``."""
         counts = ("fitted_on", "n_train", "scored_on", "n_test", "features")
         return {**self.values, **{name: getattr(self, name) for name in counts}}
 
     def lines(self) -> list[str]:
-        """As the test prints it."""
+        """Returns the lines that the test prints."""
         notes = []
         if any("linear" in found for found in self.values.values()):
             notes.append(f"linear in {self.features:,} standardised features")
@@ -68,14 +68,14 @@ def find_baselines(data: Any, metrics: Mapping[str, float]) -> Baselines | None:
     """Fits and scores the baselines of a test.
 
     Args:
-        data: the data module that was tested on, whose loaders are `BatchLoader`.
-        metrics: what the model scored.
+        data: the data module of the test, whose loaders are `BatchLoader`.
+        metrics: the scores of the model.
 
     Returns:
-        None where there is no accuracy, error or IoU of samples with features to compare with.
+        None if there is no accuracy, error or IoU, or if the samples have no features.
     """
     if hasattr(getattr(data, "parts", None), "texts"):
-        return None  # texts have a baseline of their own, and pixels or columns they have not
+        return None  # texts have another baseline, and neither pixels nor columns
     if data is None or not {"test/accuracy", "test/rmse", "test/foreground_iou"}.intersection(metrics):
         return None
     try:
@@ -84,7 +84,7 @@ def find_baselines(data: Any, metrics: Mapping[str, float]) -> Baselines | None:
             return None
         known, asked = _read(train, TRAIN_LIMIT), _read(test, TEST_LIMIT)
     except UserError:
-        return None  # the training data are no longer there: the model's own score stands alone
+        return None  # the training data no longer exist
     if known is None or asked is None:
         return None
     values: dict[str, dict[str, float]] = {}
@@ -100,7 +100,7 @@ def find_baselines(data: Any, metrics: Mapping[str, float]) -> Baselines | None:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Features float64 [N, F], labels [N], and masks int64 [N, H, W] where there are any."""
+    """Features float64 [N, F], labels [N], and masks int64 [N, H, W] if there are any."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -108,7 +108,7 @@ class _Samples:
 
 
 def plain_samples(loader: Any) -> Any:
-    """The samples behind a loader of the suite, without augmentation; None for another loader."""
+    """Returns the samples of one of the suite's loaders, without augmentation; None for another loader."""
     if not isinstance(loader, BatchLoader):
         return None
     data: Any = loader.data
@@ -117,7 +117,7 @@ def plain_samples(loader: Any) -> Any:
 
 
 def _read(samples: Any, limit: int) -> _Samples | None:
-    """At most so many samples, evenly spaced; None where they have no features or are not labelled."""
+    """Reads at most ``limit`` samples, evenly spaced; returns None if they have no features or no labels."""
     indices = np.arange(len(samples))
     if len(indices) > limit:
         indices = np.linspace(0, len(indices) - 1, limit).round().astype(np.int64)
@@ -169,7 +169,7 @@ def _errors(train: _Samples, test: _Samples) -> dict[str, float]:
 
 
 def _iou_by_place(train: np.ndarray, test: np.ndarray) -> float:
-    """The mean IoU over the classes but class 0, of a mask with the most frequent class of each place."""
+    """Returns the mean IoU, without class 0, of the mask with the most frequent class at each pixel."""
     classes = range(int(max(train[train != IGNORE].max(), test[test != IGNORE].max())) + 1)
     guess_HW = np.stack([(train == m).sum(axis=0) for m in classes]).argmax(axis=0)
     known = test != IGNORE
@@ -186,5 +186,5 @@ def _fitted(model: Any, x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.
     from sklearn.preprocessing import StandardScaler
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an optimum that is not quite reached is good enough for a baseline
+        warnings.simplefilter("ignore")  # a baseline need not reach the optimum exactly
         return np.asarray(make_pipeline(StandardScaler(), model).fit(x, y).predict(x_test))

@@ -1,4 +1,4 @@
-"""The callbacks that every run of the suite has, whatever its config says."""
+"""Callbacks that the suite adds to its runs, whatever their configs say."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -17,13 +17,13 @@ from plcourse.processes.collectives import gather_objects
 
 
 class FiniteLoss(Callback):
-    """Ends the run when a loss is not finite, before a checkpoint could take it in.
+    """Ends the run when a loss is not finite, before a checkpoint contains its effect.
 
-    On a CPU every step is looked at. On an accelerator looking would make the host wait for it, so the losses are
-    combined on the device and looked at every ``every_n_steps`` steps and before each checkpoint of an epoch.
+    On a CPU it checks every step. Reading a loss from an accelerator makes the host wait, so there the losses are
+    combined on the device and checked every ``every_n_steps`` steps and at the end of each epoch.
 
     Args:
-        every_n_steps: steps between two looks on an accelerator, 1 or more.
+        every_n_steps: steps between two checks on an accelerator, 1 or more.
     """
 
     def __init__(self, every_n_steps: int = 20) -> None:
@@ -33,7 +33,7 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Looks at the loss of this step, or adds it to those to be looked at."""
+        """Checks the loss of this step, or adds it to those to be checked."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(loss, Tensor):
             return
@@ -52,18 +52,18 @@ class FiniteLoss(Callback):
     def _fail(self, trainer: pl.Trainer, value: float, step: int, batch_idx: int, batch: Any) -> None:
         ids = batch.get("id") if isinstance(batch, dict) else None
         samples = f", samples {', '.join(map(str, ids[:3]))}, ..." if ids else ""
-        _boundary(trainer).failure = (
+        trainer.safe_point.failure = (  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
             f"the loss is {value} at step {step} (epoch {trainer.current_epoch}, batch {batch_idx}{samples}); "
             f"the checkpoints before it are finite: {gentler_training(trainer.lightning_module)}"
         )
 
 
 class Coverage(Callback):
-    """Counts which samples an evaluation saw, over all ranks: ``65 of 65 seen, 0 twice``.
+    """Counts which samples an evaluation used, over all ranks: ``65 of 65 seen, 0 twice``.
 
     Attributes:
-        report: after an evaluation ``{"expected": n, "seen": distinct samples, "twice": surplus looks}``, equal on
-            all ranks, or None where batches carry no ids.
+        report: after an evaluation ``{"expected": n, "seen": distinct samples, "twice": surplus uses}``, equal on all
+            ranks; None if batches have no ids.
     """
 
     def __init__(self) -> None:
@@ -74,47 +74,32 @@ class Coverage(Callback):
         """Starts counting."""
         self._keys = []
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts counting, in the verb validate; inside fit nobody asks."""
-        self._keys = []
-
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Notes the ids of one batch."""
-        self._note(args[1] if len(args) > 1 else kwargs["batch"])
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
-        """Notes the ids of one batch."""
-        if trainer.state.fn == "validate":
-            self._note(args[1] if len(args) > 1 else kwargs["batch"])
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Adds up over the ranks."""
-        self._close(trainer.test_dataloaders)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Adds up over the ranks."""
-        if trainer.state.fn == "validate":
-            self._close(trainer.val_dataloaders)
-
-    def _note(self, batch: Any) -> None:
-        if isinstance(batch, dict) and "id" in batch:
+        """Records the ids of one batch, except in the validation inside a fit."""
+        batch = args[1] if len(args) > 1 else kwargs["batch"]
+        if trainer.state.fn != "fit" and isinstance(batch, dict) and "id" in batch:
             self._keys.append(keys_of(batch["id"]))
 
-    def _close(self, loaders: Any) -> None:
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Adds up the counts of the ranks, except in the validation inside a fit."""
+        if trainer.state.fn == "fit":
+            return
         own = np.concatenate(self._keys) if self._keys else np.empty(0, np.uint64)
         keys = np.concatenate(gather_objects(own))
-        expected = samples_of(loaders)
+        expected = samples_of(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
         if keys.size == 0 or expected is None:
             self.report = None
             return
         seen = int(np.unique(keys).size)
         self.report = {"expected": expected, "seen": seen, "twice": int(keys.size) - seen}
 
+    on_validation_epoch_start = on_test_epoch_start
+    on_validation_batch_end = on_test_batch_end
+    on_validation_epoch_end = on_test_epoch_end
+
 
 def samples_of(loaders: Any) -> int | None:
-    """The samples that one or several loaders have, whatever limits leave out; None where one cannot be asked."""
+    """Returns the number of samples of one or several loaders, without limits; None if a loader does not tell."""
     if isinstance(loaders, list | tuple):
         return _sum(map(samples_of, loaders))
     planned = getattr(getattr(loaders, "plan", None), "n", None)
@@ -125,11 +110,11 @@ def samples_of(loaders: Any) -> int | None:
 
 
 def samples_in(loaders: Any, batches: Mapping[int, int]) -> int | None:
-    """The samples in the first batches of this process; None where a loader does not say how it makes them.
+    """Returns the number of samples in this process's first batches; None if a loader does not tell.
 
     Args:
         loaders: one or several loaders.
-        batches: how many batches of each loader, by its position.
+        batches: number of batches of each loader, by its position.
     """
     several = loaders if isinstance(loaders, list | tuple) else [loaders]
     return _sum(_samples_in(loader, batches.get(position, 0)) for position, loader in enumerate(several))
@@ -153,7 +138,3 @@ def _samples_in(loader: Any, batches: int) -> int | None:
     if size is None or not hasattr(getattr(loader, "dataset", None), "__len__") or not hasattr(sampler, "__len__"):
         return None
     return min(batches * size, len(sampler))
-
-
-def _boundary(trainer: pl.Trainer) -> Any:
-    return trainer.boundary  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)

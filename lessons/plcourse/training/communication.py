@@ -1,13 +1,13 @@
-"""How long a training step communicates, and how much of that it has to wait for.
+"""Measures how long a training step communicates, and how much of that time it waits.
 
 DistributedDataParallel starts to average the first gradients while the backward pass still computes the others (Li et
 al. 2020, arXiv 2006.15704, section 3.2.3). So there are two figures. *Communication* lasts from the start of the first
-bucket's averaging to the end of the last one's. *Exposed* is the part of it after the last gradient was computed: the
-time in which the step does nothing but wait, and the only one that faster communication could save. Both hold the wait
-for a slower process too; from inside one process the two cannot be told apart.
+bucket's averaging to the end of the last one's. *Exposed* is the part after the last gradient was computed, in which
+the step only waits: the only time that faster communication could save. Both include the wait for slower processes,
+which cannot be distinguished from inside one process.
 
-DDP keeps these times itself, with the clock on CPUs and with events on the stream on GPUs. Reading them needs no hook
-of its own, so the config's hook stays in place and the gradients keep every bit::
+DDP measures these times itself, with the clock on CPUs and with stream events on GPUs. Reading them needs no
+communication hook, so a hook in the config stays in place and the gradients stay equal bit for bit::
 
     timer = CommunicationTimer(trainer.strategy.model)      # a DistributedDataParallel
     for batch in batches:
@@ -40,15 +40,15 @@ class Communication:
 
 
 class CommunicationTimer:
-    """Reads the communication times that a DDP module keeps.
+    """Reads the communication times that a DDP module measures.
 
-    A step's times are complete when the next forward pass begins; `look` therefore sees the step before the latest.
-    Forward passes under `no_sync`, which communicate nothing, are no steps here.
+    A step's times are complete when the next forward pass begins, so `look` sees the step before the latest. Forward
+    passes under `no_sync` communicate nothing and do not count as steps.
 
     Args:
         module: the module that trains, wrapped in DistributedDataParallel (`trainer.strategy.model` during a fit).
-        every_n_steps: DDP times every so many steps, and its first ten; 1 or more. Timing a step takes about 3 us on
-            a CPU; on a GPU the host waits for that step to end before it begins the next.
+        every_n_steps: DDP times one step in this many, and its first ten; 1 or more. Timing a step takes about 3 us on
+            a CPU; on a GPU the host waits for the end of that step before it begins the next.
 
     Raises:
         ValueError: the module is not wrapped in DistributedDataParallel, or the interval is below 1.
@@ -56,7 +56,7 @@ class CommunicationTimer:
 
     def __init__(self, module: nn.Module | None, every_n_steps: int = 1) -> None:
         if not isinstance(module, DistributedDataParallel):
-            raise ValueError(f"module is a {type(module).__name__}; only DistributedDataParallel keeps these times")
+            raise ValueError(f"module is a {type(module).__name__}; only DistributedDataParallel measures these times")
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}; it must be 1 or more")
         module._set_ddp_runtime_logging_sample_rate(every_n_steps)
@@ -66,7 +66,7 @@ class CommunicationTimer:
         self._steps = 0
 
     def look(self) -> None:
-        """Adds the latest step that was timed, unless it has been added already; about 50 us, so not for every step."""
+        """Adds the latest timed step, unless it was added before; takes about 50 us, too long for every step."""
         times = self._module._get_ddp_logging_data()
         iteration = times.get("iteration", 0)
         total = times.get("backward_comm_time", 0)
@@ -78,7 +78,7 @@ class CommunicationTimer:
         self._steps += 1
 
     def take(self) -> Communication | None:
-        """The means since the last call, or None where no step was seen; starts anew."""
+        """Returns the means since the last call, None if there was no step, and resets them."""
         steps = self._steps
         if not steps:
             return None

@@ -1,8 +1,8 @@
-"""What a LightningModule says about itself so that it can be exported: its inputs, their free dimensions, its outputs.
+"""What a LightningModule declares to be exported: its inputs, their free dimensions, its outputs.
 
-A module that maps the ``image`` or the ``features`` of a batch to class scores [B, K] need not say anything; see
-`as_exportable`. Any other module implements `Exportable`: two methods, and the verb ``export`` writes it in every
-format and verifies it.
+A module that maps the ``image`` or the ``features`` of a batch to class scores [B, K] need not declare anything; see
+`as_exportable`. Any other module implements the two methods of `Exportable`, after which ``plcourse export`` writes it
+in every format and verifies it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ class Dimension:
     """A dimension whose size is free in the exported file.
 
     Args:
-        name: what it is called there, such as ``batch`` or ``length``.
+        name: its name there, such as ``batch`` or ``length``.
         min: the smallest size, 1 or more.
         max: the largest size, such as the context of a transformer; None for no limit.
     """
@@ -53,9 +53,9 @@ class Output:
 
     Args:
         name: its name in the exported file.
-        classes: the position of the dimension whose largest value is the decision; None where nothing is decided.
+        classes: position of the dimension whose largest value is the prediction; None for no prediction of a class.
         per_pixel: whether positions 2 and 3 are the rows and columns of the image; with ``--preprocess`` such an output
-            comes in the size of the raw image.
+            has the size of the raw image.
     """
 
     name: str
@@ -70,9 +70,9 @@ class Signature:
     Args:
         inputs: its arguments, in order.
         outputs: the tensor, or the tensors of the tuple or dict, that it returns, in order.
-        metric: the test metric that export must not worsen, such as ``test/accuracy``; None where there is none,
-            several where there are several tasks.
-        mode: whether a larger (``max``) or a smaller (``min``) value of it, or of them, is better.
+        metric: the test metric that export must not worsen, such as ``test/accuracy``, or several for several tasks;
+            None if there is none.
+        mode: whether a larger (``max``) or a smaller (``min``) value is better.
     """
 
     inputs: tuple[Input, ...]
@@ -82,7 +82,7 @@ class Signature:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics, none, one or several."""
+        """The metrics as a tuple."""
         if self.metric is None:
             return ()
         return (self.metric,) if isinstance(self.metric, str) else self.metric
@@ -93,11 +93,11 @@ class Exportable(Protocol):
     """A LightningModule that can be exported."""
 
     def export_signature(self) -> Signature:
-        """Inputs, outputs and the test metric."""
+        """Returns inputs, outputs and the test metric."""
         ...
 
     def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        """The arguments of ``forward`` for a batch of the data module; the same batch gives the same arguments."""
+        """Returns the arguments of ``forward`` for a batch; the same batch must give the same arguments."""
         ...
 
 
@@ -112,55 +112,55 @@ class ExportedByDefault:
         self.field = field
 
     def export_signature(self) -> Signature:
-        """The field in, logits out."""
+        """Returns the field as input and logits as output."""
         return Signature((Input(self.field),), (Output("logits", classes=1),), "test/accuracy")
 
     def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        """The images [B, C, H, W], or the features [B, D]."""
+        """Returns the images [B, C, H, W], or the features [B, D]."""
         return (batch[self.field],)
 
 
 @runtime_checkable
 class RawInputs(Protocol):
-    """A data module that knows what its samples were made from, which ``--preprocess`` is verified with."""
+    """A data module that knows the raw data of its samples, with which ``--preprocess`` is verified."""
 
     def raw_inputs(self, ids: Sequence[str]) -> list[Tensor]:
-        """What samples were before: pixels uint8 [C, H, W] of any size, or the numbers [D] of a row."""
+        """Returns the raw data of samples: pixels uint8 [C, H, W] of any size, or the numbers [D] of a row."""
         ...
 
 
 @runtime_checkable
 class RawImages(RawInputs, Protocol):
-    """The same of images; its ``state_dict`` says by which rule it resizes."""
+    """`RawInputs` that are images; the ``state_dict`` contains the rule for resizing them."""
 
     def files_dataloader(self, paths: Sequence[str]) -> Iterable[Any]:
-        """Batches of new image files, as ``predict`` reads them."""
+        """Returns batches of new image files, as ``predict`` reads them."""
         ...
 
 
 @runtime_checkable
 class RawMasks(RawImages, Protocol):
-    """The same of images with a mask each."""
+    """`RawImages` that have a mask each."""
 
     def raw_masks(self, ids: Sequence[str]) -> list[Tensor]:
-        """The masks of samples, uint8 [H, W] in the size of their raw images."""
+        """Returns the masks of samples, uint8 [H, W] in the size of their raw images."""
         ...
 
 
 @runtime_checkable
 class RawTexts(Protocol):
-    """A data module of texts, whose batches carry them as ``written`` and whose ``state_dict`` can encode new ones.
+    """A data module of texts, whose batches contain them as ``written`` and whose ``state_dict`` can encode new ones.
 
-    That state travels in an exported file, so the file is verified on texts that were encoded by it alone.
+    An exported file contains that state, and is verified on texts that were encoded with nothing else.
     """
 
     def encoded(self, state: Mapping[str, Any], written: Sequence[str]) -> dict[str, Tensor]:
-        """The fields of a batch that hold the tokens of some texts, made by nothing but ``state``."""
+        """Returns the fields of a batch that contain the tokens of texts, made from ``state`` alone."""
         ...
 
 
 def as_exportable(module: pl.LightningModule, batch: Any) -> Exportable:
-    """The module itself where it implements `Exportable`, else the default for classifiers of images or features.
+    """Returns the module if it implements `Exportable`, otherwise the default for classifiers of images or features.
 
     Raises:
         UserError: it does not, and the batches have neither ``image`` nor ``features``.
@@ -171,17 +171,17 @@ def as_exportable(module: pl.LightningModule, batch: Any) -> Exportable:
         if isinstance(batch, Mapping) and name in batch:
             return ExportedByDefault(name)
     raise UserError(
-        f"{type(module).__name__} does not say what it takes: give it export_signature and export_inputs "
-        "(plcourse.training.exportable), or batches with an 'image' or 'features'"
+        f"{type(module).__name__} does not declare its inputs: add export_signature and export_inputs "
+        "(see plcourse.training.exportable), or use batches with an 'image' or 'features'"
     )
 
 
 @contextmanager
 def standing_in(module: pl.LightningModule, forward: Callable[..., Any]) -> Iterator[None]:
-    """Lets something else answer in place of a module's ``forward``, so that its own test step scores that.
+    """Replaces a module's ``forward`` in the block, so that the module's test step scores the replacement.
 
     Raises:
-        UserError: nothing asked it, so that the scores are still those of the module.
+        UserError: nothing called it, so that the scores are still those of the module.
     """
     calls = 0
 
@@ -197,16 +197,16 @@ def standing_in(module: pl.LightningModule, forward: Callable[..., Any]) -> Iter
         del module.forward
     if not calls:
         raise UserError(
-            f"the test_step of {type(module).__name__} does not call its forward, so nothing can be scored in its place"
+            f"the test_step of {type(module).__name__} does not call its forward, so no replacement can be scored"
         )
 
 
 def is_replaced(module: pl.LightningModule) -> bool:
-    """Whether something answers in place of ``forward``: then it holds one opinion, and its parts cannot be asked."""
+    """Whether ``forward`` is replaced: then the module gives one prediction, and its parts cannot be used alone."""
     return "forward" in vars(module)
 
 
 def ids_of(batch: Any, first: int, size: int) -> list[str]:
-    """The ids of a batch's samples; their numbers from ``first`` on where the batch carries none."""
+    """Returns the ids of a batch's samples; if it has none, their numbers from ``first`` on."""
     ids = batch.get("id") if isinstance(batch, Mapping) else None
     return [str(each) for each in ids] if ids is not None else [str(first + i) for i in range(size)]

@@ -1,37 +1,32 @@
-"""Says when a config takes too few optimizer steps to train a network, and which flags would change that."""
+"""Detects configs with too few optimizer steps to train a network, and suggests flags that change this."""
 
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-FEW = 120  # optimizer steps below which a network has hardly begun to learn; the shortest packaged fits take more
+FEW = 120  # with fewer optimizer steps a network hardly begins to learn; the shortest packaged fits take more
 ENOUGH = 400
-_BATCHES = 16  # batches of an epoch that a smaller batch_size is to give
-_SMALLEST = 8
+_BATCHES = 16  # batches per epoch that the suggested batch size aims at
+_SMALLEST = 8  # batch size
 
 
 class Advice(NamedTuple):
-    """What is wrong with the length of a training.
-
-    Attributes:
-        what: how many steps it takes, and why that is little.
-        flags: what to add to the command.
-    """
+    """Why a training is too short (`what`), and the `flags` to add to its command."""
 
     what: str
     flags: str
 
 
 def few_steps(config: Mapping[str, Any], n_train: int, processes: int) -> Advice | None:
-    """Looks at the steps that a config plans.
+    """Checks the number of steps that a config plans.
 
     Args:
-        config: with ``trainer`` and ``data``, resolved.
-        n_train: training samples; of one fold where the samples are cut into folds.
-        processes: that share each step.
+        config: a resolved config with ``trainer`` and ``data``.
+        n_train: number of training samples, in cross-validation those of one fold.
+        processes: number of processes that share each step.
 
     Returns:
-        None where there are enough, where a limit or a trial is asked for, or where the config does not tell.
+        None if there are enough, if the config limits the run on purpose, or if it does not determine the steps.
     """
     trainer, data = config.get("trainer") or {}, (config.get("data") or {}).get("init_args") or {}
     data = (data.get("data") or {}).get("init_args") or {} if "fold" in data else data

@@ -1,9 +1,9 @@
-"""Keeps training samples out of scores: what a trainer's weights were trained on is compared with what it evaluates.
+"""Keeps training samples out of scores: compares what the weights were trained on with what is evaluated.
 
-The rule is one for all: an evaluation of a sample that the weights were trained on is refused, whatever it is (another
-split, another folder, an ensemble whose members were split otherwise). To leave such samples out instead would give a
-score of a part that nobody asked for: what is left of a stratified part is no random sample of it, and of an ensemble
-of several splits next to nothing is left. ``trainer.allow_training_samples: true`` asks for the score all the same.
+An evaluation that contains a sample that the weights were trained on is refused, whatever the reason (another split,
+another folder, an ensemble whose members have other splits). Leaving such samples out instead would score a part that
+nobody asked for: the rest of a stratified part is no random sample of it, and an ensemble of several splits would have
+next to nothing left. ``trainer.allow_training_samples: true`` scores them all the same.
 """
 
 import weakref
@@ -28,11 +28,11 @@ class TrainingSamples:
     """What the weights in a trainer were trained on.
 
     Args:
-        trainer: whose evaluations are watched.
+        trainer: the trainer whose evaluations are checked.
         allowed: whether training samples may be scored.
 
     Attributes:
-        scored: training samples that the last evaluation scored, because it was asked to.
+        scored: number of training samples that the last evaluation scored because they are allowed.
     """
 
     def __init__(self, trainer: pl.Trainer, allowed: bool) -> None:
@@ -40,36 +40,36 @@ class TrainingSamples:
 
     @property
     def trainings(self) -> list[Training]:
-        """All trainings of the model's weights that are known."""
+        """All known trainings of the model's weights."""
         model = getattr(self.trainer, "lightning_module", None)
         return [] if model is None else _trainings.get(model, [])
 
     @property
     def findings(self) -> dict[str, int]:
-        """What ``eval/<stage>.json`` says of training samples that were scored on purpose."""
+        """What ``eval/<stage>.json`` contains about training samples that were scored on purpose."""
         return {"training_samples": self.scored} if self.scored else {}
 
     def take_over(self, checkpoint: Mapping[str, Any], path: Any) -> None:
-        """Notes what the weights of a checkpoint were trained on, which the model now has."""
+        """Records what the weights of a checkpoint that the model has loaded were trained on."""
         _trainings[self.trainer.lightning_module] = trainings_of(checkpoint, Path(path).parent)
 
     def remember(self, loaders: Iterable[Any]) -> None:
-        """Notes the samples of the loaders that a fit trains on."""
+        """Records the samples of the loaders that a fit trains on."""
         model = self.trainer.lightning_module
         for loader in loaders:
             if (samples := identities(loader)) is not None:
                 learn(model, [Training.on(samples, terms_of(self.trainer))])
 
     def states(self) -> dict[str, Any]:
-        """What a checkpoint holds of it; empty where nothing is known."""
+        """Returns what a checkpoint contains about it; empty if nothing is known."""
         known = [training.state() for training in self.trainings]
         return {KEY: known} if known else {}
 
     def save(self, folder: Path) -> None:
-        """Writes one file per training beside the checkpoints; for the first rank only.
+        """Writes one file per training beside the checkpoints; call it on the first rank only.
 
         Raises:
-            RunFailed: hashes that the checkpoints do not hold themselves cannot be written.
+            RunFailed: hashes that the checkpoints do not contain cannot be written.
         """
         for training in self.trainings:
             try:
@@ -82,40 +82,37 @@ class TrainingSamples:
         """Refuses to evaluate samples that the weights were trained on; a collective of all ranks.
 
         Raises:
-            UserError: there are such samples; the line names the first and how the splits differ.
+            UserError: there are such samples; the message names the first and how the splits differ.
         """
         self.scored = 0
         self.compare(self.trainings, loaders, path)
 
     def compare(self, trainings: Iterable[Training], loaders: Iterable[Any], path: Any = None) -> None:
-        """As `check`, for the trainings of other weights that take part in the evaluation, such as a member's.
+        """Does the same for other weights that take part in the evaluation, such as those of an ensemble's member.
 
         Args:
             trainings: what these weights were trained on.
             loaders: what is evaluated.
             path: the checkpoint of these weights.
-
-        Raises:
-            UserError: see `check`.
         """
         trainings = list(trainings)
         stage = "test" if self.trainer.testing else "validation"
         for loader in loaders:
             samples = identities(loader)
-            if samples is None or getattr(loader, "part", "") == "train":  # which is asked for by that name alone
+            if samples is None or getattr(loader, "part", "") == "train":  # the training part was requested by name
                 continue
             line = from_rank_0(self._found(trainings, samples, stage, path) if self.trainer.is_global_zero else None)
             if line is not None and not self.allowed:
                 raise UserError(line)
             if line is not None:
-                say(f"warning: {line.partition(';')[0]}; scored all the same, as trainer.allow_training_samples asks")
+                say(f"warning: {line.partition(';')[0]}; scored because trainer.allow_training_samples is set")
 
     def _found(self, trainings: list[Training], samples: Identities, stage: str, path: Any) -> str | None:
         unknown = next((training for training in trainings if training.hashes is None), None)
         owner = "the model" if path is None else str(path)
         if unknown is not None:
-            lacks = f"{unknown.file_name} is not beside it" if unknown.digest else "the checkpoint does not say it"
-            say(f"{owner}: which samples it was trained on is not known ({lacks}), so {stage} was not checked for them")
+            lacks = f"{unknown.file_name} is missing" if unknown.digest else "the checkpoint does not list them"
+            say(f"{owner}: its training samples are not known ({lacks}), so the {stage} samples were not checked")
         seen = [(training, numbers) for training in trainings if len(numbers := samples.among(training.hashes))]
         if not seen:
             return None
@@ -125,21 +122,17 @@ class TrainingSamples:
         how = _difference(seen[0][0].terms, terms_of(self.trainer))
         return (
             f"{owner} was trained on {len(overlap):,} of the {len(samples.ids):,} {stage} samples, the first is {id_}"
-            f"{how}; evaluate on samples that it was not trained on, or score these on purpose with "
-            "--trainer.allow_training_samples=true"
+            f"{how}; evaluate on other samples, or score these on purpose with --trainer.allow_training_samples=true"
         )
 
 
 def check_other_weights(trainer: Any, checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Refuses an evaluation in which weights take part that were trained on what is evaluated.
+    """Checks the weights of an additional checkpoint that take part in an evaluation, as `TrainingSamples.check` does.
 
     Args:
-        trainer: in the middle of an evaluation; in a prediction nothing is scored, and nothing is checked.
-        checkpoint: of the weights, such as those of an ensemble's member.
-        path: where it lies.
-
-    Raises:
-        UserError: see `TrainingSamples.check`.
+        trainer: a trainer that is evaluating; predictions are not scored, so they are not checked.
+        checkpoint: contains the weights, such as those of an ensemble's member.
+        path: file of the checkpoint.
     """
     if trainer.state.fn == "predict":
         return
@@ -149,18 +142,18 @@ def check_other_weights(trainer: Any, checkpoint: Mapping[str, Any], path: str |
 
 
 def learn(model: pl.LightningModule, trainings: Iterable[Training]) -> None:
-    """Notes that the weights of a model were trained on further samples, such as those of a pretrained part."""
+    """Records that a model's weights were trained on further samples, such as those of a pretrained part."""
     known = _trainings.setdefault(model, [])
     known += [each for each in trainings if each.digest not in {training.digest for training in known}]
 
 
 def identities(loader: Any) -> Identities | None:
-    """Who the samples of a loader are; None where it cannot be known."""
+    """Returns the identities of a loader's samples; None if they are not known."""
     return getattr(getattr(loader, "data", None), "identities", None)
 
 
 def terms_of(trainer: pl.Trainer) -> dict[str, Any]:
-    """How the data of a trainer are split; empty where they do not say it."""
+    """Returns how the data of a trainer are split; empty if they do not tell."""
     data = getattr(trainer, "datamodule", None)
     with suppress(AttributeError):
         return dict(data.terms)  # pyright: ignore[reportOptionalMemberAccess]
@@ -168,7 +161,7 @@ def terms_of(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """How two splits differ, for a message."""
+    """Says how two splits differ."""
     names = [name for name in _SHOWN if there.get(name) != here.get(name)]
     if not names or not there:
         return ""

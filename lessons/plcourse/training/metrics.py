@@ -1,4 +1,4 @@
-"""Metrics that come out the same however the samples are spread over batches and processes."""
+"""Metrics whose values do not depend on how the samples are divided into batches and processes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -14,8 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 class SampleMean(Metric):
     """The mean of a per-sample quantity, summed in double precision.
 
-    A mean of batch means weighs the samples of a short last batch too much, and a single-precision sum depends on the
-    order of the batches; this does neither.
+    A mean of batch means overweights the samples of a short last batch, and a sum in single precision depends on the
+    order of the batches.
     """
 
     full_state_update = False
@@ -33,38 +33,38 @@ class SampleMean(Metric):
         self.count += values.numel()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
-        # A model that is moved to half precision must not take the sum with it.
+        # Converting the model to half precision must not convert the sum.
         super()._apply(fn, *args, **kwargs)
         self.total = self.total.double()
         self._defaults["total"] = torch.zeros((), dtype=torch.float64)
         return self
 
     def compute(self) -> Tensor:
-        """The mean over all samples of all processes; nan for none."""
+        """Returns the mean over all samples of all processes; nan for none."""
         return self.total / self.count
 
 
 class StepMeans:
-    """Training values of one optimizer step, averaged over all its batches, however many there are."""
+    """Averages training values over the batches of one optimizer step."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, trainer: pl.Trainer, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Adds the values of one batch; to be called in ``training_step``.
+        """Adds the values of one batch; call it in ``training_step``.
 
         Args:
-            trainer: trains on the batch.
+            trainer: the trainer of the model.
             values: means over the batch's samples, times its ``rank_weight``.
 
         Returns:
-            With the last batch of a step that the loggers will take, the means over the step; else nothing.
+            The means over the step if this is its last batch and the loggers record the step, otherwise nothing.
         """
         if not is_logging_step(trainer):
             return {}
         batches = trainer.accumulate_grad_batches
         if (trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1) % batches == 0:
-            self._sums = {}  # what a stop in the middle of a step has left
+            self._sums = {}  # a stop in the middle of a step may have left some
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach() / batches
         if not takes_step(trainer):
@@ -74,17 +74,17 @@ class StepMeans:
 
 
 def in_full(scores: Tensor) -> Tensor:
-    """The scores in single precision or better, whatever precision the model computes in."""
+    """Returns scores in single precision or better, whatever precision the model computes in."""
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def probabilities(scores: Tensor, dim: int = 1) -> Tensor:
-    """The softmax in single precision or better; its largest entry is the decision, in every place that takes one."""
+    """Returns the softmax in single precision or better; its largest entry is the decision everywhere in the suite."""
     return in_full(scores).softmax(dim)
 
 
 class AccuracyPerClass(MulticlassStatScores):
-    """The accuracy of each class [K]; nan for a class without samples, which has none.
+    """The accuracy of each class [K]; nan for a class without samples.
 
     Args:
         num_classes: classes, 2 or more.
@@ -94,7 +94,7 @@ class AccuracyPerClass(MulticlassStatScores):
         super().__init__(num_classes, average="none")
 
     def compute(self) -> Tensor:
-        """The accuracy of each class over all samples of all processes."""
+        """Returns the accuracy of each class over all samples of all processes."""
         right_K, _, _, missed_K = self._final_state()
         return right_K.double() / (right_K + missed_K)  # 0 / 0 is nan
 
@@ -104,7 +104,7 @@ class ClassificationScores(nn.Module):
 
     Args:
         num_classes: classes, 2 or more.
-        stage: the first part of the names, such as ``val``.
+        stage: first part of the metric names, such as ``val``.
     """
 
     def __init__(self, num_classes: int, stage: str) -> None:
@@ -120,31 +120,28 @@ class ClassificationScores(nn.Module):
         """Adds the scores of some samples.
 
         Args:
-            logits_BK: class scores, of which single precision or better is made.
+            logits_BK: class scores of any precision.
             label_B: the true classes.
-            predicted_B: the classes decided for; None decides by `probabilities`, as the models' predictions do.
+            predicted_B: the predicted classes; None takes them from `probabilities`, as the models' predictions do.
         """
         self.loss.update(functional.cross_entropy(in_full(logits_BK), label_B, reduction="none"))
         self.rates.update(probabilities(logits_BK).argmax(dim=1) if predicted_B is None else predicted_B, label_B)
 
     def log_and_reset(self, module: pl.LightningModule) -> None:
-        """Logs the scores and starts anew; a collective, to be called on every rank, also on one without samples."""
+        """Logs the scores and resets them; a collective that every rank must call, also one without samples."""
         values: dict[str, Any] = {f"{self.stage}/loss": self.loss.compute(), **self.rates.compute()}
         self.loss.reset()
         self.rates.reset()
-        # sync_dist averages values that are equal on all ranks already; without it Lightning warns
+        # The values are equal on all ranks already; without sync_dist Lightning warns.
         module.log_dict(values, prog_bar=self.stage == "val", sync_dist=True)
 
 
 def takes_step(trainer: pl.Trainer) -> bool:
-    """Whether this training batch ends an optimizer step, rather than leaving its gradients to the batches after it."""
+    """Whether this training batch ends an optimizer step; otherwise its gradients are accumulated."""
     return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def is_logging_step(trainer: pl.Trainer) -> bool:
-    """Whether the loggers will take what this optimizer step logs: every ``log_every_n_steps`` steps of the run.
-
-    True for all batches of the step, where gradients are accumulated.
-    """
+    """Whether the loggers record this optimizer step (all batches of it), one in ``log_every_n_steps``."""
     every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
     return every > 0 and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0

@@ -1,12 +1,12 @@
-"""What optimizers and schedules were configured with, so that a resumed run can be given other settings.
+"""The settings of optimizers and schedules, which a resumed run can change.
 
-Loading an optimizer brings its rate, weight decay and all else back, whatever the config says now; a schedule does the
-same with its own settings. So each checkpoint also holds what both were configured with. What a resume configures
-otherwise is put in after loading; what it configures alike stays as it was loaded, to the last bit.
+Loading an optimizer restores its learning rate, weight decay and everything else, whatever the config says now; loading
+a schedule does the same. So each checkpoint also holds the configured settings of both. Settings that a resumed run
+changes are applied after loading; all others stay as they were loaded, bit for bit.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -18,12 +18,15 @@ _RATE = ("lr", "initial_lr")
 _DERIVED = ("_last_lr", "base_lrs")  # follow from the optimizer's rates
 
 
-def configured(optimizers: Sequence[Optimizer], schedules: Sequence[Any]) -> dict[str, Any]:
-    """The settings of optimizers and schedules that no step has been taken with yet, as plain types.
+class Settings(TypedDict):
+    """Settings as plain types: the ``class`` and ``groups`` of each optimizer, and what each schedule was given."""
 
-    Returns:
-        `optimizers`: for each its `class` and its `groups`; `schedules`: the settings of each.
-    """
+    optimizers: list[dict[str, Any]]
+    schedules: list[dict[str, Any]]
+
+
+def settings_of(optimizers: Sequence[Optimizer], schedules: Sequence[Any]) -> Settings:
+    """Returns the settings of optimizers and schedules that have not taken a step yet."""
     return {
         "optimizers": [
             {"class": type(optimizer).__name__, "groups": [_settings(group) for group in optimizer.param_groups]}
@@ -33,8 +36,8 @@ def configured(optimizers: Sequence[Optimizer], schedules: Sequence[Any]) -> dic
     }
 
 
-def configured_before(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint was configured with; of one that does not say it, what its optimizers hold."""
+def settings_in(checkpoint: Mapping[str, Any]) -> Settings:
+    """Returns the settings stored in a checkpoint; if there are none, those in the states of its optimizers."""
     if "configured" in checkpoint:
         return checkpoint["configured"]
     moved = ("lr", "momentum", "betas") if checkpoint.get("lr_schedulers") else ()  # what schedules change
@@ -53,30 +56,24 @@ def configured_before(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_classes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses the state of an optimizer of another class.
-
-    Raises:
-        UserError: with both classes.
-    """
+def check_classes(before: Settings, now: Settings) -> None:
+    """Raises UserError if an optimizer would have to load the state of another class."""
     for then, here in zip(before["optimizers"], now["optimizers"], strict=False):
         if then["class"] not in (None, here["class"]):
             raise UserError(
-                f"the checkpoint was trained with the optimizer {then['class']}, and {here['class']} is asked for, "
-                f"which cannot take over its state: restore {then['class']}, or start a new run"
+                f"the checkpoint was trained with the optimizer {then['class']}, whose state {here['class']} cannot "
+                f"load: use {then['class']}, or start a new run"
             )
 
 
-def apply_changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], optimizers: Sequence[Optimizer], schedules: Sequence[Any]
-) -> None:
-    """Puts the settings that were configured otherwise into optimizers and schedules that were loaded.
+def apply_changes(before: Settings, now: Settings, optimizers: Sequence[Optimizer], schedules: Sequence[Any]) -> None:
+    """Applies changed settings to optimizers and schedules that were loaded from a checkpoint.
 
-    A changed rate becomes the peak of the schedule: the rate in use is the schedule's present share of it.
+    A changed learning rate becomes the peak of the schedule: the rate in use is the same fraction of it as before.
 
     Args:
-        before: what the checkpoint was configured with.
-        now: what this run is configured with.
+        before: the settings stored in the checkpoint.
+        now: the settings of this run.
         optimizers: as loaded from the checkpoint.
         schedules: as loaded from the checkpoint.
     """
@@ -96,12 +93,12 @@ def apply_changes(
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
     settings = {key: _plain(value) for key, value in group.items() if key != "params" and _is_plain(value)}
     if "initial_lr" in settings:
-        settings.pop("lr", None)  # which the schedule has changed already
+        settings.pop("lr", None)  # the schedule has already changed it
     return settings
 
 
 def _schedule_settings(schedule: Any) -> dict[str, Any]:
-    if isinstance(schedule, PlannedSchedule):  # it has the plan in its state and follows the new one when it is loaded
+    if isinstance(schedule, PlannedSchedule):  # its state contains its plan, and loading it follows the new plan
         return {}
     state = schedule.state_dict()
     plain = {key: _plain(value) for key, value in state.items() if key not in _DERIVED and _is_plain(value)}
@@ -110,7 +107,7 @@ def _schedule_settings(schedule: Any) -> dict[str, Any]:
 
 
 def _set_schedule(schedule: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether anything was to be set."""
+    """Sets what has changed; returns whether anything has."""
     changed = [key for key in now if key in before and key != "_schedulers" and before[key] != now[key]]
     for key in changed:
         setattr(schedule, key, now[key])
@@ -120,8 +117,8 @@ def _set_schedule(schedule: Any, before: Mapping[str, Any], now: Mapping[str, An
 
 
 def _set_rate(group: dict[str, Any], number: int, old: Any, new: Any, schedules: Sequence[Any]) -> None:
-    share = float(group["lr"] / old) if old and schedules else 1.0
-    _set_lr(group, new * share)
+    fraction = float(group["lr"] / old) if old and schedules else 1.0
+    _set_lr(group, new * fraction)
     if "initial_lr" in group:
         group["initial_lr"] = new
     for schedule in schedules:
@@ -137,7 +134,7 @@ def _set_peak(schedule: Any, number: int, rate: Any) -> None:
 
 
 def _follow(schedule: Any) -> None:
-    """Gives the optimizer the rates that a schedule has now, where it can say them without a step."""
+    """Gives the optimizer the present rates of a schedule, if the schedule can compute them without a step."""
     planned = isinstance(schedule, PlannedSchedule)
     closed = schedule.get_lr if planned else getattr(schedule, "_get_closed_form_lr", None)
     groups = schedule.optimizer.param_groups
@@ -148,7 +145,7 @@ def _follow(schedule: Any) -> None:
 
 
 def _set_lr(group: dict[str, Any], rate: float | Tensor) -> None:
-    if isinstance(group["lr"], Tensor):  # which a captured graph reads where it is
+    if isinstance(group["lr"], Tensor):  # a captured graph reads the rate from this tensor
         group["lr"].fill_(float(rate))
     else:
         group["lr"] = rate
@@ -163,8 +160,4 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value))
     if isinstance(value, dict):
         return all(map(_is_plain, (*value, *value.values())))
-    return (
-        value is None
-        or isinstance(value, bool | int | float | str)
-        or (isinstance(value, Tensor) and value.numel() == 1)
-    )
+    return isinstance(value, bool | int | float | str | None) or (isinstance(value, Tensor) and value.numel() == 1)

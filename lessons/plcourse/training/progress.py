@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one bar, one line per epoch, and what to type next."""
+"""What a run prints while it trains: one bar and one line per epoch."""
 
 import sys
 import time
@@ -14,14 +14,14 @@ from plcourse.data.accumulation import planned_batches
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 1.0
-_NARROW = 72  # columns below which the bar has no room for speed and time
+_NARROW = 72  # columns below which the bar does not show speed and time
 
 
 class RunProgress(ProgressBar):
     """A bar for the whole fit with the best score so far, and a line per epoch, at most one a second.
 
-    Where standard error is not a terminal there is no bar, only the lines. A line says which epochs had none, and shows
-    only what was logged in its epoch.
+    If standard error is not a terminal, there are only the lines. A line shows what was logged in its epoch, and says
+    which epochs before it have no line.
     """
 
     def __init__(self) -> None:
@@ -31,18 +31,18 @@ class RunProgress(ProgressBar):
         self._next_line = 0.0
         self._enabled = True
         self._earlier: dict[str, Any] = {}
-        self._waiting: list[tuple[int, list[str]]] = []  # epochs without a line so far
+        self._waiting: list[tuple[int, list[str]]] = []  # epochs that have no line yet
 
     def disable(self) -> None:
-        """Called by Lightning on every rank but the first."""
+        """Switches the bar off; Lightning calls this on every rank but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Called by Lightning to undo `disable`."""
+        """Switches the bar on again."""
         self._enabled = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Opens the bar, at the step that a resumed run goes on from."""
+        """Opens the bar, at the step from which a resumed run continues."""
         if self._enabled and sys.stderr.isatty():
             batches = planned_batches(trainer, trainer.max_epochs, trainer.max_steps)
             total = None if batches == float("inf") else int(batches)
@@ -50,7 +50,7 @@ class RunProgress(ProgressBar):
             self._bar = tqdm(total=total, initial=done, desc="fit", leave=False, unit="batch")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes what was logged before this epoch; Lightning goes on to give it as if it were new."""
+        """Records what was logged before this epoch, which Lightning continues to report."""
         self._earlier = dict(trainer.progress_bar_metrics)
 
     def on_train_batch_end(
@@ -64,7 +64,7 @@ class RunProgress(ProgressBar):
         self._draw(self._scores(trainer))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says how the epoch went."""
+        """Prints the scores of the epoch."""
         if not self._enabled:
             return
         self._waiting.append((trainer.current_epoch + 1, self._scores(trainer)))
@@ -72,13 +72,13 @@ class RunProgress(ProgressBar):
             self._say_epoch(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says how the last epoch went, if it has no line yet, and closes the bar."""
+        """Prints the last epoch, if it has no line yet, and closes the bar."""
         if self._waiting:
             self._say_epoch(trainer)
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Closes the bar, so that the error stands on a line of its own."""
+        """Closes the bar, so that the error begins on a new line."""
         self._close()
 
     def _close(self) -> None:
@@ -87,7 +87,7 @@ class RunProgress(ProgressBar):
             self._bar = None
 
     def _say_epoch(self, trainer: pl.Trainer) -> None:
-        """The line of the newest epoch, and which ones before it are only in the table."""
+        """Prints the newest epoch, and which epochs before it are only in the table."""
         self._next_line = time.monotonic() + LINE_SECONDS
         *left_out, (epoch, scores) = self._waiting
         self._waiting = []
@@ -100,7 +100,7 @@ class RunProgress(ProgressBar):
         say(lines) if self._bar is None else self._bar.write(lines)
 
     def _draw(self, scores: list[str]) -> None:
-        """Draws the bar with as many of the scores as it has room for, whole ones."""
+        """Draws the bar with as many scores as fit."""
         columns = (width(sys.stderr) or 80) - 1
         bar = self._bar
         bar.ncols = columns
@@ -128,7 +128,7 @@ class RunProgress(ProgressBar):
 
 
 def table(metrics: dict[str, float]) -> list[str]:
-    """The lines of a small table of scores; where a line is too narrow for both, a value stands below its name."""
+    """Returns the lines of a table of scores; a value is below its name if the terminal is too narrow for both."""
     longest, limit = max(map(len, metrics), default=0), width()
     lines = [f"  {name:<{longest}}  {value:.6g}" for name, value in metrics.items()]
     if limit is None or max(map(len, lines), default=0) <= limit:

@@ -11,26 +11,26 @@ from plcourse.processes.collectives import gather_states
 
 
 class RandomState:
-    """Carries the Python, NumPy, torch and CUDA random states of every rank through a checkpoint."""
+    """Saves the Python, NumPy, torch and CUDA random states of every rank in a checkpoint, and restores them."""
 
     def __init__(self) -> None:
         self._pending: dict[str, Any] | None = None
 
     @staticmethod
     def of_all_ranks() -> list[dict[str, Any]]:
-        """The states now, one entry per rank; a collective."""
+        """Returns the present states, one entry per rank; a collective."""
         return gather_states(capture())
 
     def prepare(self, states: list[dict[str, Any]], rank: int, world_size: int) -> None:
         """Keeps this rank's state until `restore`.
 
         Raises:
-            UserError: the checkpoint was written by another number of processes, whose streams cannot be continued.
+            UserError: another number of processes wrote the checkpoint, so that their states cannot be restored.
         """
         if len(states) != world_size:
             raise UserError(
                 f"the checkpoint was written by {len(states)} process(es) and cannot be continued by {world_size}: "
-                "resume with as many, or start a new run"
+                f"resume with {len(states)}, or start a new run"
             )
         self._pending = states[rank]
 
@@ -42,14 +42,13 @@ class RandomState:
 
 
 def capture() -> dict[str, Any]:
-    """The states of this process as ints, strings, tuples and tensors."""
+    """Returns the states of this process as ints, strings, tuples and tensors."""
     name, keys, position, has_gauss, cached = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).copy()), int(position), int(has_gauss), float(cached)),
         "torch": torch.get_rng_state(),
-        "cuda": cuda,
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that know how long the training will be."""
+"""Learning-rate schedules that know the length of the training."""
 
 import math
 from abc import abstractmethod
@@ -15,58 +15,59 @@ from torch.optim.lr_scheduler import LRScheduler
 class PlannedSchedule(LRScheduler):
     """A curve over the whole training: each rate is the peak rate times a factor. Stepped once per optimizer step.
 
-    A resumed run may be made longer or shorter, or get another shape: it then follows the curve of its new plan. Where
-    that curve is elsewhere than the old one was, the rate moves over to it in a straight line, within the steps that
-    the new plan would spend warming up if it began here. No step is taken at the rate 0 at which the old plan ended.
+    A resumed run may change the length or the shape of its plan, and then follows the curve of the new plan. If that
+    curve differs from the old one at this point, the rate moves to it linearly, within the steps that the new plan
+    would spend on warm-up if it began here. No step is taken at the rate 0 at which the old plan ended.
 
     Args:
         optimizer: the optimizer whose learning rates are the peak rates.
-        warmup: the share of all steps spent warming up, 0 to 1.
-        final: the last rate as a share of the peak, 0 to 1.
-        total_steps: all optimizer steps, 1 or more; None lets the model fill it in from the trainer.
-        **shape: further shares of the curve, 0 to 1, kept as attributes.
+        warmup: fraction of all steps spent on warm-up, 0 to 1.
+        final: the last rate as a fraction of the peak, 0 to 1.
+        total_steps: number of optimizer steps, 1 or more; None lets the model take it from the trainer.
+        **shape: further fractions that shape the curve, 0 to 1, kept as attributes.
 
     Raises:
-        ValueError: a share outside 0 to 1.
+        ValueError: a fraction is outside 0 to 1.
     """
 
     def __init__(
         self, optimizer: Optimizer, warmup: float, final: float, total_steps: int | None, **shape: float
     ) -> None:
-        shares = {"warmup": warmup, "final": final, **shape}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is {share}; it is a share between 0 and 1")
-            setattr(self, name, share)
+        fractions = {"warmup": warmup, "final": final, **shape}
+        for name, fraction in fractions.items():
+            if not 0 <= fraction <= 1:
+                raise ValueError(f"{name} is {fraction}; it must be between 0 and 1")
+            setattr(self, name, fraction)
         self.warmup, self.final, self.total_steps = warmup, final, total_steps
-        self._plan = ("total_steps", *shares)
-        self._bridge: tuple[int, int, float] | None = None  # first step, steps, and the factor that they start from
+        self._plan = ("total_steps", *fractions)
+        self._bridge: tuple[int, int, float] | None = None  # first step, steps, factor at the start
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The rates of the next step, one per parameter group."""
+        """Returns the rates of the next step, one per parameter group."""
         return [rate * self._factor(self.last_epoch) for rate in self.base_lrs]
 
     def start(self, total_steps: float) -> None:
-        """Fixes the length of the training, in optimizer steps, and sets the first rate.
+        """Sets the length of the training, in optimizer steps, and the first rate.
 
         Raises:
-            ValueError: the training has no end.
+            ValueError: the length is infinite.
         """
         if math.isinf(total_steps):
             raise ValueError(
-                f"{type(self).__name__} needs to know the end: set trainer.max_epochs or max_steps, or its total_steps"
+                f"{type(self).__name__} needs the length of the training: set trainer.max_epochs, trainer.max_steps "
+                "or its total_steps"
             )
         self.total_steps = int(total_steps)
         self._set_rates()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule stands, and the plan that it has followed so far."""
+        """Returns the state of the schedule and the plan that it has followed so far."""
         state = {key: value for key, value in super().state_dict().items() if key not in (*self._plan, "_plan")}
         return {**state, "plan": {key: getattr(self, key) for key in self._plan}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from where a schedule stood, by the plan of this one."""
+        """Continues from the state of another schedule, with the plan of this one."""
         state = {key: value for key, value in state_dict.items() if key not in (*self._plan, "plan")}
         own = {key: getattr(self, key) for key in self._plan}
         followed = state_dict.get("plan", {})
@@ -77,19 +78,19 @@ class PlannedSchedule(LRScheduler):
             vars(self).update(followed)
             before = self._factor(self.last_epoch)
             vars(self).update(own)
-        else:  # of an older plcourse, whose checkpoints do not say how long the plan was
+        else:  # the checkpoints of older versions do not contain the plan
             rate, peak = self.optimizer.param_groups[0]["lr"], self.base_lrs[0]
             before = float(rate / peak) if peak else 0.0
         self._move_over(before)
 
     def _move_over(self, before: float) -> None:
-        """Starts a bridge from a factor to the curve, where the curve is elsewhere, and sets the rates of this step."""
+        """If the curve differs from a factor, starts a bridge from that factor to the curve and sets the rates."""
         first, total = self.last_epoch, self.total_steps or 0
         self._bridge, bridge = None, self._bridge
         if math.isclose(before, self._factor(first), rel_tol=1e-9, abs_tol=1e-12):
             return
         steps = max(1, round(self.warmup * (total - first)))
-        # a plan that changes again in the middle of a bridge still has the way before it
+        # If the plan changes again on a bridge, the new bridge takes at least the steps that were left of the old one.
         self._bridge = (first, steps if bridge is None else max(steps, bridge[0] + bridge[1] - first), before)
         self._set_rates()
 
@@ -108,14 +109,14 @@ class PlannedSchedule(LRScheduler):
 
     @abstractmethod
     def _curve(self, step: int, total_steps: int) -> float:
-        """The factor of a step, counted from 0, of so many in all."""
+        """Returns the factor of a step, counted from 0, for a training of ``total_steps``."""
 
     def _warmup_steps(self, total_steps: int) -> int:
         return max(1, round(self.warmup * total_steps)) if self.warmup else 0
 
 
 class WarmupCosine(PlannedSchedule):
-    r"""Linear warm-up, then a cosine down to nearly nothing (Loshchilov and Hutter 2017, equation 5, one cycle).
+    r"""Linear warm-up, then a cosine to the final rate (Loshchilov and Hutter 2017, equation 5, one cycle).
 
     .. math:: \eta_t = \eta_0 \left(f + (1 - f)\,\tfrac{1}{2}\left(1 + \cos \pi \tfrac{t - w}{T - w}\right)\right)
 
@@ -123,12 +124,12 @@ class WarmupCosine(PlannedSchedule):
 
     Args:
         optimizer: the optimizer whose learning rates are the peak rates.
-        warmup: the share of all steps spent warming up, 0 to 1.
-        final: the last rate as a share :math:`f` of the peak, 0 to 1.
-        total_steps: all optimizer steps, 1 or more; None lets the model fill it in from the trainer.
+        warmup: fraction of all steps spent on warm-up, 0 to 1.
+        final: the last rate as a fraction :math:`f` of the peak, 0 to 1.
+        total_steps: number of optimizer steps, 1 or more; None lets the model take it from the trainer.
 
     Raises:
-        ValueError: a share outside 0 to 1.
+        ValueError: a fraction is outside 0 to 1.
     """
 
     def __init__(
@@ -147,12 +148,12 @@ class WarmupCosine(PlannedSchedule):
 def with_schedule(
     module: pl.LightningModule, optimizer: Optimizer, lr_scheduler: LRSchedulerCallable | None, steps_per_batch: int = 1
 ) -> OptimizerConfig | OptimizerLRSchedulerConfig:
-    """Pairs an optimizer with its schedule, as `configure_optimizers` returns them.
+    """Returns an optimizer with its schedule, in the form of `configure_optimizers`.
 
     Args:
         module: the model. A `PlannedSchedule` without ``total_steps`` takes the training length from its trainer.
         optimizer: the optimizer.
-        lr_scheduler: builds the schedule from the optimizer, stepped once per optimizer step; None for a constant rate.
+        lr_scheduler: builds the schedule, stepped once per optimizer step; None keeps the rate constant.
         steps_per_batch: steps of this optimizer per training batch, 1 or more.
     """
     if lr_scheduler is None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a fit ends at its next boundary with a checkpoint, anything else ends at once."""
+"""SIGINT and SIGTERM: a fit writes a checkpoint at its next safe point and ends; anything else ends at once."""
 
 import contextlib
 import signal
@@ -11,27 +11,27 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 
 from plcourse.errors import Interrupted
-from plcourse.processes import launch
+from plcourse.processes.rank_process import is_supervised
 from plcourse.training.safe_points import SafePoint
 
 
 class SignalHandler(_SignalConnector):
-    """Replaces Lightning's signal handling, which exits 0 after SIGTERM (Lightning issue 21623).
+    """Replaces Lightning's signal handling, which exits with status 0 after SIGTERM (Lightning issue 21623).
 
-    The first signal lets a fit finish its step; the second ends it where it stands. On SLURM with automatic requeueing
-    Lightning's own handlers stay, because the scheduler's protocol depends on them.
+    The first signal lets a fit finish its step; the second ends it immediately. On SLURM with automatic requeueing,
+    Lightning's handlers stay, because the scheduler's protocol depends on them.
 
     Args:
-        trainer: the trainer whose runs signals end.
-        boundary: the boundary of that trainer, which ends a fit.
+        trainer: the trainer whose runs the signals end.
+        safe_point: the safe point of that trainer, which ends a fit.
     """
 
-    def __init__(self, trainer: pl.Trainer, boundary: SafePoint) -> None:
+    def __init__(self, trainer: pl.Trainer, safe_point: SafePoint) -> None:
         super().__init__(trainer)
-        self._boundary = boundary
+        self._safe_point = safe_point
 
     def register_signal_handlers(self) -> None:
-        """Installs the handlers; only the main thread can."""
+        """Installs the handlers, if this is the main thread."""
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             super().register_signal_handlers()
@@ -44,24 +44,24 @@ class SignalHandler(_SignalConnector):
             signal.signal(signum, self._on_signal)
 
     def teardown(self) -> None:
-        """Puts the earlier handlers back; after a signal not yet, so that a second one meets ours, not theirs."""
-        if not self._boundary.stop_signal:
+        """Restores the previous handlers, but not after a signal, so that a second one still reaches ours."""
+        if not self._safe_point.stop_signal:
             super().teardown()
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if not self.trainer.training and not (self.trainer.state.fn == "fit" and self.trainer.validating):
             raise Interrupted(signum)
-        if not launch.is_supervised():  # else the supervisor says when, and it kills on the second signal
-            if self._boundary.stop_signal:
+        if not is_supervised():  # otherwise the supervisor says when, and kills on the second signal
+            if self._safe_point.stop_signal:
                 raise Interrupted(signum)
-            self._boundary.stop_signal = signum
+            self._safe_point.stop_signal = signum
         if self.trainer.is_global_zero:
-            print("\nfinishing this step and writing a checkpoint; once more stops at once", flush=True)  # noqa: T201
+            print("\nfinishing this step and writing a checkpoint; a second signal stops at once", flush=True)  # noqa: T201
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Lets the record of a run be written whole: SIGINT and SIGTERM wait for nobody, so they are ignored meanwhile."""
+    """Ignores SIGINT and SIGTERM in the block, so that the record of a run is written completely."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -4,8 +4,8 @@ Put them into the four slots of any config to see how a run is driven::
 
     plcourse fit -c kfold/traced
 
-Each line is one call: the loop, the method, and, by its indent, the call that made it. They change nothing:
-a traced run gives the same weights as an untraced one.
+Each line is one call: the loop, the method, and, by its indent, the call that made it. Tracing changes nothing else: a
+traced run gives the same weights as an untraced one.
 """
 
 import functools
@@ -23,7 +23,7 @@ class Trace:
     """The calls of the traced loops of one trainer, in order.
 
     Args:
-        limit: lines to print at most; the rest is recorded in `calls` all the same.
+        limit: lines to print at most; `calls` records the rest as well.
     """
 
     def __init__(self, limit: int) -> None:
@@ -32,7 +32,7 @@ class Trace:
         self._depth = 0
 
     def watch(self, loop: Any, name: str) -> None:
-        """Wraps the loop's own methods, so that each call is recorded under ``name``."""
+        """Wraps the methods of a loop, so that each call is recorded under ``name``."""
         for method in _METHODS:
             if hasattr(loop, method):
                 setattr(loop, method, self._traced(getattr(loop, method), f"{name}.{method}"))
@@ -53,7 +53,7 @@ class Trace:
 
 
 def trace_of(trainer: pl.Trainer, limit: int) -> Trace:
-    """The trace that all loops of one trainer share."""
+    """Returns the trace that all loops of one trainer share."""
     trace = getattr(trainer, "trace", None)
     if trace is None:
         trace = Trace(limit)

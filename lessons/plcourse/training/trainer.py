@@ -1,9 +1,9 @@
-"""Lightning's Trainer with four loop slots, exact evaluation and runs that resume bit-exactly."""
+"""Lightning's Trainer with four loop slots, exact evaluation and runs that resume bit for bit."""
 
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,151 +21,45 @@ from pytorch_lightning.trainer.states import TrainerFn
 from plcourse.data.loader import Batch
 from plcourse.errors import UserError
 from plcourse.training.callbacks import FiniteLoss
-from plcourse.training.checkpoint import AtomicCheckpointIO, RunCheckpoint, run_checkpoint
+from plcourse.training.checkpoint import AtomicCheckpointIO
+from plcourse.training.fast_path import is_enabled
 from plcourse.training.leak_check import TrainingSamples
-from plcourse.training.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop, adopt_fit_loop, inside_fit
-from plcourse.training.optimizer_settings import apply_changes, check_classes, configured, configured_before
+from plcourse.training.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop
+from plcourse.training.optimizer_settings import Settings, apply_changes, check_classes, settings_in, settings_of
+from plcourse.training.run_checkpoint import RunCheckpoint, run_checkpoint
 from plcourse.training.safe_points import SafePoint
 from plcourse.training.signals import SignalHandler
+from plcourse.training.typed_trainer import TypedTrainer
 from plcourse.training.variant import AS_TRAINED, Variant
 
 
-class NoProfiler(PassThroughProfiler):
-    """Profiles nothing, like Lightning's default, and without making a context manager for each of 50 hooks a step."""
-
-    _nothing: AbstractContextManager[None] = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # pyright: ignore[reportIncompatibleMethodOverride]  (a generator there)
-        """The same empty context every time."""
-        return self._nothing
-
-
-class NamedCheckpoints(_CheckpointConnector):
-    """Finds ``best`` and ``last`` among the files of `RunCheckpoint`; Lightning looks for ``last`` only in its own.
-
-    It also keeps in each checkpoint what the optimizers were configured with, and gives a run that resumes with other
-    settings these settings: see `plcourse.training.optimizer_settings`. And it can read the checkpoint before the data
-    are set up.
-    """
-
-    configured: dict[str, Any] | None = None
-    _coming: tuple[Any, bool | None] = (None, None)
-
-    def note_configured(self) -> None:
-        """Notes the settings of the optimizers as they are now; to be called before anything changes them."""
-        self.configured = configured(self.trainer.optimizers, self._schedules)
-
-    def dump_checkpoint(self, weights_only: bool | None = None) -> dict[str, Any]:
-        """Lightning's checkpoint, what the optimizers were configured with, and what the weights were trained on."""
-        own = {} if weights_only or self.configured is None else {"configured": self.configured}
-        trained_on = self.trainer.training_samples.states()  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
-        return {**trained_on, **super().dump_checkpoint(weights_only), **own}
-
-    def restore_callbacks(self) -> None:
-        """Restores their states, but not the settings that have changed, which some take for a part of their state."""
-        changed = self.trainer.changed_callbacks or []  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
-        kept = [(callback, name, getattr(callback, name)) for callback, name in changed if hasattr(callback, name)]
-        super().restore_callbacks()
-        for callback, name, value in kept:
-            setattr(callback, name, value)
-
-    def restore_loops(self) -> None:
-        """Restores them.
-
-        Raises:
-            UserError: the checkpoint has been trained for longer than is asked for.
-        """
-        try:
-            super().restore_loops()
-        except MisconfigurationException as error:
-            trainer = self.trainer
-            raise UserError(
-                f"trainer.max_epochs is {trainer.max_epochs}, and {trainer.current_epoch} epochs are trained already: "
-                "ask for more"
-            ) from error
-
-    def restore_optimizers_and_schedulers(self) -> None:
-        """Restores them, then puts in what is configured otherwise than it was."""
-        if not self._loaded_checkpoint or self.configured is None:
-            super().restore_optimizers_and_schedulers()
-            return
-        before = configured_before(self._loaded_checkpoint)
-        check_classes(before, self.configured)
-        super().restore_optimizers_and_schedulers()
-        apply_changes(before, self.configured, self.trainer.optimizers, self._schedules)
-
-    @property
-    def _schedules(self) -> list[Any]:
-        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
-
-    def announce(self, ckpt_path: Any, weights_only: bool | None) -> None:
-        """Notes which checkpoint the run that begins will restore."""
-        self._coming, self._loaded_checkpoint = (ckpt_path, weights_only), {}
-
-    def read_announced(self) -> dict[str, Any]:
-        """The checkpoint that was announced, empty for none; a collective of all ranks."""
-        if not self._loaded_checkpoint and not self.trainer.strategy.restore_checkpoint_after_setup:
-            self.resume_start(*self._coming)
-        return self._loaded_checkpoint
-
-    def resume_start(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
-        """Reads the checkpoint, unless it was read before the data were set up."""
-        if self._loaded_checkpoint and checkpoint_path == self._ckpt_path:
-            return
-        super().resume_start(checkpoint_path, weights_only)
-        if self._loaded_checkpoint:
-            samples = self.trainer.training_samples  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
-            samples.take_over(self._loaded_checkpoint, checkpoint_path)
-
-    @property
-    def announced(self) -> Any:
-        """The path of the checkpoint that this run restores, None for none."""
-        return self._coming[0]
-
-    def _parse_ckpt_path(self, state_fn: TrainerFn, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
-        keeper = self.trainer.run_checkpoint  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
-        if ckpt_path in ("best", "last") and keeper is not None:
-            found = keeper.best_model_path if ckpt_path == "best" else keeper.last_model_path
-            if found:
-                return found
-            raise UserError(f"there is no {ckpt_path} checkpoint in {keeper.dirpath or 'a folder: nothing was fitted'}")
-        return super()._parse_ckpt_path(state_fn, ckpt_path, *args, **kwargs)
-
-
-class Trainer(pl.Trainer):
+class Trainer(TypedTrainer):
     """Lightning's Trainer, whose loops are arguments.
 
-    Each slot takes a callable that builds the loop from the trainer; in a config that is a ``class_path`` with
-    ``init_args``. A slot that is left empty gets the loop that the fit loop brings along, or else the plain one. Epoch
-    and step limits, ``limit_*_batches`` and ``inference_mode`` hold for every loop.
+    Each slot takes a callable that builds the loop from the trainer; in a config this is a ``class_path`` with
+    ``init_args``. An empty slot gets the loop that the fit loop provides (`FitLoop.evaluation_loops`), or else the
+    default one. Epoch and step limits, ``limit_*_batches`` and ``inference_mode`` apply to every loop.
 
     Args:
         fit_loop: builds the loop of `fit`; `plcourse.training.loops.FitLoop` or a class derived from it.
         validate_loop: builds the loop of `validate`, and a second one for the validation inside `fit`.
         test_loop: builds the loop of `test`.
         predict_loop: builds the loop of `predict`.
-        allow_training_samples: score samples that the model was trained on, too; otherwise an evaluation that has
-            some is refused, see `plcourse.training.leak_check`.
+        allow_training_samples: whether samples that the model was trained on may be scored; otherwise an evaluation
+            that contains some is refused, see `plcourse.training.leak_check`.
         **kwargs: everything that `pytorch_lightning.Trainer` takes.
 
     Attributes:
-        arguments: what it was built with, so that a loop can build others like it; strategy and plugins, which a
-            trainer makes its own, are copies that none has used.
-        changed_callbacks: arguments of callbacks that a resumed run changes, as pairs of callback and name; None where
-            it changes nothing about its callbacks.
-        cache_dir: where what many runs can share is kept; below the root of the runs, or below `default_root_dir`.
+        arguments: the arguments it was created with, from which a loop can create similar trainers. Strategy and
+            plugins belong to one trainer only, so these are unused copies.
+        cache_dir: folder for what many runs can share, below the root of the runs or `default_root_dir`.
         variant: how an evaluation differs from the run as it was trained; set by the command line.
 
     Raises:
-        UserError: a slot holds something that is not a loop of that stage.
+        UserError: a slot contains something that is not a loop of that stage.
     """
 
-    # set by Lightning's connectors, where type checkers do not see them
-    callbacks: list[pl.Callback]
-    fast_dev_run: bool | int
-    log_every_n_steps: int
-    _checkpoint_connector: NamedCheckpoints
-    changed_callbacks: list[tuple[pl.Callback, str]] | None = None
+    _checkpoint_connector: "CheckpointConnector"
 
     def __init__(
         self,
@@ -178,32 +72,36 @@ class Trainer(pl.Trainer):
     ) -> None:
         self.arguments: dict[str, Any] = {"validate_loop": validate_loop, "test_loop": test_loop, **kwargs}
         self.arguments["allow_training_samples"] = allow_training_samples
-        self.training_samples = TrainingSamples(self, allow_training_samples)
         self.arguments |= {key: copy.deepcopy(kwargs[key]) for key in ("strategy", "plugins") if key in kwargs}
+        self.training_samples = TrainingSamples(self, allow_training_samples)
         kwargs["plugins"] = with_checkpoint_io(kwargs.get("plugins"), AtomicCheckpointIO())
         if not kwargs.get("barebones"):
             kwargs["callbacks"] = _with_defaults(kwargs.get("callbacks"), kwargs.get("enable_checkpointing"))
         super().__init__(**kwargs)
         if isinstance(self.precision_plugin, HalfPrecision):
-            _spare_labels(self, self.precision_plugin)
-        if type(self.profiler) is PassThroughProfiler:
+            _keep_label_precision(self, self.precision_plugin)
+        if type(self.profiler) is PassThroughProfiler and is_enabled():
             self.profiler = NoProfiler()
         self.cache_dir = Path(self.default_root_dir) / "cache"
         self.variant: Variant = AS_TRAINED
-        self.boundary = SafePoint(self)
-        self._signal_connector = SignalHandler(self, self.boundary)
-        self._checkpoint_connector = NamedCheckpoints(self)
-        _after_setup(self.strategy, self._checkpoint_connector.note_configured)
+        self.safe_point = SafePoint(self)
+        self._signal_connector = SignalHandler(self, self.safe_point)
+        self._checkpoint_connector = CheckpointConnector(self)
+        _call_after_setup(self.strategy, self._checkpoint_connector.record_settings)
 
         stock = self.fit_loop
-        limits = (stock.min_epochs, stock.max_epochs, stock.min_steps, stock.max_steps)
+        fit = _build("fit_loop", fit_loop, FitLoop, self)
+        fit.min_epochs, fit.max_epochs = stock.min_epochs, stock.max_epochs
+        fit.epoch_loop.min_steps, fit.epoch_loop.max_steps = stock.min_steps, stock.max_steps
+        self.fit_loop = fit
+        validate_loop = validate_loop or fit.evaluation_loops.get("validate_loop")
+        test_loop = test_loop or fit.evaluation_loops.get("test_loop")
+        predict_loop = predict_loop or fit.evaluation_loops.get("predict_loop")
+        fit.epoch_loop.val_loop = _build("validate_loop", validate_loop, ValidationLoop, self)
+        fit.epoch_loop.val_loop._trainer_fn = TrainerFn.FITTING
+        # Inference mode would leave inference tensors in metrics and buffers that training goes on to use.
+        fit.epoch_loop.val_loop.inference_mode = False
         inference_mode = self.test_loop.inference_mode
-        adopt_fit_loop(self, _build("fit_loop", fit_loop, FitLoop, self), *limits)
-        partners = self.fit_loop.evaluation_loops  # pyright: ignore[reportAttributeAccessIssue]  (a FitLoop of ours)
-        validate_loop = validate_loop or partners.get("validate_loop")
-        test_loop = test_loop or partners.get("test_loop")
-        predict_loop = predict_loop or partners.get("predict_loop")
-        self.fit_loop.epoch_loop.val_loop = inside_fit(_build("validate_loop", validate_loop, ValidationLoop, self))
         self.validate_loop = _build("validate_loop", validate_loop, ValidationLoop, self)
         self.test_loop = _build("test_loop", test_loop, TestLoop, self)
         self.predict_loop = _build("predict_loop", predict_loop, PredictLoop, self)
@@ -215,32 +113,29 @@ class Trainer(pl.Trainer):
         assert isinstance(loop, FitLoop | ValidationLoop | TestLoop | PredictLoop)
         if self.state.fn == TrainerFn.FITTING and not model.automatic_optimization:
             _refuse_automatic_settings(self, model)
-        self._checkpoint_connector.announce(kwargs.get("ckpt_path"), kwargs.get("weights_only"))
+        self.path_to_restore = kwargs.get("ckpt_path")
+        self._checkpoint_connector.start_run(kwargs.get("weights_only"))
         with loop.whole_run(model):
             # Lightning loads a checkpoint before it converts the model: double-precision weights would be rounded to
-            # single precision on their way, and no resumed or evaluated run would be exact.
+            # single precision on the way, and no resumed or evaluated run would be exact.
             take_precision(self, model)
             return super()._run(model, *args, **kwargs)
 
     def restore_data_first(self, data: pl.LightningDataModule) -> None:
-        """Gives a data module the state of the checkpoint of this run, or that of a model that brings its own.
+        """Gives a data module the state of this run's checkpoint, or that of a model that brings its own.
 
         Args:
             data: about to be set up, by its own ``setup`` or by that of a data module around it.
         """
-        checkpoint = self._checkpoint_connector.read_announced()
-        outer = type(self.datamodule).__qualname__  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        checkpoint = self._checkpoint_connector.read_early()
+        outer = type(self.datamodule).__qualname__
         state = checkpoint.get(type(data).__qualname__) or checkpoint.get(outer)
         state = state or getattr(self.lightning_module, "data_state", None)
         if state:
             data.load_state_dict(state)
 
-    def check_evaluated(self, loaders: Iterable[Any]) -> None:
-        """Refuses to evaluate samples that the model was trained on; called by the evaluation loops."""
-        self.training_samples.check(loaders, self._checkpoint_connector.announced)
-
     def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
-        """As Lightning's; beside the checkpoint lies a file with the samples that it was trained on."""
+        """Saves a checkpoint as Lightning does, and beside it a file that lists the training samples."""
         if self.is_global_zero:
             self.training_samples.save(Path(filepath).parent)
         super().save_checkpoint(filepath, weights_only, storage_options)
@@ -259,29 +154,126 @@ class Trainer(pl.Trainer):
 
     @property
     def run_checkpoint(self) -> RunCheckpoint | None:
-        """The callback that decides when to write checkpoints, None when there are none to be written."""
+        """The callback that decides when to write checkpoints; None if none are written."""
         return run_checkpoint(self)
 
 
-def _after_setup(strategy: Strategy, note: Callable[[], None]) -> None:
-    """Lets ``note`` be called when the optimizers are made; callbacks such as Lightning's tuners change them next."""
+class NoProfiler(PassThroughProfiler):
+    """Profiles nothing, like Lightning's default, without creating a context manager for each of 50 hooks a step."""
+
+    _nothing: AbstractContextManager[None] = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # pyright: ignore[reportIncompatibleMethodOverride]  (a generator there)
+        """Returns the same empty context every time."""
+        return self._nothing
+
+
+class CheckpointConnector(_CheckpointConnector):
+    """Saves and restores what makes a run of this suite resume exactly.
+
+    Besides what Lightning does, it finds ``best`` and ``last`` among the files of `RunCheckpoint` (Lightning looks for
+    ``last`` only in its own), stores the settings of the optimizers in each checkpoint and applies changed settings to
+    a resumed run (`plcourse.training.optimizer_settings`), and can read the checkpoint before the data are set up.
+    """
+
+    trainer: Trainer  # pyright: ignore[reportIncompatibleVariableOverride]
+    settings: Settings | None = None
+    _weights_only: bool | None = None
+
+    def record_settings(self) -> None:
+        """Records the settings of the optimizers before anything changes them."""
+        self.settings = settings_of(self.trainer.optimizers, self._schedules)
+
+    def dump_checkpoint(self, weights_only: bool | None = None) -> dict[str, Any]:
+        """Returns Lightning's checkpoint, the settings of the optimizers, and what the weights were trained on."""
+        settings = {} if weights_only or self.settings is None else {"configured": self.settings}
+        return {**self.trainer.training_samples.states(), **super().dump_checkpoint(weights_only), **settings}
+
+    def restore_callbacks(self) -> None:
+        """Restores the callbacks' states, except changed settings that a callback keeps in its state."""
+        changed = self.trainer.changed_callbacks or []
+        kept = [(callback, name, getattr(callback, name)) for callback, name in changed if hasattr(callback, name)]
+        super().restore_callbacks()
+        for callback, name, value in kept:
+            setattr(callback, name, value)
+
+    def restore_loops(self) -> None:
+        """Restores the loops.
+
+        Raises:
+            UserError: the run of the checkpoint has already trained for more epochs than requested.
+        """
+        try:
+            super().restore_loops()
+        except MisconfigurationException as error:
+            trainer = self.trainer
+            raise UserError(
+                f"trainer.max_epochs is {trainer.max_epochs}, but {trainer.current_epoch} epochs are trained already; "
+                "set it higher"
+            ) from error
+
+    def restore_optimizers_and_schedulers(self) -> None:
+        """Restores optimizers and schedules, then applies the settings that have changed."""
+        if not self._loaded_checkpoint or self.settings is None:
+            super().restore_optimizers_and_schedulers()
+            return
+        before = settings_in(self._loaded_checkpoint)
+        check_classes(before, self.settings)
+        super().restore_optimizers_and_schedulers()
+        apply_changes(before, self.settings, self.trainer.optimizers, self._schedules)
+
+    @property
+    def _schedules(self) -> list[Any]:
+        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
+
+    def start_run(self, weights_only: bool | None) -> None:
+        """Forgets the checkpoint of the previous run, and records how to load that of the next."""
+        self._weights_only, self._loaded_checkpoint = weights_only, {}
+
+    def read_early(self) -> dict[str, Any]:
+        """Returns the checkpoint that will be restored, empty for none; a collective of all ranks."""
+        if not self._loaded_checkpoint and not self.trainer.strategy.restore_checkpoint_after_setup:
+            self.resume_start(self.trainer.path_to_restore, self._weights_only)
+        return self._loaded_checkpoint
+
+    def resume_start(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+        """Reads the checkpoint, unless `read_early` has read it."""
+        if self._loaded_checkpoint and checkpoint_path == self._ckpt_path:
+            return
+        super().resume_start(checkpoint_path, weights_only)
+        if self._loaded_checkpoint:
+            self.trainer.training_samples.take_over(self._loaded_checkpoint, checkpoint_path)
+
+    def _parse_ckpt_path(self, state_fn: TrainerFn, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
+        callback = self.trainer.run_checkpoint
+        if ckpt_path in ("best", "last") and callback is not None:
+            found = callback.best_model_path if ckpt_path == "best" else callback.last_model_path
+            if found:
+                return found
+            where = f"in {callback.dirpath}" if callback.dirpath else "because nothing was fitted"
+            raise UserError(f"there is no {ckpt_path} checkpoint {where}")
+        return super()._parse_ckpt_path(state_fn, ckpt_path, *args, **kwargs)
+
+
+def _call_after_setup(strategy: Strategy, function: Callable[[], None]) -> None:
+    """Has the strategy call a function once it has created the optimizers, before callbacks can change them."""
     set_up = strategy.setup_optimizers
 
     def setup_optimizers(trainer: pl.Trainer) -> None:
         set_up(trainer)
-        note()
+        function()
 
     strategy.setup_optimizers = setup_optimizers
 
 
 def take_precision(trainer: pl.Trainer, model: pl.LightningModule) -> None:
-    """Gives a model the precision of a trainer that trains in double or half precision throughout."""
+    """Converts a model to the precision of a trainer that trains entirely in double or half precision."""
     if isinstance(trainer.precision_plugin, DoublePrecision | HalfPrecision):
         trainer.precision_plugin.convert_module(model)
 
 
-def _spare_labels(trainer: pl.Trainer, plugin: HalfPrecision) -> None:
-    """Keeps true values whole where they are scored against: half precision would round them as it does the inputs."""
+def _keep_label_precision(trainer: pl.Trainer, plugin: HalfPrecision) -> None:
+    """Keeps half precision from rounding the labels that evaluation compares with, as it rounds the inputs."""
     convert = plugin.convert_input
 
     def convert_input(data: Any) -> Any:
@@ -303,28 +295,33 @@ def _build(slot: str, factory: Callable[[pl.Trainer], Any] | None, base: type, t
 
 
 def _refuse_automatic_settings(trainer: Trainer, model: pl.LightningModule) -> None:
-    """The Trainer clips and accumulates only where it steps the optimizer itself."""
+    """Refuses settings that have no effect where the module steps its optimizers itself."""
     arguments = inspect.signature(type(model).__init__).parameters
-    for setting, unset, own, otherwise in (
+    for setting, unset, argument, otherwise in (
         ("gradient_clip_val", (None, 0), "gradient_clip_val", "clip in its training_step"),
         ("accumulate_grad_batches", (1,), "micro_batches", "accumulate in its training_step"),
     ):
         value = getattr(trainer, setting)
         if value not in unset:
-            remedy = f"take it out and set --model.init_args.{own} {value}" if own in arguments else otherwise
+            known = argument in arguments
+            remedy = f"remove it and set --model.init_args.{argument} {value}" if known else otherwise
             raise UserError(
                 f"trainer.{setting} is {value}, but {type(model).__name__} steps its optimizers by hand: {remedy}"
             )
 
 
 def with_checkpoint_io(plugins: Any, checkpoint_io: CheckpointIO) -> list[Any]:
-    """The plugins of a trainer, with ``checkpoint_io`` among them unless they have one of their own."""
-    plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins is not None else []
+    """Returns the plugins of a trainer with ``checkpoint_io`` added, unless they contain one already."""
+    plugins = _as_list(plugins)
     return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, checkpoint_io]
 
 
 def _with_defaults(callbacks: Any, enable_checkpointing: bool | None) -> list[pl.Callback]:
-    callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks is not None else []
+    callbacks = _as_list(callbacks)
     if enable_checkpointing is not False and not any(isinstance(c, RunCheckpoint) for c in callbacks):
         callbacks.append(RunCheckpoint())
     return [*callbacks, FiniteLoss()]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]

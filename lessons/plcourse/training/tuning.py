@@ -1,8 +1,8 @@
-"""Lightning's tuners, which choose a batch size or a learning rate: run before the run, so that it begins with both.
+"""Runs Lightning's tuners, which choose a batch size or a learning rate, before the run that uses their result.
 
-As callbacks of the run itself they change the setting after the schedule, the order of the samples and the record were
-made from another. Here each tuner gets a model, data and a trainer of its own, what it finds goes into the config, and
-the tuner out of it. The run is then the run of that config, and ``config.yaml`` repeats it.
+As callbacks of the run they would change a setting from which schedule, sample order and record were already made. Here
+each tuner gets a separate model, data module and trainer. Its result replaces it in the config, so that ``config.yaml``
+repeats the run.
 """
 
 import shutil
@@ -28,35 +28,31 @@ Setting = tuple[str, Any, Any]  # a dotted key, its value before and after
 
 
 def tuners(config: Namespace) -> list[int]:
-    """The places of the tuners among the callbacks of a parsed config."""
+    """Returns the positions of the tuners among the callbacks of a parsed config."""
     return [place for place, callback in enumerate(_listed(config)) if _name(callback) in _TUNERS]
 
 
 def refuse_tuners(config: Namespace, verb: str) -> None:
-    """Refuses tuners where nothing is trained.
-
-    Raises:
-        UserError: the first of them.
-    """
+    """Raises UserError for a tuner where nothing is trained."""
     for place in tuners(config):
         name = _name(_listed(config)[place])
-        raise UserError(f"{name} chooses a setting of a training, and {verb} trains nothing: take it out")
+        raise UserError(f"{name} chooses a training setting, but {verb} does not train: remove it")
 
 
 def tune(config: Namespace, build: Callable[[], Namespace], folder: Path, checkpoint: Path | None) -> list[Setting]:
-    """Runs the tuners that a config names, in their order; their findings replace them in the config.
+    """Runs the tuners of a config, in their order; their results replace them in the config.
 
     Args:
         config: the parsed config of a fit; changed in place.
-        build: makes the objects of the config as it is then.
-        folder: where a tuner keeps the weights that it restores.
+        build: creates the objects of the config in its present state.
+        folder: where a tuner stores the weights that it restores.
         checkpoint: where the training will start; None for fresh weights.
 
     Returns:
         What was changed.
 
     Raises:
-        UserError: a tuner that cannot do its work, or whose setting is no key of the config.
+        UserError: a tuner fails, or its setting is no key of the config.
     """
     found: list[Setting] = []
     while places := tuners(config):
@@ -66,12 +62,12 @@ def tune(config: Namespace, build: Callable[[], Namespace], folder: Path, checkp
         tuner = (callbacks if isinstance(callbacks, list) else [callbacks])[places[0]]
         tuner._early_exit = True
         settings = {**built.trainer.as_dict(), **_OFF, **_PLAIN}
-        if isinstance(tuner, LearningRateFinder):  # it takes as many steps as it is told, however few the run has
+        if isinstance(tuner, LearningRateFinder):  # it takes the requested steps even in a shorter run
             settings |= {"max_epochs": _ENDLESS, "max_steps": -1, "limit_val_batches": 0}
         own = folder / ".tuning"
         trainer = Trainer(**{**settings, "callbacks": [tuner], "default_root_dir": str(own)})
         applies = getattr(tuner, "_update_attr", True)
-        tuner._update_attr = False  # the config is changed, not the object
+        tuner._update_attr = False  # change the config, not the object
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
@@ -96,7 +92,7 @@ def _batch_size(config: Namespace, tuner: BatchSizeFinder) -> tuple[str, int | N
     name = tuner._batch_arg_name
     keys = [key for part in ("data", "model") if _has(config, key := f"{part}.init_args.{name}")]
     if not keys:
-        raise UserError(f"BatchSizeFinder changes '{name}', which is no setting of the config's data or model")
+        raise UserError(f"BatchSizeFinder changes '{name}', but neither data nor model of the config have this setting")
     return keys[0], tuner.optimal_batch_size
 
 
@@ -107,14 +103,14 @@ def _rate(config: Namespace, tuner: LearningRateFinder, trainer: pl.Trainer) -> 
     optimizers = [name for name in vars(arguments) if name.endswith("optimizer")]
     keys += [key for name in optimizers if _has(config, key := f"model.init_args.{name}.init_args.lr")]
     if not keys:
-        raise UserError("LearningRateFinder finds no learning rate in the config's model: name it with attr_name")
+        raise UserError("LearningRateFinder finds no learning rate in the config's model: set its attr_name")
     if tuner.optimal_lr is None:  # with fast_dev_run
         return keys[0], None
     rate = tuner.optimal_lr.suggestion()
     if rate is None:
-        raise UserError("LearningRateFinder found no rate in so few steps: raise its num_training_steps")
-    group = trainer._checkpoint_connector.configured["optimizers"][0]["groups"][0]  # pyright: ignore
-    scale = group.get("initial_lr", group.get("lr")) / config.get(keys[0])  # of models that multiply the rate
+        raise UserError("LearningRateFinder found no rate in so few steps: increase its num_training_steps")
+    group = trainer._checkpoint_connector.settings["optimizers"][0]["groups"][0]  # pyright: ignore
+    scale = group.get("initial_lr", group.get("lr")) / config.get(keys[0])  # some models multiply the rate
     return keys[0], float(f"{rate / scale:.6g}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plcourse.processes.launch import can_fork
+from plcourse.processes.forking import can_fork
 from support import HELPERS, Command, digits_config, failing, processes_with, write_config
 
 FEW = ["--pairs", "2", "--steps", "4", "--warmup", "5", "--world_sizes", "1,2"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from plcourse.__main__ import main
-from plcourse.processes.launch import can_fork
+from plcourse.processes.forking import can_fork
 from plcourse.runs.run import Run, list_runs
 from plcourse.verbs.sweep.sweep import Sweep
 from support import HELPERS, TWO_PROCESSES, Command, digits_config, write_config

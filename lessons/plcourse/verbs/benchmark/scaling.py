@@ -20,8 +20,10 @@ import yaml
 from plcourse.cli.request import read_request
 from plcourse.errors import Interrupted, RunFailed, UserError
 from plcourse.files import write_json, write_text
-from plcourse.processes import launch
-from plcourse.processes.workers import Crew, Pool, Signals, send_output_to
+from plcourse.processes.forking import can_fork, threads_survive
+from plcourse.processes.supervisor import supervise
+from plcourse.processes.worker_process import send_output_to
+from plcourse.processes.workers import PoolSettings, Signals, WorkerPool
 from plcourse.runs.environment import environment
 from plcourse.runs.folders import new_folder
 from plcourse.runs.record import SCHEMA, timestamp
@@ -43,14 +45,14 @@ def scaling(arguments: list[str]) -> None:
     read_request("fit", command.arguments)  # finds most mistakes, before anything heavy is imported
     _check_machine()
     with Signals() as signals:
-        crew = Crew.prepare(1, 1, signals, _preload)
-        with crew.pool(1) as pool:
+        workers = PoolSettings.prepare(1, 1, signals, _preload)
+        with workers.pool(1) as pool:
             ((_, outcome),) = pool.run([(_resolve, command.arguments)])
         if signals.stop:
             raise Interrupted(signals.stop)
-        if outcome["status"] != "finished":
-            raise UserError(outcome["error"])
-        _measure(command, outcome["value"], signals)
+        if outcome.status != "finished":
+            raise UserError(outcome.error or outcome.status)
+        _measure(command, outcome.value, signals)
 
 
 def _preload() -> None:
@@ -59,12 +61,12 @@ def _preload() -> None:
 
 
 def _check_machine() -> None:
-    if not launch.can_fork():
+    if not can_fork():
         raise UserError("plcourse benchmark scaling forks its jobs, which takes Linux and a process without CUDA")
-    if "torch" in sys.modules and not launch.threads_survive(2):
+    if "torch" in sys.modules and not threads_survive(2):
         raise UserError(
-            "this process has run torch on several threads, which a fork breaks: run `plcourse benchmark scaling` "
-            "in a process of its own"
+            "this process has run torch on several threads, which do not survive a fork: "
+            "run `plcourse benchmark scaling` in a new process"
         )
 
 
@@ -133,11 +135,11 @@ def _measure(command: Command, found: dict[str, Any], signals: Signals) -> None:
         for job, own, ends in zip(jobs, flags, conductor.ends, strict=True)
     ]
     try:
-        with Pool(len(jobs), None, True, signals) as pool:
+        with WorkerPool(len(jobs), None, True, signals) as pool:
             for at, outcome in pool.run(tasks, tick=conductor.tick, wake=conductor.connections):
-                if outcome["status"] == "failed":
+                if outcome.status == "failed":
                     log = folder / jobs[at].folder / LOG
-                    raise RunFailed(f"{jobs[at].label}: {outcome['error']} (see {log})")
+                    raise RunFailed(f"{jobs[at].label}: {outcome.error} (see {log})")
     except RunFailed as error:
         write_json(folder / RECORD, {**record, "status": "failed", "ended": timestamp(), "error": str(error)})
         raise
@@ -205,7 +207,7 @@ def _run_job(task: dict[str, Any]) -> None:
 
     from plcourse.cli.course_cli import CourseCLI, quieten
     from plcourse.runs import allowlist
-    from plcourse.training.checkpoint import RunCheckpoint
+    from plcourse.training.run_checkpoint import RunCheckpoint
     from plcourse.verbs.benchmark.timed_callback import TimedCallback
 
     job, folder = task["job"], Path(task["folder"])
@@ -233,7 +235,7 @@ def _run_job(task: dict[str, Any]) -> None:
             if job.ranks == 1:
                 self._work(subcommand)
             else:
-                launch.supervise(job.ranks, self._work_as)
+                supervise(job.ranks, self._work_as)
 
         def _work_as(self, rank: int) -> None:
             self.rank = rank

@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from plcourse.errors import Interrupted
-from plcourse.processes import launch
 from plcourse.processes.collectives import maximum
+from plcourse.processes.rank_process import stop_requested
 from plcourse.training.communication import Communication, CommunicationTimer
 
 LEAD = 3  # steps before the clock starts, for caches and threads that have slept
@@ -118,8 +118,8 @@ class TimedCallback(Callback):
 
     def _next_order(self, trainer: pl.Trainer) -> Order | None:
         while not self._connection.poll(_NAP):
-            boundary = trainer.boundary  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
-            if stop := launch.stop_requested() or boundary.stop_signal:
+            safe_point = trainer.safe_point  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
+            if stop := stop_requested() or safe_point.stop_signal:
                 raise Interrupted(stop)
         return self._connection.recv()
 

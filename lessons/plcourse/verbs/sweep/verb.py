@@ -5,7 +5,7 @@
 Torch is imported once, here, and the workers are forked from this process (started afresh where forks are impossible),
 so neither a cell nor a replaced worker waits for the import. A worker runs cell after cell as `plcourse fit --run`
 does; a cell's changes to its process are undone, and a worker that saw a failure is replaced. Cells of several
-processes come last, one at a time, each in a new worker whose ranks `plcourse.processes.launch` supervises. Workers
+processes come last, one at a time, each in a new worker whose ranks `plcourse.processes.supervisor` supervises. Workers
 die with this process, however it dies; `--resume` then continues each cell from its last checkpoint.
 """
 
@@ -14,7 +14,8 @@ import sys
 import time
 
 from plcourse.errors import Interrupted, UserError
-from plcourse.processes.workers import Crew, Pool, Signals, one_line, send_output_to
+from plcourse.processes.worker_process import one_line, send_output_to
+from plcourse.processes.workers import PoolSettings, Signals, WorkerPool
 from plcourse.runs.run import Run, runs_below
 from plcourse.verbs.sweep.command import SweepCommand, read_command
 from plcourse.verbs.sweep.plan import LATEST, SweepCell, SweepPlan
@@ -43,12 +44,12 @@ def sweep(verb: str, arguments: list[str]) -> None:
     with Signals() as signals, runs_below(command.root):
         # A resumed cell needs the number of threads that it began with to round alike.
         threads = record.record.get("threads") if record else None
-        crew = Crew.prepare(command.n_jobs, threads, signals, _preload)
+        workers = PoolSettings.prepare(command.n_jobs, threads, signals, _preload)
         if record is None:
             assert command.plan is not None
-            record = _create(command.plan, command, crew)
+            record = _create(command.plan, command, workers)
             pending = list(record.cells)
-        _run_pending(record, pending, command, crew)
+        _run_pending(record, pending, command, workers)
 
 
 def _preload() -> None:
@@ -56,31 +57,31 @@ def _preload() -> None:
     import plcourse.cli.course_cli  # noqa: F401
 
 
-def _create(plan: SweepPlan, command: SweepCommand, crew: Crew) -> Sweep:
+def _create(plan: SweepPlan, command: SweepCommand, workers: PoolSettings) -> Sweep:
     """Parses every arm at every point of the grid, which finds all mistakes, then makes the folder."""
     pairs = plan.arms_and_points()
     resolved: dict[int, ResolvedConfig] = {}
-    with crew.pool(len(pairs)) as pool:
+    with workers.pool(len(pairs)) as pool:
         for at, result in pool.run([(_resolve, plan.flags(arm, point)) for arm, point in pairs]):
-            if result["status"] != "finished" and not crew.signals.stop:
-                raise UserError(f"arm '{pairs[at][0].name}': {result['error'] or result['status']}")
-            resolved[at] = result["value"]
-    if crew.signals.stop:
-        raise Interrupted(crew.signals.stop)
-    return Sweep.create(plan, [resolved[at] for at in range(len(pairs))], command.root, crew.threads)
+            if result.status != "finished" and not workers.signals.stop:
+                raise UserError(f"arm '{pairs[at][0].name}': {result.error or result.status}")
+            resolved[at] = result.value
+    if workers.signals.stop:
+        raise Interrupted(workers.signals.stop)
+    return Sweep.create(plan, [resolved[at] for at in range(len(pairs))], command.root, workers.threads)
 
 
-def _run_pending(record: Sweep, pending: list[SweepCell], command: SweepCommand, crew: Crew) -> None:
+def _run_pending(record: Sweep, pending: list[SweepCell], command: SweepCommand, workers: PoolSettings) -> None:
     """Runs the cells that are left and prints the result."""
     screen = Screen(record)
     screen.say(f"sweep {record.path}\n{len(pending)} of {len(record.cells)} cells to run, {command.n_jobs} at a time")
     began = time.monotonic()
-    stop = crew.signals
+    stop = workers.signals
     try:
         single = [cell for cell in pending if cell.processes == 1]
         several = [cell for cell in pending if cell.processes > 1]
-        _run_cells(record, single, command, crew.pool(len(single)), screen)
-        _run_cells(record, several, command, crew.single(), screen)
+        _run_cells(record, single, command, workers.pool(len(single)), screen)
+        _run_cells(record, several, command, workers.single(), screen)
     finally:
         screen.close()
         record.close(bool(stop.stop))
@@ -100,7 +101,7 @@ def _say_how_it_ended(record: Sweep, screen: Screen, took: str = "") -> None:
         screen.say(f"  {shlex.join(['plcourse', 'compare', str(record.path), '--metric', scored[0]])}")
 
 
-def _run_cells(record: Sweep, cells: list[SweepCell], command: SweepCommand, pool: Pool, screen: Screen) -> None:
+def _run_cells(record: Sweep, cells: list[SweepCell], command: SweepCommand, pool: WorkerPool, screen: Screen) -> None:
     shared = ["--then", ",".join(record.record["then"])] if record.record["then"] else []
     for module in [*record.record["trust"], *command.trust]:
         shared += ["--trust", module]
@@ -113,8 +114,8 @@ def _run_cells(record: Sweep, cells: list[SweepCell], command: SweepCommand, poo
     with pool:
         for at, result in pool.run(tasks, started, screen.redraw):
             cell = cells[at]
-            seconds = round((cell.seconds or 0.0) + result["seconds"], 3)
-            record.update(cell, status=result["status"], error=result["error"], seconds=seconds)
+            seconds = round((cell.seconds or 0.0) + result.seconds, 3)
+            record.update(cell, status=result.status, error=result.error, seconds=seconds)
             screen.ended(cell)
 
 

@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
-from plcourse.processes import launch
+from plcourse.processes import rank_process
+from plcourse.processes.forking import can_fork
+from plcourse.processes.shared_state import Failure, RankReporter, SharedState
+from plcourse.processes.supervisor import supervise
 from support import HELPERS
 
 SERVER = HELPERS / "launch_scenarios.py"
@@ -324,7 +327,8 @@ def test_ranks_that_do_not_stop_in_time_are_killed(server: Server, tmp_path: Pat
     ended = server.wait()
     assert ended.status == 1
     assert ended.err == (
-        "RunFailed: ranks 0 and 1 did not stop within 1 s of SIGTERM and had to be killed; the last checkpoint stands"
+        "RunFailed: ranks 0 and 1 did not stop within 1 s of SIGTERM and had to be killed; "
+        "the last checkpoint is intact"
     )
 
 
@@ -433,37 +437,36 @@ def test_a_traceback_is_shown_on_demand(server: Server, tmp_path: Path) -> None:
 
 
 def test_outside_a_job_the_ranks_functions_do_nothing() -> None:
-    assert launch.beat(3) == 0
-    assert launch.beat() == 0
-    assert launch.stop_requested() == 0
-    assert not launch.is_supervised()
-    launch.report_failure(ValueError())
+    assert rank_process.beat(3) == 0
+    assert rank_process.beat() == 0
+    assert rank_process.stop_requested() == 0
+    assert not rank_process.is_supervised()
+    rank_process.report_failure(ValueError())
 
 
 def test_a_failure_text_is_cut_between_two_characters() -> None:
-    board = launch._Board(2)
-    board.write_text(0, "é" * 2000)
-    board.write_text(1, "\ud800 and 'x'")
-    assert board.read_text(0) == "é" * 512
-    assert board.read_text(1) == "\\ud800 and 'x'"
+    shared = SharedState(2)
+    RankReporter(shared, 0).fail(Failure.OWN, 1, "é" * 2000)
+    RankReporter(shared, 1).fail(Failure.OWN, 1, "\ud800 and 'x'")
+    assert [record.text.decode() for record in shared.ranks] == ["é" * 512, "\\ud800 and 'x'"]
 
 
 def test_a_job_has_ranks() -> None:
     with pytest.raises(ValueError, match="n is 0"):
-        launch.supervise(0, print)
+        supervise(0, print)
 
 
 def test_only_the_main_thread_of_a_linux_process_forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launch.can_fork() == (sys.platform == "linux")
+    assert can_fork() == (sys.platform == "linux")
     answers: list[bool] = []
-    thread = threading.Thread(target=lambda: answers.append(launch.can_fork()))
+    thread = threading.Thread(target=lambda: answers.append(can_fork()))
     thread.start()
     thread.join()
     assert answers == [False]
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not launch.can_fork()
+    assert not can_fork()
 
 
 def test_the_module_does_not_import_torch() -> None:
-    code = "import sys, plcourse.processes.launch; assert 'torch' not in sys.modules"
+    code = "import sys, plcourse.processes.supervisor; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

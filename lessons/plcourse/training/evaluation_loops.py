@@ -1,0 +1,139 @@
+"""The loops that evaluate and predict, exactly, over any number of ranks; see `plcourse.training.loops`."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loops.prediction_loop import _PredictionLoop
+from pytorch_lightning.loops.utilities import _no_grad_context
+from pytorch_lightning.trainer.states import RunningStage, TrainerFn
+from torch.nn.parallel import DistributedDataParallel
+
+from plcourse.processes.collectives import broadcast_buffers, total
+from plcourse.training.fast_path import FastEvaluationLoop
+from plcourse.training.typed_trainer import TypedTrainer
+
+
+class AllRanksLoop:
+    """A loop in which every rank takes part, however many of the batches it holds, even none.
+
+    Lightning skips the loop on a rank without batches while the other ranks wait in a collective. Here the loop is
+    skipped only where no rank has a batch.
+    """
+
+    trainer: TypedTrainer
+    _batches_anywhere = 0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # A derived loop that replaces `run` would lose the context in which Lightning's `run` needs no gradients.
+        if run := cls.__dict__.get("run"):
+            cls.run = _no_grad_context(run)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def whole_run(self, model: pl.LightningModule) -> AbstractContextManager[Any]:
+        """Returns the context that the trainer enters before it touches anything, as in `FitLoop`."""
+        return nullcontext()
+
+    def setup_data(self) -> None:
+        """Sets up the data and counts the batches of all ranks."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero, but local rank")
+            super().setup_data()  # pyright: ignore[reportAttributeAccessIssue]  (Lightning's loop is the next base)
+        batches = self.max_batches  # pyright: ignore[reportAttributeAccessIssue]  (the same)
+        self._batches_anywhere = total(self.trainer, sum(batches))
+
+    @property
+    def skip(self) -> bool:
+        """Whether no rank has anything to do."""
+        return self._batches_anywhere == 0
+
+
+class EvaluationLoop(AllRanksLoop, FastEvaluationLoop):
+    """Evaluation in which the ranks may hold unequal numbers of batches.
+
+    DistributedDataParallel broadcasts its buffers in every forward pass, which needs equal numbers of batches on all
+    ranks. Here they are broadcast once, at the start.
+
+    Attributes:
+        findings: what your own loop has found besides the logged metrics; sections of ``eval/<split>.json``.
+        lines: what it prints.
+    """
+
+    findings: Mapping[str, Any] = MappingProxyType({})
+    lines: Sequence[str] = ()
+
+    def setup_data(self) -> None:
+        """Sets up the data, and refuses to score samples that the model was trained on."""
+        super().setup_data()
+        if self.trainer.state.fn != TrainerFn.FITTING and self._combined_loader is not None:
+            self.trainer.training_samples.check(self._combined_loader.flattened, self.trainer.path_to_restore)
+
+    def on_run_start(self) -> None:
+        """Gives all ranks the buffers of rank 0, and lets the ranks run unequal numbers of batches."""
+        broadcast_buffers(self.trainer)
+        self._sync_every_forward(False)
+        super().on_run_start()
+
+    def on_run_end(self) -> list[Any]:
+        """Ends the evaluation; DistributedDataParallel synchronizes every forward pass again."""
+        self._sync_every_forward(True)
+        with warnings.catch_warnings():
+            if sum(self.max_batches) == 0:  # this rank has updated no metric and gets its values from the others
+                warnings.filterwarnings("ignore", message="The ``compute`` method of metric .* was called before")
+            return super().on_run_end()
+
+    def _sync_every_forward(self, sync: bool) -> None:
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel):
+            model.require_forward_param_sync = sync
+
+
+class ValidationLoop(EvaluationLoop):
+    """The loop of `trainer.validate` and of the validation inside `trainer.fit`; slot ``trainer.validate_loop``.
+
+    Args:
+        trainer: the trainer that runs it and sets ``inference_mode`` and limits.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer, TrainerFn.VALIDATING, RunningStage.VALIDATING, verbose=False)
+
+
+class TestLoop(EvaluationLoop):
+    """The loop of `trainer.test`; the base of every loop in the slot ``trainer.test_loop``.
+
+    Args:
+        trainer: the trainer that runs it and sets ``inference_mode`` and limits.
+    """
+
+    __test__ = False  # for pytest, which would take the class for a test
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        super().__init__(trainer, TrainerFn.TESTING, RunningStage.TESTING, verbose=False)
+
+
+class PredictLoop(AllRanksLoop, _PredictionLoop):
+    """The loop of `trainer.predict`; the base of every loop in the slot ``trainer.predict_loop``.
+
+    Args:
+        trainer: the trainer that runs it and sets ``inference_mode`` and limits.
+
+    Attributes:
+        writes_predictions: whether the loop writes predictions itself, instead of `PredictionWriter`.
+        settings: the config's settings that the predictions depend on besides weights and inputs; set by the command
+            line.
+        facts: what the manifest of the predictions says about their origin; set by the command line.
+        quarantined: number of inputs that could not be read and have no row.
+    """
+
+    writes_predictions = False
+    settings = ""
+    facts: Mapping[str, Any] = MappingProxyType({})
+    quarantined = 0
+
+    def _get_batch_indices(self, dataloader: object) -> list[list[int]]:
+        """Returns nothing: batches carry their ids, and Lightning's list of all indices grows without limit."""
+        return []
