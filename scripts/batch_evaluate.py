@@ -3,9 +3,9 @@
     python scripts/batch_evaluate.py ddp/one_process export/classifier --data plain --data other root=photos \
       --output evaluations
 
-Each ``--data`` is a name and settings of the data module, or dotted keys of the config. The runs themselves stay as
-they are. A cell whose data hold samples that its run was trained on fails. Called again, the script goes on where it
-was stopped; exit status 1 says that a cell failed, and its row says why.
+Each ``--data`` is a name followed by settings of the data module or dotted keys of the config. The runs stay unchanged.
+A cell fails if its data contain samples that its run was trained on. If the script was stopped, the same command
+continues it. The exit status is 1 if a cell failed; its row gives the reason.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from plcourse.runs.variants import evaluations
 
 
 def evaluate(view: Run, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The test metrics of a run's best checkpoint, and how many samples they saw."""
+    """Returns the test metrics of a run's best checkpoint and the number of samples scored."""
     metrics = view.test(overrides)
     (found,) = evaluations(view)  # a view has no other
     return {**metrics, "samples": (found.content["coverage"] or {}).get("seen")}
 
 
 def read_data(words: list[str]) -> tuple[str, dict[str, Any]]:
-    """``NAME KEY=VALUE ...`` as a name and overrides.
+    """Splits ``NAME KEY=VALUE ...`` into a name and overrides.
 
     Raises:
         UserError: a word that is no setting.
@@ -45,7 +45,7 @@ def read_data(words: list[str]) -> tuple[str, dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    """A setting as a flag would give it; a folder called 0017 or 2024-01-05 keeps its name."""
+    """Parses a setting like a flag; the name of a folder such as 0017 or 2024-01-05 stays text."""
     value = yaml.safe_load(text)
     if isinstance(value, bool | float | list | dict | None) or (str(value) == text and isinstance(value, int)):
         return value
@@ -53,7 +53,7 @@ def _value(text: str) -> Any:
 
 
 def plan(runs: list[str], data: list[tuple[str, dict[str, Any]]], output: Path) -> list[Cell]:
-    """One cell per run and data set."""
+    """Lists one cell per run and data set."""
     return [
         Cell(output / "cells" / f"{number:04d}-{name}", run, {"run": run, "data": name}, overrides)
         for number, run in enumerate(runs)
@@ -79,12 +79,12 @@ def _text(value: Any) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Scores, writes the table, and exits with 1 where a cell failed."""
+    """Scores the cells, writes the table, and exits with status 1 if a cell failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", help="folders or names of runs")
     parser.add_argument("--data", nargs="+", action="append", metavar="NAME KEY=VALUE", help="a data set; repeatable")
     parser.add_argument("--output", type=Path, default=Path("evaluations"), help="folder of the table and the cells")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="number of cells scored at a time")
     options = parser.parse_args(arguments)
     try:
         data = [read_data(words) for words in options.data or [["as trained"]]]

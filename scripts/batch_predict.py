@@ -2,9 +2,9 @@
 
     python scripts/batch_predict.py photos more/one.png --runs export/classifier --jobs 2 --output predicted
 
-The files are dealt out in parts; each part of each run is predicted by a process of its own. ``manifest.json`` lists
-every part with its status, Parquet files, rows and how many unreadable images were left out. Called again, it goes on
-where it was stopped; exit status 1 says that a part failed.
+The files are divided into parts, and a separate process predicts each part with each run. ``manifest.json`` lists every
+part with its status, Parquet files, rows and number of unreadable images that were left out. If the script was stopped,
+the same command continues it. The exit status is 1 if a part failed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def predict(view: Run, overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def image_files(inputs: list[str]) -> list[str]:
-    """The images that files, folders, patterns and lists mean, in order, each once; says what is left out.
+    """Lists the images that files, folders, patterns and lists stand for, each once; prints what is left out.
 
     Raises:
         UserError: one of them leads to no image.
@@ -46,7 +46,7 @@ def image_files(inputs: list[str]) -> list[str]:
 
 
 def setting_of(run: str) -> str:
-    """The key of a run's data module that takes the files to predict.
+    """Finds the key of a run's data module that takes the files to predict.
 
     Raises:
         UserError: there is no such run, or its data module takes none.
@@ -59,7 +59,7 @@ def setting_of(run: str) -> str:
 
 
 def plan(files: list[str], runs: list[str], part_size: int, settings: dict[str, Any], output: Path) -> list[Cell]:
-    """One cell per run and part."""
+    """Lists one cell per run and part."""
     cells = []
     for number, run in enumerate(runs):
         key = setting_of(run)
@@ -72,13 +72,13 @@ def plan(files: list[str], runs: list[str], part_size: int, settings: dict[str, 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Predicts, writes the manifest, and exits with 1 where a part failed."""
+    """Predicts the parts, writes the manifest, and exits with status 1 if a part failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("inputs", nargs="+", help="images, folders of images, patterns, and .txt lists of images")
     parser.add_argument("--runs", nargs="+", required=True, help="folders or names of runs")
     parser.add_argument("--output", type=Path, default=Path("predicted"), help="folder of the manifest and the parts")
-    parser.add_argument("--jobs", type=int, default=1, help="parts at a time")
-    parser.add_argument("--part_size", type=int, default=1000, help="images of a part")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parts predicted at a time")
+    parser.add_argument("--part_size", type=int, default=1000, help="number of images per part")
     parser.add_argument("--skip_unreadable", action="store_true", help="leave unreadable images out")
     options = parser.parse_args(arguments)
     settings = {"data.init_args.on_error": "skip"} if options.skip_unreadable else {}

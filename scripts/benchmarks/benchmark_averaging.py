@@ -1,8 +1,8 @@
-"""What averaging costs: the same fit without it, with SWA and with EMA, interleaved, and one pass for the batch norms.
+"""Measures the cost of averaging: the same fit without it, with SWA and with EMA, in turns.
 
-No validation runs, so that the averages pay for their one pass over the training data at the end. The pass is timed on
-its own, added to the plain fit, and the medians of the ratios are printed: what is left is the averaging. A pass before
-a validation, which takes 16 batches by default, is a share of that; it is printed too.
+No validation runs, so the averages need only one pass for the batch norms over the training data, at the end. That pass
+is timed separately and added to the plain fit, so that the median ratios show the averaging alone. A pass before a
+validation, which takes 16 batches by default, is a fraction of it and is printed too.
 
     python scripts/benchmarks/benchmark_averaging.py
     python scripts/benchmarks/benchmark_averaging.py --clock cpu   # processor seconds of one thread, beside other work
@@ -25,12 +25,12 @@ from plcourse.vision.data import VisionData
 from plcourse.vision.model import ClassifierSegmenter
 
 ARMS = ("plain", "swa", "ema")
-REFRESH_BATCHES = 16  # before a validation, the default of the callbacks
+REFRESH_BATCHES = 16  # before a validation; the default of the callbacks
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def seconds(arm: str, epochs: int, batches: int, clock: Callable[[], float]) -> tuple[float, float, int]:
-    """Seconds of a fit, of one pass for batch norms over the training data, and how many batches that pass has."""
+    """Returns the seconds of a fit and of one batch-norm pass over the training data, and the batches of the pass."""
     pl.seed_everything(0, verbose=False)
     data = VisionData(batch_size=64, val_size=250, test_size=1000)
     module = ClassifierSegmenter(optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), lr_scheduler=None)
@@ -50,23 +50,23 @@ def seconds(arm: str, epochs: int, batches: int, clock: Callable[[], float]) -> 
     timed: Any = trainer.callbacks[0]
     loader: Any = data.train_dataloader()
     started = clock()
-    update_bn((batch["image"] for batch in loader), module)  # all batches, as the averages' own pass
+    update_bn((batch["image"] for batch in loader), module)  # all batches, like the pass of the averages
     return timed.seconds, clock() - started, len(loader)
 
 
 class Clock(pl.Callback):
-    """Times from the first step to the end of the training, which the last pass is a part of."""
+    """Times the training from its first step to its end, including the last pass."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.seconds = self._started = 0.0
         self._clock = clock
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts."""
+        """Starts the clock."""
         self._started = self._clock()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops."""
+        """Stops the clock."""
         self.seconds = self._clock() - self._started
 
 
@@ -77,12 +77,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batches", type=int, default=20, help="training batches per epoch")
     parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu counts this process's seconds on one thread"
+        "--clock", choices=CLOCKS, default="wall", help="cpu counts the processor seconds of this process on one thread"
     )
     options = parser.parse_args()
     clock = CLOCKS[options.clock]
     if options.clock == "cpu":
-        torch.set_num_threads(1)  # a thread that waits for another one would count
+        torch.set_num_threads(1)  # the waiting of one thread for another would count
     quieten()
     ratios: dict[str, list[float]] = {arm: [] for arm in ARMS[1:]}
     refreshes: list[float] = []

@@ -1,8 +1,8 @@
-"""What a curriculum costs per training step: plain training, the curriculum's loop at share 1, and paced, interleaved.
+"""Measures a training step of a curriculum: plain training, its loop with all samples, and its loop with pacing.
 
-The model and the data of the packaged configs (an MLP on mnist5k, batch 64), one thread, without validation; the time
-is that of training alone. Scoring happens once, before it, and is printed apart. All arms take equal steps of equal
-sizes, and take turns at going first.
+It uses the model and the data of the packaged configs (an MLP on mnist5k, batches of 64) on one thread, without
+validation, and times the training alone. Scoring happens once before it and is printed separately. All arms take equal
+steps of equal sizes and take turns at going first.
 
     python scripts/benchmarks/benchmark_curriculum.py
 """
@@ -35,7 +35,7 @@ BATCH = 64
 
 
 class Clock(pl.Callback):
-    """Times training from its start to its end, scoring and set-up left out."""
+    """Times the training from start to end, without scoring and set-up."""
 
     def __init__(self) -> None:
         self.seconds, self.samples = 0.0, 0
@@ -51,7 +51,7 @@ class Clock(pl.Callback):
 
 
 class Known(Scorer):
-    """The margins, computed once for all rounds."""
+    """Computes the margins once for all rounds."""
 
     def __init__(self) -> None:
         self.scores: np.ndarray | None = None
@@ -66,7 +66,7 @@ class Known(Scorer):
 
 
 def train(loop: Callable[[pl.Trainer], FitLoop], data: CurriculumData, epochs: int, folder: str) -> Clock:
-    """One training with a run's table and record."""
+    """Trains once, with the table and record of a run."""
     clock, run = Clock(), Run.create("own/benchmark", folder, {})
     table = TidyLogger(run.path / "metrics.csv")
     trainer = plcourse.Trainer(
@@ -88,9 +88,9 @@ def train(loop: Callable[[pl.Trainer], FitLoop], data: CurriculumData, epochs: i
 
 
 def main() -> None:
-    """Runs the arms in turn and prints medians."""
+    """Runs the arms in turns and prints medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds, the first is not counted")
+    parser.add_argument("--rounds", type=int, default=9, help="counted rounds, after one to warm up")
     parser.add_argument("--epochs", type=int, default=10, help="epochs per round")
     options = parser.parse_args()
     quieten()

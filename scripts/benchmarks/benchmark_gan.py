@@ -1,8 +1,8 @@
-"""What an iteration of R3GAN costs in the suite, against the same update in a plain torch loop, interleaved.
+"""Measures an iteration of R3GAN in the suite against the same update in a plain torch loop, in turns.
 
-The networks, images and batches of gan/r3gan, one thread. The suite has a run's table, TensorBoard, checkpoint and bar;
-the loop has nothing but the update. Both start from the same weights and see the same batches and latents, and their
-losses are compared.
+Both use the networks, images and batches of gan/r3gan on one thread, start from the same weights and see the same
+batches and latents; their losses are compared. The suite has the table, TensorBoard, checkpoint and progress bar of a
+run; the loop has nothing but the update.
 
     python scripts/benchmarks/benchmark_gan.py
 """
@@ -41,13 +41,13 @@ def adam(params: Any) -> torch.optim.Optimizer:
 
 
 def networks() -> tuple[ConvGenerator, ConvDiscriminator]:
-    """The same two every time."""
+    """Builds the same generator and discriminator every time."""
     torch.manual_seed(SEED)
     return ConvGenerator(LATENTS), ConvDiscriminator()
 
 
 class Clock(pl.Callback):
-    """Times the iterations, set-up left out, and keeps the losses."""
+    """Times the iterations without set-up and keeps the losses."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -65,7 +65,7 @@ class Clock(pl.Callback):
 
 
 def suite(data: RealImages, epochs: int, folder: str) -> tuple[float, list[Tensor]]:
-    """The suite's Trainer with everything that a run has."""
+    """Trains with the suite's Trainer and everything that a run has."""
     clock, run = Clock(), Run.create("own/benchmark", folder, {})
     table = TidyLogger(run.path / "metrics.csv")
     trainer = plcourse.Trainer(
@@ -85,7 +85,7 @@ def suite(data: RealImages, epochs: int, folder: str) -> tuple[float, list[Tenso
 
 
 def plain(data: RealImages, epochs: int) -> tuple[float, list[Tensor]]:
-    """The loop that has nothing but the update."""
+    """Trains in a loop that has nothing but the update."""
     generator, discriminator = networks()
     average = copy.deepcopy(generator).requires_grad_(False)
     averaged, weights = list(average.parameters()), list(generator.parameters())
@@ -128,9 +128,9 @@ def plain(data: RealImages, epochs: int) -> tuple[float, list[Tensor]]:
 
 
 def main() -> None:
-    """Runs the two in turn and prints medians."""
+    """Runs the two in turns and prints medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, the first is not counted")
+    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one to warm up")
     parser.add_argument("--epochs", type=int, default=2, help="epochs per round, of 55 iterations")
     options = parser.parse_args()
     quieten()

@@ -1,12 +1,12 @@
-"""What cross-validation costs: 10 folds x 15 epochs on the digits by plain torch loops, and by KFoldLoop, interleaved.
+"""Measures cross-validation: 10 folds x 15 epochs on the digits in plain torch loops and by KFoldLoop, in turns.
 
-Two plain loops, with the same initial weights, batches, optimizer and schedule in each fold. The plain one does the
-same work as KFoldLoop without Lightning: batches from the same loader, loss, accuracy and F1 by the same metrics after
-each epoch, a row of the table for each of them and for each logged step, a checkpoint per fold, then the predictions of
-the held-out samples in a Parquet file and the scores in a JSON file. The bare one indexes tensors that lie ready,
-computes the accuracy alone and writes nothing: what is left when all that is taken away. KFoldLoop keeps a run per
-fold besides, survives a kill, and draws a plot. The mean accuracies are compared. One intra-op thread per process.
-Timed is everything after the imports and the reading of the data.
+Two plain loops use the same initial weights, batches, optimizer and schedule in each fold. The plain one does the same
+work as KFoldLoop without Lightning: batches from the same loader; loss, accuracy and F1 by the same metrics after each
+epoch; a row of the table for each of them and for each logged step; a checkpoint per fold; then the predictions of the
+held-out samples in a Parquet file and the scores in a JSON file. The bare one indexes prepared tensors, computes only
+the accuracy and writes nothing: the lower bound. KFoldLoop also keeps a run per fold, survives a kill and draws a plot.
+The mean accuracies are compared. Each process has one intra-op thread. The time includes everything after the imports
+and the reading of the data.
 
     python scripts/benchmarks/benchmark_kfold.py
 """
@@ -61,13 +61,13 @@ def sgd(params) -> torch.optim.Optimizer:
 
 
 def classifier(network: Callable[[], nn.Module]) -> ImageClassifier:
-    """The same weights every time."""
+    """Builds the network with the same weights every time."""
     pl.seed_everything(SEED, verbose=False)
     return ImageClassifier(network(), optimizer=sgd, lr_scheduler=WarmupCosine)
 
 
 def plain(network: Callable[[], nn.Module], data: ImageData, folds: int, epochs: int, root: str) -> float:
-    """The same work in loops of one's own; returns the mean accuracy."""
+    """Does the same work in plain loops; returns the mean accuracy."""
     pattern = classifier(network).network
     found = []
     for fold in plan_folds(data, folds).folds:
@@ -110,7 +110,7 @@ def plain(network: Callable[[], nn.Module], data: ImageData, folds: int, epochs:
 
 @torch.no_grad()
 def score(model: nn.Module, held_out: BatchLoader, scores: ClassificationScores) -> tuple[dict[str, float], Any]:
-    """Loss, accuracy and F1 of a fold's held-out samples, and a table of its predictions."""
+    """Returns loss, accuracy and F1 on a fold's held-out samples, and a table of its predictions."""
     model.eval()
     ids, labels, logits = [], [], []
     for batch in held_out:
@@ -129,7 +129,7 @@ def score(model: nn.Module, held_out: BatchLoader, scores: ClassificationScores)
 
 
 def bare(network: Callable[[], nn.Module], data: ImageData, folds: int, epochs: int) -> float:
-    """The loops that nothing can beat; returns the mean accuracy."""
+    """Does only what no loop can omit; returns the mean accuracy."""
     pattern = classifier(network).network
     found = []
     for fold in plan_folds(data, folds).folds:
@@ -157,14 +157,14 @@ def bare(network: Callable[[], nn.Module], data: ImageData, folds: int, epochs: 
 
 @torch.no_grad()
 def validate(model: nn.Module, val: dict, batch_size: int) -> float:
-    """The accuracy on a fold's held-out samples."""
+    """Returns the accuracy on a fold's held-out samples."""
     model.eval()
     batches = zip(val["image"].split(batch_size), val["label"].split(batch_size), strict=True)
     return sum(int((model(image).argmax(1) == label).sum()) for image, label in batches) / len(val["label"])
 
 
 def suite(network: Callable[[], nn.Module], data: ImageData, folds: int, epochs: int, n_jobs: int, root: str) -> float:
-    """A cross-validated run with everything that it has on the command line but TensorBoard."""
+    """Cross-validates with everything that a run has on the command line except TensorBoard."""
     run = Run.create("own/benchmark", root, {})
     table = TidyLogger(run.path / "metrics.csv")
     trainer = plcourse.Trainer(
@@ -185,12 +185,12 @@ def suite(network: Callable[[], nn.Module], data: ImageData, folds: int, epochs:
 
 
 def main() -> None:
-    """Runs the alternatives in turn and prints medians."""
+    """Runs the alternatives in turns and prints medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, after one that is not counted")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds, after one to warm up")
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--only", help="a part of a network's name")
+    parser.add_argument("--only", help="only networks whose name contains this")
     options = parser.parse_args()
     quieten()
     torch.set_num_threads(1)

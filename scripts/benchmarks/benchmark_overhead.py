@@ -1,8 +1,9 @@
-"""What a training step costs: the suite, Lightning's default Trainer and a plain torch loop, interleaved.
+"""Measures a training step of the suite, of Lightning's default Trainer and of a plain torch loop, in turns.
 
-An MLP on the digits, batch 32, one thread. The default Trainer has what it has by default and its users add: bar, CSV
-logger, checkpoint, `self.log` each step, a DataLoader over tensors. The suite has a run's table, TensorBoard,
-checkpoint and bar. All three see the same batches from the same weights, and their losses are compared.
+All three train an MLP on the digits with batches of 32 on one thread, see the same batches from the same weights, and
+their losses are compared. The default Trainer has what it has by default and what users add: progress bar, CSV logger,
+checkpoint, `self.log` in each step and a DataLoader over tensors. The suite has the table, TensorBoard, checkpoint and
+progress bar of a run.
 
     python scripts/benchmarks/benchmark_overhead.py
 """
@@ -34,7 +35,7 @@ SEED, BATCH = 0, 32
 
 
 def network() -> nn.Module:
-    """The same MLP every time."""
+    """Builds the same MLP every time."""
     torch.manual_seed(SEED)
     return MLP(in_features=64, hidden=(128,))
 
@@ -44,7 +45,7 @@ def sgd(params):
 
 
 class Clock(pl.Callback):
-    """Times training from its start to its end, set-up left out, and keeps the losses."""
+    """Times the training from start to end without set-up, and keeps the losses."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -79,7 +80,7 @@ class LoggingEachStep(pl.LightningModule):
 
 
 def batches(data: ImageData, epochs: int) -> tuple[TensorDataset, list[list[list[int]]]]:
-    """The training samples as tensors, and the suite's batches of every epoch as indices into them."""
+    """Returns the training samples as tensors, and the suite's batches of every epoch as indices into them."""
     loader = data.train_dataloader()
     order = [[batch.tolist() for batch in loader.plan.batches(epoch)] for epoch in range(epochs)]
     everything = loader.data.fetch(np.arange(loader.plan.n), 0)
@@ -87,7 +88,7 @@ def batches(data: ImageData, epochs: int) -> tuple[TensorDataset, list[list[list
 
 
 class Planned:
-    """A batch sampler that replays the suite's order, so that all trajectories can be compared."""
+    """A batch sampler that repeats the suite's order, so that all trajectories can be compared."""
 
     def __init__(self, order: list[list[list[int]]]) -> None:
         self.order, self.epoch = order, -1
@@ -101,7 +102,7 @@ class Planned:
 
 
 def plain(dataset: TensorDataset, order: list[list[list[int]]]) -> tuple[float, list[torch.Tensor]]:
-    """The loop that nothing can beat."""
+    """Trains in a plain loop, the lower bound."""
     model, losses = network(), []
     optimizer = sgd(model.parameters())
     image, label = dataset.tensors
@@ -118,7 +119,7 @@ def plain(dataset: TensorDataset, order: list[list[list[int]]]) -> tuple[float, 
 
 
 def default(dataset: TensorDataset, order: list[list[list[int]]], folder: str) -> tuple[float, list[torch.Tensor]]:
-    """Lightning's Trainer as it comes."""
+    """Trains with Lightning's default Trainer."""
     clock = Clock()
     trainer = pl.Trainer(
         max_epochs=len(order),
@@ -134,7 +135,7 @@ def default(dataset: TensorDataset, order: list[list[list[int]]], folder: str) -
 
 
 def suite(data: ImageData, epochs: int, folder: str) -> tuple[float, list[torch.Tensor]]:
-    """The suite's Trainer with everything that a run has."""
+    """Trains with the suite's Trainer and everything that a run has."""
     clock, run = Clock(), Run.create("own/benchmark", folder, {})
     table = TidyLogger(run.path / "metrics.csv")
     tensorboard = TensorBoardLogger(run.path, name="tensorboard", version="")
@@ -153,9 +154,9 @@ def suite(data: ImageData, epochs: int, folder: str) -> tuple[float, list[torch.
 
 
 def main() -> None:
-    """Runs the three in turn and prints medians."""
+    """Runs the three in turns and prints medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, the first is not counted")
+    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one to warm up")
     parser.add_argument("--epochs", type=int, default=20, help="epochs per round")
     options = parser.parse_args()
     quieten()

@@ -1,13 +1,13 @@
-"""What prediction costs: rows per second of the streaming loop, of a naive writer and of no writer, and their memory.
+"""Measures prediction: rows per second and memory of the streaming loop, of a naive writer and of no writer.
 
-A small MLP on a generated table, batches of 65,536 rows. All write or compute the same columns of the same rows:
+All three compute the same columns of the same rows with a small MLP on a generated table, in batches of 65,536 rows:
 
-- plain: a torch loop that keeps nothing, which nothing can beat;
-- streaming: the suite's Trainer with `StreamingPredictLoop`, Parquet shards, committed and published;
-- naive: Lightning's own Trainer with a callback that writes one table per batch, by Arrow's defaults.
+- plain: a torch loop that keeps nothing, the lower bound;
+- streaming: the suite's Trainer with `StreamingPredictLoop`, which commits and publishes Parquet shards;
+- naive: Lightning's Trainer with a callback that writes one table per batch with Arrow's defaults.
 
-    python scripts/benchmarks/benchmark_predict.py             # speed, interleaved
-    python scripts/benchmarks/benchmark_predict.py --memory    # peak memory of 1 and of 32 million rows, a process each
+    python scripts/benchmarks/benchmark_predict.py             # speed, in turns
+    python scripts/benchmarks/benchmark_predict.py --memory    # peak memory of 1 and of 32 million rows
 """
 
 import argparse
@@ -52,7 +52,7 @@ def data(rows: int) -> EvaluationData:
 
 
 def plain(rows: int, folder: Path) -> float:
-    """No writer, no Trainer."""
+    """Predicts without a writer and without a Trainer."""
     model, loader = classifier().eval(), data(rows).predict_dataloader()
     start = time.perf_counter()
     with torch.inference_mode():
@@ -62,7 +62,7 @@ def plain(rows: int, folder: Path) -> float:
 
 
 def streaming(rows: int, folder: Path) -> float:
-    """The suite."""
+    """Predicts with the suite."""
 
     def loop(trainer: pl.Trainer) -> StreamingPredictLoop:
         return StreamingPredictLoop(trainer, output_dir=str(folder))
@@ -74,7 +74,7 @@ def streaming(rows: int, folder: Path) -> float:
 
 
 def naive(rows: int, folder: Path) -> float:
-    """Lightning's Trainer with a table per batch."""
+    """Predicts with Lightning's Trainer and writes one table per batch."""
     writer = PredictionWriter(folder, [f"class_{k}" for k in range(4)])
     model, module, trainer = classifier(), data(rows), pl.Trainer(callbacks=[writer], **QUIET)
     start = time.perf_counter()
@@ -90,7 +90,7 @@ def rows_on_disk(folder: Path) -> int:
 
 
 def speed(rows: int, rounds: int) -> None:
-    """Interleaved rounds; the first is not counted."""
+    """Times the three in turns and prints medians; the first round is not counted."""
     per_second: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in range(rounds + 1):
         for way, run in WAYS.items():
@@ -111,7 +111,7 @@ def speed(rows: int, rounds: int) -> None:
 
 
 def memory(sizes: list[int]) -> None:
-    """Peak resident memory of a process that predicts so many rows."""
+    """Prints the peak memory of one process for each number of rows."""
     peaks = []
     for rows in sizes:
         command = [sys.executable, __file__, "--peak", str(rows)]
@@ -123,9 +123,11 @@ def memory(sizes: list[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=4_000_000, help="rows per run")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, the first is not counted")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds, after one to warm up")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of speed")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000, 32_000_000], help="rows, with --memory")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[1_000_000, 32_000_000], help="numbers of rows for --memory"
+    )
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     quieten()

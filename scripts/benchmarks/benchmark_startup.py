@@ -1,4 +1,4 @@
-"""How long the verbs that only look take to start, as whole processes: median of ten runs each.
+"""Measures how long the verbs that only look take, as whole processes: the median of ten runs each.
 
 python scripts/benchmarks/benchmark_startup.py
 """
@@ -16,7 +16,7 @@ LOOKS = "import sys; from plcourse.__main__ import main; main({}); assert 'torch
 
 
 def main() -> None:
-    """Times the commands in turn."""
+    """Times the commands in turns."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds

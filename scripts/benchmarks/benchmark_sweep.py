@@ -1,7 +1,7 @@
-"""What a cell of a sweep costs in a warm process, against the same fit as a command of its own, interleaved.
+"""Measures a sweep's cell in a warm process against the same fit as a separate command, in turns.
 
 Each round runs the same seeds twice: as the cells of one `plcourse sweep`, and as one `plcourse fit --then test` after
-the other. Both train and test the same; their tables are compared, byte for byte.
+the other. Both train and test the same model; their tables of metrics are compared byte for byte.
 
     python scripts/benchmarks/benchmark_sweep.py
 """
@@ -22,7 +22,7 @@ CONFIG = "ddp/mlp"
 
 
 def timed(*arguments: str) -> float:
-    """Seconds that a command takes."""
+    """Returns the seconds of a command."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "plcourse", *arguments]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -34,7 +34,7 @@ def table(run: Run) -> bytes:
 
 
 def measure(root: Path, seeds: list[int], epochs: int) -> tuple[float, list[float], list[float]]:
-    """Seconds of one sweep, of its cells but the first, and of the commands."""
+    """Returns the seconds of one sweep, of its cells except the first, and of the commands."""
     length = ["--trainer.max_epochs", str(epochs), "--runs_root", str(root)]
     whole = timed("sweep", "--arms", CONFIG, "--name", "warm", "--seeds", ",".join(map(str, seeds)), *length)
     sweep = Sweep.load("warm", root)
@@ -42,14 +42,14 @@ def measure(root: Path, seeds: list[int], epochs: int) -> tuple[float, list[floa
     for seed, cell in zip(seeds, sweep.cells, strict=True):
         cold.append(timed("fit", "-c", CONFIG, "--then", "test", "--seed_everything", str(seed), *length))
         assert table(sweep.run(cell)) == table(Run.load(CONFIG, root)), f"seed {seed} differs"
-    return whole, [cell.seconds for cell in sweep.cells[1:]], cold
+    return whole, [cell.seconds or 0.0 for cell in sweep.cells[1:]], cold
 
 
 def main() -> None:
-    """Runs the two in turn and prints medians."""
+    """Runs the two in turns and prints medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--rounds", type=int, default=7, help="rounds of one sweep and as many commands as it has cells"
+        "--rounds", type=int, default=7, help="rounds, each one sweep and a command for each of its cells"
     )
     parser.add_argument("--cells", type=int, default=4, help="cells per round, 2 or more")
     parser.add_argument("--epochs", type=int, default=1, help="epochs of each fit")

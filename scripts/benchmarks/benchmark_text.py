@@ -1,6 +1,6 @@
-"""What the tricks of lesson 19 save: padding by batches of similar length, time and memory by a sampled loss.
+"""Measures what the techniques of lesson 19 save: padding by bucketing, time and memory by a sampled loss.
 
-Seconds are of the processor, on one thread, so that they can be taken on a machine that does other work too.
+Times are processor seconds on one thread, so that they can be measured on a machine with other work.
 
     python scripts/benchmarks/benchmark_text.py [--steps 20]
 """
@@ -24,7 +24,7 @@ VOCABULARY, ROWS, LENGTH = 20_000, 32, 32
 
 
 def padding() -> None:
-    """The share of padding in the training batches of Rotten Tomatoes, shuffled and bucketed."""
+    """Prints the fraction of padding in the training batches of Rotten Tomatoes, shuffled and bucketed."""
     parts = TextSplits("rotten_tomatoes", None, "text", "label", "raise", 0.1, 0.1, 0, None, "words", VOCABULARY, None)
     lengths = parts.tokens("train").lengths
     base = TrainSampler(len(lengths), 64, 0, 0, 1, False)
@@ -53,7 +53,7 @@ def step_of(model: LSTMLanguageModel, tokens_BT: torch.Tensor, sampled: int | No
 
 
 def seconds(call: Callable[[], object], times: int) -> float:
-    """Median processor seconds of a call."""
+    """Returns the median processor seconds of a call."""
     call()
     taken = []
     for _ in range(times):
@@ -64,7 +64,7 @@ def seconds(call: Callable[[], object], times: int) -> float:
 
 
 def main() -> None:
-    """Prints a row per measurement."""
+    """Prints one row per measurement."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()

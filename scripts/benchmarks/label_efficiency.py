@@ -1,7 +1,7 @@
-"""The score of each arm of a finished sweep by the size of its training part, with intervals, and what it cost.
+"""Prints the score of each arm of a finished sweep by the size of its training part, with intervals and cost.
 
 The interval of a size is Student's t over seeds. `plcourse compare SWEEP --grid_by data.init_args.train_size` tests the
-differences; this shows the curves.
+differences; this script shows the curves.
 
     python scripts/benchmarks/label_efficiency.py sweeps/generative_or_discriminative [--output curves.png]
 """
@@ -24,11 +24,11 @@ SIZE = "data.init_args.train_size"
 
 
 def main() -> None:
-    """Prints a row for each arm and size; draws them where a file is named."""
+    """Prints a row for each arm and size, and draws the curves if a file is named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("sweep", help="its folder, or its name below the runs' root")
+    parser.add_argument("sweep", help="folder of the sweep, or its name below the root of all runs")
     parser.add_argument("--metric", default="test/accuracy")
-    parser.add_argument("--output", type=Path, help="a PNG")
+    parser.add_argument("--output", type=Path, help="PNG file for the curves")
     options = parser.parse_args()
     folder = next(
         (found for each in (Path(), runs_root()) if (found := find_folder(each / options.sweep, "sweep.json"))), None
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def summary(folder: Path, metric: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """Mean, interval and cost by arm and training size, of the cells that are finished."""
+    """Returns mean, interval and cost of the finished cells by arm and training size."""
     cells = json.loads((folder / "sweep.json").read_text())["cells"]
     runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for cell in cells:
@@ -73,7 +73,7 @@ def _row(runs: list[Run], metric: str) -> dict[str, Any]:
 
 
 def draw(rows: dict[tuple[str, int], dict[str, Any]], metric: str, path: Path) -> None:
-    """A curve for each arm, its intervals as bars."""
+    """Draws a curve for each arm, with intervals as bars."""
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -82,7 +82,7 @@ def draw(rows: dict[tuple[str, int], dict[str, Any]], metric: str, path: Path) -
         sizes = sorted(size for name, size in rows if name == arm)
         means = [rows[arm, size]["mean"] for size in sizes]
         halves = [rows[arm, size]["high"] - rows[arm, size]["mean"] for size in sizes]
-        beside = [size * 1.04**shift for size in sizes]  # so that the bars of two arms do not cover each other
+        beside = [size * 1.04**shift for size in sizes]  # so that the bars of the arms do not overlap
         axes.errorbar(beside, means, halves, marker="o", capsize=4, label=arm)
     axes.set(xscale="log", xlabel="training texts", ylabel=metric)
     axes.legend(frameon=False)

@@ -1,8 +1,9 @@
-"""Plain, SWA and EMA at equal steps: raw, averaged and refreshed weights scored on both tasks, with paired intervals.
+"""Compares plain training, SWA and EMA at equal steps: raw, averaged and refreshed weights on both tasks of lesson 18.
 
-Reads the runs of `plcourse sweep -c sweeps/swa_or_not`. Up to the start of the averages a seed has one trajectory;
-the script checks that by the losses that were logged. Of each averaged run it scores the last live weights (raw), the
-average with the live weights' batch-norm statistics (unrefreshed) and with its own (averaged), each on the test part.
+It reads the runs of `plcourse sweep -c sweeps/swa_or_not`. Until averaging starts, the arms of a seed share one
+trajectory, which the script checks by the logged losses. For each averaged run it scores three sets of weights on the
+test part: the last live weights (raw), the average with the batch-norm statistics of the live weights (unrefreshed),
+and the average with refreshed statistics (averaged). The differences have paired intervals.
 
     plcourse sweep -c sweeps/swa_or_not
     python scripts/benchmarks/measure_averaging.py swa_or_not
@@ -28,14 +29,14 @@ Scores = dict[str, dict[int, dict[str, float]]]
 
 
 def shared_steps(a: Run, b: Run) -> int:
-    """The step at which two runs part: the first whose logged loss is not the same to the last bit."""
+    """Returns the first step at which the logged losses of two runs differ in any bit."""
     tables = [{row["step"]: row["value"] for row in run.metrics if row["metric"] == "train/loss"} for run in (a, b)]
     parted = (step for step in tables[0] if tables[0][step] != tables[1].get(step))
     return next(parted, a.record["steps"])
 
 
 def score(run: Run, weights: str) -> dict[str, float]:
-    """The test scores of one set of a run's weights, at the end of its training."""
+    """Returns the test scores of one set of weights at the end of a run's training."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         view = run.view(Path(folder) / "view")
         found = view.test({"trainer.callbacks.init_args.weights": weights})
@@ -43,8 +44,9 @@ def score(run: Run, weights: str) -> dict[str, float]:
 
 
 def collect(sweep: Sweep) -> tuple[Scores, dict[str, set[int]]]:
-    """The scores by arm and seed, and where each arm parted from the plain one; of the seeds that all arms finished."""
-    runs = {(cell.arm, cell.seed): sweep.run(cell) for cell in sweep.cells if cell.status == "finished"}
+    """Returns, for the seeds that all arms finished, the scores and the step at which an arm left the plain one."""
+    finished = [cell for cell in sweep.cells if cell.status == "finished"]
+    runs = {(cell.arm, cell.seed): Run.of(sweep.run(cell)) for cell in finished}
     scores: Scores = {}
     parted: dict[str, set[int]] = {}
     for (arm, seed), run in runs.items():
@@ -61,9 +63,9 @@ def collect(sweep: Sweep) -> tuple[Scores, dict[str, set[int]]]:
 
 
 def main() -> None:
-    """Prints a table per metric."""
+    """Prints one table per metric."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("sweep", nargs="?", default="swa_or_not", help="a sweep's name or folder")
+    parser.add_argument("sweep", nargs="?", default="swa_or_not", help="name or folder of the sweep")
     parser.add_argument("--runs_root")
     options = parser.parse_args()
     sweep = Sweep.load(options.sweep, runs_root(options.runs_root))
@@ -79,7 +81,7 @@ def main() -> None:
 
 
 def print_table(metric: str, scores: Scores) -> None:
-    """Means, differences to plain training and their 95 % intervals over the seeds."""
+    """Prints means, differences from plain training and their 95 % intervals over the seeds."""
     seeds = sorted(scores["plain"])
     values = {name: [found[seed][metric] for seed in seeds] for name, found in scores.items()}
     tests = {name: paired_t_test(found, values["plain"]) for name, found in values.items() if name != "plain"}

@@ -1,10 +1,10 @@
-"""How fast a character model of tinyshakespeare learns on this machine: nlp/tinyshakespeare beside nanoGPT's settings.
+"""Measures how fast nlp/tinyshakespeare learns on this machine, against nanoGPT's settings for a CPU.
 
-Both hold out the last tenth of the text and are scored on all of it. The peer is a plain loop written here, with what
-nanoGPT's README trains on a CPU: 4 layers of width 128, context 64, batches of 12, 2,000 steps, AdamW with a warm-up
-of 100 steps and a cosine from 1e-3 to 1e-4, learned positions, GELU, no dropout, no compilation. Seconds are of
-training; those of the config have its one validation in them. Processor seconds, of all
-threads, tell how much of the time another program took.
+Both hold out the last tenth of the text and are scored on all of it. The peer is a plain loop in this file with the
+settings of nanoGPT's README for a CPU: 4 layers of width 128, context 64, batches of 12, 2,000 steps, AdamW with a
+warm-up of 100 steps and a cosine from 1e-3 to 1e-4, learned positions, GELU, no dropout, no compilation. Seconds are
+those of training; for the config, they include its one validation. Processor seconds of all threads show how much of
+the time another program took.
 
     python scripts/benchmarks/measure_char_lm.py tinyshakespeare.txt [--steps 800 1200] [--rounds 1] [--threads 2]
 """
@@ -27,7 +27,7 @@ CONTEXT, BATCH, STEPS, WARMUP, WIDTH, LAYERS, HEADS = 64, 12, 2000, 100, 128, 4,
 
 
 class PeerBlock(nn.Module):
-    """Attention and a feed-forward network, as in GPT-2 without biases."""
+    """Attention and a feed-forward network as in GPT-2, without biases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PeerBlock(nn.Module):
 
 
 class Peer(nn.Module):
-    """A GPT-2 of nanoGPT's size for a CPU."""
+    """A GPT-2 of the size that nanoGPT trains on a CPU."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Peer(nn.Module):
 
 
 def peer(path: Path, seed: int) -> tuple[float, float]:
-    """Validation loss in nats per character, and seconds of training."""
+    """Trains the peer; returns validation loss in nats per character, and seconds of training."""
     text = path.read_text(encoding="utf-8")
     symbols = sorted(set(text))
     codes = torch.from_numpy(np.array([symbols.index(c) for c in symbols])[np.searchsorted(symbols, list(text))])
@@ -100,7 +100,7 @@ def peer(path: Path, seed: int) -> tuple[float, float]:
 
 
 def suite(path: Path, seed: int, steps: int) -> tuple[float, float]:
-    """The same of the packaged config, its one cycle over `steps` steps, validated once at the end."""
+    """Trains the packaged config with one schedule over `steps` steps, validated at the end; returns the same."""
     with tempfile.TemporaryDirectory() as root:
         overrides = {
             "seed_everything": seed,
@@ -115,7 +115,7 @@ def suite(path: Path, seed: int, steps: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Prints a row per training, the two sides in turn."""
+    """Prints one row per training, the two sides in turns."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", type=Path)
     parser.add_argument("--steps", type=int, nargs="+", default=[800, 1200])

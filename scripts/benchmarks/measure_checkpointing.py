@@ -1,7 +1,7 @@
-"""What activation checkpointing saves and costs: the lesson's ResNet with and without it, interleaved.
+"""Measures what activation checkpointing saves and costs: lesson 12's ResNet with and without it, in turns.
 
-Each measurement is a process of its own: a few training steps, the most resident memory above what it had before them,
-and the median time of a step. On a GPU, with --device cuda, the memory is what torch allocated.
+Each measurement is a separate process with a few training steps. It reports the peak resident memory above that before
+the steps, and the median time of a step. On a GPU, with --device cuda, the memory is what torch allocated.
 
     python scripts/benchmarks/measure_checkpointing.py
 """
@@ -24,14 +24,14 @@ WIDTHS, SIZE = (16, 32, 64), 28  # the main job's network and images
 
 
 def measure(recompute: bool, blocks: int, batch: int, steps: int, device: str) -> dict[str, float]:
-    """Memory in MiB and seconds per step, in this process."""
+    """Returns memory in MiB and seconds per step, measured in this process."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     network = ResNet(widths=WIDTHS, blocks=blocks, recompute=recompute).to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     image, label = torch.randn(batch, 1, SIZE, SIZE, device=device), torch.randint(10, (batch,), device=device)
     small = functional.cross_entropy(network(image[:2]), label[:2])
-    small.backward()  # libraries are loaded and gradients exist before the memory is read
+    small.backward()  # loads libraries and makes gradients before the memory is read
     before = peak(device)
     seconds = []
     for _ in range(steps):
@@ -46,21 +46,23 @@ def measure(recompute: bool, blocks: int, batch: int, steps: int, device: str) -
 
 
 def peak(device: str) -> float:
-    """Most memory so far, in MiB."""
+    """Returns the peak memory so far, in MiB."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / MIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
-    """Measures in turn and prints medians."""
+    """Measures in turns and prints medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="pairs of measurements")
     parser.add_argument("--blocks", type=int, default=3, help="residual blocks per stage")
     parser.add_argument("--batch", type=int, default=128, help="samples per step")
     parser.add_argument("--steps", type=int, default=5, help="steps per measurement")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--only", choices=("kept", "recomputed"), help="one measurement in this process, as JSON")
+    parser.add_argument(
+        "--only", choices=("kept", "recomputed"), help="make one measurement in this process and print it as JSON"
+    )
     options = parser.parse_args()
     settings = (options.blocks, options.batch, options.steps, options.device)
     if options.only:

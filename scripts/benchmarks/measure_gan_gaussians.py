@@ -1,6 +1,6 @@
-"""How many of 25 Gaussians each objective finds, over seeds, with the packaged configs as a user runs them.
+"""Counts how many of 25 Gaussians each objective finds, over seeds, with the packaged configs as a user runs them.
 
-A mode counts as found where at least a tenth of the good points that it should have lie in it; 2,500 points.
+A mode counts as found if it has at least a tenth of the good points that it should have, of 2,500 points in all.
 
 python scripts/benchmarks/measure_gan_gaussians.py [--seeds 10] [--models r3gan nonsaturating wgan_gp]
 """
@@ -18,7 +18,7 @@ MODELS = ("r3gan", "nonsaturating", "wgan_gp")
 
 
 def main() -> None:
-    """Runs one seed of each model after the other and prints a row each, then a row for each model."""
+    """Runs each seed of each model, prints a row for each, then a row for each model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))

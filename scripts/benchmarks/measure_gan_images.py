@@ -1,10 +1,11 @@
-"""Frechet distance and KID on mnist5k: the packaged configs against the reference of Lightning's GAN example.
+"""Measures Frechet distance and KID on mnist5k: the packaged configs against the network of Lightning's GAN example.
 
-The reference has the architecture and the settings of that example, written anew: fully connected layers of 128, 256,
-512 and 1024 with batch norm in the generator, 512 and 256 in the discriminator, latents of 100 dimensions, Adam with
-rate 2e-4 and betas (0.5, 0.999), batches of 256, the non-saturating loss, one generator step and one discriminator step
-in each iteration, and no averaging. It gets as many iterations as the config (and so, with its larger batches, more
-images). All are scored alike: the same feature network, the same 1,000 test images, as many generated ones.
+The reference rewrites that example with its architecture and settings: fully connected layers of 128, 256, 512 and 1024
+with batch norm in the generator, 512 and 256 in the discriminator, latents of 100 dimensions, Adam with rate 2e-4 and
+betas (0.5, 0.999), batches of 256, the non-saturating loss, one generator step and one discriminator step in each
+iteration, and no averaging. It gets as many iterations as the config, and so more images, because its batches are
+larger. All models are scored alike: with the same feature network, the same 1,000 test images, and as many generated
+images.
 
 python scripts/benchmarks/measure_gan_images.py [--seeds 3] [--models r3gan nonsaturating wgan_gp] [--max_epochs 20]
 """
@@ -34,7 +35,7 @@ NAMES = ("frechet", "kid", "precision", "recall")
 
 
 def reference_networks() -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator of the reference."""
+    """Builds the generator and discriminator of the reference."""
     widths = (128, 256, 512, 1024)
     layers: list[nn.Module] = [nn.Linear(100, widths[0]), nn.LeakyReLU(0.2)]
     for i, o in pairwise(widths):
@@ -51,7 +52,7 @@ def adam(network: nn.Module) -> torch.optim.Optimizer:
 
 
 def train_reference(data: RealImages, iterations: int, seed: int) -> nn.Module:
-    """The reference's generator after so many iterations."""
+    """Trains the reference for some iterations and returns its generator."""
     torch.manual_seed(seed)
     generator, discriminator = reference_networks()
     generator_optimizer, discriminator_optimizer = adam(generator), adam(discriminator)
@@ -79,7 +80,7 @@ def train_reference(data: RealImages, iterations: int, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def score_reference(generator: nn.Module, features: FeatureNetwork, data: RealImages, seed: int) -> dict[str, float]:
-    """The four scores of as many generated images as the test part has."""
+    """Returns the four scores of as many generated images as the test part has."""
 
     def rows(image_BCHW: Tensor) -> np.ndarray:
         return features(image_BCHW)[0].double().numpy()
@@ -97,11 +98,11 @@ def score_reference(generator: nn.Module, features: FeatureNetwork, data: RealIm
 
 
 def main() -> None:
-    """Runs one seed of each after the other and prints a row each, then a table of means."""
+    """Runs each seed of each model, prints a row for each, then a table of means."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--max_epochs", type=int, help="other than the configs'; the reference gets as many iterations")
+    parser.add_argument("--max_epochs", type=int, help="overrides the configs; the reference gets as many iterations")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, list[dict[str, float]]] = {}

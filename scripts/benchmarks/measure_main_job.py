@@ -1,4 +1,4 @@
-"""The main job over five seeds: test accuracy and seconds of training, as a user runs it.
+"""Measures the main job over five seeds as a user runs it: test accuracy and seconds of training.
 
 python scripts/benchmarks/measure_main_job.py [--seeds 0 1 2 3 4] [--config ddp/two_processes]
 """
@@ -13,11 +13,11 @@ from plcourse.runs.run import Run
 
 
 def main() -> None:
-    """Runs one seed after the other and prints a row each, then the mean."""
+    """Runs each seed and prints a row for it, then the mean."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--config", default="ddp/two_processes")
-    parser.add_argument("overrides", nargs="*", help="further flags, after --")
+    parser.add_argument("overrides", nargs="*", help="more flags, after --")
     options = parser.parse_args()
     accuracies, times = [], []
     for seed in options.seeds:

@@ -1,11 +1,11 @@
-"""Exported files on the raw pixels of square, wide and tall photos, against `predict` on the files, for each rule.
+"""Compares exported files on the raw pixels of square, wide and tall photos with `predict` on the files, for each rule.
 
 python scripts/benchmarks/measure_raw_export.py [--rules crop stretch pad] [--image_size 28 40] [--epochs 12]
 
-The photos are made here: noise, with a bar in the middle that is a little brighter or darker and rims that are the
-opposite. A classifier is trained on them, tested, used to predict and exported with ``--preprocess --probabilities``.
-The last row squeezes the photos to the model's size before the file sees them, which is what `stretch` does and the
-other rules do not.
+The script makes the photos: noise with a slightly brighter or darker bar in the middle and the opposite at the edges.
+It trains a classifier on them, tests it, predicts with it and exports it with ``--preprocess --probabilities``. The
+last row squeezes the photos to the model's size before the file gets them, which `stretch` does and the other rules do
+not.
 """
 
 import argparse
@@ -27,7 +27,7 @@ FORMATS = ("onnx", "onnx_int8", "torchscript_trace", "torchscript_script", "torc
 
 
 def make_photos(root: Path, per_class: int) -> None:
-    """Photos of two classes in each shape; the shape is in their names."""
+    """Writes photos of two classes in each shape, with the shape in their names."""
     draw = np.random.default_rng(0)
     for shape, (height, width) in SHAPES.items():
         for label, sign in (("dark", -1), ("bright", 1)):
@@ -39,7 +39,7 @@ def make_photos(root: Path, per_class: int) -> None:
 
 
 def _bar(height: int, width: int) -> np.ndarray:
-    """1 in the middle third, -1 at the rims of the longer side, 0 elsewhere."""
+    """Returns 1 in the middle third, -1 at the edges of the longer side, 0 elsewhere."""
     bar = np.zeros((height, width), int)
     bar[height // 3 : -(height // 3), width // 3 : -(width // 3)] = 1
     rim = max(height, width) // 6
@@ -49,19 +49,19 @@ def _bar(height: int, width: int) -> np.ndarray:
 
 
 def raw_of(path: Path) -> np.ndarray:
-    """uint8 [1, 3, H, W]."""
+    """Reads a photo as uint8 [1, 3, H, W]."""
     with Image.open(path) as image:
         return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1)[None])
 
 
 def squeezed(raw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixels scaled as a whole, as an export once did for every model."""
+    """Squeezes the pixels to a size, as an export once did for every model."""
     pixels = functional.interpolate(torch.from_numpy(raw).float(), size, mode="bilinear", antialias=True)
     return pixels.round().to(torch.uint8).numpy()
 
 
 def cell(rows: list[Any], photos: Path, runner: Runner, squeeze_to: tuple[int, int] | None = None) -> str:
-    """How many decisions are those of `predict`, and the largest difference of a probability."""
+    """Counts the decisions that agree with `predict`, and finds the largest difference of a probability."""
     same, largest = 0, 0.0
     for row in rows:
         raw = raw_of(photos / str(row.id))
@@ -72,7 +72,7 @@ def cell(rows: list[Any], photos: Path, runner: Runner, squeeze_to: tuple[int, i
 
 
 def measure(rule: str, size: tuple[int, int], epochs: int, photos: Path, runs: Path) -> None:
-    """Trains, predicts and exports by one rule, and prints its table."""
+    """Trains, predicts and exports with one rule, and prints its table."""
     network = {"channels": 3, "widths": [8, 16], "num_classes": 2}
     data = {"source": "image_folder", "root": str(photos), "image_size": list(size), "resize": rule, "augment": None}
     data |= {"val_size": 0.2, "test_size": 0.3, "batch_size": 32}
@@ -99,12 +99,12 @@ def measure(rule: str, size: tuple[int, int], epochs: int, photos: Path, runs: P
 
 
 def main() -> None:
-    """Prints a table per rule: decisions that agree, and the largest difference of a probability."""
+    """Prints one table per rule: decisions that agree, and the largest difference of a probability."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rules", nargs="+", default=["crop", "stretch", "pad"])
     parser.add_argument("--image_size", nargs=2, type=int, default=[28, 40])
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--per_class", type=int, default=60, help="photos of each class and shape")
+    parser.add_argument("--per_class", type=int, default=60, help="number of photos per class and shape")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"

@@ -1,8 +1,8 @@
-"""What a language model knows of sentiment before any label: logistic regression on what it makes of each review.
+"""Measures what a language model knows about sentiment before it sees a label: a linear probe on its features.
 
-The features are means over a text's words, of the embeddings, of the last layer's rows and of the states, and for
-comparison random embeddings of the same size; C is chosen on the validation part of Rotten Tomatoes (a linear probe,
-Alain and Bengio 2016, arXiv 1610.01644).
+The probe is a logistic regression (Alain and Bengio 2016, arXiv 1610.01644) on means over a text's words: of the
+embeddings, of the rows of the last layer, of the states, and for comparison of random embeddings of the same size. C is
+chosen on the validation part of Rotten Tomatoes.
 
     python scripts/benchmarks/probe_language_model.py [nlp/word_lstm/latest]
 """
@@ -29,9 +29,9 @@ C = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0)
 
 
 def main() -> None:
-    """Prints a row for each kind of feature."""
+    """Prints one row for each kind of feature."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", nargs="?", default="nlp/word_lstm/latest", help="of nlp/word_lstm, one layer")
+    parser.add_argument("run", nargs="?", default="nlp/word_lstm/latest", help="a run of nlp/word_lstm with one layer")
     options = parser.parse_args()
     checkpoint = load(Run.load(options.run, runs_root()).checkpoint("best"))
     network = network_of(checkpoint["state_dict"])
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def network_of(weights: dict[str, Any]) -> LSTMLanguageModel:
-    """The network of a checkpoint's ``state_dict``, its sizes those of its weights."""
+    """Builds the network of a checkpoint's ``state_dict``, with the sizes of its weights."""
     own = {name.removeprefix("network."): value for name, value in weights.items() if name.startswith("network.")}
     (vocab_size, embedding), hidden = own["embedding.weight"].shape, own["lstm.weight_hh_l0"].shape[1]
     network = LSTMLanguageModel(vocab_size, embedding, hidden)
@@ -63,13 +63,13 @@ def network_of(weights: dict[str, Any]) -> LSTMLanguageModel:
 
 
 def states(network: LSTMLanguageModel, tokens_T: Tensor) -> Tensor:
-    """The state at each word, [T, H]; an end stands before the text, as in training."""
+    """Returns the state at each word, [T, H]; the text follows an end token, as in training."""
     return network.features(torch.cat([torch.tensor([END]), tokens_T]).unsqueeze(0))[0][0, 1:]
 
 
 @torch.inference_mode()
 def probe(parts: dict[str, TokenDataset], feature: Callable[[Tensor], Tensor]) -> tuple[float, float]:
-    """Validation and test accuracy of the regression whose C scores best in validation."""
+    """Returns validation and test accuracy of the regression whose C is best in validation."""
     x = {
         part: np.stack([feature(torch.from_numpy(each).long()).mean(dim=0).numpy() for each in texts.tokens])
         for part, texts in parts.items()

@@ -1,10 +1,10 @@
-"""How often the tests find a difference where there is none, by resampling a cheap learner on random data.
+"""Simulates how often the tests find a difference where there is none, with a cheap learner on random data.
 
-Two classes, two blocks of features of the same distribution. One nearest-centroid classifier sees the first block, the
-other the second: by symmetry neither is better, so every difference that a test calls significant is a false one. Each
+There are two classes and two blocks of features with the same distribution. One nearest-centroid classifier sees the
+first block, another the second. By symmetry neither is better, so every significant difference is a false alarm. Each
 simulation draws new data, cross-validates both classifiers on the same folds, and tests the differences of their
-accuracies at 0.05: the naive way, as if the folds were independent (Dietterich 1998), and corrected for the training
-samples that they share (Nadeau and Bengio 2003). Uses the functions that `plcourse compare` uses.
+accuracies at 0.05 in two ways: naively, as if the folds were independent (Dietterich 1998), and corrected for the
+training samples that the folds share (Nadeau and Bengio 2003). It uses the functions of `plcourse compare`.
 
     python scripts/benchmarks/simulate_null.py
 """
@@ -18,23 +18,23 @@ import numpy as np
 from plcourse.stats.significance import corrected_resampled_t_test, paired_t_test
 
 ALPHA = 0.05
-SHIFT = 0.35  # of a class's mean in each feature, in standard deviations: an accuracy of about 0.8
+SHIFT = 0.35  # distance of a class mean in each feature, in standard deviations; gives an accuracy of about 0.8
 
 
 def draw(n: int, features: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two blocks of features [2, N, F] and classes [N] of -1 and 1."""
+    """Draws two blocks of features [2, N, F] and classes [N] of -1 and 1."""
     y_N = generator.permutation(np.repeat([-1.0, 1.0], [n // 2, n - n // 2]))
     return generator.normal(size=(2, n, features)) + SHIFT * y_N[:, None], y_N
 
 
 def held_out(n: int, n_splits: int, n_repeats: int, generator: np.random.Generator) -> np.ndarray:
-    """Which samples each fold holds out, bool [R * K, N]."""
+    """Returns which samples each fold holds out, bool [R * K, N]."""
     number_RN = np.stack([generator.permutation(n) % n_splits for _ in range(n_repeats)])
     return (number_RN[:, None] == np.arange(n_splits)[:, None]).reshape(-1, n)
 
 
 def accuracies(x_NF: np.ndarray, y_N: np.ndarray, out_KN: np.ndarray) -> np.ndarray:
-    """The accuracy [K] of a nearest-centroid classifier on each fold's held-out samples."""
+    """Returns the accuracy [K] of a nearest-centroid classifier on the held-out samples of each fold."""
     train_KN = ~out_KN
     above_KN, below_KN = train_KN & (y_N > 0), train_KN & (y_N < 0)
     above_KF = above_KN @ x_NF / above_KN.sum(axis=1, keepdims=True)
@@ -46,7 +46,7 @@ def accuracies(x_NF: np.ndarray, y_N: np.ndarray, out_KN: np.ndarray) -> np.ndar
 
 
 def false_positives(n: int, features: int, n_splits: int, n_repeats: int, count: int, seed: int) -> tuple[int, int]:
-    """How many of ``count`` simulations the naive and the corrected test call significant."""
+    """Counts in how many of ``count`` simulations the naive and the corrected test are significant."""
     generator = np.random.default_rng(seed)
     naive = corrected = 0
     for _ in range(count):
@@ -61,17 +61,17 @@ def false_positives(n: int, features: int, n_splits: int, n_repeats: int, count:
 
 
 def rate(found: int, count: int) -> str:
-    """A share with twice its standard error, in per cent."""
+    """Formats a fraction with twice its standard error, in per cent."""
     share = found / count
     return f"{100 * share:5.1f} +- {200 * math.sqrt(share * (1 - share) / count):.1f} %"
 
 
 def main() -> None:
-    """Prints the rates for several ways to cut."""
+    """Prints the rates for several numbers of folds and repeats."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--simulations", type=int, default=4000, help="data sets drawn for each row")
-    parser.add_argument("--samples", type=int, default=200, help="samples of each data set")
-    parser.add_argument("--features", type=int, default=5, help="features that each classifier sees")
+    parser.add_argument("--simulations", type=int, default=4000, help="number of data sets per row")
+    parser.add_argument("--samples", type=int, default=200, help="number of samples per data set")
+    parser.add_argument("--features", type=int, default=5, help="number of features per classifier")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.perf_counter()

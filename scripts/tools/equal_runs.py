@@ -16,16 +16,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class EqualRun(NamedTuple):
-    """What a run left behind as hashes, and whether they must be those of the first run.
+    """The hashes of a run's results, and whether they must equal those of another run.
 
     Attributes:
-        name: what is different about it.
-        weights: of the last checkpoint: names, types, shapes and bytes.
-        table: of ``metrics.csv``.
-        scores: of the metrics of the test.
-        rows: of the predictions, in the order of their ids.
-        same_as: the run that it must equal; empty where equality is not promised.
-        reason: why it is not.
+        name: what is special about the run.
+        weights: hash of the last checkpoint: names, types, shapes and bytes.
+        table: hash of ``metrics.csv``.
+        scores: hash of the metrics of the test.
+        rows: hash of the predictions, sorted by id.
+        same_as: the run that it must equal; empty if equality is not promised.
+        reason: why equality is not promised.
     """
 
     name: str
@@ -38,7 +38,7 @@ class EqualRun(NamedTuple):
 
     @property
     def hashes(self) -> tuple[str, ...]:
-        """The four of them."""
+        """All four hashes."""
         return self.weights, self.table, self.scores, self.rows
 
 
@@ -47,17 +47,18 @@ _SHORT = (
     *("--data.init_args.val_size=181", "--data.init_args.test_size=360"),
 )
 _REDUCED = (
-    "gradients are summed per rank and then over the ranks, so sums round differently; "
+    "gradients are summed per rank and then over the ranks, which rounds differently; "
     "tests/ddp/test_equality.py holds losses, gradients and weights to 1e-10 in double precision"
 )
-_THREADS = "a product on several threads is summed in other pieces, which round differently"
+_THREADS = "several threads sum a product in other pieces, which rounds differently"
 
 
 def equal_runs(folder: Path) -> list[EqualRun]:
-    """Fits, tests and predicts in ways that may or may not make a difference.
+    """Fits, tests and predicts in ways that may change the result and in ways that must not.
 
-    Each command runs in a process forked from this one, which must have imported everything and computed nothing: a
-    fork waits for ever for the threads of a product that its parent computed. So nothing is hashed before all ended.
+    Each command runs in a process forked from this one, which must have imported everything and computed nothing: if
+    the parent has computed a product on several threads, its forks wait for those threads forever. So nothing is hashed
+    before all commands have ended.
 
     Args:
         folder: an empty folder for the runs.
@@ -95,7 +96,7 @@ def equal_runs(folder: Path) -> list[EqualRun]:
 
 
 def _forked(folder: Path, arguments: Sequence[str], threads: int) -> int:
-    """The exit status of a command in a forked process; its output goes to ``command.log``."""
+    """Runs a command in a forked process and returns its exit status; the output goes to ``command.log``."""
     import torch
 
     from plcourse.__main__ import main as plcourse_main
@@ -148,13 +149,13 @@ def _hashes(run: Path) -> tuple[str, str, str, str]:
 
 
 def broken_promises(runs: Sequence[EqualRun]) -> list[str]:
-    """The names of the runs whose hashes are not those of the run that they must equal."""
+    """Lists the runs whose hashes differ from those of the run that they must equal."""
     by_name = {run.name: run for run in runs}
     return [run.name for run in runs if run.same_as and run.hashes != by_name[run.same_as].hashes]
 
 
 def print_hashes() -> int:
-    """Prints the table of hashes; the status is 1 where a promise is broken."""
+    """Prints the table of hashes; returns 1 if a promise is broken, else 0."""
     with tempfile.TemporaryDirectory() as folder:
         runs = equal_runs(Path(folder))
     print(f"{'run':30}{'weights':10}{'table':10}{'scores':10}{'rows':10}")

@@ -1,12 +1,13 @@
-"""The fault campaign: injects every fault of tests/faults/README.md and says what held.
+"""Runs the fault campaign: injects every fault of tests/faults/README.md and counts how many hold.
 
-    python scripts/tools/faults.py                      # all rows, the slow tests too
+    python scripts/tools/faults.py                      # all rows with their slow tests
     python scripts/tools/faults.py --rows 3 17          # these rows
     python scripts/tools/faults.py --mutations 100000   # mutated files through every reader
     python scripts/tools/faults.py --hashes             # which runs end with equal hashes, and why others do not
 
-A row counts a fault as injected for each test case that ran and as held for each that passed. A mutated file must be
-read, or refused by the reader's own error; anything else escaped, and is printed with the seed that makes it again.
+A fault counts as injected for each test case of its row that ran, and as held for each that passed. A mutated file must
+be read, or refused with the reader's own error. Anything else has escaped and is printed with the seed that makes the
+file again.
 """
 
 import argparse
@@ -36,7 +37,7 @@ class Row(NamedTuple):
 
 
 def table_rows() -> list[Row]:
-    """The rows of the table in tests/faults/README.md."""
+    """Reads the rows of the table in tests/faults/README.md."""
     rows = []
     for line in TABLE.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -46,7 +47,7 @@ def table_rows() -> list[Row]:
 
 
 def run_row(row: Row) -> tuple[int, int, float]:
-    """Runs the tests of a row, slow ones too: cases that ran, cases that passed, seconds."""
+    """Runs the tests of a row with the slow ones; returns how many cases ran, how many passed, and the seconds."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -59,12 +60,12 @@ def run_row(row: Row) -> tuple[int, int, float]:
 
 
 def main() -> int:
-    """Runs the campaign; the status is 1 where a fault was not injected or did not hold."""
+    """Runs the campaign; returns 1 if a fault was not injected or did not hold, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rows", type=int, nargs="+", help="numbers of rows; all without it")
+    parser.add_argument("--rows", type=int, nargs="+", help="numbers of rows; default all")
     parser.add_argument("--mutations", type=int, help="read this many mutated files instead")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hashes", action="store_true", help="compare runs that should end alike instead")
+    parser.add_argument("--hashes", action="store_true", help="compare runs that must end alike instead")
     args = parser.parse_args()
     if args.hashes:
         return print_hashes()

@@ -1,4 +1,4 @@
-"""Writes what `lessons/README.md` says of every lesson and config, from where `learn` and `ls` read it too.
+"""Writes the generated parts of `lessons/README.md`: the plan of the lessons and what the configs need.
 
 python scripts/tools/learning_path.py
 """
@@ -15,7 +15,7 @@ README = Path(__file__).resolve().parents[2] / "lessons" / "README.md"
 
 
 def needs_as_markdown() -> str:
-    """The configs that need something which is not installed, by what they need."""
+    """Lists the configs that need something that is not installed, grouped by what they need."""
     found: dict[str, list[str]] = {}
     for name in catalog.config_names():
         needs = " and ".join(parse_header(find_config(name)).needs)
@@ -25,7 +25,7 @@ def needs_as_markdown() -> str:
 
 
 def written(text: str) -> str:
-    """The README with its two written parts as the tables and the headers have them."""
+    """Replaces the two generated parts of the README by the current plan and needs."""
     for part, content in (("plan", as_markdown()), ("needs", needs_as_markdown())):
         block = re.compile(rf"(<!-- {part}: .*? -->\n).*?(<!-- end of {part} -->)", re.DOTALL)
         text = block.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)

@@ -1,15 +1,15 @@
-"""What each config gives: its score over seeds, its minutes and its memory, from the records of real runs.
+"""Measures what each config gives: its score over seeds, its minutes and its memory, from records of real runs.
 
     python scripts/tools/measure.py                           # seed 0 of every config that has no record of it
     python scripts/tools/measure.py ddp/mlp --seeds 0 1 2     # runs these; keeps their records in measured/
     python scripts/tools/measure.py --table                   # rewrites the tables of lessons/results.md and the guides
 
-A table stands wherever a page has the two lines `<!-- measured: LESSON -->` (or `all`) and `<!-- end of measured -->`.
-Every config has a row. A score is the mean over all seeds. Minutes and memory are taken from runs *alone*: those beside
-which all other processes took less than a tenth of the machine, which each record says (`others`, `load`). Where there
-is none yet, the shortest time beside other work is shown as what it is, a bound: "at most".
+A page has a table between the two lines `<!-- measured: LESSON -->` (or `all`) and `<!-- end of measured -->`, with a
+row for every config. A score is the mean over all seeds. Minutes and memory come from runs *alone*, beside which all
+other processes used less than a tenth of the machine; each record says how much (`others`, `load`). If a config has no
+such run, the shortest time beside other work is shown as a bound: "at most".
 
-The record of a config that has changed since is dropped; `scripts/tools/measured/pending.txt` lists what has none.
+The record of a config that has changed is dropped. `scripts/tools/measured/pending.txt` lists the configs without one.
 """
 
 import argparse
@@ -49,16 +49,16 @@ with open(sys.argv[1], "w") as file:
 
 
 def measurable() -> list[str]:
-    """The configs that train and need nothing that is not here."""
+    """Lists the configs that train and need nothing beyond the installation."""
     headers = {name: parse_header(find_config(name)) for name in catalog.config_names()}
     return [name for name, header in headers.items() if "fit" in header.verbs and not header.needs]
 
 
 def config_hash(name: str) -> str:
-    """A short hash of what a config says and of how its training begins.
+    """Returns a short hash of a config and of the beginning of its training.
 
-    The first losses (the golden curve, to three digits) stand for every default that the config leaves out: a default
-    that changes the training changes them, and a new argument that changes nothing keeps the records.
+    The first losses (the golden curve, to three digits) represent every default that the config leaves out: a default
+    that changes the training changes them, while a new argument without effect keeps the records valid.
     """
     config = yaml.safe_load(find_config(name).text)
     losses = next((record["losses"] for record in regolden.records(name)), [])
@@ -67,12 +67,11 @@ def config_hash(name: str) -> str:
 
 
 def measure(name: str, seed: int) -> dict[str, Any]:
-    """Runs one config with one seed, as a user does; gives its record.
+    """Runs one config with one seed, as a user does, and returns its record.
 
     Returns:
         seed, metric and value, all `scores`, `seconds` of the command and of its training, `peak_mib` of its largest
-        process,
-        `others` (cores that other processes kept busy meanwhile, in the mean), `load` (of the minute before), `alone`,
+        process, `others` (mean number of cores that other processes kept busy), `load` (of the minute before), `alone`,
         versions, hardware and command.
     """
     command = ["fit", "-c", name, "--seed_everything", str(seed)]
@@ -108,20 +107,20 @@ def measure(name: str, seed: int) -> dict[str, Any]:
 
 
 def _score(record: dict[str, Any], tested: dict[str, float]) -> tuple[str, float]:
-    """The score that stands for a run: of the test part, if there is one."""
+    """Chooses the score that represents a run: that of the test part, if there is one."""
     best = record.get("best") or {}
     metric = headline(tested, best.get("metric"))
     return (metric, tested[metric]) if metric else (best["metric"], best["value"])
 
 
 def records(folder: Path = RECORDS) -> dict[str, dict[str, Any]]:
-    """What was measured, by config, in the lessons' order."""
+    """Reads the records by config, in the order of the lessons."""
     files = {name: folder / f"{name}.json" for name in catalog.config_names()}
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
 
 
 def keep(name: str, run: dict[str, Any], folder: Path = RECORDS) -> None:
-    """Adds a run to the record of its config, in place of an earlier one with its seed."""
+    """Adds a run to the record of its config, replacing an earlier run with the same seed."""
     file = folder / f"{name}.json"
     record = json.loads(file.read_text()) if file.is_file() else {}
     if record.get("config_hash") != config_hash(name):
@@ -133,7 +132,7 @@ def keep(name: str, run: dict[str, Any], folder: Path = RECORDS) -> None:
 
 
 def drop_stale(folder: Path = RECORDS) -> list[str]:
-    """Removes the records of configs that are gone or have changed; names the configs that await a measurement."""
+    """Removes the records of configs that are gone or have changed; lists the configs without a record."""
     names = measurable()
     for lesson in catalog.LESSONS:
         for file in (folder / lesson.key).glob("*.json"):
@@ -144,7 +143,7 @@ def drop_stale(folder: Path = RECORDS) -> list[str]:
 
 
 def table(lesson: str, found: dict[str, dict[str, Any]]) -> str:
-    """The rows of one lesson's configs, or of all; a config without a record has a row that says so.
+    """Builds the table of one lesson's configs or of all, with a row also for those without a record.
 
     Args:
         lesson: its key, or `all`.
@@ -173,17 +172,17 @@ def _row(name: str, runs: list[dict[str, Any]]) -> str:
 
 
 def pages() -> list[Path]:
-    """The pages that may show a table."""
+    """Lists the pages that may contain a table."""
     return [ROOT / "README.md", *sorted((ROOT / "lessons").rglob("*.md"))]
 
 
 def written(text: str, found: dict[str, dict[str, Any]]) -> str:
-    """A page with its tables as the records have them."""
+    """Replaces the tables of a page by those of the records."""
     return _BLOCK.sub(lambda block: f"{block[1]}{table(block[2], found)}{block[4]}", text)
 
 
 def missing(names: list[str], seeds: list[int], found: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
-    """Configs and seeds without a record, the shortest trainings first as far as a record of another seed tells."""
+    """Lists configs and seeds without a record, short trainings first where another seed tells their time."""
     seconds = {name: fmean(run["seconds"] for run in record["runs"]) for name, record in found.items()}
     have = {(name, run["seed"]) for name, record in found.items() for run in record["runs"]}
     wanted = [(name, seed) for seed in seeds for name in names if (name, seed) not in have]
@@ -191,9 +190,9 @@ def missing(names: list[str], seeds: list[int], found: dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    """Measures, or writes the tables."""
+    """Measures and writes the tables, or only writes them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", help="configs; without any, all that need nothing and have no record yet")
+    parser.add_argument("names", nargs="*", help="configs; default: all that need nothing and have no record")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()

@@ -1,14 +1,13 @@
-"""What each lesson's tips on speed, memory and debugging are worth: the same training with and without one change.
+"""Measures each lesson's tips on speed, memory and debugging: the same training with and without one change.
 
     python scripts/tools/measure_tips.py [LESSON ...] [--rounds 3]    # measures; keeps records in measured/tips/
     python scripts/tools/measure_tips.py --table                      # rewrites the tables of the guides
 
-Every measurement is a command of its own, as a user types it. The changes of a lesson take turns in each round, and
-only ratios within a round count, so that a machine that slows down slows all of them. Time is that of the training at
-equal optimizer steps of equal batches, validation left out, or of the whole command where that is said; memory is the
-largest resident set of a process, that of the libraries included, which is what printing the config takes. A table
-stands wherever a guide has the two lines `<!-- tips: LESSON -->` and `<!-- end of tips -->`; a test holds it to the
-record.
+Every measurement is a separate command, as a user types it. The changes of a lesson take turns in each round, and only
+ratios within a round count, so that a slow phase of the machine affects all of them. Time is that of the training at
+equal optimizer steps of equal batches without validation, or that of the whole command where the table says so. Memory
+is the largest resident set of a process, including the libraries, whose size printing the config shows. A guide has its
+table between the two lines `<!-- tips: LESSON -->` and `<!-- end of tips -->`; a test compares it with the record.
 """
 
 import argparse
@@ -37,7 +36,7 @@ _CHECKS = ("--trainer.fast_dev_run true", "--trainer.limit_train_batches 10 --tr
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured in one lesson.
+    """The measurements of one lesson.
 
     Args:
         command: the verb and the config, the base of all changes.
@@ -107,7 +106,7 @@ BENCHES = {
 
 
 def once(flags: str, whole: bool) -> dict[str, float]:
-    """Seconds and peak memory in MiB of one command."""
+    """Runs one command and returns its seconds and its peak memory in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "plcourse", *shlex.split(flags), "--runs_root", folder]
         started = time.monotonic()
@@ -126,7 +125,7 @@ def once(flags: str, whole: bool) -> dict[str, float]:
 
 
 def measure(lesson: str, rounds: int) -> dict[str, Any]:
-    """All changes of a lesson, in turns; gives the record."""
+    """Measures all changes of a lesson in turns and returns the record."""
     bench = BENCHES[lesson]
     found: dict[str, list[dict[str, float]]] = {flags: [] for flags in ("", *bench.changes, *bench.checks)}
     others = OtherWork()
@@ -134,7 +133,7 @@ def measure(lesson: str, rounds: int) -> dict[str, Any]:
         for flags, results in found.items():
             check = flags in bench.checks
             if check and at:
-                continue  # once: it is compared with nothing
+                continue  # measured once, since it is compared with nothing
             limits = "" if check else bench.limits
             results.append(once(f"{bench.command} {limits} {flags}", whole=check or bench.whole))
             print(f"# {lesson}, round {at + 1}: {flags or 'as it is'}: {results[-1]}", flush=True)
@@ -149,12 +148,12 @@ def measure(lesson: str, rounds: int) -> dict[str, Any]:
 
 
 def libraries(bench: Bench) -> float:
-    """The resident set in MiB of a command that imports all and trains nothing."""
+    """Returns the resident set in MiB of a command that imports everything and trains nothing."""
     return once(f"{bench.command} --print_config", whole=True)["mib"]
 
 
 def table(lesson: str) -> str:
-    """The rows of one lesson; one line where nothing was measured yet, or with other flags."""
+    """Builds the table of one lesson; a single line if it was not measured, or measured with other flags."""
     file, bench = RECORDS / f"{lesson}.json", BENCHES[lesson]
     record = json.loads(file.read_text()) if file.is_file() else {}
     wanted = [bench.command, bench.limits, ["", *bench.changes, *bench.checks]]
@@ -188,17 +187,17 @@ def _ratio(found: dict[str, list[dict[str, float]]], flags: str, key: str) -> st
 
 
 def guides() -> list[Path]:
-    """The guides of the lessons."""
+    """Lists the guides of the lessons."""
     return [ROOT / "lessons" / "plcourse" / lesson.key / "README.md" for lesson in LESSONS]
 
 
 def written(text: str) -> str:
-    """A guide with its table as the record has it."""
+    """Replaces the table of a guide by that of the record."""
     return _BLOCK.sub(lambda block: f"{block[1]}{table(block[2])}{block[4]}", text)
 
 
 def main() -> None:
-    """Measures, or writes the tables."""
+    """Measures and writes the tables, or only writes them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("lessons", nargs="*", metavar="LESSON", help=f"of {', '.join(BENCHES)}; all when none is named")
     parser.add_argument("--rounds", type=int, default=3)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
-    """A damaged copy: bits flipped, cut short, a piece repeated, removed, overwritten, or turned hostile."""
+    """Returns a damaged copy: bits flipped, cut short, or a piece repeated, removed, overwritten or made hostile."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
         at = rng.randrange(len(data) + 1)
@@ -52,7 +52,7 @@ _HOSTILE = (
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of file: an intact one, what reads it, and the errors by which a reader names a bad file."""
+    """A kind of file: an intact example, its reader, and the errors with which the reader refuses a bad file."""
 
     name: str
     content: bytes
@@ -61,7 +61,7 @@ class Target:
 
 
 def targets(folder: Path) -> list[Target]:
-    """Every kind of file that the suite reads from others, with its own reader.
+    """Lists every kind of foreign file that the suite reads, each with its reader.
 
     Args:
         folder: where the intact files are made.
@@ -168,13 +168,13 @@ _SUFFIX = {"metrics": "csv", "eval": "json", "manifest": "json", "journal": "jso
 
 
 class Mutations(NamedTuple):
-    """What became of mutated files.
+    """The outcomes of mutated files.
 
     Attributes:
-        outcomes: how many files of each kind were ``read``, read with a warning of a library (``warned``), ``named``,
-            or ``escaped``.
-        escaped: a line for each that escaped.
-        largest: the file that took the most memory beyond all before it, and that memory in MiB.
+        outcomes: how many files of each kind were ``read``, read with a warning of a library (``warned``), refused by
+            name (``named``), or ``escaped``.
+        escaped: a line for each file that escaped.
+        largest: the file that raised the peak memory most, and by how many MiB.
     """
 
     outcomes: Counter[tuple[str, str]]
@@ -183,16 +183,16 @@ class Mutations(NamedTuple):
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held so far."""
+    """Returns the peak memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def mutate_all(count: int, seed: int, folder: Path) -> Mutations:
-    """Reads mutated files, ``count`` in all, of every kind in turn.
+    """Reads ``count`` mutated files, of every kind in turn.
 
     Args:
         count: files.
-        seed: of the mutations; file i of a seed is always the same.
+        seed: seed of the mutations; file i of a seed is always the same.
         folder: an empty folder to work in.
     """
     kinds = targets(folder)
@@ -221,7 +221,7 @@ def mutate_all(count: int, seed: int, folder: Path) -> Mutations:
 
 
 def print_mutations(count: int, seed: int) -> int:
-    """Prints what became of mutated files; the status is 1 if any escaped."""
+    """Prints the outcomes of mutated files; returns 1 if any escaped, else 0."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         outcomes, escaped, (largest, grown) = mutate_all(count, seed, Path(folder))

@@ -1,4 +1,4 @@
-"""How many cores other processes keep busy beside a measurement, so that a record can say whether it ran alone."""
+"""Measures how many cores other processes use during a measurement, so that a record can say whether it ran alone."""
 
 import os
 import resource
@@ -6,32 +6,32 @@ import time
 from pathlib import Path
 
 ALONE = 0.1
-"""The share of the machine that others may take beside a measurement whose times count."""
+"""The fraction of the machine that other processes may use during a measurement that counts as alone."""
 
 
 class OtherWork:
-    """Watches from its making on; Linux only (proc(5), /proc/stat)."""
+    """Measures other work from its construction on; Linux only (proc(5), /proc/stat)."""
 
     def __init__(self) -> None:
         self._started = _now()
 
     def seconds(self) -> float:
-        """Seconds on the wall since the watch began."""
+        """Returns the seconds since construction."""
         return time.monotonic() - self._started[0]
 
     def cores(self) -> float:
-        """Cores busy since then, in the mean, less those of the processes that were started here and have ended."""
+        """Returns the mean number of busy cores since then, without the processes started here that have ended."""
         wall, busy, own = (now - before for now, before in zip(_now(), self._started, strict=True))
         return max(0.0, round((busy - own) / wall, 2))
 
 
 def is_alone(cores: float, of: int | None = None) -> bool:
-    """Whether so many busy cores, of so many (default: those of this machine), leave a measurement alone."""
+    """Whether a measurement beside this many busy cores counts as alone, out of ``of`` (default: all cores)."""
     return cores < ALONE * (of or os.cpu_count() or 1)
 
 
 def _now() -> tuple[float, float, float]:
-    """Seconds: the clock, all cores' work for whomever, and that of the children that have ended."""
+    """Returns three times in seconds: the clock, the work of all cores, and that of children that have ended."""
     user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")

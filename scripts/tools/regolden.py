@@ -1,8 +1,8 @@
-"""Writes the golden curves: the first losses of every config, in full precision, which the tests compare with.
+"""Writes the golden curves: the first losses of every config in full precision, which the tests compare with.
 
-Run it after a change that is meant to change the numbers, and say in the commit why they changed. A curve has a record
-for each kind of processor it was taken on: the last bits depend on that, and so does the order of a curriculum whose
-scores differ in the last bits. `--add` takes the record of another kind and leaves those that are there.
+Run it after a change that is meant to change the numbers, and say in the commit why they changed. A curve has one
+record per kind of processor, because the last bits depend on it, and so does the order of a curriculum whose scores
+differ in the last bits. `--add` keeps the records of other kinds of processors.
 
     python scripts/tools/regolden.py [--add] [NAME ...]
 """
@@ -30,14 +30,14 @@ STEPS = 8
 
 
 def machine() -> dict[str, str]:
-    """What the last bits of a floating-point result depend on."""
-    capability = torch.backends.cpu.get_cpu_capability()  # libraries choose their kernels by the model too
+    """Describes what the last bits of a floating-point result depend on."""
+    capability = torch.backends.cpu.get_cpu_capability()  # libraries also choose their kernels by model
     cpu = " ".join([capability, *_cpu_model()])
     return {"torch": torch.__version__.partition("+")[0], "cpu": cpu, "architecture": platform.machine()}
 
 
 def _cpu_model() -> list[str]:
-    """Maker, family and model of the processor, as Linux tells them; nothing elsewhere."""
+    """Returns vendor, family and model of the processor on Linux, an empty list elsewhere."""
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return []
@@ -49,19 +49,19 @@ def _cpu_model() -> list[str]:
 
 
 def run_command(arguments: list[str]) -> None:
-    """Runs `plcourse ARGUMENTS` as a user does, on one thread a process."""
+    """Runs `plcourse ARGUMENTS` as a user does, with one thread per process."""
     command, environment = [sys.executable, "-m", "plcourse", *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
 
 
 def first_losses(name: str, run_command: Callable[[list[str]], object] = run_command) -> list[float]:
-    """The losses of the first training steps of a packaged config.
+    """Returns the losses of the first training steps of a packaged config.
 
-    Of a step with several losses, such as those of a GAN's two networks, all that are logged, in that order.
+    A step with several losses, such as those of a GAN's two networks, gives all that are logged, in that order.
 
     Args:
         name: the config.
-        run_command: runs `plcourse` with these arguments, on one thread a process.
+        run_command: runs `plcourse` with these arguments, with one thread per process.
     """
     with tempfile.TemporaryDirectory() as root:
         limits = [
@@ -78,21 +78,21 @@ def first_losses(name: str, run_command: Callable[[list[str]], object] = run_com
 
 
 def records(name: str) -> list[dict[str, Any]]:
-    """The records of a config's curve: ``machine`` and ``losses`` of each; none where it has no curve yet."""
+    """Reads the records of a config's curve, each with ``machine`` and ``losses``; empty if it has no curve."""
     path = GOLDEN / f"{name}.json"
     return json.loads(path.read_text())["records"] if path.is_file() else []
 
 
 def configs_with_curves() -> list[str]:
-    """The packaged configs that train and need nothing that is not here."""
+    """Lists the packaged configs that train and need nothing beyond the installation."""
     headers = {name: parse_header(find_config(name)) for name in catalog.config_names()}
     return [name for name, header in headers.items() if "fit" in header.verbs and not header.needs]
 
 
 def main() -> None:
-    """Rewrites the curves named, or all."""
+    """Rewrites the named curves, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", help="configs; all when none is named")
+    parser.add_argument("names", nargs="*", help="configs; default all")
     parser.add_argument("--add", action="store_true", help="keep the records of other kinds of processors")
     arguments = parser.parse_args()
     for name in arguments.names or configs_with_curves():

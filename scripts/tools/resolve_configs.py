@@ -1,7 +1,7 @@
 """Writes the complete form of every packaged config, with every default, which `plcourse cat --resolved` prints.
 
 python scripts/tools/resolve_configs.py           # rewrite them
-python scripts/tools/resolve_configs.py --check   # exit 1 where one is out of date
+python scripts/tools/resolve_configs.py --check   # exit with status 1 if one is out of date
 """
 
 import argparse
@@ -16,7 +16,7 @@ from plcourse.runs.configs import find_config
 
 
 def resolved(name: str) -> str:
-    """What `--print_config` prints for a packaged config."""
+    """Returns what `--print_config` prints for a packaged config."""
     verb = parse_header(find_config(name)).verbs[0]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -27,7 +27,9 @@ def resolved(name: str) -> str:
 def main() -> None:
     """Rewrites or checks the files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 where a file is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit with status 1 if a file is out of date"
+    )
     check = parser.parse_args().check
     stale = []
     for name in catalog.config_names():
