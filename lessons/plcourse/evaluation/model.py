@@ -25,12 +25,13 @@ from plcourse.data.randoms import stream
 from plcourse.errors import UserError
 from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
 from plcourse.evaluation.uncertainty import decompose, dropout_on
+from plcourse.training.classifier import ImageClassifierModule
 from plcourse.training.exportable import is_replaced
-from plcourse.training.metrics import ClassificationScores, StepMeans, in_full, probabilities
-from plcourse.training.schedules import WarmupCosine, with_schedule
+from plcourse.training.metrics import in_full, probabilities
+from plcourse.training.schedules import WarmupCosine
 
 
-class Classifier(pl.LightningModule):
+class Classifier(ImageClassifierModule):
     """Classifies images or rows of features, with uncertainties.
 
     Logs ``train/loss`` and ``train/lr`` every ``log_every_n_steps`` steps, and ``<stage>/loss``, ``<stage>/accuracy``,
@@ -64,25 +65,20 @@ class Classifier(pl.LightningModule):
         tta_views: int = 8,
         embedding: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(network, num_classes, optimizer, lr_scheduler)
         if mc_samples < 0 or tta_views < 0:
             raise ValueError(f"mc_samples={mc_samples}, tta_views={tta_views}: give 0 or more")
-        self.network = network
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.mc_samples, self.embedding = mc_samples, embedding
         self.tta, self.tta_views = list(tta or ()), tta_views if tta else 0
         self.ensemble = find_checkpoints(ensemble or ())
         self._others: tuple[nn.Module, ...] = ()  # a tuple is not registered, so checkpoints leave them out
-        self._step_means = StepMeans()
-        self.val_scores = ClassificationScores(num_classes, "val")
-        self.test_scores = ClassificationScores(num_classes, "test")
 
     @property
     def fingerprint(self) -> str:
         """Hashes of the ensemble's files, whose weights predictions depend on too."""
         return " ".join(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.ensemble)
 
-    def forward(self, x_B: Tensor) -> Tensor:
+    def forward(self, x_B: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  (not only images)
         """Normalised images [B, C, H, W] or features [B, D] in, scores [B, K] out.
 
         For an `Ensemble` they are the logarithm of its members' summed probabilities; their softmax is the mean.
@@ -97,9 +93,7 @@ class Classifier(pl.LightningModule):
         scores_MBK = _as_members(self.network(_inputs(batch)))
         losses = [functional.cross_entropy(scores_BK, batch["label"]) for scores_BK in scores_MBK]
         loss = torch.stack(losses).sum() * batch.get("rank_weight", 1.0)
-        for name, value in self._step_means.add(self.trainer, {"train/loss": loss / len(losses)}).items():
-            self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
+        self.log_step({"train/loss": loss / len(losses)})
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -107,23 +101,17 @@ class Classifier(pl.LightningModule):
         probability_BK = probabilities(_as_members(self.network(_inputs(batch))), -1).mean(dim=0)
         self.val_scores.update(_log(probability_BK), batch["label"], probability_BK.argmax(dim=1))
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validation scores, also on a rank without samples."""
-        self.val_scores.log_and_reset(self)
-
     def on_test_start(self) -> None:
         """Loads the other members of the ensemble."""
         self._load_ensemble()
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def test_step(  # pyright: ignore[reportIncompatibleMethodOverride]  (diagnostics need the predictions)
+        self, batch: dict[str, Any], batch_idx: int
+    ) -> dict[str, Any]:
         """Adds one batch to the test scores and returns its predictions for the diagnostics."""
         prediction = self.predict_step(batch, batch_idx)
         self.test_scores.update(_log(prediction["probability"]), batch["label"], prediction["label"])
         return prediction
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the test scores, also on a rank without samples."""
-        self.test_scores.log_and_reset(self)
 
     def on_predict_start(self) -> None:
         """Loads the other members of the ensemble."""
@@ -162,10 +150,6 @@ class Classifier(pl.LightningModule):
             else:
                 found.append(_over_views(network, views))
         return torch.cat(found)
-
-    def configure_optimizers(self) -> Any:
-        """Builds the optimizer and its schedule."""
-        return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)
 
     def _views(self, batch: dict[str, Any]) -> list[Tensor]:
         x_B = _inputs(batch)

@@ -1,48 +1,22 @@
 """An exported file as a model of the suite, for `plcourse test` and `predict`.
 
-    plcourse test -c export/test_exported --model.init_args.format onnx_int8
-
-Shapes: B samples, K classes.
+plcourse test -c export/test_exported --model.init_args.format onnx_int8
 """
 
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 from plcourse.data.image_splits import delegated
 from plcourse.data.provenance import trainings_beside
 from plcourse.errors import UserError
+from plcourse.export.card import Card
 from plcourse.export.graph import Bridge
 from plcourse.export.runners import open_exported
 from plcourse.runs.run import Run
+from plcourse.training.classifier import ImageClassifierModule
 from plcourse.training.leak_check import learn
-from plcourse.training.metrics import ClassificationScores, probabilities
-
-
-class _ImageClassifier(pl.LightningModule):
-    """The steps of a classifier of images, whose ``forward`` `ExportedModel` replaces."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.val_scores = ClassificationScores(num_classes, "val")
-        self.test_scores = ClassificationScores(num_classes, "test")
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.val_scores.update(self(batch["image"]), batch["label"])
-
-    def on_validation_epoch_end(self) -> None:
-        self.val_scores.log_and_reset(self)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.test_scores.update(self(batch["image"]), batch["label"])
-
-    def on_test_epoch_end(self) -> None:
-        self.test_scores.log_and_reset(self)
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        probability_BK = probabilities(self(batch["image"]))
-        return {"id": batch["id"], "label": probability_BK.argmax(dim=1), "probability": probability_BK}
 
 
 class ExportedModel(pl.LightningModule):
@@ -79,15 +53,10 @@ class ExportedModel(pl.LightningModule):
         self._run = Run.load(run)
         self._runner, self.card = open_exported(self._run, format, threads)
         self._bridge = Bridge(self.card)
-        if module is None:
-            classes = len(self.card.class_names)
-            if classes == 0 or self.card.outputs[0].classes is None:
-                raise UserError(f"{run}: the exported model is not a classifier; set `module` to the module it was")
-            module = _ImageClassifier(classes)
-        self.module = module
+        self.module = module or _image_classifier(self.card, run)
         # the module's steps call its forward and log under its name; both are redirected here
-        module.forward = self.forward
-        module.log, module.log_dict = self.log, self.log_dict
+        self.module.forward = self.forward
+        self.module.log, self.module.log_dict = self.log, self.log_dict
 
     @property
     def data_state(self) -> dict[str, Any]:
@@ -105,3 +74,10 @@ class ExportedModel(pl.LightningModule):
     def forward(self, *inputs: Tensor) -> Any:
         """Runs the file; class scores may differ from the trained model's by a constant per sample."""
         return self._bridge.outputs(self._runner(self._bridge.inputs(inputs)))
+
+
+def _image_classifier(card: Card, run: str) -> pl.LightningModule:
+    classes = len(card.class_names)
+    if classes == 0 or card.outputs[0].classes is None:
+        raise UserError(f"{run}: the exported model is not a classifier; set `module` to the module it was")
+    return ImageClassifierModule(nn.Identity(), classes)
