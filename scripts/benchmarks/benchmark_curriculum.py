@@ -26,7 +26,7 @@ from plcourse.curriculum.model import CurriculumClassifier
 from plcourse.curriculum.pacing import PacingFunction
 from plcourse.curriculum.scorers import ClassifierMargin, Scorer, TrainingSamples
 from plcourse.curriculum.self_paced import SelfPacing
-from plcourse.ddp.model import MLP
+from plcourse.ddp.networks import MLP
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.runs.run import Run
 from plcourse.training.loops import FitLoop

@@ -37,7 +37,8 @@ import plcourse
 from plcourse.cli import quieten
 from plcourse.data import BatchLoader
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier, ResNet
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP, ResNet
 from plcourse.kfold.folds import plan_folds
 from plcourse.kfold.loop import KFoldLoop
 from plcourse.runs.record import read_record

@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import plcourse
 from plcourse.cli import quieten
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.runs.run import Run
 from plcourse.training.progress import RunProgress

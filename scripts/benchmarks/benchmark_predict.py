@@ -25,7 +25,7 @@ import torch
 
 import plcourse
 from plcourse.cli import quieten
-from plcourse.ddp.model import MLP
+from plcourse.ddp.networks import MLP
 from plcourse.evaluation.data import EvaluationData
 from plcourse.evaluation.model import Classifier
 from plcourse.evaluation.streaming_loop import StreamingPredictLoop

@@ -17,7 +17,7 @@ import time
 import torch
 from torch.nn import functional
 
-from plcourse.ddp.model import ResNet
+from plcourse.ddp.networks import ResNet
 
 MIB = 2**20
 WIDTHS, SIZE = (16, 32, 64), 28  # the main job's network and images

@@ -22,7 +22,8 @@ from plcourse.curriculum.sampler import Order
 from plcourse.curriculum.scorers import ClassifierMargin, Scorer, TrainingSamples
 from plcourse.curriculum.self_paced import SelfPacing
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP
 from plcourse.errors import UserError
 from plcourse.training.loops import FitLoop
 from plcourse.training.run_checkpoint import RunCheckpoint

@@ -12,7 +12,7 @@ from plcourse.curriculum.minimal import admitted_fraction, train
 from plcourse.curriculum.model import CurriculumClassifier
 from plcourse.curriculum.pacing import PacingFunction
 from plcourse.curriculum.scorers import ClassifierMargin
-from plcourse.ddp.model import MLP
+from plcourse.ddp.networks import MLP
 from trainers import quiet_trainer
 
 

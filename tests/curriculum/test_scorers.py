@@ -26,7 +26,7 @@ from plcourse.curriculum.scorers import (
     write_scores,
 )
 from plcourse.data import keys_of
-from plcourse.ddp.model import MLP
+from plcourse.ddp.networks import MLP
 from plcourse.errors import UserError
 from plcourse.training.run_checkpoint import RunCheckpoint
 from trainers import quiet_trainer

@@ -13,7 +13,8 @@ from torch.nn import functional
 from plcourse import Run, Trainer
 from plcourse.data import TrainSampler
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier, ResidualBlock, ResNet
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP, ResidualBlock, ResNet
 from support import TWO_PROCESSES, Command, digits_config, write_config
 from trainers import quiet_trainer
 

@@ -9,7 +9,8 @@ from torch.optim import SGD
 
 from plcourse.ddp.compression import GradientCompression
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier, ResNet
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP, ResNet
 from plcourse.errors import UserError
 from plcourse.training.schedules import WarmupCosine
 from support import TWO_PROCESSES, Command, digits_config, write_config

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 import plcourse
-from plcourse.ddp.model import MLP
+from plcourse.ddp.networks import MLP
 from plcourse.errors import UserError
 from plcourse.evaluation.data import EvaluationData
 from plcourse.evaluation.generated import GeneratedSplits

@@ -9,7 +9,7 @@ from pytorch_lightning.core.module import _jit_is_scripting
 from torch import nn
 
 from plcourse.data import RandomFlip
-from plcourse.ddp.model import MLP
+from plcourse.ddp.networks import MLP
 from plcourse.errors import UserError
 from plcourse.evaluation.members import embedding_of, find_checkpoints, load_members
 from plcourse.evaluation.model import Classifier

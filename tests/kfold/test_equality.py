@@ -13,7 +13,8 @@ import plcourse
 from kfold_configs import SEED, kfold_config
 from plcourse.data.transforms import RandomAffine
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP
 from plcourse.training.run_checkpoint import RunCheckpoint
 from support import assert_equal, assert_same_end
 from trainers import quiet_trainer

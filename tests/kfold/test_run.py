@@ -19,7 +19,8 @@ from kfold_configs import kfold_config, own_config
 from plcourse import Run
 from plcourse.data.images import fit_normalisation
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP
 from plcourse.errors import UserError
 from plcourse.kfold.data import TableData
 from plcourse.verbs.compare.cells import read_cells

@@ -306,10 +306,10 @@ class TestClassNames:
         )
         full = expand_class_names(tree, source(""))
         assert full["model"]["class_path"] == "plcourse.ddp.model.ImageClassifier"
-        assert full["model"]["init_args"]["network"]["class_path"] == "plcourse.ddp.model.ResNet"
+        assert full["model"]["init_args"]["network"]["class_path"] == "plcourse.ddp.networks.ResNet"
         assert full["trainer"]["callbacks"][0]["class_path"] == "plcourse.training.run_checkpoint.RunCheckpoint"
         assert full["trainer"]["callbacks"][1]["class_path"] == "ModelCheckpoint"
-        assert full["x"][0][0]["class_path"] == "plcourse.ddp.model.MLP"
+        assert full["x"][0][0]["class_path"] == "plcourse.ddp.networks.MLP"
         assert tree["model"]["class_path"] == "ImageClassifier"
 
     def test_plain_names_where_a_class_stands(self):
@@ -368,7 +368,7 @@ class TestClassNames:
         given = source("model: &m {class_path: MLP}\ndata: *m\n")
         full = expand_class_names(parse_config(given), given)
         full["model"]["class_path"] = "changed"
-        assert full["data"]["class_path"] == "plcourse.ddp.model.MLP"
+        assert full["data"]["class_path"] == "plcourse.ddp.networks.MLP"
 
 
 class TestLocating:

@@ -75,7 +75,7 @@ def test_lists() -> None:
         (float("nan"), float("nan"), True),
         ({"a": 1}, {"a": 1, "b": None}, False),  # a dictionary has no defaults
         (None, 0, False),
-        ("MLP", "plcourse.ddp.model.MLP", True),
+        ("MLP", "plcourse.ddp.networks.MLP", True),
         ("01", 1, False),
     ],
 )

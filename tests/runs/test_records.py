@@ -20,7 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from plcourse import Run, Trainer
 from plcourse.data import BatchLoader, EvalSampler
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP
 from plcourse.errors import RunFailed, UserError
 from plcourse.runs.prediction_writer import PredictionWriter
 from plcourse.runs.recorder import RunRecorder, TidyLogger, shortest

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from plcourse.data import BatchLoader, ImageDataset, Process, run_seed, train_loader
 from plcourse.data.accumulation import planned_batches
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP
 from plcourse.runs.run import Run
 from plcourse.training.trainer import Trainer
 from support import TWO_PROCESSES, Command, digits_config, write_config

@@ -12,7 +12,8 @@ from pytorch_lightning.trainer.connectors.logger_connector.result import _Result
 from torch.nn import functional
 
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.runs.run import Run
 from plcourse.training.loops import TestLoop

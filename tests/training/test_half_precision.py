@@ -12,7 +12,8 @@ from torch import Tensor
 from plcourse.curriculum.data import CurriculumData
 from plcourse.curriculum.model import CurriculumClassifier
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP
 from plcourse.evaluation.data import EvaluationData
 from plcourse.evaluation.diagnostic_loop import DiagnosticTestLoop
 from plcourse.evaluation.diagnostics import Intervals, PerClass

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import plcourse
 from plcourse import Run, Trainer
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import MLP, ImageClassifier
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import MLP
 from plcourse.errors import Interrupted, UserError
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.training.loops import EpochLoop, FitLoop, PredictLoop, TestLoop, ValidationLoop

@@ -11,7 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, update_bn
 
 from plcourse import Trainer
 from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import ImageClassifier, ResNet
+from plcourse.ddp.model import ImageClassifier
+from plcourse.ddp.networks import ResNet
 from plcourse.errors import UserError
 from plcourse.training.run_checkpoint import RunCheckpoint
 from plcourse.vision.averaging import EMA, SWA, Averaging

@@ -1,1 +1,1 @@
-"""Lesson 12: distributed training; `model` has ImageClassifier, ResNet and MLP, `data` has ImageData."""
+"""Lesson 12: distributed training; `model` has ImageClassifier, `networks` ResNet and MLP, `data` ImageData."""
