@@ -53,8 +53,8 @@ class FiniteLoss(Callback):
         ids = batch.get("id") if isinstance(batch, dict) else None
         samples = f", samples {', '.join(map(str, ids[:3]))}, ..." if ids else ""
         trainer.safe_point.failure = (  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
-            f"the loss is {value} at step {step} (epoch {trainer.current_epoch}, batch {batch_idx}{samples}); "
-            f"the checkpoints before it are finite: {gentler_training(trainer.lightning_module)}"
+            f"the loss is {value} at step {step} (epoch {trainer.current_epoch}, batch {batch_idx}{samples}), but "
+            f"the checkpoints are finite; {gentler_training(trainer.lightning_module)}"
         )
 
 

@@ -89,6 +89,6 @@ class SafePoint:
         for name, parameter in self._trainer.lightning_module.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise RunFailed(
-                    f"the weights '{name}' are not finite after step {self._trainer.global_step}; the checkpoints "
-                    f"before it are: {gentler_training(self._trainer.lightning_module)}"
+                    f"the weights '{name}' are not finite after step {self._trainer.global_step}, but those in the "
+                    f"checkpoints are; {gentler_training(self._trainer.lightning_module)}"
                 )
