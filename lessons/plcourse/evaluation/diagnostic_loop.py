@@ -68,12 +68,12 @@ class DiagnosticTestLoop(TestLoop):
         super().on_run_start()
         self._temperature = self._fit_temperature() if self.calibrate else None
         self._collector = Collector(self.n_pictures)
-        self.trainer.callbacks.append(self._collector)  # pyright: ignore[reportAttributeAccessIssue]
+        self.trainer.callbacks.append(self._collector)
 
     def on_run_end(self) -> list[Any]:
         """Merges the predictions of all ranks and runs the diagnostics on rank 0."""
         assert self._collector is not None
-        self.trainer.callbacks.remove(self._collector)  # pyright: ignore[reportAttributeAccessIssue]
+        self.trainer.callbacks.remove(self._collector)
         columns = _joined(gather_objects(self._collector.columns()))
         pictures = [each for rank in gather_objects(self._collector.pictures) for each in rank]
         if self.trainer.is_global_zero:
@@ -81,7 +81,7 @@ class DiagnosticTestLoop(TestLoop):
         return super().on_run_end()
 
     def _diagnose(self, columns: dict[str, np.ndarray], pictures: list[tuple[float, Any, np.ndarray]]) -> None:
-        names = getattr(self.trainer.datamodule, "label_names", None)  # pyright: ignore[reportAttributeAccessIssue]
+        names = getattr(self.trainer.datamodule, "label_names", None)
         row_of = {name: row for row, name in enumerate(columns["id"].tolist())}
         probability = columns["probability"].astype(np.float64)
         scores = Scores(

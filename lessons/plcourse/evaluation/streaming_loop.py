@@ -82,7 +82,7 @@ class StreamingPredictLoop(PredictLoop):
                 f"this data module returns {len(combined.flattened)} loader(s), the first a {type(loader).__name__}"
             )
         n, batch_size = loader.plan.n, loader.plan.global_batch_size // trainer.world_size
-        limit = trainer.limit_predict_batches  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        limit = trainer.limit_predict_batches
         batches = -(-n // batch_size)
         # an int counts batches per process, a float is a fraction of all
         batches = min(batches, limit * trainer.world_size) if isinstance(limit, int) else int(batches * limit)
@@ -101,10 +101,10 @@ class StreamingPredictLoop(PredictLoop):
         if self.skip:
             self._publish([])
             return
-        names = getattr(trainer.datamodule, "label_names", None)  # pyright: ignore[reportAttributeAccessIssue]
+        names = getattr(trainer.datamodule, "label_names", None)
         limits = (self.rows_per_shard, self.seconds_per_shard)
         self._sink = ShardSink(self._folder, mine, batch_size, names, self.columns, *limits)
-        trainer.callbacks.append(self._sink)  # pyright: ignore[reportAttributeAccessIssue]
+        trainer.callbacks.append(self._sink)
 
     def on_run_end(self) -> Any:
         """Commits the last shard of every rank, then publishes the dataset."""
@@ -120,7 +120,7 @@ class StreamingPredictLoop(PredictLoop):
         super().teardown()
         if self._sink is not None:
             self._sink.close()
-            self.trainer.callbacks.remove(self._sink)  # pyright: ignore[reportAttributeAccessIssue]
+            self.trainer.callbacks.remove(self._sink)
             self._sink = None
 
     def _key(self, loader: BatchLoader, shape: str) -> str:

@@ -91,7 +91,7 @@ class KFoldLoop(FitLoop):
     def whole_run(self, model: pl.LightningModule) -> Iterator[None]:
         """Copies what the folds start from, and hides from the run's own trainer the callbacks that belong to folds."""
         trainer = self._trainer
-        check_splittable(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        check_splittable(trainer.datamodule)
         self._template = FitTemplate.of(trainer, model)
         self._best_fold = BestFold(trainer)
         kept, sanity = trainer.callbacks, trainer.num_sanity_val_steps

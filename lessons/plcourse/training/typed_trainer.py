@@ -26,6 +26,7 @@ class TypedTrainer(pl.Trainer):
     datamodule: pl.LightningDataModule | None
     fast_dev_run: bool | int
     gradient_clip_val: float | None
+    limit_predict_batches: int | float
     log_every_n_steps: int
     profiler: Profiler
     _val_check_time_interval: float | None
