@@ -116,7 +116,7 @@ class TestLs:
         assert "did you mean 'runs'?" in refused("ls", "run")
         assert "did you mean '--json'?" in refused("ls", "--jsn")
         assert "--runs_root" in refused("ls", "--runs_root")
-        assert "only goes with" in refused("ls", "ddp", "--runs_root", "x")
+        assert "has no effect without `runs`" in refused("ls", "ddp", "--runs_root", "x")
         assert "unknown argument 'b'" in refused("ls", "ddp", "b")
 
 

@@ -1,4 +1,4 @@
-"""The verbs that only look: `ls`, `cat` and `cp`. None of them imports torch."""
+"""The verbs `ls`, `cat` and `cp`. No torch."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ from plcourse.runs.run import SWEEPS, Run, list_runs, list_sweeps, runs_root
 from plcourse.runs.variants import Evaluation, evaluations
 from plcourse.training.variant import said
 
-_READABLE = 120  # columns, however wide the terminal is
+_MOST_COLUMNS = 120  # longer lines are hard to read
 
 
 def ls_parser() -> LineParser:
@@ -56,19 +56,19 @@ def cp_parser() -> LineParser:
 
 
 def ls(argv: list[str]) -> None:
-    """`plcourse ls [LESSON | sweeps | runs] [--json] [--runs_root DIR]`."""
+    """Lists configs or runs: `plcourse ls [LESSON | sweeps | runs] [--json] [--runs_root DIR]`."""
     args = ls_parser().parse(argv)
     if args.what == "runs":
         _ls_runs(args.runs_root, args.json)
         return
     if args.runs_root is not None:
-        raise UserError("plcourse ls: --runs_root only goes with `plcourse ls runs`")
+        raise UserError("plcourse ls: --runs_root has no effect without `runs`, as in `plcourse ls runs`")
     shelves = [shelf for shelf in _shelves() if args.what in (None, shelf["lesson"], str(shelf["number"]))]
     if not shelves:
         keys = [lesson.key for lesson in catalog.LESSONS]
         hint = nearest(str(args.what), [*keys, SWEEPS, "runs"])
         raise UserError(
-            f"plcourse ls: no lesson {args.what!r}; there are {', '.join(keys)}, and `{SWEEPS}` and `runs`{hint}"
+            f"plcourse ls: unknown lesson {args.what!r}; known are {', '.join(keys)}, `{SWEEPS}` and `runs`{hint}"
         )
     if args.json:
         say(json.dumps(shelves, indent=2))
@@ -77,23 +77,21 @@ def ls(argv: list[str]) -> None:
 
 
 def cat(argv: list[str]) -> None:
-    """`plcourse cat NAME_OR_PATH [--resolved]`."""
+    """Prints a config: `plcourse cat NAME_OR_PATH [--resolved]`."""
     args = cat_parser().parse(argv)
     source = _find(args.name)
     if args.resolved and source.name in catalog.sweep_names():
-        raise UserError(f"--resolved is for the configs of runs; those of a sweep are its arms, in `cat {source.name}`")
+        raise UserError(f"--resolved is for the configs of runs; a sweep names its configs, see `cat {source.name}`")
     if args.resolved and not source.packaged:
         path = shlex.quote(args.name)
-        raise UserError(
-            f"--resolved is for packaged configs; `plcourse fit -c {path} --print_config` does it for a file"
-        )
+        raise UserError(f"--resolved is for packaged configs; for a file, use `plcourse fit -c {path} --print_config`")
     text = resolved_path(source.name).read_text(encoding="utf-8") if args.resolved else source.text
     sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode())  # the file's own bytes, whatever the terminal's encoding
+    sys.stdout.buffer.write(text.encode())  # the file's bytes, whatever the terminal's encoding
 
 
 def cp(argv: list[str]) -> None:
-    """`plcourse cp NAME DEST [--force]`."""
+    """Copies a config to a file: `plcourse cp NAME DEST [--force]`."""
     args = cp_parser().parse(argv)
     source = _find(args.name)
     dest = _destination(args.dest, Path(source.label).stem)
@@ -104,11 +102,13 @@ def cp(argv: list[str]) -> None:
         raise UserError(f"'{dest}' exists; --force overwrites it") from error
     except OSError as error:
         raise UserError(f"cannot write '{dest}': {error.strerror}") from error
-    say(f"copied {source.name} to {dest}\nnext: plcourse {_first_verb(source)} -c {shlex.quote(str(dest))}")
+    header, _ = _header(source)
+    verb = header.verbs[0] if header else "fit"
+    say(f"copied {source.name} to {dest}\nnext: plcourse {verb} -c {shlex.quote(str(dest))}")
 
 
 def _find(name: str) -> ConfigSource:
-    """The config of a run or a sweep; an existing file wins."""
+    """Finds the config of a run or a sweep; an existing file wins."""
     packaged = name.removesuffix(".yaml")
     if packaged in catalog.sweep_names() and not Path(name).is_file():
         return dataclasses.replace(find_config(str(catalog.config_path(packaged))), name=packaged)
@@ -116,7 +116,7 @@ def _find(name: str) -> ConfigSource:
 
 
 def _destination(dest: str, stem: str) -> Path:
-    """The file that `cp` writes: in a folder that exists, nothing made on the way."""
+    """The file that `cp` writes, in a folder that must exist."""
     path = Path(dest)
     if dest and path.is_dir():
         return path / f"{stem}.yaml"
@@ -124,22 +124,14 @@ def _destination(dest: str, stem: str) -> Path:
         folder = dest if dest.endswith(("/", os.sep)) else path.parent
         raise UserError(f"the folder '{folder}' does not exist; make it first, or name another DEST")
     if path.suffix not in (".yaml", ".yml"):
-        raise UserError(f"DEST {dest!r} is neither a folder that exists nor a name that ends with .yaml")
+        raise UserError(f"DEST is {dest!r}; give a folder that exists, or a name that ends with .yaml")
     return path
-
-
-def _first_verb(source: ConfigSource) -> str:
-    """The verb to try a config with."""
-    try:
-        return parse_header(source).verbs[0]
-    except UserError:
-        return "fit"
 
 
 def _ls_runs(flag: str | None, as_json: bool) -> None:
     root = runs_root(flag)
     if flag is not None and not root.is_dir():
-        raise UserError(f"plcourse ls runs: the folder '{flag}' of --runs_root does not exist")
+        raise UserError(f"plcourse ls runs: --runs_root is '{flag}', which does not exist")
     rows = [_run_row(run) for run in list_runs(root)] + [_sweep_row(folder, root) for folder in list_sweeps(root)]
     rows.sort(key=lambda row: age_key(Path(row["path"])), reverse=True)
     if as_json:
@@ -153,16 +145,13 @@ def _ls_runs(flag: str | None, as_json: bool) -> None:
     lines = fitted(head, cells, limit=limit)
     others = [line for row in rows for line in _others(row)]
     if others:
-        lines += [
-            "",
-            "with other settings than the run's own",
-            *(line for each in others for line in broken(each, limit)),
-        ]
+        lines += ["", "with other settings than the run's own"]
+        lines += [line for each in others for line in broken(each, limit)]
     say("\n".join(lines))
 
 
 def _run_row(run: Run) -> dict[str, Any]:
-    """What `ls runs --json` says of a run; fields that it does not have are None."""
+    """A run in `ls runs --json`; missing fields are None."""
     row: dict[str, Any] = {"name": run.name, "path": str(run.path), "status": "unreadable"}
     try:
         record = run.record
@@ -171,26 +160,26 @@ def _run_row(run: Run) -> dict[str, Any]:
         record = {}
     row |= {key: record.get(key) for key in ("verb", "config", "best", "created", "seconds", "error")}
     row["evaluations"] = []
-    with contextlib.suppress(UserError):  # a broken file hides no run
+    with contextlib.suppress(UserError):  # a broken file must not hide the run
         row["evaluations"] = [_evaluated(each, record) for each in evaluations(run)]
     return row
 
 
 def _evaluated(evaluation: Evaluation, record: dict[str, Any]) -> dict[str, Any]:
-    """What `ls runs --json` says of one evaluation."""
+    """An evaluation in `ls runs --json`."""
     metric, value = score_of(evaluation, record) or (None, None)
     found = {"stage": evaluation.stage, "file": evaluation.file.name, "settings": evaluation.settings}
     return {**found, "variant": evaluation.is_variant, "metric": metric, "value": value}
 
 
 def _others(row: dict[str, Any]) -> list[str]:
-    """A line for each evaluation of a run with other settings than its own."""
+    """A line for each evaluation of a run with changed settings."""
     found = [each for each in row.get("evaluations", []) if each["variant"]]
     return [f"  {row['name']}  {_scored(each)}  {said(each['settings'])}" for each in found]
 
 
 def _sweep_row(folder: Path, root: Path) -> dict[str, Any]:
-    """The same of a sweep, with `cells`: how many there are, and how many of each status."""
+    """A sweep in `ls runs --json`, with `cells`: their number, in total and by status."""
     name = folder.relative_to(root).as_posix()
     row: dict[str, Any] = {"name": name, "path": str(folder), "status": "unreadable", "verb": "sweep"}
     row |= dict.fromkeys(("config", "best", "created", "seconds", "error"))
@@ -207,7 +196,7 @@ def _sweep_row(folder: Path, root: Path) -> dict[str, Any]:
 
 
 def _result(row: dict[str, Any]) -> str:
-    """A run's score of the test part, else its best one, or how many cells of a sweep are done."""
+    """A run's test score, else its best score, or the number of finished cells of a sweep."""
     if "cells" in row:
         return f"{row['cells'].get('finished', 0)} of {row['cells']['total']} cells"
     tested = [each for each in row.get("evaluations", []) if each["stage"] == "test" and not each["variant"]]
@@ -226,7 +215,7 @@ def _when(row: dict[str, Any]) -> str:
 
 
 def _moment(text: Any) -> datetime | None:
-    """A time of a record in this machine's zone, None for what is none."""
+    """A time of a record in the local time zone; None if it is not a time."""
     try:
         return datetime.fromisoformat(text).astimezone()
     except (TypeError, ValueError):
@@ -234,7 +223,7 @@ def _moment(text: Any) -> datetime | None:
 
 
 def _shelves() -> list[dict[str, Any]]:
-    """What `ls --json` prints: every lesson with its configs, and the sweeps."""
+    """The lessons with their configs, and the sweeps, as `ls --json` prints them."""
     shelves = [
         {
             "number": lesson.number,
@@ -256,7 +245,7 @@ def _shelves() -> list[dict[str, Any]]:
 
 
 def _config_row(name: str) -> dict[str, Any]:
-    header, problem = _header(name)
+    header, problem = _header(find_config(str(catalog.config_path(name))))
     fields = {"command": None, "shows": None, "verbs": [], "needs": []}
     if header is not None:
         fields = {key: getattr(header, key) for key in fields}
@@ -266,7 +255,7 @@ def _config_row(name: str) -> dict[str, Any]:
 def _shelf_text(shelf: dict[str, Any]) -> str:
     number = "    " if shelf["number"] is None else f"{shelf['number']}  "
     found = width()
-    limit = found and min(found, _READABLE)
+    limit = found and min(found, _MOST_COLUMNS)
     lines = [f"{number}{shelf['lesson']}: {shelf['title']}", *broken(f"    {shelf['summary']}", limit, "    ")]
     indent = 6 + max((len(config["name"]) for config in shelf["configs"]), default=0)
     for config in shelf["configs"]:
@@ -280,9 +269,9 @@ def _shelf_text(shelf: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _header(name: str) -> tuple[ConfigHeader | None, str]:
-    """A packaged config's header, or what is wrong with it: one bad file must not hide the others."""
+def _header(source: ConfigSource) -> tuple[ConfigHeader | None, str]:
+    """Reads a config's header, or returns what is wrong with it, so that one bad file does not hide the others."""
     try:
-        return parse_header(find_config(str(catalog.config_path(name)))), ""
+        return parse_header(source), ""
     except UserError as error:
         return None, str(error)
