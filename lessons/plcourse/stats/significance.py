@@ -30,31 +30,20 @@ class PairedTest:
         state: ``tested``; ``too_few``: fewer than two pairs; ``identical``: all differences are zero; ``constant``: all
             differences are equal, but not zero. Only ``tested`` has an interval and a p-value: a variance of zero
             occurs by chance with coarse scores and proves nothing.
-        n: number of pairs.
-        confidence: nominal coverage of the interval, such as 0.95.
-        difference: mean of score minus baseline; None without pairs.
-        sd: standard deviation of the differences, with n - 1; None below two pairs.
-        low: lower end of the interval of the mean difference, or None.
-        high: upper end, or None.
-        t: the statistic, or None.
-        df: its degrees of freedom, n - 1, or None.
-        p: two-sided p-value, or None.
-        variance_factor: factor of the differences' variance in that of their mean, 1/n or more.
-        effect_size: see `effect_size`; None where it is not defined.
     """
 
     state: Literal["tested", "too_few", "identical", "constant"]
-    n: int
-    confidence: float
-    difference: float | None
-    sd: float | None = None
-    low: float | None = None
-    high: float | None = None
-    t: float | None = None
-    df: int | None = None
-    p: float | None = None
-    variance_factor: float | None = None
-    effect_size: float | None = None
+    n: int  # number of pairs
+    confidence: float  # nominal coverage of the interval, such as 0.95
+    difference: float | None  # mean of score minus baseline; None without pairs
+    sd: float | None = None  # standard deviation of the differences, with n - 1; None below two pairs
+    low: float | None = None  # lower end of the interval of the mean difference, or None
+    high: float | None = None  # upper end, or None
+    t: float | None = None  # the statistic, or None
+    df: int | None = None  # its degrees of freedom, n - 1, or None
+    p: float | None = None  # two-sided p-value, or None
+    variance_factor: float | None = None  # factor of the differences' variance in that of their mean, 1/n or more
+    effect_size: float | None = None  # see `effect_size`; None where it is not defined
 
 
 def paired_t_test(scores: Sequence[float], baseline: Sequence[float], confidence: float = 0.95) -> PairedTest:

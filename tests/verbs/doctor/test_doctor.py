@@ -13,7 +13,7 @@ import yaml
 
 from plcourse.__main__ import main
 from plcourse.verbs.doctor import config, installation
-from plcourse.verbs.doctor.findings import FIX, Finding, examined
+from plcourse.verbs.doctor.findings import FIX, Finding, run_checks
 from support import digits_config, write_config
 
 
@@ -71,7 +71,7 @@ class TestInstallation:
         def broken():
             raise RuntimeError("no\nluck")
 
-        assert [each.what for each in examined([broken])] == ["broken: RuntimeError: no"]
+        assert [each.what for each in run_checks([broken])] == ["broken: RuntimeError: no"]
         assert Finding("FIX", "a", "b").lines() == "FIX   a\n      b"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from plcourse.errors import UserError, nearest
 from plcourse.verbs.compare.cells import ScoredCell, as_key, lookup
-from plcourse.verbs.compare.wording import few, shown
+from plcourse.verbs.compare.wording import first_names, one_line
 
 
 def comparison_groups(
@@ -14,10 +14,8 @@ def comparison_groups(
 ) -> list[tuple[dict[str, Any], list[ScoredCell]]]:
     """Groups the cells by comparison, named by arm, with the grid values that each comparison is for.
 
-    Args:
-        cells: all cells.
-        grid_by: a config key: one comparison per value, or, if there is only one config, its values as the arms.
-        baseline: the arm that the user wants as the baseline.
+    With `grid_by`, a config key, there is one comparison per value or, if there is only one config, the values are the
+    arms.
 
     Raises:
         UserError: fewer than two arms, an unknown key or baseline, or two cells of an arm with the same seed and split.
@@ -48,7 +46,7 @@ def _grid_value(cell: ScoredCell, key: str) -> Any:
 
 def _grid_label(cell: ScoredCell, keys: Iterable[str]) -> str:
     """The part of an arm's name that is from the grid: `lr=0.1`."""
-    return " ".join(f"{key.rpartition('.')[2]}={shown(_grid_value(cell, key))}" for key in keys)
+    return " ".join(f"{key.rpartition('.')[2]}={one_line(_grid_value(cell, key))}" for key in keys)
 
 
 def _check_grid_key(key: str, cells: list[ScoredCell], grid_keys: list[str]) -> None:
@@ -63,10 +61,10 @@ def _check_grid_key(key: str, cells: list[ScoredCell], grid_keys: list[str]) -> 
 def _check_arms(arms: list[str], cells: list[ScoredCell], baseline: str | None) -> None:
     if len(arms) < 2:
         which = _differing_keys(cells)
-        hint = f"; its runs differ in {few(which)}: --grid_by compares by one of these" if which else ""
+        hint = f"; its runs differ in {first_names(which)}: --grid_by compares by one of these" if which else ""
         raise UserError(f"only one arm, {arms[0]}: add runs of another config{hint}")
     if baseline is not None and baseline not in arms:
-        known = f"{few(arms, 8)}{nearest(baseline, arms)}"
+        known = f"{first_names(arms, 8)}{nearest(baseline, arms)}"
         raise UserError(f"--baseline: unknown arm {baseline!r}; the arms are {known}")
 
 
@@ -77,7 +75,7 @@ def _check_duplicates(cells: list[ScoredCell]) -> None:
         if twin is cell:
             continue
         which = _differing_keys([twin, cell])
-        hint = f"they differ in {few(which)}: --grid_by compares by one of these" if which else "leave one out"
+        hint = f"they differ in {first_names(which)}: --grid_by compares by one of these" if which else "leave one out"
         fold = "" if cell.fold is None else f", fold {cell.fold}"
         raise UserError(f"arm {cell.arm} has seed {cell.seed}{fold} twice, in {twin.name} and {cell.name}; {hint}")
 

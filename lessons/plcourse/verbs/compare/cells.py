@@ -13,7 +13,7 @@ from plcourse.runs.folders import find_folder
 from plcourse.runs.record import read_record, status_of
 from plcourse.runs.run import SWEEPS, Run, list_runs, list_sweeps
 from plcourse.runs.variants import evaluations
-from plcourse.verbs.compare.wording import shown
+from plcourse.verbs.compare.wording import one_line
 
 _SPLIT_KEYS = ("split_seed", "val_size", "test_size")
 _FOLD_KEYS = ("n_splits", "n_repeats", "stratified", "groups", "random_state")
@@ -28,44 +28,31 @@ class ScoredCell:
     """A run, or a fold of one, with everything about it that matters to a comparison.
 
     Attributes:
-        config_name: the run's config, such as `ddp/tuned`.
-        seed: the run's seed; None if it had none.
-        fold: the number of the fold within the run; None for a run that is not a cross-validation.
-        grid: values of a sweep's grid, by dotted key.
-        folder: the run's folder, or the fold's below it.
-        name: its name in messages.
-        status: as of `Run.status`, or the sweep's status of a cell without a run.
-        config: the run's resolved config; empty if there is none.
         scores: each metric's value by source (`eval`, `best` or `last`); empty unless the run finished.
-        steps: see `optimizer_steps`.
         sizes: samples of the parts, `n_train`, `n_val` and `n_test`, as far as they are known.
-        checkpoints: the file that each stage's evaluation scored.
-        arm: the arm that it belongs to.
-        value: the score that is compared; None until it is chosen.
-        left_out: why it is not compared; None while it is.
     """
 
-    config_name: str
-    seed: Hashable
-    fold: int | None
-    grid: dict[str, Any]
-    folder: Path
-    name: str
-    status: str
-    config: dict[str, Any] = field(default_factory=dict)
+    config_name: str  # the run's config, such as `ddp/tuned`
+    seed: Hashable  # the run's seed; None if it had none
+    fold: int | None  # the number of the fold within the run; None for a run that is not a cross-validation
+    grid: dict[str, Any]  # values of a sweep's grid, by dotted key
+    folder: Path  # the run's folder, or the fold's below it
+    name: str  # its name in messages
+    status: str  # as of `Run.status`, or the sweep's status of a cell without a run
+    config: dict[str, Any] = field(default_factory=dict)  # the run's resolved config; empty if there is none
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
-    steps: int | None = None
+    steps: int | None = None  # see `optimizer_steps`
     sizes: dict[str, int] = field(default_factory=dict)
-    checkpoints: dict[str, str | None] = field(default_factory=dict)
-    arm: str = ""
-    value: float | None = None
-    left_out: str | None = None
+    checkpoints: dict[str, str | None] = field(default_factory=dict)  # the file that each stage's evaluation scored
+    arm: str = ""  # the arm that it belongs to
+    value: float | None = None  # the score that is compared; None until it is chosen
+    left_out: str | None = None  # why it is not compared; None while it is
 
     @property
     def split(self) -> dict[str, Any]:
         """The settings that decide which samples are for training and which for testing."""
-        of_data = _given(self.config, "data.init_args", _SPLIT_KEYS)
-        return of_data | _given(self.config, "trainer.fit_loop.init_args", _FOLD_KEYS)
+        of_data = _selected(self.config, "data.init_args", _SPLIT_KEYS)
+        return of_data | _selected(self.config, "trainer.fit_loop.init_args", _FOLD_KEYS)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -73,7 +60,7 @@ class ScoredCell:
         source = lookup(self.config, "data.init_args.source")
         noise = _NOISE_KEYS if lookup(self.config, "data.init_args.label_noise") else ()
         keys = ("source", *noise, *(_FILE_KEYS if source in _USER_SOURCES else ()))
-        return _given(self.config, "data.init_args", keys)
+        return _selected(self.config, "data.init_args", keys)
 
     @property
     def place(self) -> tuple[Hashable, int | None]:
@@ -102,7 +89,7 @@ def lookup(config: Any, key: str) -> Any:
     return config
 
 
-def _given(config: dict[str, Any], parent: str, keys: Sequence[str]) -> dict[str, Any]:
+def _selected(config: dict[str, Any], parent: str, keys: Sequence[str]) -> dict[str, Any]:
     found = {key: lookup(config, f"{parent}.{key}") for key in keys}
     return {key: value for key, value in found.items() if value is not None}
 
@@ -174,7 +161,7 @@ def _sweep_cells(entry: dict[str, Any], sweep: Path, root: Path) -> list[ScoredC
     if folder is not None:
         return _run_cells(Run(folder, root), arm, seed, grid)
     status = entry.get("status") or "not run"
-    point = [f"{key.rpartition('.')[2]}={shown(value)}" for key, value in grid.items()]
+    point = [f"{key.rpartition('.')[2]}={one_line(value)}" for key, value in grid.items()]
     name = " ".join([arm, *point, f"seed {seed}"])
     return [ScoredCell(arm, seed, None, grid, sweep / name, name, "missing" if status == "finished" else str(status))]
 

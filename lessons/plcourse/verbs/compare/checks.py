@@ -5,18 +5,11 @@ from dataclasses import replace
 
 from plcourse.errors import UserError
 from plcourse.verbs.compare.cells import ScoredCell
-from plcourse.verbs.compare.wording import few, what_differs
+from plcourse.verbs.compare.wording import differing_entries, first_names
 
 
 class Checks:
-    """Collects what the checks find: notes on the result and, with `--force`, the problems that it overruled.
-
-    Args:
-        force: whether to continue despite a problem.
-
-    Attributes:
-        notes: remarks on the result, each once.
-    """
+    """Collects notes on the result and, with `force`, the problems that it overruled."""
 
     def __init__(self, force: bool) -> None:
         self.notes: list[str] = []
@@ -43,7 +36,7 @@ class Checks:
     def leave_out(self, names: Sequence[str], problem: str) -> None:
         """Refuses runs that `--force` leaves out; does nothing without names."""
         if names:
-            self.refuse(f"{len(names)} of the runs {problem}:", few(names), "leaves them out")
+            self.refuse(f"{len(names)} of the runs {problem}:", first_names(names), "leaves them out")
 
     @property
     def forced(self) -> list[str]:
@@ -55,16 +48,16 @@ class Checks:
         return lines
 
 
-def without_unfit(cells: list[ScoredCell], checks: Checks) -> list[ScoredCell]:
+def leave_out_unusable(cells: list[ScoredCell], checks: Checks) -> list[ScoredCell]:
     """Marks the cells as left out that did not finish or whose data cannot be checked."""
     unfinished = [f"{cell.name} ({cell.status})" for cell in cells if cell.status != "finished"]
     checks.leave_out(unfinished, "did not finish")
     unknown = [cell.name for cell in cells if cell.status == "finished" and not cell.config]
     checks.leave_out(unknown, "have no config.yaml, so their data cannot be checked")
-    return [replace(cell, left_out=_unfit(cell)) for cell in cells]
+    return [replace(cell, left_out=_unusable_because(cell)) for cell in cells]
 
 
-def _unfit(cell: ScoredCell) -> str | None:
+def _unusable_because(cell: ScoredCell) -> str | None:
     if cell.status != "finished":
         return f"its run is {cell.status}"
     return None if cell.config else "no config.yaml"
@@ -74,7 +67,7 @@ def check_alike(base: ScoredCell, cell: ScoredCell, metric: str, checks: Checks)
     """Refuses a pair that differs in data, checkpoint or number of optimizer steps."""
     found = []
     if base.data != cell.data:
-        found.append(f"different data: {what_differs(base.data, cell.data)} in")
+        found.append(f"different data: {differing_entries(base.data, cell.data)} in")
     sizes = {key: (size, cell.sizes.get(key, size)) for key, size in base.sizes.items()}
     found += [f"different data: {key} is {one} and {other} in" for key, (one, other) in sizes.items() if one != other]
     if base.steps is None or cell.steps is None:

@@ -9,12 +9,12 @@ from plcourse.errors import UserError
 from plcourse.runs.run import runs_root
 from plcourse.verbs.compare.arms import comparison_groups
 from plcourse.verbs.compare.cells import ScoredCell, read_cells
-from plcourse.verbs.compare.checks import Checks, check_alike, without_unfit
+from plcourse.verbs.compare.checks import Checks, check_alike, leave_out_unusable
 from plcourse.verbs.compare.pairs import pair, paired_test, size_ratio, unit_of
 from plcourse.verbs.compare.result import ArmSummary, Comparison, ComparisonResult
 from plcourse.verbs.compare.scores import SOURCES, guess_mode, metric_names, with_values
-from plcourse.verbs.compare.verdict import POWER, judge
-from plcourse.verbs.compare.wording import few, grid_line
+from plcourse.verbs.compare.verdict import POWER, add_verdicts
+from plcourse.verbs.compare.wording import first_names, grid_line
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,14 @@ class Options:
 
 
 def compare_runs(inputs: Sequence[str], options: Options, root: str | None = None) -> ComparisonResult:
-    """Reads the runs and compares them.
-
-    Args:
-        inputs: folders or names of runs and sweeps.
-        options: what to compare, and how.
-        root: the runs' root; without it, `PLCOURSE_RUNS` or `runs`.
+    """Reads runs and sweeps, given by folder or name, and compares them.
 
     Raises:
         UserError: nothing to compare, or, without `force`, arms whose runs differ in more than they should.
     """
     cells, hint = read_cells(inputs, runs_root(root))
     checks = Checks(options.force)
-    cells = without_unfit(cells, checks)
+    cells = leave_out_unusable(cells, checks)
     metric = options.metric or hint.get("name")
     if metric is None:
         known = ", ".join(metric_names(cells)[:12])
@@ -57,7 +52,7 @@ def compare_runs(inputs: Sequence[str], options: Options, root: str | None = Non
     groups = comparison_groups(cells, options.grid_by, options.baseline)
     result = ComparisonResult(metric, mode, source, options.alpha, POWER, options.difference)
     result.comparisons = [_compare_arms(grid, group, metric, options, checks) for grid, group in groups]
-    judge(result)
+    add_verdicts(result)
     result.forced, result.notes = checks.forced, checks.notes
     return result
 
@@ -70,7 +65,7 @@ def _compare_arms(
     baseline = options.baseline or arms[0]
     if len(arms) < 2 or baseline not in arms:
         where = f" at {grid_line(grid)}" if grid else ""
-        raise UserError(f"nothing to compare with{where}: the only arms there are {few(arms)}")
+        raise UserError(f"nothing to compare with{where}: the only arms there are {first_names(arms)}")
     arms.sort(key=lambda arm: arm != baseline)
     in_use = {arm: [cell for cell in cells if cell.arm == arm and not cell.left_out] for arm in arms}
     pairs = {arm: pair(in_use[baseline], in_use[arm], checks) for arm in arms[1:]}

@@ -9,7 +9,7 @@ from plcourse.stats.significance import corrected_resampled_t_test, paired_t_tes
 from plcourse.verbs.compare.cells import ScoredCell, as_key
 from plcourse.verbs.compare.checks import Checks
 from plcourse.verbs.compare.result import ArmTest
-from plcourse.verbs.compare.wording import what_differs
+from plcourse.verbs.compare.wording import differing_entries
 
 Pair = tuple[ScoredCell, ScoredCell]  # the baseline's cell and the arm's
 
@@ -23,7 +23,7 @@ def pair(baseline: list[ScoredCell], arm: list[ScoredCell], checks: Checks) -> l
         base = partners.get((cell.place, cell.resample))
         ours, theirs = own[cell.place], others.get(cell.place, [])
         if base is None and theirs and not {c.resample for c in ours} & {c.resample for c in theirs}:
-            problem = f"different splits: {what_differs(theirs[0].split, cell.split)} in"
+            problem = f"different splits: {differing_entries(theirs[0].split, cell.split)} in"
             checks.refuse(problem, f"{theirs[0].name} and {cell.name}", "pairs them by seed and fold alone")
             base = theirs[0] if len(ours) == len(theirs) == 1 else None
         if base is not None:
@@ -47,13 +47,7 @@ def unit_of(bases: Sequence[ScoredCell]) -> str:
 
 
 def size_ratio(bases: Sequence[ScoredCell], metric: str, n_train: int | None, n_test: int | None) -> tuple[float, str]:
-    """Finds n_test / n_train of one fold or split, and says where it is from.
-
-    Args:
-        bases: the baseline's cells of all pairs.
-        metric: its first part names the part of the data that was scored.
-        n_train: samples of the training part, if the user gave them.
-        n_test: samples of the test part, if the user gave them.
+    """Finds n_test / n_train of one fold or split, and says where it is from; sizes given by the user win.
 
     Raises:
         UserError: the sizes are unknown.
@@ -84,16 +78,10 @@ def size_ratio(bases: Sequence[ScoredCell], metric: str, n_train: int | None, n_
 def paired_test(
     baseline: str, arm: str, pairs: list[Pair], ratio: float | None, alpha: float, checks: Checks, metric: str
 ) -> ArmTest:
-    """Tests arm - baseline; `judge` adds the adjusted p-value and the verdict.
+    """Tests arm - baseline; `add_verdicts` adds the adjusted p-value and the verdict.
 
-    Args:
-        baseline: the baseline's name.
-        arm: the arm's name.
-        pairs: their cells.
-        ratio: n_test / n_train where folds or splits vary; None for seeds.
-        alpha: level of the test.
-        checks: takes a note of what is averaged.
-        metric: the interval is cut to the range of its differences.
+    `ratio` is n_test / n_train where folds or splits vary, None for seeds. The interval is cut to the range of the
+    metric's differences.
     """
     groups: dict[Hashable, list[Pair]] = {}
     for base, cell in pairs:

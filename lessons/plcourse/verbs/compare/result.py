@@ -11,35 +11,20 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ArmTest(PairedTest):
-    """What the pairs say about an arm and the baseline.
-
-    Attributes:
-        arm: the arm's name.
-        baseline: the baseline's name.
-        pairs: pairs of cells; `n` is smaller where the seeds of a fold or split were averaged.
-        baseline_mean: mean score of the baseline's cells in these pairs.
-        arm_mean: mean score of the arm's.
-        differences: [n] arm minus baseline.
-        test_train_ratio: n_test / n_train of the corrected test; None for seeds.
-        p_naive: the p-value without the correction; None for seeds.
-        p_holm: the p-value adjusted for all tests of the comparison.
-        needed: pairs that an inconclusive test would need, None if unknown or not needed.
-        verdict: the result in a word or two.
-        sentence: the result in a sentence.
-    """
+    """What the pairs say about an arm and the baseline."""
 
     arm: str
     baseline: str
-    pairs: int
-    baseline_mean: float | None
-    arm_mean: float | None
-    differences: list[float]
-    test_train_ratio: float | None
-    p_naive: float | None
-    p_holm: float | None = None
-    needed: int | None = None
-    verdict: str = ""
-    sentence: str = ""
+    pairs: int  # pairs of cells; `n` is smaller where the seeds of a fold or split were averaged
+    baseline_mean: float | None  # mean score of the baseline's cells in these pairs
+    arm_mean: float | None  # mean score of the arm's
+    differences: list[float]  # [n] arm minus baseline
+    test_train_ratio: float | None  # n_test / n_train of the corrected test; None for seeds
+    p_naive: float | None  # the p-value without the correction; None for seeds
+    p_holm: float | None = None  # the p-value adjusted for all tests of the comparison
+    needed: int | None = None  # pairs that an inconclusive test would need, None if unknown or not needed
+    verdict: str = ""  # the result in a word or two
+    sentence: str = ""  # the result in a sentence
 
 
 @dataclass
@@ -55,54 +40,31 @@ class ArmSummary:
 
 @dataclass
 class Comparison:
-    """Every arm against the baseline, for one choice of grid values.
+    """Every arm against the baseline, for one choice of grid values."""
 
-    Attributes:
-        grid: the values of `--grid_by` that these cells share, None without.
-        baseline: the baseline's name.
-        unit: what varies between the pairs: `seed`, `fold`, `split` or `fold of a split`.
-        test: the test's name.
-        test_train_ratio: of the corrected test, None for seeds.
-        arms: the baseline first.
-        tests: one for every other arm.
-        cells: all of them, in the order of the arms.
-    """
-
-    grid: dict[str, Any] | None
+    grid: dict[str, Any] | None  # the values of `--grid_by` that these cells share, None without
     baseline: str
-    unit: str
+    unit: str  # what varies between the pairs: `seed`, `fold`, `split` or `fold of a split`
     test: str
-    test_train_ratio: float | None
-    arms: list[ArmSummary]
-    tests: list[ArmTest]
-    cells: list[ScoredCell]
+    test_train_ratio: float | None  # of the corrected test, None for seeds
+    arms: list[ArmSummary]  # the baseline first
+    tests: list[ArmTest]  # one for every other arm
+    cells: list[ScoredCell]  # all of them, in the order of the arms
 
 
 @dataclass
 class ComparisonResult:
-    """All comparisons of a metric.
-
-    Attributes:
-        metric: its name.
-        mode: `max` or `min`.
-        source: where the scores are from, a key of `scores.SOURCES`.
-        alpha: level of the tests.
-        power: power that the needed pairs would give.
-        difference_to_detect: the difference that matters to the user, if given.
-        forced: what `--force` overruled, one line each.
-        notes: what a reader should know.
-        comparisons: one, or one per value of `--grid_by`.
-    """
+    """All comparisons of a metric."""
 
     metric: str
-    mode: str
-    source: str
-    alpha: float
-    power: float
-    difference_to_detect: float | None
-    forced: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
+    mode: str  # `max` or `min`
+    source: str  # where the scores are from, a key of `scores.SOURCES`
+    alpha: float  # level of the tests
+    power: float  # power that the needed pairs would give
+    difference_to_detect: float | None  # the difference that matters to the user, if given
+    forced: list[str] = field(default_factory=list)  # what `--force` overruled, one line each
+    notes: list[str] = field(default_factory=list)  # what a reader should know
+    comparisons: list[Comparison] = field(default_factory=list)  # one, or one per value of `--grid_by`
 
     @property
     def tests(self) -> list[ArmTest]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from plcourse.errors import UserError, nearest
 from plcourse.verbs.compare.cells import ScoredCell, lookup
 from plcourse.verbs.compare.checks import Checks
-from plcourse.verbs.compare.wording import few
+from plcourse.verbs.compare.wording import first_names
 
 # Words in a metric's name that tell which way is better.
 _SMALLER = re.compile("loss|error|nll|ece|perplexity|ppl|mse|mae|rmse|brier|distance|fid|kid|mmd|seconds|latency")
@@ -18,15 +18,10 @@ _LARGER = re.compile("accuracy|acc|f1|precision|recall|auc|auroc|ap|iou|dice|sco
 
 
 class Source(NamedTuple):
-    """A place where a run keeps scores.
+    """A place where a run keeps scores."""
 
-    Attributes:
-        place: its name in messages, for a metric's `{stage}`.
-        note: what its scores mean.
-    """
-
-    place: str
-    note: str
+    place: str  # its name in messages, for a metric's `{stage}`
+    note: str  # what its scores mean
 
 
 # By the key of `ScoredCell.scores`, most trustworthy first.
@@ -74,7 +69,7 @@ def _no_metric(metric: str, cells: list[ScoredCell]) -> str:
     if not cells:
         return "none of the runs can be used: nothing to compare"
     names = metric_names(cells)
-    known = f"known are {few(names, 8)}{nearest(metric, names)}" if names else "these runs have no scores"
+    known = f"known are {first_names(names, 8)}{nearest(metric, names)}" if names else "these runs have no scores"
     if metric.startswith("test/") and not any(name.startswith("test/") for name in names):
         known += f"; `plcourse test --run {shlex.quote(str(cells[0].folder))}` computes those of test"
     return f"no run has the metric {metric!r}; {known}"

@@ -10,7 +10,7 @@ from plcourse.console.figures import as_rows, new_figure, note, save
 from plcourse.console.layout import broken, fitted, width
 from plcourse.verbs.compare.cells import ScoredCell, as_key
 from plcourse.verbs.compare.result import Comparison, ComparisonResult
-from plcourse.verbs.compare.wording import grid_line, interval_name, p_equals, shown
+from plcourse.verbs.compare.wording import grid_line, interval_name, one_line, p_value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,8 +70,8 @@ def _cell_lines(cells: list[ScoredCell], digits: int) -> list[str]:
     folded = any(cell.fold is not None for cell in cells)
     head, rows = ["cell", "seed", *["fold"] * folded, *keys, "steps", "value", "run"], []
     for cell in cells:
-        row = [cell.arm, shown(cell.seed), *[shown(cell.fold)] * folded]
-        row += [*(shown(cell.split.get(key)) for key in keys), shown(cell.steps)]
+        row = [cell.arm, one_line(cell.seed), *[one_line(cell.fold)] * folded]
+        row += [*(one_line(cell.split.get(key)) for key in keys), one_line(cell.steps)]
         rows.append([*row, cell.left_out or _fixed(cell.value, digits), cell.row()["run"] or "-"])
     return fitted(head, rows, range(1, len(head) - 1), width())
 
@@ -92,15 +92,7 @@ def _p_text(p: float | None) -> str:
 
 
 def draw(result: ComparisonResult, path: Path) -> None:
-    """Writes the plot: the scores on the left, joined across the arms, and the differences' intervals on the right.
-
-    Args:
-        result: the result.
-        path: the PNG file; its folder exists.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Writes a PNG: the scores on the left, joined across the arms, the differences' intervals on the right."""
     comparisons = result.comparisons
     heights = [0.5 + 0.55 * len(comparison.arms) for comparison in comparisons]
     figure = new_figure(1.5 + sum(heights) + 0.55 * len(comparisons))
@@ -150,7 +142,7 @@ def _draw_differences(axes: "Axes", comparison: Comparison) -> None:
         if test.low is not None and test.high is not None:
             axes.plot([test.low, test.high], [row, row], color=color, linewidth=2.4, zorder=2)
         axes.scatter([test.difference], [row], s=52, color=color, edgecolor="white", linewidth=0.8, zorder=3)
-        text = test.verdict if test.p_holm is None else f"{test.verdict}, {p_equals(test.p_holm)}"
+        text = test.verdict if test.p_holm is None else f"{test.verdict}, {p_value_text(test.p_holm)}"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         note(axes, text, (test.difference, row), (0, -14), ha="center", va="baseline", fontsize=9, bbox=box, zorder=2)
     _as_rows(axes, [""] * len(rows), margin=0.2)

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from plcourse.stats.significance import corrected_resampled_t_test, holm, required_pairs
 from plcourse.verbs.compare.result import ArmTest, ComparisonResult
-from plcourse.verbs.compare.wording import interval_name, p_equals, plural
+from plcourse.verbs.compare.wording import interval_name, p_value_text, plural
 
 POWER = 0.8
 
 
-def judge(result: ComparisonResult) -> None:
+def add_verdicts(result: ComparisonResult) -> None:
     """Adjusts the p-values of all tests together (Holm) and gives each test its verdict."""
     tested = [test.p for test in result.tests if test.p is not None]
     adjusted = iter(holm(tested))
@@ -37,7 +37,7 @@ def _with_verdict(test: ArmTest, unit: str, result: ComparisonResult, family: in
     assert difference is not None
     assert test.p_holm is not None
     interval = f"{interval_name(test.confidence)} {test.low:+.4g} to {test.high:+.4g}"
-    evidence = f"{interval}, {p_equals(test.p_holm)}{' after Holm' if family > 1 else ''}, {units}"
+    evidence = f"{interval}, {p_value_text(test.p_holm)}{' after Holm' if family > 1 else ''}, {units}"
     if test.p_holm < result.alpha:
         verdict = "better" if (difference > 0) == (result.mode == "max") else "worse"
         sentence = f"{arm} is {verdict} than {baseline} by {abs(difference):.4g} ({evidence})."

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def shown(value: Any) -> str:
+def one_line(value: Any) -> str:
     """A value on one line; a missing one is a dash."""
     return "-" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def few(names: Sequence[str], most: int = 3) -> str:
+def first_names(names: Sequence[str], most: int = 3) -> str:
     """The first names, and the number of the others."""
     first = ", ".join(names[:most])
     return first if len(names) <= most else f"{first} and {len(names) - most} more"
@@ -24,16 +24,16 @@ def plural(n: int, unit: str) -> str:
 
 def grid_line(grid: dict[str, Any]) -> str:
     """A point of a grid in full: `model.init_args.lr = 0.1`."""
-    return ", ".join(f"{key} = {shown(value)}" for key, value in grid.items())
+    return ", ".join(f"{key} = {one_line(value)}" for key, value in grid.items())
 
 
-def what_differs(base: dict[str, Any], other: dict[str, Any]) -> str:
+def differing_entries(base: dict[str, Any], other: dict[str, Any]) -> str:
     """The entries in which two mappings differ: `split_seed is 0 and 1`."""
     keys = [key for key in dict.fromkeys([*base, *other]) if base.get(key) != other.get(key)]
-    return ", ".join(f"{key} is {shown(base.get(key))} and {shown(other.get(key))}" for key in keys) or "fold"
+    return ", ".join(f"{key} is {one_line(base.get(key))} and {one_line(other.get(key))}" for key in keys) or "fold"
 
 
-def p_equals(p: float) -> str:
+def p_value_text(p: float) -> str:
     """A p-value in a sentence: `p = 0.0123`."""
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 

@@ -22,7 +22,7 @@ from plcourse.errors import UserError, first_line
 from plcourse.runs import allowlist
 from plcourse.runs.run import Run
 from plcourse.training.few_steps import few_steps
-from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, examined
+from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, run_checks
 
 _TRIAL = {
     "devices": 1,
@@ -80,7 +80,7 @@ def examine_config(argv: list[str]) -> Iterator[Finding]:
             yield Finding(FIX, f"it cannot be built here: {first_line(error)}", remedy)
             return
         yield Finding(OK, "every key is known and has a valid value")
-        yield from examined([partial(check, cli) for check in (_no_effect, _data, _trial)])
+        yield from run_checks([partial(check, cli) for check in (_no_effect, _data, _trial)])
         for said in dict.fromkeys(str(warning.message).strip().partition("\n")[0] for warning in warned):
             yield Finding(NOTE, f"a library warns: {said}")
 

@@ -9,24 +9,18 @@ OK, NOTE, FIX = "ok", "note", "FIX"
 
 
 class Finding(NamedTuple):
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes:
-        state: `ok`, `note` for something worth knowing, `FIX` for something that will go wrong.
-        what: what was found.
-        remedy: how to fix it, or why it matters; may be empty.
-    """
-
-    state: str
-    what: str
-    remedy: str = ""
+    state: str  # `ok`, `note` for something worth knowing, `FIX` for something that will go wrong
+    what: str  # what was found
+    remedy: str = ""  # how to fix it, or why it matters; may be empty
 
     def lines(self) -> str:
         """The finding as it is printed."""
         return f"{self.state:<5} {self.what}" + (f"\n      {self.remedy}" if self.remedy else "")
 
 
-def examined(examinations: Iterable[Callable[[], Iterable[Finding]]]) -> Iterator[Finding]:
+def run_checks(examinations: Iterable[Callable[[], Iterable[Finding]]]) -> Iterator[Finding]:
     """The findings of all examinations; an examination that raises becomes a finding."""
     for examine in examinations:
         try:

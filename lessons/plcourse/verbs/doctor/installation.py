@@ -12,7 +12,7 @@ from pathlib import Path
 
 from plcourse.runs.environment import package_version
 from plcourse.runs.run import runs_root
-from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, examined
+from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, run_checks
 
 _GIB = 2**30
 _PAIR = """
@@ -31,7 +31,7 @@ def examine_installation(flag: str | None) -> Iterator[Finding]:
     """
     root = runs_root(flag)
     looks = (_versions, _torch_and_torchvision, _accelerator, _process_groups, _shared_memory)
-    yield from examined([*looks, partial(_folder, "runs root", root), _data_sources])
+    yield from run_checks([*looks, partial(_folder, "runs root", root), _data_sources])
 
 
 def _versions() -> Iterator[Finding]:

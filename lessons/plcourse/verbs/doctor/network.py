@@ -16,25 +16,15 @@ _ROUNDS = 10
 
 
 class Meeting(NamedTuple):
-    """The nodes that are to meet, and where.
+    """The nodes that are to meet, and where."""
 
-    Attributes:
-        host: node 0, to which all others connect.
-        port: a free port on it.
-        nodes: number of nodes.
-        node_rank: this node's number.
-        backend: gloo or nccl; None for nccl with a GPU and gloo without.
-        interface: the network interface to use; None leaves the choice to the backend.
-        timeout: seconds to wait for the others.
-    """
-
-    host: str
-    port: int
-    nodes: int
-    node_rank: int
-    backend: str | None
-    interface: str | None
-    timeout: float
+    host: str  # node 0, to which all others connect
+    port: int  # a free port on it
+    nodes: int  # number of nodes
+    node_rank: int  # this node's number
+    backend: str | None  # gloo or nccl; None for nccl with a GPU and gloo without
+    interface: str | None  # the network interface to use; None leaves the choice to the backend
+    timeout: float  # seconds to wait for the others
 
 
 def examine_network(meeting: Meeting) -> Iterator[Finding]:

@@ -18,27 +18,15 @@ _COLORS = 7
 
 
 class Line(NamedTuple):
-    """One line of a chart.
+    """One line of a chart."""
 
-    Attributes:
-        name: its name in the legend; lines of the same name share a color.
-        steps: [N] optimizer steps.
-        values: [N]; a value that is not finite leaves a gap.
-    """
-
-    name: str
-    steps: Sequence[float]
-    values: Sequence[float]
+    name: str  # its name in the legend; lines of the same name share a color
+    steps: Sequence[float]  # [N] optimizer steps
+    values: Sequence[float]  # [N]; a value that is not finite leaves a gap
 
 
 def curve(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
-    """A chart of one metric over the steps.
-
-    Args:
-        title: the metric.
-        lines: nothing is drawn without a finite value.
-        mark: the step of the best checkpoint, to be marked.
-    """
+    """A chart of one metric over the steps, with the best checkpoint's step marked; empty without a finite value."""
     finite = [(s, v) for line in lines for s, v in zip(line.steps, line.values, strict=True) if math.isfinite(v)]
     if not finite:
         return ""
@@ -55,9 +43,9 @@ def curve(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
     for line in lines:
         kind = names.index(line.name)
         many = sum(other.name == line.name for other in lines) > 1
-        for run in _runs(line):
-            kept = _thinned(run)
-            thinned |= len(kept) < len(run)
+        for segment in _segments(line):
+            kept = _downsampled(segment)
+            thinned |= len(kept) < len(segment)
             parts.append(_polyline([(across.place(s), up.place(v)) for s, v in kept], kind, many))
     notes = ["upwards: logarithmic scale"] * log + ["lowest and highest value of each stretch"] * thinned
     label = "step" + (f" ({'; '.join(notes)})" if notes else "")
@@ -69,12 +57,7 @@ def curve(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
 
 
 def forest(tests: Sequence[ArmTest], label: str) -> str:
-    """The differences of a comparison with their intervals.
-
-    Args:
-        tests: one per arm; those without a difference are left out.
-        label: what the axis shows.
-    """
+    """A chart of the differences of a comparison with their intervals; `label` names the axis."""
     drawn = [(test, test.difference) for test in tests if test.difference is not None]
     if not drawn:
         return ""
@@ -155,7 +138,7 @@ def _frame(across: _Axis, up: _Axis) -> list[str]:
     return parts
 
 
-def _runs(line: Line) -> list[list[tuple[float, float]]]:
+def _segments(line: Line) -> list[list[tuple[float, float]]]:
     """Splits a line at values that are not finite."""
     found: list[list[tuple[float, float]]] = [[]]
     for step, value in zip(line.steps, line.values, strict=True):
@@ -163,10 +146,10 @@ def _runs(line: Line) -> list[list[tuple[float, float]]]:
             found[-1].append((step, value))
         elif found[-1]:
             found.append([])
-    return [run for run in found if run]
+    return [segment for segment in found if segment]
 
 
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _downsampled(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Keeps the lowest and highest point of each stretch of a long line, so that no spike is lost."""
     if len(points) <= _MOST_POINTS:
         return points

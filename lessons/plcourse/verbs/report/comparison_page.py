@@ -10,12 +10,7 @@ from plcourse.verbs.report.charts import forest
 
 
 def comparison_page(result: ComparisonResult, command: Sequence[str]) -> str:
-    """The page of a comparison as HTML.
-
-    Args:
-        result: the comparison.
-        command: the words of the command that shows it in the terminal.
-    """
+    """The page of a comparison as HTML; `command` shows the comparison in the terminal."""
     better = "larger" if result.mode == "max" else "smaller"
     used = sum(cell.left_out is None for comparison in result.comparisons for cell in comparison.cells)
     header = (
@@ -64,4 +59,4 @@ def _cells(comparison: Comparison) -> str:
     for cell in comparison.cells:
         row = [cell.arm, cell.seed, *[cell.fold] * folded, cell.steps, cell.value]
         rows.append([*row, cell.left_out or "", cell.row()["run"] or ""])
-    return page.folded(f"all {len(rows)} scores", page.table(head, rows, "Each score, and the run it is from"))
+    return page.details(f"all {len(rows)} scores", page.table(head, rows, "Each score, and the run it is from"))

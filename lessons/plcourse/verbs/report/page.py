@@ -36,13 +36,7 @@ def number(value: Any) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str) -> str:
-    """A table that scrolls sideways on a narrow screen.
-
-    Args:
-        head: names of the columns; the first column names the rows.
-        rows: the cells; columns without strings are aligned to the right.
-        caption: what the table shows.
-    """
+    """A table that scrolls sideways on a narrow screen; its first column names the rows, numbers are aligned right."""
     lines = [f"<caption><span>{text(caption)}</span></caption>", "<thead><tr>"]
     kinds = ["" if any(isinstance(row[at], str) for row in rows) else ' class="num"' for at in range(len(head))]
     lines += [f'<th scope="col"{kind}>{text(name)}</th>' for name, kind in zip(head, kinds, strict=True)]
@@ -71,18 +65,13 @@ def code(source: str) -> str:
     return f'<pre tabindex="0"><code>{text(source)}</code></pre>'
 
 
-def folded(summary: str, content: str) -> str:
+def details(summary: str, content: str) -> str:
     """Content that a reader can open; open in print."""
     return f"<details><summary>{text(summary)}</summary>{content}</details>"
 
 
 def picture(path: Path, words: str) -> str:
-    """A PNG inside the page.
-
-    Args:
-        path: the file.
-        words: what it shows, as the caption and for screen readers.
-    """
+    """A PNG inside the page, with a text for the caption and for screen readers."""
     content = path.read_bytes()
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
     data = base64.b64encode(content).decode()
@@ -100,14 +89,7 @@ def is_png(path: Path) -> bool:
 
 
 def document(title: str, header: str, sections: Sequence[tuple[str, str, str]], footer: str) -> str:
-    """The whole page.
-
-    Args:
-        title: the window's title, as text.
-        header: markup.
-        sections: anchor, title and markup of each; those without markup are left out.
-        footer: markup.
-    """
+    """The whole page from markup; of each section anchor, title and markup, left out if the markup is empty."""
     filled = [each for each in sections if each[2]]
     links = "".join(f'<li><a href="#{key}">{text(name)}</a></li>' for key, name, _ in filled)
     body = "".join(

@@ -112,7 +112,7 @@ def _folds(summary: dict[str, Any]) -> str:
     caption = "Mean over the folds with its 95 % interval, corrected for the samples that the folds share"
     names = list(folds[0])
     each = [[fold.get(name) for name in names] for fold in folds]
-    return page.table(head, rows, caption) + page.folded(
+    return page.table(head, rows, caption) + page.details(
         f"all {len(folds)} folds", page.table(names, each, "Each fold: samples and scores")
     )
 
@@ -204,7 +204,7 @@ def _config(run: Run) -> str:
         source = run.config_path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return page.folded("config.yaml, complete", page.code(source))
+    return page.details("config.yaml, complete", page.code(source))
 
 
 def _environment(record: dict[str, Any]) -> str:

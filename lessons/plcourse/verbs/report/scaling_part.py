@@ -11,12 +11,7 @@ _HEAD = ["job", "samples/s", "times one rank", "low", "high", "efficiency", "MiB
 
 
 def scaling_part(run: Path, config: str) -> str:
-    """Shows the newest finished benchmark of a config in the same root of runs; empty without one.
-
-    Args:
-        run: the run's folder, ``<root>/<lesson>/<variant>/<time>``.
-        config: the config's name.
-    """
+    """Shows the newest finished benchmark of a config in the run's root of runs; empty without one."""
     above = run.resolve().parents
     files = above[2].glob(f"{BENCHMARKS}/scaling/*/scaling.json") if len(above) > 2 else ()
     for file in sorted(files, reverse=True):

@@ -104,7 +104,7 @@ def _finding(stage: str, key: str, section: Any) -> str:
         return ""
     head = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[row.get(name) for name in head] for row in rows]
-    return page.folded(title, page.table([name.replace("_", " ") for name in head], cells, title))
+    return page.details(title, page.table([name.replace("_", " ") for name in head], cells, title))
 
 
 def _scalars(row: dict[str, Any]) -> dict[str, Any]:

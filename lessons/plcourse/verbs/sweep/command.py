@@ -44,21 +44,13 @@ Sources = dict[str, ConfigSource | None]  # the file that gives each key, None f
 
 @dataclass(frozen=True)
 class SweepCommand:
-    """One invocation of `plcourse sweep`.
+    """One invocation of `plcourse sweep`."""
 
-    Args:
-        plan: the sweep that was described; None when only `--resume` was given.
-        resume: the sweep to resume, `latest` where none was named; None for a new sweep.
-        n_jobs: cells to run at the same time.
-        root: the root of all runs.
-        trust: modules that `--trust` names.
-    """
-
-    plan: SweepPlan | None
-    resume: str | None
-    n_jobs: int
-    root: Path
-    trust: tuple[str, ...]
+    plan: SweepPlan | None  # the sweep that was described; None when only `--resume` was given
+    resume: str | None  # the sweep to resume, `latest` where none was named; None for a new sweep
+    n_jobs: int  # cells to run at the same time
+    root: Path  # the root of all runs
+    trust: tuple[str, ...]  # modules that `--trust` names
 
 
 def sweep_parser() -> LineParser:

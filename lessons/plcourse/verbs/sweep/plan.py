@@ -12,42 +12,25 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison.
+    """One side of a comparison."""
 
-    Args:
-        name: its name in tables, unique in its sweep.
-        config: a packaged config's name or a file.
-        overrides: dotted keys and values that distinguish the arm.
-    """
-
-    name: str
-    config: str
-    overrides: dict[str, Any]
+    name: str  # its name in tables, unique in its sweep
+    config: str  # a packaged config's name or a file
+    overrides: dict[str, Any]  # dotted keys and values that distinguish the arm
 
 
 @dataclass
 class SweepCell:
-    """One fit of a sweep, as `sweep.json` lists it.
-
-    Args:
-        arm: the arm's name.
-        seed: the value of `seed_everything`.
-        grid: dotted keys of the grid and the cell's values.
-        status: `pending`, `running`, `finished`, `failed` or `interrupted`.
-        run: the folder of its run, relative to the sweep's.
-        error: why it failed, in one line.
-        seconds: how long it has run, over all attempts.
-        processes: how many processes train it.
-    """
+    """One fit of a sweep, as `sweep.json` lists it."""
 
     arm: str
-    seed: int
-    grid: dict[str, Any]
-    status: str
-    run: str
-    error: str | None = None
-    seconds: float | None = None
-    processes: int = 1
+    seed: int  # the value of `seed_everything`
+    grid: dict[str, Any]  # dotted keys of the grid and the cell's values
+    status: str  # `pending`, `running`, `finished`, `failed` or `interrupted`
+    run: str  # the folder of its run, relative to the sweep's
+    error: str | None = None  # why it failed, in one line
+    seconds: float | None = None  # how long it has run, over all attempts
+    processes: int = 1  # how many processes train it
 
     @property
     def label(self) -> str:
@@ -57,27 +40,16 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep: every arm with every seed at every point of the grid.
+    """A sweep: every arm with every seed at every point of the grid."""
 
-    Args:
-        name: its folder below `sweeps/`.
-        arms: one or more.
-        seeds: values of `seed_everything`.
-        grid: dotted keys and the values that each takes; may be empty.
-        overrides: dotted keys and values for all cells.
-        then: verbs after each fit.
-        metric: `name` and `mode` of the score to show and to compare by, or None.
-        trust: modules of the user that the configs may name.
-    """
-
-    name: str
-    arms: tuple[Arm, ...]
-    seeds: tuple[int, ...]
-    grid: dict[str, list[Any]]
-    overrides: dict[str, Any]
-    then: tuple[str, ...]
-    metric: dict[str, str] | None
-    trust: tuple[str, ...] = ()
+    name: str  # its folder below `sweeps/`
+    arms: tuple[Arm, ...]  # one or more
+    seeds: tuple[int, ...]  # values of `seed_everything`
+    grid: dict[str, list[Any]]  # dotted keys and the values that each takes; may be empty
+    overrides: dict[str, Any]  # dotted keys and values for all cells
+    then: tuple[str, ...]  # verbs after each fit
+    metric: dict[str, str] | None  # `name` and `mode` of the score to show and to compare by, or None
+    trust: tuple[str, ...] = ()  # modules of the user that the configs may name
 
     def points(self) -> list[dict[str, Any]]:
         """Every combination of the grid's values; one empty point without a grid."""

@@ -22,25 +22,24 @@ _TAIL = 4096  # bytes of a log that are searched for its last line
 
 
 class Screen:
-    """Prints lines, and on a terminal a table of the running cells and all scores below them.
-
-    Args:
-        sweep: the sweep.
-        stream: the output; standard output when None.
-    """
+    """Prints lines to a stream, on a terminal with a table of the running cells and all scores below them."""
 
     def __init__(self, sweep: Sweep, stream: TextIO | None = None) -> None:
         self._sweep = sweep
         output: TextIO = stream or sys.stdout
         self._console = Console(file=output, force_terminal=output.isatty(), force_jupyter=False)
-        # No refresh thread: workers are forked from this process.
-        self._live = Live(
-            console=self._console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
-        )
-        self._is_live = output.isatty() and not self._console.is_dumb_terminal
         self._next = 0.0
         self._since: dict[str, float] = {}
         self._complained = False
+        self._is_live = output.isatty() and not self._console.is_dumb_terminal
+        self._live = Live(
+            get_renderable=self._table,
+            console=self._console,
+            auto_refresh=False,  # no thread: workers are forked from this process
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def started(self, cell: SweepCell) -> None:
         """Notes when a cell began."""
@@ -69,19 +68,21 @@ class Screen:
         if not self._live.is_started:
             self._live.start()
             self._console.show_cursor()  # a killed process could not bring it back
-        columns = self._console.width - 1
-        lines = [*self._running(now, columns), "", *summary(self._sweep, columns)]
-        self._live.update(Text(printable("\n".join(lines))), refresh=True)
+        self._live.refresh()
 
     def close(self) -> None:
         """Removes the table."""
-        if self._live.is_started:
-            self._live.update("")
-            self._live.stop()
         self._is_live = False
+        if self._live.is_started:
+            self._live.stop()
 
-    def _running(self, now: float, columns: int) -> list[str]:
-        lines = []
+    def _table(self) -> Text:
+        columns = self._console.width - 1
+        lines = [*self._running(columns), "", *summary(self._sweep, columns)] if self._is_live else []
+        return Text(printable("\n".join(lines)))
+
+    def _running(self, columns: int) -> list[str]:
+        lines, now = [], time.monotonic()
         for cell in self._sweep.cells:
             if cell.status == "running":
                 seconds = now - self._since.get(cell.run, now)
@@ -102,12 +103,7 @@ def cell_line(sweep: Sweep, cell: SweepCell) -> str:
 
 
 def summary(sweep: Sweep, columns: int | None = None) -> list[str]:
-    """A table with a row for every arm and point of the grid: how many cells are done, and their mean score.
-
-    Args:
-        sweep: the sweep.
-        columns: the width of the output; None for that of standard output.
-    """
+    """A table of how many cells of every arm and point of the grid are done, and their mean score."""
     limit = columns or width()
     groups: dict[str, list[SweepCell]] = {}
     for cell in sweep.cells:

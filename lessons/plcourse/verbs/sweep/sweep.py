@@ -29,30 +29,18 @@ _EXIT_SECONDS = 5.0  # for a killed worker to disappear; longer only in a hung d
 
 
 class ResolvedConfig(NamedTuple):
-    """The complete config of an arm at a point of the grid.
+    """The complete config of an arm at a point of the grid."""
 
-    Attributes:
-        text: YAML.
-        processes: how many processes it trains in.
-    """
-
-    text: str
-    processes: int
+    text: str  # YAML
+    processes: int  # how many processes it trains in
 
 
 class Sweep:
-    """One sweep's folder.
-
-    Args:
-        path: the folder.
-        root: the runs' root.
+    """One sweep's folder; a UserError if its `sweep.json` cannot be read.
 
     Attributes:
         cells: the cells in the order in which they run.
         record: the other fields of `sweep.json`.
-
-    Raises:
-        UserError: `sweep.json` cannot be read.
     """
 
     def __init__(self, path: str | Path, root: str | Path) -> None:
@@ -72,9 +60,6 @@ class Sweep:
             resolved: the config of every arm and point, in the order of `plan.arms_and_points()`.
             root: the runs' root.
             threads: torch's threads in each process.
-
-        Raises:
-            UserError: the folder cannot be made.
         """
         parent = root / SWEEPS / plan.name
         cells = plan.cells()
@@ -139,11 +124,8 @@ class Sweep:
     def reopen(self, plan: SweepPlan | None) -> list[SweepCell]:
         """Prepares the sweep to be resumed in this process and returns the cells that are still to be run.
 
-        Args:
-            plan: the plan that the command describes, which must be the sweep's; None to check nothing.
-
         Raises:
-            UserError: the sweep is running elsewhere, or the plan differs.
+            UserError: the sweep is running elsewhere, or a plan is given and differs from the sweep's.
         """
         if self.status == "running" and self.record.get("pid") != os.getpid():
             raise UserError(f"sweep '{self.path}' is still running (process {self.record.get('pid')})")

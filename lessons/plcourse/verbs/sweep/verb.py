@@ -24,13 +24,7 @@ from plcourse.verbs.sweep.sweep import LOG, ResolvedConfig, Sweep
 
 
 def sweep(verb: str, arguments: list[str]) -> None:
-    """Runs `plcourse sweep (-c SWEEP | --arms CONFIG...) [flags]` or `plcourse sweep --resume [SWEEP]`.
-
-    Raises:
-        UserError: a bad request, before anything runs.
-        RunFailed: cells failed.
-        Interrupted: a signal stopped it.
-    """
+    """Runs `plcourse sweep (-c SWEEP | --arms CONFIG...) [flags]` or `plcourse sweep --resume [SWEEP]`."""
     command = read_command(arguments)
     record, pending = None, []
     if command.resume is not None:
