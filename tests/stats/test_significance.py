@@ -273,6 +273,12 @@ class TestPower:
         found = (2 * stats.t.sf(abs(t), n - 1) < 0.05).mean()
         assert paired_power(1.2, 1, n, test_train_ratio=ratio) == pytest.approx(found, abs=0.012)
 
+    def test_a_tail_that_scipy_cannot_compute_does_not_make_the_power_one(self):
+        # nctdtr gives NaN for the wrong side here; the normal approximation of the power is 0.9274
+        shift = 5.376124999531291
+        assert paired_power(shift / math.sqrt(555), 1, 555, alpha=1e-4) == pytest.approx(0.9263, abs=1e-4)
+        assert (required_pairs(shift / math.sqrt(555), 1, alpha=1e-4, power=0.99) or 0) > 742
+
     @given(st.floats(0.05, 5), st.sampled_from([0.001, 0.05, 0.2]), st.sampled_from([0.5, 0.8, 0.95]))
     @settings(max_examples=40)
     def test_the_number_is_the_smallest(self, effect, alpha, power):

@@ -170,9 +170,11 @@ def paired_power(difference: float, sd: float, n: int, alpha: float = 0.05, test
     shift = abs(difference) / (sd * math.sqrt(1 / n + test_train_ratio))
     critical = float(stdtrit(n - 1, 1 - alpha / 2))
     missed = float(nctdtr(n - 1, shift, critical))
-    wrong_side = float(nctdtr(n - 1, shift, -critical))
-    if not (math.isfinite(missed) and math.isfinite(wrong_side)):  # the shift is too large for the algorithm
+    if not math.isfinite(missed):  # the shift is too large for the algorithm
         return 1.0 if shift > critical else 0.0
+    wrong_side = float(nctdtr(n - 1, shift, -critical))
+    if not math.isfinite(wrong_side):  # too small for the algorithm
+        wrong_side = 0.0
     return min(1.0, max(0.0, 1 - missed + wrong_side))
 
 
