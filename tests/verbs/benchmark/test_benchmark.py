@@ -152,7 +152,7 @@ def test_a_root_that_is_no_folder(plcourse: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ([], "say first what to measure: scaling"),
+        ([], "needs the name of a benchmark: scaling"),
         (["scalin"], "did you mean 'scaling'?"),
         (["scaling", "-c", "ddp/mpl"], "did you mean 'ddp/mlp'?"),
         (["scaling", "-c", "ddp/mlp", "--trainer.max_step", "3"], "did you mean '--trainer.max_steps'?"),

@@ -1,4 +1,4 @@
-"""What a scaling benchmark measures and says: jobs, intervals of the median, shares that add up, and its sentences."""
+"""The jobs of a scaling benchmark, intervals of the median, fractions that add up, and the sentences."""
 
 import math
 from typing import Any
@@ -7,9 +7,18 @@ import pytest
 
 from plcourse.errors import UserError
 from plcourse.verbs.benchmark.plan import Job, Stretch, job_flags, jobs_of, read_command, stretches_of
-from plcourse.verbs.benchmark.result import FEWEST, _clock, _shares, estimate, median_interval, sentences
+from plcourse.verbs.benchmark.result import (
+    FEWEST,
+    Estimate,
+    ModelSize,
+    ScalingResult,
+    ddp_clock,
+    median_interval,
+    sentences,
+    time_split,
+)
 
-MODEL = {"gradient_bytes": 1_600_000, "flops_per_gradient_byte": 71.3}
+MODEL = ModelSize(400_000, 1_600_000, 114_080_000, 71.3)
 
 
 def labels(jobs: list[Job]) -> list[str]:
@@ -56,9 +65,9 @@ def test_world_sizes_begin_with_one_rank() -> None:
     ("arguments", "wanted"),
     [
         ([], "needs -c NAME_OR_PATH"),
-        (["-c", "x", "--pairs", "none"], "--pairs is 'none'; it is a whole number, 1 or more"),
+        (["-c", "x", "--pairs", "none"], "--pairs is 'none'; it must be a whole number, 1 or more"),
         (["-c", "x", "--world_sizes", "two"], "such as 1,2,4"),
-        (["-c", "x", "--then", "test"], "--then has no use here"),
+        (["-c", "x", "--then", "test"], "--then has no effect"),
         (["-c", "x", "--json", "numbers.txt"], "ends with .json"),
     ],
 )
@@ -104,25 +113,55 @@ def rounds_of(one: float, ranks: float, silent: float, threads: float) -> list[d
     return rounds
 
 
-def test_the_shares_add_up_to_the_step() -> None:
-    share = _shares(rounds_of(one=1.0, ranks=0.8, silent=0.6, threads=0.5), at=2, ranks=2, rival=1)
-    assert share["efficiency"]["median"] == pytest.approx(1.0 / (2 * 0.8))
-    assert share["communication"]["median"] == pytest.approx((0.8 - 0.6) / 0.8)
-    assert share["rest"]["median"] == pytest.approx((0.6 - 0.5) / 0.8)
-    assert share["against_threads"]["median"] == pytest.approx(0.5 / 0.8)
-    assert sum(share[part]["median"] for part in ("efficiency", "communication", "rest")) == pytest.approx(1)
+def test_the_fractions_add_up_to_the_step() -> None:
+    split = time_split(rounds_of(one=1.0, ranks=0.8, silent=0.6, threads=0.5), at=2, ranks=2, rival=1)
+    assert split.efficiency.median == pytest.approx(1.0 / (2 * 0.8))
+    assert split.communication.median == pytest.approx((0.8 - 0.6) / 0.8)
+    assert split.rest.median == pytest.approx((0.6 - 0.5) / 0.8)
+    assert split.against_threads is not None
+    assert split.against_threads.median == pytest.approx(0.5 / 0.8)
+    parts = (split.efficiency, split.communication, split.rest)
+    assert sum(part.median for part in parts) == pytest.approx(1)
+
+
+def result_of(**fields: Any) -> ScalingResult:
+    known: dict[str, Any] = {
+        "config": "ddp/mlp",
+        "device": "cpu",
+        "available": 2,
+        "used_by_others": 0.02,
+        "world_sizes": [1, 2],
+        "global_batch": 64,
+        "pairs": 9,
+        "steps": 20,
+        "warmup": 20,
+        "model": MODEL,
+        "rows": [],
+        "splits": [],
+        "rounds": [],
+    }
+    return ScalingResult(**{**known, **fields})
 
 
 def said(*times: float, pairs: int = 9, others: float = 0.02) -> list[str]:
-    shares = [{**_shares(rounds_of(*times), 2, 2, 1), "rival": "1 process, 2 threads"}]
-    report = {"world_sizes": [1, 2], "available": 2, "device": "cpu", "used_by_others": others, "model": MODEL}
-    return sentences({**report, "pairs": pairs, "shares": shares})
+    split = time_split(rounds_of(*times), 2, 2, 1)
+    split.rival = "1 process, 2 threads"
+    return sentences(result_of(used_by_others=others, pairs=pairs, splits=[split]))
 
 
-def test_the_sentences_follow_the_measured_shares() -> None:
+def test_the_file_keeps_its_keys() -> None:
+    split = time_split(rounds_of(1.0, 0.8, 0.6, 0.5), 2, 2, 1)
+    content = result_of(splits=[split]).as_json()
+    assert "splits" not in content
+    assert content["shares"][0]["efficiency"]["median"] == split.efficiency.median
+    assert content["model"]["flops_per_step"] == MODEL.flops_per_step
+    assert len(content["sentences"]) == 3
+
+
+def test_the_sentences_follow_the_measured_split() -> None:
     bound = said(1.0, 2.0, 0.7, 0.8)
     assert bound[0].startswith("2 ranks are slower than one: 0.50 x")
-    assert bound[1].startswith("communication is what holds it back: 65 % (65 to 65) of a step is communication")
+    assert bound[1].startswith("communication limits it: 65 % (65 to 65) of a step is communication")
     assert "1.6 MB of gradients, 71 operations for each byte of them" in bound[1]
     assert bound[2].startswith("2 ranks are slower than 1 process, 2 threads: 0.40 x")
     good = said(1.0, 0.55, 0.53, 0.6)
@@ -130,30 +169,29 @@ def test_the_sentences_follow_the_measured_shares() -> None:
     assert good[1].startswith("it scales, because little is lost: 4 %")
     assert good[2].startswith("2 ranks are faster than 1 process, 2 threads: 1.09 x")
     rest = said(1.0, 0.9, 0.88, 0.9)
-    assert rest[1].startswith("what the ranks do not share holds it back, more than communication: 2 %")
+    assert rest[1].startswith("work that the ranks do not share limits it more than communication: 2 %")
     assert rest[2].endswith("inconclusive which is faster.")
 
 
 def test_no_verdict_without_an_interval() -> None:
     assert said(1.0, 2.0, 0.7, 0.8, pairs=FEWEST - 1) == [
-        "no verdict: 5 rounds give no 95 % interval; --pairs 6 or more does."
+        "no verdict: 5 rounds give no 95 % interval; use --pairs 6 or more."
     ]
 
 
 def test_no_verdict_on_a_busy_machine() -> None:
     (line,) = said(1.0, 2.0, 0.7, 0.8, others=0.83)
-    assert line.startswith("no verdict: others used 83 % of this machine's cores")
+    assert line.startswith("no verdict: other processes used 83 % of this machine's cores")
 
 
 @pytest.mark.parametrize(("device", "what"), [("cpu", "core"), ("NVIDIA H100", "GPU")])
 def test_one_device_has_one_world_size(device: str, what: str) -> None:
-    report = {"world_sizes": [1], "available": 1, "device": device, "used_by_others": 0.0, "model": MODEL}
-    (line,) = sentences({**report, "pairs": 9, "shares": []})
+    (line,) = sentences(result_of(world_sizes=[1], available=1, device=device))
     assert line == f"world size 1 only: this machine has one {what}, so nothing can be said about more."
 
 
 def test_an_estimate_has_its_range() -> None:
-    assert estimate([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "low": None, "high": None}
+    assert Estimate.of([3.0, 1.0, 2.0]) == Estimate(median=2.0, min=1.0, max=3.0, low=None, high=None)
 
 
 def test_the_clock_of_ddp_is_read_job_by_job() -> None:
@@ -161,5 +199,5 @@ def test_the_clock_of_ddp_is_read_job_by_job() -> None:
         clock = ((1, 0.2, 0.1), (2, 0.9, 0.8), (1, 0.4, 0.3))
 
     heard: Any = Heard()
-    assert _clock(heard, 1) == pytest.approx({"communication": 0.3, "exposed": 0.2})
-    assert _clock(heard, 0) is None
+    assert ddp_clock(heard, 1) == pytest.approx({"communication": 0.3, "exposed": 0.2})
+    assert ddp_clock(heard, 0) is None

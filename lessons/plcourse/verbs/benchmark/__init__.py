@@ -1,1 +1,1 @@
-"""How a training scales over processes: what `plcourse benchmark scaling` measures, and what it says about it."""
+"""The verb `benchmark`."""

@@ -1,4 +1,4 @@
-"""Lets one job at a time train a stretch, round after round, while the others sleep."""
+"""Lets the jobs train one at a time, a stretch each, round after round."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from multiprocessing.connection import Connection
 from statistics import fmean
 from typing import Any
 
-from plcourse.verbs.benchmark.plan import Command, Job, Stretch, stretches_of
-from plcourse.verbs.benchmark.timed_callback import Order, Report
+from plcourse.verbs.benchmark.plan import Job, ScalingCommand, Stretch, stretches_of
+from plcourse.verbs.benchmark.timed_callback import Order, RankReport
 
 SECONDS = 1.0  # how long a stretch of one rank should take
 FEWEST, MOST = 20, 1000  # steps of a stretch that nobody chose
@@ -16,59 +16,47 @@ FEWEST, MOST = 20, 1000  # steps of a stretch that nobody chose
 
 @dataclass
 class Coordinator:
-    """Tells the ranks of all jobs when to train, and collects what they report.
+    """Tells the ranks of all jobs when to train, and collects their reports.
 
-    Each round has every stretch once, and begins with another one than the round before, so that a machine that slows
-    down slows all of them.
-
-    Args:
-        jobs: the jobs.
-        command: rounds, steps and warm-up.
-        say: shows how far it is, one short line.
+    Each round has every stretch once and begins with a different one, so a machine that slows down slows all of them.
 
     Attributes:
-        ends: the ranks' ends of their connections, by job and rank, for the processes that are forked.
-        rounds: for each round the samples per second of every stretch.
-        reports: the last report of every rank, by job.
-        clock: for each stretch that exchanged gradients its job and what DDP's own clock says, as shares of a step:
-            all communication, and the part of it that no computation covered; means over the ranks.
-        steps: training steps of a stretch.
-        flops: floating-point operations of one step with the global batch; None where nobody counted.
+        ends: the ranks' ends of their connections, by job and rank, which forked processes inherit.
+        rounds: for each round, the samples per second of every stretch.
+        clock: for each stretch that exchanged gradients, its job and two fractions of a step by DDP's own clock,
+            averaged over the ranks: all communication, and the part that did not overlap with computation.
     """
 
-    jobs: list[Job]
-    command: Command
-    say: Callable[[str], None]
+    jobs: list[Job]  # the jobs
+    command: ScalingCommand  # rounds, steps and warm-up
+    say: Callable[[str], None]  # shows the progress in one short line
     ends: list[list[Connection]] = field(default_factory=list)
     rounds: list[dict[Stretch, float]] = field(default_factory=list)
-    reports: list[list[Report]] = field(default_factory=list)
+    reports: list[list[RankReport]] = field(default_factory=list)  # the last report of every rank, by job
     clock: list[tuple[int, float, float]] = field(default_factory=list)
-    steps: int = 0
-    flops: int | None = None
+    steps: int = 0  # training steps of a stretch
+    flops: int | None = None  # floating-point operations of one step with the global batch; None if not counted
 
     def __post_init__(self) -> None:
         pipes = [[Pipe() for _ in range(job.ranks)] for job in self.jobs]
         self._ours = [[ours for ours, _ in of_job] for of_job in pipes]
         self.ends = [[theirs for _, theirs in of_job] for of_job in pipes]
-        self._play = self._orders()
-        self._waiting_for = next(self._play)
+        self._schedule = self._orders()
+        self._waiting_for = next(self._schedule)
 
     @property
     def connections(self) -> list[Any]:
-        """What becomes ready when a rank has reported."""
+        """The connections that become readable when a rank reports."""
         return [connection for of_job in self._ours for connection in of_job]
 
     def tick(self) -> None:
-        """Takes the reports that are there; with the last one of a stretch it gives the next order."""
-        while self._waiting_for is not None and all(c.poll() for c in self._of(self._waiting_for)):
-            reports = [connection.recv() for connection in self._of(self._waiting_for)]
-            self._waiting_for = self._play.send(reports)
-
-    def _of(self, job: int) -> list[Connection]:
-        return self._ours[job]
+        """Reads the reports of a stretch once all ranks have sent theirs, then gives the next order."""
+        while self._waiting_for is not None and all(c.poll() for c in self._ours[self._waiting_for]):
+            reports = [connection.recv() for connection in self._ours[self._waiting_for]]
+            self._waiting_for = self._schedule.send(reports)
 
     def _orders(self) -> Any:
-        """Yields the number of the job that is to report, None at the end; gets its reports sent."""
+        """Yields the job that reports next, None at the end; receives its reports."""
         for at, job in enumerate(self.jobs):
             self.say(f"starting: {job.label}")
             self.reports.append((yield at))
@@ -96,7 +84,7 @@ class Coordinator:
             self._give(at, None)
         yield None
 
-    def _note_clock(self, job: int, reports: list[Report]) -> None:
+    def _note_clock(self, job: int, reports: list[RankReport]) -> None:
         times = [report.communication for report in reports if report.communication is not None]
         if times:
             step = reports[0].seconds / self.steps
@@ -104,5 +92,5 @@ class Coordinator:
             self.clock.append((job, total / step, exposed / step))
 
     def _give(self, job: int, order: Order | None) -> None:
-        for connection in self._of(job):
+        for connection in self._ours[job]:
             connection.send(order)

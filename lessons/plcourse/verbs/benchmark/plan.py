@@ -1,7 +1,7 @@
-"""What a scaling benchmark was asked for, and the jobs that it measures. No torch.
+"""Reads what a scaling benchmark was asked for, and plans the jobs that it measures. No torch.
 
-A *job* is one way to train the same global batch: so many ranks with so many threads each. A *stretch* is what one job
-does in one round; the job of several ranks has a second one, in which the ranks do not exchange their gradients.
+A *job* is one way to train the same global batch: a number of ranks with a number of threads each. A *stretch* is what
+one job does in one round; a job of several ranks has a second one, in which the ranks do not exchange their gradients.
 """
 
 from dataclasses import dataclass
@@ -15,49 +15,38 @@ from plcourse.runs.run import runs_root
 
 PAIRS = 9
 WARMUP = 20
+_ENDLESS = 10_000_000  # steps; schedules need to know the end
 _REFUSED = ("--run", "--ckpt_path", "--then", "--allow_untrained", "--print_config", "--help_all")
 
 
 @dataclass(frozen=True)
-class Command:
+class ScalingCommand:
     """One invocation of `plcourse benchmark scaling`.
 
     Args:
-        arguments: the config and everything else that `fit` understands.
-        world_sizes: how many ranks to measure, ascending and beginning with 1; None for what the machine has.
-        pairs: rounds; each measures every job once.
-        steps: training steps of a stretch; None for as many as one rank takes in a second.
-        warmup: steps that each job trains before the first round.
-        json: the file for the numbers beside the benchmark's own; `-` prints them, None writes no more.
-        root: the root of all runs.
+        world_sizes: numbers of ranks to measure, ascending from 1; None to choose them for the machine.
     """
 
-    arguments: list[str]
+    arguments: list[str]  # the config and everything else that `fit` understands
     world_sizes: tuple[int, ...] | None
-    pairs: int
-    steps: int | None
-    warmup: int
-    json: str | None
-    root: Path
+    pairs: int  # rounds; each measures every job once
+    steps: int | None  # training steps of a stretch; None for as many as one rank takes in a second
+    warmup: int  # steps that each job trains before the first round
+    json: str | None  # a second file for the result; `-` prints it
+    root: Path  # the root of all runs
 
 
 @dataclass(frozen=True)
 class Job:
-    """One way to train the global batch.
-
-    Args:
-        ranks: processes.
-        threads: torch's threads in each.
-        device: `cpu` or `cuda`.
-    """
+    """One way to train the global batch."""
 
     ranks: int
-    threads: int
-    device: str
+    threads: int  # torch's threads in each
+    device: str  # `cpu` or `cuda`
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         if self.device == "cuda":
             return f"{self.ranks} GPU{'s' * (self.ranks > 1)}"
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
@@ -65,21 +54,30 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Its folder below that of the benchmark."""
+        """Its folder, relative to the benchmark's."""
         return f"jobs/{self.ranks}x{self.threads}"
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """What one job does in one round.
+    """What one job does in one round."""
 
-    Args:
-        job: the job's number.
-        exchange: whether its ranks exchange gradients.
-    """
+    job: int  # the job's number
+    exchange: bool = True  # whether its ranks exchange gradients
 
-    job: int
-    exchange: bool = True
+
+@dataclass(frozen=True)
+class ScalingSetup:
+    """The config to measure, and what the jobs need to know of it and of the machine."""
+
+    name: str
+    config: str  # the complete config as YAML
+    trust: list[str]  # modules of the user that it may name
+    device: str  # `cpu` or `cuda`
+    device_name: str | None  # the GPU's name; None on a CPU
+    available: int  # cores or GPUs
+    global_batch: int  # samples of a step over all ranks
+    strategy: Any  # the config's `trainer.strategy`
 
 
 def scaling_parser() -> LineParser:
@@ -98,23 +96,21 @@ def scaling_parser() -> LineParser:
     return parser
 
 
-def read_command(arguments: list[str]) -> Command:
+def read_command(arguments: list[str]) -> ScalingCommand:
     """Reads the arguments of `plcourse benchmark scaling`.
 
     Raises:
-        UserError: a value that cannot be, or a flag that a benchmark has no use for.
+        UserError: an invalid value, or a flag that has no effect on a benchmark.
     """
     args, rest = scaling_parser().parse_known_args(arguments)
     flags = [word.partition("=")[0] for word in rest]
     if "-c" not in flags and "--config" not in flags:
         raise UserError("plcourse benchmark scaling needs -c NAME_OR_PATH, such as -c ddp/one_process")
     if refused := next((flag for flag in flags if flag in _REFUSED), None):
-        raise UserError(
-            f"plcourse benchmark scaling: {refused} has no use here: it trains from fresh weights, and stops"
-        )
+        raise UserError(f"plcourse benchmark scaling: {refused} has no effect: it trains from fresh weights, and stops")
     if args.json not in (None, "-") and not (args.json.endswith(".json") and Path(args.json).parent.is_dir()):
-        raise UserError(f"--json {args.json!r}: give - or a file that ends with .json, in a folder that exists")
-    return Command(
+        raise UserError(f"--json is {args.json!r}; give - or a file that ends with .json, in a folder that exists")
+    return ScalingCommand(
         rest,
         None if args.world_sizes is None else _world_sizes(args.world_sizes),
         _count("--pairs", args.pairs),
@@ -126,15 +122,12 @@ def read_command(arguments: list[str]) -> Command:
 
 
 def jobs_of(world_sizes: tuple[int, ...] | None, device: str, available: int) -> list[Job]:
-    """The jobs to measure: for each world size the ranks, and on a CPU one process with as many threads.
+    """Lists the jobs: the ranks of each world size and, on a CPU, one process with as many threads.
 
     Args:
-        world_sizes: as asked for; None for 1, 2, 4, ... and all that there are.
+        world_sizes: as given; None for 1, 2, 4, ... and all cores or GPUs.
         device: `cpu` or `cuda`.
-        available: cores or GPUs.
-
-    Raises:
-        UserError: more ranks than cores or GPUs, which would measure how they wait for each other.
+        available: cores or GPUs; more ranks than these are a UserError.
     """
     what = "GPU" if device == "cuda" else "core"
     if world_sizes is None:
@@ -142,7 +135,7 @@ def jobs_of(world_sizes: tuple[int, ...] | None, device: str, available: int) ->
     if world_sizes[-1] > available:
         raise UserError(
             f"--world_sizes {world_sizes[-1]}: this machine has {available} {what}{'s' * (available > 1)}; "
-            "ranks that share one would be measured as they wait for each other"
+            "ranks that share one would only wait for each other"
         )
     ranks = [Job(n, 1, device) for n in world_sizes]
     threads = [Job(1, n, device) for n in world_sizes if n > 1 and device == "cpu"]
@@ -150,26 +143,20 @@ def jobs_of(world_sizes: tuple[int, ...] | None, device: str, available: int) ->
 
 
 def stretches_of(jobs: list[Job]) -> list[Stretch]:
-    """What a round consists of."""
+    """The stretches of a round."""
     silent = [Stretch(at, exchange=False) for at, job in enumerate(jobs) if job.ranks > 1]
     return [*(Stretch(at) for at in range(len(jobs))), *silent]
 
 
 def job_flags(job: Job, global_batch: int, strategy: Any) -> list[str]:
-    """What makes a fit of the config into this job: endless, and without validation.
+    """The flags that make a fit of the config this job, without an end and without validation.
 
-    Args:
-        job: the job.
-        global_batch: samples of a step over all ranks.
-        strategy: the config's own for several ranks; `auto` for the default.
-
-    Raises:
-        UserError: the ranks cannot share the batch equally.
+    The config's strategy is kept for several ranks. A batch that they cannot share equally is a UserError.
     """
     if global_batch % job.ranks:
         raise UserError(
             f"a step has {global_batch} samples (batch_size times devices of the config), which {job.ranks} ranks "
-            f"cannot share equally: choose a --data.init_args.batch_size that makes it a multiple of {job.ranks}"
+            f"cannot share equally; choose a --data.init_args.batch_size that makes it a multiple of {job.ranks}"
         )
     if job.ranks == 1:
         strategy = "auto"
@@ -193,17 +180,14 @@ def job_flags(job: Job, global_batch: int, strategy: Any) -> list[str]:
     )
 
 
-_ENDLESS = 10_000_000  # steps, for schedules that need to know the end
-
-
 def _world_sizes(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.strip("[]").split(",")]
     if not all(word.isdecimal() and int(word) for word in words):
-        raise UserError(f"--world_sizes is {text!r}; it is a list of numbers of ranks such as 1,2,4")
+        raise UserError(f"--world_sizes is {text!r}; it must be a list of numbers of ranks such as 1,2,4")
     return tuple(sorted({1, *map(int, words)}))  # everything is measured against one rank
 
 
 def _count(flag: str, text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise UserError(f"{flag} is {text!r}; it is a whole number, 1 or more")
+        raise UserError(f"{flag} is {text!r}; it must be a whole number, 1 or more")
     return int(text)

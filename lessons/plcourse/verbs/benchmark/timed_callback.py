@@ -1,7 +1,7 @@
-"""The callback that lets a fit train a stretch of steps when it is told to, and times it.
+"""The callback that lets a fit train and time a stretch of steps on order.
 
-A job stays warm from one round to the next: imports, data, model, process group and thread pools are there, and its
-ranks sleep in the hook before a batch until their connection says go.
+A job stays warm from one round to the next: imports, data, model, process group and thread pools are ready, and its
+ranks sleep in the hook before a batch until an order arrives.
 """
 
 import resource
@@ -23,70 +23,58 @@ from plcourse.processes.collectives import maximum
 from plcourse.processes.rank_process import stop_requested
 from plcourse.training.communication import Communication, CommunicationTimer
 
-LEAD = 3  # steps before the clock starts, for caches and threads that have slept
-_LOOK = 10  # steps from one look at DDP's own clock to the next, as a look costs 50 us
-_NAP = 0.1  # seconds between two looks at signals while waiting
+LEAD = 3  # steps before the clock starts, to warm up caches and threads
+_LOOK = 10  # steps between two readings of DDP's own clock, which cost 50 us each
+_NAP = 0.1  # seconds between two checks for signals while waiting
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a rank is to do next.
+    """The next stretch of a rank."""
 
-    Args:
-        steps: training steps to time.
-        exchange: whether the ranks exchange gradients.
-        count: whether to count the operations of one step, before the clock starts.
-    """
-
-    steps: int
-    exchange: bool = True
-    count: bool = False
+    steps: int  # training steps to time
+    exchange: bool = True  # whether the ranks exchange gradients
+    count: bool = False  # whether to count the operations of one step, before the clock starts
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a rank says of itself, or of a stretch.
+class RankReport:
+    """What a rank measured in a stretch.
 
     Args:
-        seconds: from the moment when all ranks began to the moment when all were done.
-        samples: that this rank trained on.
-        memory: bytes; the rank's peak resident set, pages shared with other processes included, or its peak of
+        memory: bytes; the rank's peak resident set, including pages shared with other processes, or its peak of
             allocated memory on a GPU.
-        gradient_bytes: of all gradients that are exchanged in a step.
-        parameters: numbers that are trained.
-        flops: floating-point operations of one step where they were counted, forward and backward; else None.
-        communication: by DDP's own clock, where gradients were exchanged; else None.
     """
 
-    seconds: float
-    samples: int
+    seconds: float  # from the moment when all ranks began to the moment when all were done
+    samples: int  # the samples that this rank trained on
     memory: int
-    gradient_bytes: int
-    parameters: int
-    flops: int | None
-    communication: Communication | None
+    gradient_bytes: int  # bytes of the gradients that are exchanged in a step
+    parameters: int  # trained parameters
+    flops: int | None  # floating-point operations of the forward and backward pass of one step; None if not counted
+    communication: Communication | None  # as DDP's own clock shows it; None if no gradients were exchanged
 
 
 class TimedCallback(Callback):
-    """Trains stretches of steps on order; `None` for an order ends the fit.
+    """Trains stretches of steps on order; the order `None` ends the fit.
 
     Args:
-        connection: where orders come from and reports go to; the first report says that the rank is ready.
+        connection: orders come from it and reports go to it; the first report means that the rank is ready.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._play: Generator[None, Any, None] | None = None
+        self._schedule: Generator[None, Any, None] | None = None
         self._flops: int | None = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Goes on to the batch that is about to be trained on."""
-        if self._play is None:
-            self._play = self._stretches(trainer)
-            next(self._play)
-        self._play.send(batch)
+        """Hands the next batch to the stretch, which returns when it should be trained on."""
+        if self._schedule is None:
+            self._schedule = self._stretches(trainer)
+            next(self._schedule)
+        self._schedule.send(batch)
 
     def _stretches(self, trainer: pl.Trainer) -> Generator[None, Any, None]:
         batch = yield
@@ -94,7 +82,7 @@ class TimedCallback(Callback):
         model = trainer.strategy.model
         timer = CommunicationTimer(model, _LOOK) if isinstance(model, DistributedDataParallel) else None
         while (order := self._next_order(trainer)) is not None:
-            _exchange(trainer, order.exchange)
+            _set_exchange(trainer, order.exchange)
             if order.count:
                 counter = FlopCounterMode(display=False)
                 with counter:
@@ -102,14 +90,14 @@ class TimedCallback(Callback):
                 self._flops = counter.get_total_flops()
             for _ in range(LEAD):
                 batch = yield
-            _together(trainer)
+            _synchronize(trainer)
             began, samples = time.perf_counter(), 0
             for step in range(order.steps):
                 samples += _size(batch)
                 batch = yield
                 if timer is not None and order.exchange and step % _LOOK == 0:
                     timer.look()
-            _together(trainer)
+            _synchronize(trainer)
             seconds = time.perf_counter() - began
             self._report(trainer, seconds, samples, timer.take() if timer is not None else None)
         trainer.should_stop = True
@@ -130,19 +118,19 @@ class TimedCallback(Callback):
         gradient_bytes = sum(p.numel() * p.element_size() for p in trained)
         parameters = sum(p.numel() for p in trained)
         self._connection.send(
-            Report(seconds, samples, _memory(trainer), gradient_bytes, parameters, self._flops, communication)
+            RankReport(seconds, samples, _memory(trainer), gradient_bytes, parameters, self._flops, communication)
         )
 
 
-def _together(trainer: pl.Trainer) -> None:
-    """Waits until this rank's device, then every rank, has come here."""
+def _synchronize(trainer: pl.Trainer) -> None:
+    """Waits for this rank's device, then for all ranks."""
     if trainer.strategy.root_device.type == "cuda":
         torch.cuda.synchronize()
     maximum((0,))
 
 
-def _exchange(trainer: pl.Trainer, exchange: bool) -> None:
-    """Whether the backward passes to come average the gradients, as DistributedDataParallel.no_sync does."""
+def _set_exchange(trainer: pl.Trainer, exchange: bool) -> None:
+    """Sets whether backward passes average the gradients, as DistributedDataParallel.no_sync does."""
     model = trainer.strategy.model
     if isinstance(model, DistributedDataParallel):
         model.require_backward_grad_sync = exchange

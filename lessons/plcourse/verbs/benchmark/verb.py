@@ -1,4 +1,4 @@
-"""The verb `benchmark`: picks what is to be measured, and imports what that needs."""
+"""The verb `benchmark`: chooses the benchmark and imports only what it needs."""
 
 from importlib import import_module
 
@@ -7,18 +7,14 @@ from plcourse.errors import UserError, nearest
 
 
 def benchmark(verb: str, arguments: list[str]) -> None:
-    """`plcourse benchmark NAME [flags]`.
-
-    Raises:
-        UserError: no such benchmark, or a bad request; RunFailed: it could not be finished.
-    """
+    """Runs `plcourse benchmark NAME [flags]`."""
     known = ", ".join(catalog.BENCHMARKS)
     if not arguments or arguments[0].startswith("-"):
-        raise UserError(f"plcourse benchmark: say first what to measure: {known}")
+        raise UserError(f"plcourse benchmark needs the name of a benchmark: {known}")
     name = arguments[0]
     if name not in catalog.BENCHMARKS:
         raise UserError(
-            f"plcourse benchmark: there is no {name!r}, there is {known}{nearest(name, catalog.BENCHMARKS)}"
+            f"plcourse benchmark: unknown benchmark {name!r}; known are {known}{nearest(name, catalog.BENCHMARKS)}"
         )
     module, _, function = catalog.BENCHMARKS[name].target.partition(":")
     getattr(import_module(module), function)(arguments[1:])
