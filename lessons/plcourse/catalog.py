@@ -117,7 +117,7 @@ CLASSES = {
     "GaussianQuality": "plcourse.gan.gaussians.GaussianQuality",
     "GradientCompression": "plcourse.ddp.compression.GradientCompression",
     "ImageClassifier": "plcourse.ddp.model.ImageClassifier",
-    "ImageData": "plcourse.ddp.data.ImageData",
+    "ImageData": "plcourse.data.image_data.ImageData",
     "ImageQuality": "plcourse.gan.quality.ImageQuality",
     "Intervals": "plcourse.evaluation.diagnostics.intervals.Intervals",
     "KFoldLoop": "plcourse.kfold.loop.KFoldLoop",

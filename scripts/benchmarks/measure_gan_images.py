@@ -56,7 +56,7 @@ def train_reference(data: RealImages, iterations: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     generator, discriminator = reference_networks()
     generator_optimizer, discriminator_optimizer = adam(generator), adam(discriminator)
-    train, step, epoch = part_of(data.images, "train"), 0, 0
+    train, step, epoch = part_of(data.splits, "train"), 0, 0
     while step < iterations:
         for batch in batches(train, 256, permutation(seed, epoch, len(train))):
             real_BCHW = batch["image"]
@@ -85,7 +85,7 @@ def score_reference(generator: nn.Module, features: FeatureNetwork, data: RealIm
     def rows(image_BCHW: Tensor) -> np.ndarray:
         return features(image_BCHW)[0].double().numpy()
 
-    test = part_of(data.images, "test")
+    test = part_of(data.splits, "test")
     real_NF = np.concatenate([rows(batch["image"]) for batch in batches(test, 256)])
     draw = torch.Generator().manual_seed(seed)
     fake_NF = rows(generator(torch.randn(len(test), 100, generator=draw)))
@@ -121,7 +121,7 @@ def main() -> None:
                 iterations = run.record["steps"]
                 add(found, model, seed, {name: floor[name] for name in NAMES}, start)
             start = time.process_time()
-            fit_features(features, data.images, Path(root) / "cache" / "features")
+            fit_features(features, data.splits, Path(root) / "cache" / "features")
             generator = train_reference(data, iterations, seed)
             add(found, "reference", seed, score_reference(generator, features, data, seed), start)
     print(

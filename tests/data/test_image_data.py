@@ -89,7 +89,7 @@ def test_each_epoch_sees_each_sample_once_in_an_order_of_its_own():
     epochs = [_flat(b for b in model.seen["train"] if b[0] == epoch) for epoch in range(3)]
     assert all(sorted(ids) == sorted(epochs[0]) for ids in epochs)
     assert len({tuple(ids) for ids in epochs}) == 3
-    assert len(epochs[0]) == len(data.images.parts["train"])
+    assert len(epochs[0]) == len(data.splits.parts["train"])
     validated = [_flat(b for b in model.seen["val"] if b[0] == epoch) for epoch in range(3)]
     assert validated[0] == validated[1] == validated[2]
     assert not set(validated[0]) & set(epochs[0])
@@ -147,7 +147,7 @@ def test_limits_and_overfitting_are_honoured():
 def test_testing_and_predicting_see_the_test_part_in_order(digits):
     data, model, trainer = _digits(test_size=365), Linear(), _trainer()
     trainer.test(model, datamodule=data, verbose=False)
-    wanted = [digits.ids[i] for i in data.images.parts["test"]]
+    wanted = [digits.ids[i] for i in data.splits.parts["test"]]
     assert _flat(model.seen["test"]) == wanted
     predicted = trainer.predict(model, datamodule=data)
     assert _flat(model.seen["predict"]) == wanted
@@ -179,10 +179,10 @@ def test_new_files_are_predicted_without_the_training_data(tmp_path):
     )
     [batch] = predicted
     assert elsewhere.label_names == ["class0", "class1"]
-    assert elsewhere.images.normalisation == data.images.normalisation
+    assert elsewhere.splits.normalisation == data.splits.normalisation
     assert batch["id"][0] == str(new)
     assert batch["image"].shape == (13, 1, 12, 12)
-    grey = (128 / 255 - data.images.normalisation.mean[0]) / data.images.normalisation.std[0]
+    grey = (128 / 255 - data.splits.normalisation.mean[0]) / data.splits.normalisation.std[0]
     torch.testing.assert_close(batch["image"][0], torch.full((1, 12, 12), grey))
     assert batch["label"].tolist() == [-1] * 13
 
@@ -230,13 +230,13 @@ def test_skipped_files_are_counted_and_listed(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "image_folder: 1 unreadable files left out: " in printed
     assert "torn.png (not an image of a known format)" in printed
-    assert data.images.source.rejected[0][0].endswith("torn.png")
+    assert data.splits.source.rejected[0][0].endswith("torn.png")
 
 
 def test_it_is_splittable():
     data = _digits()
     assert isinstance(data, Splittable)
-    assert len(data.ids) == len(data.labels) == 1797 - len(data.images.parts["test"])
+    assert len(data.ids) == len(data.labels) == 1797 - len(data.splits.parts["test"])
     assert data.groups is None
     fold = data.with_split(data.ids[:200], data.ids[200:260])
     assert isinstance(fold, ImageData)
@@ -244,7 +244,7 @@ def test_it_is_splittable():
     model, _ = _fit(fold)
     assert sorted(_flat(model.seen["train"])) == data.ids[:200]
     assert _flat(model.seen["val"]) == data.ids[200:260]
-    assert len(data.images.parts["train"]) > 1000
+    assert len(data.splits.parts["train"]) > 1000
 
 
 class RankOne:
@@ -264,7 +264,7 @@ def test_the_loaders_follow_the_trainers_rank_and_device():
 
 def test_ranks_get_disjoint_shares_of_the_test_part():
     data = _digits(test_size=200)
-    images = data.images
+    images = data.splits
     part = ImageDataset(images.source, images.parts["test"], images.normalisation)
     shares = [eval_loader(part, 7, Process(rank, 3)) for rank in range(3)]
     ids = [name for loader in shares for batch in loader for name in batch["id"]]

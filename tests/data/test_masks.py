@@ -245,11 +245,11 @@ def test_a_checkpoint_of_other_masks_is_refused(folder: Callable[..., Path]) -> 
 def test_another_split_keeps_the_test_part_and_fits_the_normalisation_anew() -> None:
     parts = MaskSplits("digits_on_photos", image_size=8, val_size=100, test_size=4700)
     parts.open()
-    ids = parts.images.ids
+    ids = parts.ids
     anew = parts.with_split(ids[:50], ids[50:60])
     (batch,) = anew.eval_loader(None, "val", 20)
     assert batch["id"] == ids[50:60]
-    assert anew.images.parts["test"].tolist() == parts.images.parts["test"].tolist()
-    assert anew.images.normalisation != parts.images.normalisation
+    assert anew.parts["test"].tolist() == parts.parts["test"].tolist()
+    assert anew.normalisation != parts.normalisation
     with pytest.raises(ValueError, match="is not for training or validation"):
-        parts.with_split([parts.source.ids[parts.images.parts["test"][0]]], [])
+        parts.with_split([parts.source.ids[parts.parts["test"][0]]], [])

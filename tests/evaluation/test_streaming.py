@@ -55,7 +55,7 @@ def predict(folder: Path, model: Classifier | None = None, stop: int = -1, rows:
     counter = Stop(stop)
     trainer = quiet_trainer(predict_loop=loop, callbacks=[counter])
     data = EvaluationData("generated", eval_batch_size=BATCH, val_size=10, test_size=10)
-    data.parts = GeneratedSplits(rows, val_size=10, test_size=10, train_size=100)
+    data.splits = GeneratedSplits(rows, val_size=10, test_size=10, train_size=100)
     try:
         trainer.predict(model or classifier(), datamodule=data, return_predictions=False)
     except (KeyboardInterrupt, SystemExit):

@@ -134,8 +134,8 @@ class TestFile:
         state = data.state_dict()
         batch = next(iter(data.test_dataloader()))
         back = Pixels(state["mean"], state["std"], state["shape"]).back(batch["image"])
-        index = [data.images.source.ids.index(name) for name in batch["id"]]
-        assert torch.equal(back, data.images.source.read(np.array(index)))
+        index = [data.splits.source.ids.index(name) for name in batch["id"]]
+        assert torch.equal(back, data.splits.source.read(np.array(index)))
         with pytest.raises(UserError, match="not pixels normalised"):
             Pixels(state["mean"], state["std"], state["shape"]).back(batch["image"] * 1.01)
 

@@ -153,7 +153,7 @@ class TestFeatures:
             torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
         )
         assert first.accuracy > 0.9
-        batch = RealImages("digits").images.eval_loader(None, "train", 512)
+        batch = RealImages("digits").splits.eval_loader(None, "train", 512)
         features = first(next(iter(batch))["image"])[0]
         assert features.square().mean().item() == pytest.approx(1, abs=0.1)
 

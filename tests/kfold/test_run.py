@@ -222,10 +222,10 @@ class TestNothingLeaks:
             data = ImageData("digits")
             train, val = data.ids[200:], data.ids[:200]
             if noisy:
-                rows = [data.images.source.ids.index(name) for name in val]
-                data.images.source.images = data.images.source.images.clone()  # pyright: ignore
-                data.images.source.images[rows] = 255  # pyright: ignore
-                data.images.__dict__["parts"] = ImageData("digits").images.parts
+                rows = [data.splits.source.ids.index(name) for name in val]
+                data.splits.source.images = data.splits.source.images.clone()  # pyright: ignore
+                data.splits.source.images[rows] = 255  # pyright: ignore
+                data.splits.__dict__["parts"] = ImageData("digits").splits.parts
             ends.append(self.weights(split(data, train, val), tmp_path / str(noisy)))
         return not all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
@@ -234,9 +234,9 @@ class TestNothingLeaks:
 
     def test_a_planted_leak_is_caught(self, tmp_path: Path) -> None:
         def leaking(data: ImageData, train: list[str], val: list[str]) -> ImageData:
-            everything = data.images._pool
+            everything = data.splits._pool
             fold = data.with_split(train, val)
-            fold.images.__dict__["_fitted"] = fit_normalisation(data.images.source, everything)
+            fold.splits.__dict__["_fitted"] = fit_normalisation(data.splits.source, everything)
             return fold
 
         assert self.held_out_matters(leaking, tmp_path)

@@ -39,7 +39,7 @@ class Digits(ImageData):
         self.drop_last = drop_last
 
     def train_dataloader(self) -> BatchLoader:
-        parts = self.images
+        parts = self.splits
         part = ImageDataset(parts.source, parts.parts["train"][:N], parts.normalisation, None, run_seed())
         return train_loader(part, self.batch_size, Process.of(self.trainer), drop_last=self.drop_last)
 

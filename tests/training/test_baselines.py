@@ -28,7 +28,7 @@ def opened(data: Any) -> Any:
 
 
 def columns(data: Any, part: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    parts = data.parts if isinstance(data, EvaluationData) else data.images
+    parts = data.splits
     batches = list(parts.eval_loader(None, part, 64))
     x = np.concatenate([batch[name].flatten(1).numpy() for batch in batches])
     return x, np.concatenate([batch["label"].numpy() for batch in batches])

@@ -67,8 +67,7 @@ def test_the_own_test_part_is_scored_and_that_of_another_split_is_not(tmp_path: 
     data.setup("test")
     first = _data(table)
     first.setup("fit")
-    tested, trained = (cast(Any, each.parts).parts for each in (data, first))
-    seen = np.intersect1d(tested["test"], trained["train"])
+    seen = np.intersect1d(data.splits.parts["test"], first.splits.parts["train"])
     words = rf"was trained on {len(seen)} of the 16 test samples, the first is table/{seen[0]:05d} .*split_seed=0.*=5"
     with pytest.raises(UserError, match=words):
         _tested(tmp_path, _data(table, split_seed=5), path)
@@ -107,7 +106,7 @@ def test_images_of_a_training_folder_are_known_under_other_names(tmp_path: Path)
     assert not _tested(
         tmp_path, ImageData("image_folder", str(tmp_path / "b")), path, model()
     ).training_samples.findings
-    trained = [data.images.source.ids[i] for i in data.images.parts["train"]]
+    trained = [data.splits.source.ids[i] for i in data.splits.parts["train"]]
     shutil.copy(tmp_path / "a" / trained[0], tmp_path / "b" / "x" / "renamed.png")
     with pytest.raises(UserError, match=r"was trained on 1 of the .* the first is x/renamed\.png"):
         _tested(tmp_path, ImageData("image_folder", str(tmp_path / "b"), test_size=30), path, model())
@@ -189,7 +188,7 @@ def test_the_training_part_itself_can_be_scored_by_its_name(tmp_path: Path, tabl
     data = _data(table)
     data.setup("test")
     model, trainer = _linear(), _trainer(tmp_path)
-    loader = data.parts.eval_loader(trainer, "train", 64)
+    loader = data.splits.eval_loader(trainer, "train", 64)
     trainer.test(model, dataloaders=loader, ckpt_path=path, verbose=False)
     assert not trainer.training_samples.findings
 

@@ -80,7 +80,7 @@ def train(curriculum: bool, epochs: int = 10, batch_size: int = 64, seed: int = 
 
 def part(name: str) -> tuple[Tensor, Tensor]:
     """Images [N, 1, 8, 8] and labels [N] of ``train`` or ``test``."""
-    whole = next(iter(CurriculumData("digits").images.eval_loader(None, name, batch_size=10_000)))
+    whole = next(iter(CurriculumData("digits").splits.eval_loader(None, name, batch_size=10_000)))
     return whole["image"], whole["label"]
 
 

@@ -1,7 +1,8 @@
 """Sources, splits, samplers, loaders and augmentation: what the lessons' data modules compose."""
 
+from plcourse.data.image_data import ImageData
 from plcourse.data.image_folder import FolderSource, open_files
-from plcourse.data.image_splits import ImageSplits, delegated
+from plcourse.data.image_splits import ImageSplits
 from plcourse.data.images import (
     ImageDataset,
     Normalisation,
@@ -17,6 +18,7 @@ from plcourse.data.protocols import BatchSampler, Fetcher, Labelled, Source, Spl
 from plcourse.data.randoms import keys_of, normals, permutation, run_seed, uniforms
 from plcourse.data.resize import ImageSize, Resize
 from plcourse.data.samplers import EvalSampler, TrainSampler
+from plcourse.data.source_splits import SourceSplits, delegated
 from plcourse.data.sources import SOURCES, ArraySource, OnError, open_source, prepare
 from plcourse.data.splits import duplicate_groups, overlap, split, training_parts
 from plcourse.data.transforms import Augmentation, RandomAffine, RandomCrop, RandomFlip, augment_batch
@@ -33,6 +35,7 @@ __all__ = [
     "EvalSampler",
     "Fetcher",
     "FolderSource",
+    "ImageData",
     "ImageDataset",
     "ImageSize",
     "ImageSplits",
@@ -49,6 +52,7 @@ __all__ = [
     "RandomFlip",
     "Resize",
     "Source",
+    "SourceSplits",
     "Splittable",
     "TrainSampler",
     "augment_batch",

@@ -172,14 +172,14 @@ class Process:
         return cls(trainer.global_rank, trainer.world_size, on_gpu, overfit, Accumulation(trainer))
 
 
-class Part(Fetcher, Protocol):
-    """The samples of one part: batches of them, and how many there are."""
+class BatchDataset(Fetcher, Protocol):
+    """A dataset that is read a batch at a time."""
 
     def __len__(self) -> int: ...
 
 
 def train_loader(
-    data: Part, batch_size: int, process: Process, num_workers: int = 0, drop_last: bool = False
+    data: BatchDataset, batch_size: int, process: Process, num_workers: int = 0, drop_last: bool = False
 ) -> BatchLoader:
     """Shuffled batches of `batch_size` per process, for training; the order follows from the run's seed."""
     sampler = TrainSampler(
@@ -194,10 +194,17 @@ def train_loader(
     return BatchLoader(data, sampler, num_workers, process.pin_memory, accumulation=process.accumulation)
 
 
-def eval_loader(data: Part, batch_size: int, process: Process, num_workers: int = 0, part: str = "") -> BatchLoader:
+def eval_loader(
+    data: BatchDataset, batch_size: int, process: Process, num_workers: int = 0, part: str = ""
+) -> BatchLoader:
     """Each sample once, in order, on one process, for validation, test and prediction.
 
-    The part's name says whether training samples are asked for on purpose, which any other part must not have.
+    Args:
+        data: the samples.
+        batch_size: samples per batch and process.
+        process: the process that the loader is in.
+        num_workers: processes that fetch ahead.
+        part: the name of the part, where it has one. A part other than ``train`` must not hold training samples.
     """
     sampler = EvalSampler(len(data), batch_size, process.rank, process.world_size)
     loader = BatchLoader(data, sampler, num_workers, process.pin_memory)

@@ -2,20 +2,18 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from pytorch_lightning import Trainer
 
-from plcourse.data.image_folder import open_files
-from plcourse.data.image_splits import ImageSplits, report_rejected
-from plcourse.data.images import ImageDataset, Normalisation, Process, eval_loader, train_loader
-from plcourse.data.loader import BatchLoader
+from plcourse.data.image_splits import ImageSplits
+from plcourse.data.images import ImageDataset, Normalisation
 from plcourse.data.masks import MaskSource, open_masks, prepare_masks
 from plcourse.data.names import adopt_mask_names
+from plcourse.data.protocols import Source
 from plcourse.data.provenance import Identities
-from plcourse.data.randoms import keys_of, run_seed
+from plcourse.data.randoms import keys_of
 from plcourse.data.resize import ImageSize, Resize, check_resize, window_of
 from plcourse.data.sources import OnError
 
@@ -112,7 +110,7 @@ class MaskDataset:
         }
 
 
-class MaskSplits:
+class MaskSplits(ImageSplits):
     """Training, validation and test part of a source of masks, opened when first needed.
 
     Args:
@@ -120,15 +118,12 @@ class MaskSplits:
         root: where files lie.
         image_size: height and width in pixels, or one number for both; None keeps the source's own.
         on_error: ``skip`` leaves bad samples out and lists them.
-        val_size: samples (int) or share (float) for validation; see `split`.
+        val_size: samples for validation (int), or their fraction (float); see `split`.
         test_size: the same for the test part.
         split_seed: another seed gives another split.
         mask_names: names of the pixels' classes in a ``mask_folder``.
         mask_values: the value of each class in its files.
         resize: ``stretch`` or ``pad``; see `plcourse.data.resize`.
-
-    Attributes:
-        images: the split, the normalisation and the protocol `Splittable`.
     """
 
     def __init__(
@@ -145,88 +140,37 @@ class MaskSplits:
         resize: Resize = "stretch",
     ) -> None:
         check_resize(resize, masks=True)
-
-        def opener() -> MaskSource:
-            sizes = (val_size, test_size)
-            return open_masks(source, root, image_size, on_error, mask_names, mask_values, sizes, split_seed, resize)
-
-        self.images = ImageSplits(
-            source, root, image_size, on_error, val_size, test_size, split_seed, opener=opener, resize=resize
-        )
-        self._restored: list[str] | None = None
+        super().__init__(source, root, image_size, on_error, val_size, test_size, split_seed, resize=resize)
+        self._mask_classes = (mask_names, mask_values)
 
     def prepare(self) -> None:
-        """Downloads what is missing; for one process per machine."""
-        prepare_masks(self.images.name, self.images.root)
+        """Downloads what is missing; called by one process per machine."""
+        prepare_masks(self.name, self.root)
 
-    def open(self) -> None:
-        """Opens and splits the source now, so that its errors come early."""
-        self.images.open()
-        _ = self.source
+    def _open(self) -> MaskSource:
+        sizes = (self.val_size, self.test_size)
+        where = (self.name, self.root, self.image_size, self.on_error)
+        return open_masks(*where, *self._mask_classes, sizes, self.split_seed, self._resize)
 
-    @property
-    def source(self) -> MaskSource:
-        """The opened source, its classes numbered as the model knows them."""
-        source = cast(MaskSource, self.images.source)
-        if self._restored is not None:
-            adopt_mask_names(source, self._restored)
-        return source
+    def _adopt(self, state: dict[str, Any], source: Source) -> None:
+        super()._adopt(state, source)
+        adopt_mask_names(cast(MaskSource, source), state["mask_names"])
 
     @property
     def mask_names(self) -> list[str]:
         """One name per class of a pixel."""
-        return self.source.mask_names if self._restored is None else self._restored
+        return cast(MaskSource, self.source).mask_names if self._restored is None else self._restored["mask_names"]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a model needs of its training data, in plain types."""
-        return {**self.images.state_dict(), "mask_names": list(self.mask_names)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what a checkpoint was trained with.
-
-        Raises:
-            UserError: the source is open already and has a class, of images or of pixels, that the model does not
-                know, or images of another shape.
-        """
-        self.images.load_state_dict({key: value for key, value in state.items() if key != "mask_names"})
-        self._restored = list(state["mask_names"])
-        if "source" in self.images.__dict__:
-            _ = self.source
+        """What a model needs to know of its training data, in plain types."""
+        return {**super().state_dict(), "mask_names": list(self.mask_names)}
 
     def raw_masks(self, ids: Sequence[str]) -> list[torch.Tensor]:
         """The masks of samples before they were resized, uint8 [H, W] each."""
-        return [self.source.read_raw_mask(self.images.position[each]) for each in ids]
+        return [cast(MaskSource, self.source).read_raw_mask(self.position[each]) for each in ids]
 
-    def train_loader(
-        self, trainer: Trainer | None, batch_size: int, augment: JointAugmentation | None = None, num_workers: int = 0
-    ) -> BatchLoader:
-        """Shuffled, augmented batches of the training part, `batch_size` samples per process."""
-        part = self._set(self.source, self.images.parts["train"], augment, run_seed())
-        return train_loader(part, batch_size, Process.of(trainer), num_workers)
-
-    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
-        """Each sample of `part` (``val``, ``test``, or ``train`` to score it) once, in order."""
-        data = self._set(self.source, self.images.parts[part])
-        return eval_loader(data, batch_size, Process.of(trainer), num_workers, part)
-
-    def files_loader(
-        self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0
-    ) -> BatchLoader:
-        """New files without labels and masks, scaled and normalised as the model was trained."""
-        images = self.images
-        files = open_files(paths, images.shape, images.on_error, images.resize, images.depth)
-        report_rejected(files)
-        data = self._set(files, np.arange(len(files.ids)))
-        return eval_loader(data, batch_size, Process.of(trainer), num_workers)
-
-    def _set(
-        self, source: Any, indices: np.ndarray, augment: JointAugmentation | None = None, seed: int = 0
+    def dataset(
+        self, source: Source, indices: np.ndarray, augment: JointAugmentation | None = None, seed: int = 0
     ) -> MaskDataset:
-        return MaskDataset(source, indices, self.images.normalisation, augment, seed, self.images.resize)
-
-    def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
-        """The same source and test part with other training and validation parts; see `ImageSplits.with_split`."""
-        anew = copy.copy(self)
-        anew.images = self.images.with_split(train_ids, val_ids)
-        anew._restored = None
-        return anew
+        """The samples at `indices` (int64 [N]) of a source with their masks; files without masks give none."""
+        return MaskDataset(source, indices, self.normalisation, augment, seed, self.resize)

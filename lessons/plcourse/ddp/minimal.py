@@ -35,7 +35,7 @@ def train(rank: int, world_size: int, weighted: bool = True, epochs: int = 2, se
     torch.manual_seed(seed)  # the same on every rank, so that all of them start from the same weights
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)).double()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    whole = next(iter(ImageData("digits", val_size=181).images.eval_loader(None, "train", batch_size=10_000)))
+    whole = next(iter(ImageData("digits", val_size=181).splits.eval_loader(None, "train", batch_size=10_000)))
     image_NCHW, label_N = whole["image"].double(), whole["label"]
     for epoch in range(epochs):
         order_N = torch.from_numpy(permutation(seed, epoch, len(label_N)))  # also the same on every rank

@@ -100,6 +100,16 @@ class GeneratedSplits:
         starts = {"test": (test_size, 0), "val": (val_size, test_size), "train": (train_size, test_size + val_size)}
         self._parts = {part: GeneratedRows(n, first) for part, (n, first) in starts.items()}
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each part: ``n_test``, ``n_val`` and ``n_train``."""
+        return {f"n_{part}": len(rows) for part, rows in self._parts.items()}
+
+    @property
+    def ids(self) -> list[str]:
+        """Generated rows cannot be split anew."""
+        raise UserError("a generated table cannot be split anew; choose another data.init_args.source")
+
     def prepare(self) -> None:
         """Nothing is downloaded."""
 
@@ -118,7 +128,7 @@ class GeneratedSplits:
     ) -> BatchLoader:
         """Shuffled batches of the training rows."""
         if augment:
-            raise UserError("data.augment changes images; a table takes none")
+            raise UserError("data.augment changes images; leave it out for a table")
         return train_loader(self._parts["train"], batch_size, Process.of(trainer), num_workers)
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:

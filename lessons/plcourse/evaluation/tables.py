@@ -19,7 +19,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from plcourse.console import say
-from plcourse.data import BatchLoader, OnError, Process, eval_loader, split, train_loader
+from plcourse.data import BatchLoader, OnError, Process, SourceSplits, eval_loader, train_loader
 from plcourse.data.classes import class_names
 from plcourse.data.features import Standardiser, feature_values, features_of
 from plcourse.data.frames import as_text, numbers, read_frame
@@ -233,17 +233,19 @@ class TableDataset:
         }
 
 
-class TableSplits:
-    """Training, validation and test part of a table, with the methods of `ImageSplits`.
+class TableSplits(SourceSplits):
+    """Training, validation and test part of a table, with the loaders of `ImageSplits`.
 
     Args:
         path: a file, or one of `PACKAGED`.
         schema: which column is what.
         on_error: what to do with rows that cannot be used.
-        val_size: rows (int) or share (float) for validation.
+        val_size: rows for validation (int), or their fraction (float).
         test_size: the same for the test part.
         split_seed: another seed gives another split.
     """
+
+    fitted = ("_fitted",)
 
     def __init__(
         self,
@@ -254,17 +256,9 @@ class TableSplits:
         test_size: int | float = 0.2,
         split_seed: int = 0,
     ) -> None:
+        super().__init__(val_size, test_size, split_seed)
         self.path, self.schema = path, schema
         self.on_error: OnError = on_error
-        self.sizes, self.split_seed = (val_size, test_size), split_seed
-        self._restored: dict[str, Any] | None = None
-
-    def prepare(self) -> None:
-        """Nothing is downloaded."""
-
-    def open(self) -> None:
-        """Reads and splits the table now, so that its errors come early."""
-        _ = self.parts
 
     @cached_property
     def source(self) -> TableSource:
@@ -281,33 +275,25 @@ class TableSplits:
         return source
 
     @cached_property
-    def parts(self) -> dict[str, np.ndarray]:
-        """Sorted int64 row numbers by ``train``, ``val``, ``test``."""
-        return split(self.source, *self.sizes, self.split_seed)
+    def _fitted(self) -> Standardiser:
+        return Standardiser.fit(self.source.features[self.parts["train"]], feature_names(self.schema))
 
-    @cached_property
+    @property
     def normalisation(self) -> Standardiser:
         """The checkpoint's, or one fitted to the training rows."""
-        names = feature_names(self.schema)
-        if self._restored is not None:
-            return Standardiser(names, np.array(self._restored["mean"]), np.array(self._restored["std"]))
-        return Standardiser.fit(self.source.features[self.parts["train"]], names)
+        if self._restored is None:
+            return self._fitted
+        mean, std = np.array(self._restored["mean"]), np.array(self._restored["std"])
+        return Standardiser(feature_names(self.schema), mean, std)
 
     def raw_inputs(self, ids: Sequence[str]) -> list[torch.Tensor]:
         """The features of rows before they were standardised, float64 [D] each."""
-        position = {each: i for i, each in enumerate(self.source.ids)}
-        return list(torch.from_numpy(self.source.features[[position[each] for each in ids]]))
+        return list(torch.from_numpy(self.source.features[[self.position[each] for each in ids]]))
 
     @property
     def terms(self) -> dict[str, Any]:
-        """How the rows are split, in plain types."""
-        val_size, test_size = self.sizes
-        return {"root": self.path, "val_size": val_size, "test_size": test_size, "split_seed": self.split_seed}
-
-    @property
-    def label_names(self) -> list[str]:
-        """One name per class."""
-        return self.source.label_names if self._restored is None else self._restored["label_names"]
+        """The file and how its rows are split, in plain types."""
+        return {"root": self.path, **self.split_terms}
 
     def state_dict(self) -> dict[str, Any]:
         """What new rows need, in plain types."""
@@ -318,27 +304,26 @@ class TableSplits:
         return {"mean": mean.tolist(), "std": std.tolist(), "features": list(self.schema.features or []), **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what a checkpoint was trained with: features are chosen and ordered by the names of its columns.
+        """Restores what a checkpoint was trained with; features are chosen and ordered by the names of its columns.
 
         Raises:
-            UserError: the table is open already and lacks a column, or has a class that the model does not know.
+            UserError: the table is already open and lacks a column, or has a class that the model does not know.
         """
         if self.schema.features != state["features"]:
-            # rows are split by the content of their features, so a table that is open already is cut anew
-            for opened in ("source", "parts"):
+            # rows are split by the content of their features, so a table that is already open is split again
+            for opened in ("source", "parts", "position"):
                 self.__dict__.pop(opened, None)
         self._restored = state
         self.schema.features = list(state["features"])
-        self.__dict__.pop("normalisation", None)
         if "source" in self.__dict__:
             adopt_classes(self.source, state["label_names"])
 
     def train_loader(
         self, trainer: Trainer | None, batch_size: int, augment: Sequence[Any] | None = None, num_workers: int = 0
     ) -> BatchLoader:
-        """Shuffled batches of the training rows; tables know no augmentation."""
+        """Shuffled batches of the training rows; tables cannot be augmented."""
         if augment:
-            raise UserError("data.augment changes images; a table takes none")
+            raise UserError("data.augment changes images; leave it out for a table")
         rows = TableDataset(self.source, self.parts["train"], self.normalisation)
         return train_loader(rows, batch_size, Process.of(trainer), num_workers)
 

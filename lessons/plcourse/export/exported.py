@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from plcourse.data.image_splits import delegated
+from plcourse.data import delegated
 from plcourse.data.provenance import trainings_beside
 from plcourse.errors import UserError
 from plcourse.export.card import Card

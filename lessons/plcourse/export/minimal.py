@@ -84,7 +84,7 @@ def failures(run: Runner, network: nn.Module, image_NCHW: Tensor, label_N: Tenso
 
 def part(name: str) -> tuple[Tensor, Tensor]:
     """Images [N, 1, 8, 8] and labels [N] of ``train`` or ``test``."""
-    whole = next(iter(ExportData("digits").images.eval_loader(None, name, batch_size=10_000)))
+    whole = next(iter(ExportData("digits").splits.eval_loader(None, name, batch_size=10_000)))
     return whole["image"], whole["label"]
 
 

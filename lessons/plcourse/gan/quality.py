@@ -173,7 +173,7 @@ def to_pixels(image_BCHW: Tensor) -> np.ndarray:
 
 
 def _images(trainer: pl.Trainer) -> ImageSplits:
-    images = getattr(getattr(trainer, "datamodule", None), "images", None)
+    images = getattr(getattr(trainer, "datamodule", None), "splits", None)
     if not isinstance(images, ImageSplits):
         raise UserError("ImageQuality needs a data module with labelled images, such as RealImages")
     return images

@@ -10,7 +10,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from plcourse.runs.run import Run
 from plcourse.runs.variants import command, environment_flags
 
-_NEW_INPUTS = ("predict_path", "predict_paths")
+_NEW_INPUTS = ("predict_path", "predict_paths", "seeds")
 
 
 def verbs_after(trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:

@@ -79,7 +79,7 @@ def scores(model: nn.Module, data: dict[str, Tensor]) -> tuple[float, float]:
 
 def part(name: str, source: VisionData) -> dict[str, Tensor]:
     """``image``, ``label`` and ``mask`` of a whole part."""
-    whole = next(iter(source.parts.eval_loader(None, name, batch_size=10_000)))
+    whole = next(iter(source.splits.eval_loader(None, name, batch_size=10_000)))
     return {key: whole[key] for key in ("image", "label", "mask")}
 
 
