@@ -27,8 +27,8 @@ def padding() -> None:
     """Prints the fraction of padding in the training batches of Rotten Tomatoes, shuffled and bucketed."""
     parts = TextSplits("rotten_tomatoes", None, "text", "label", "raise", 0.1, 0.1, 0, None, "words", VOCABULARY, None)
     lengths = parts.tokens("train").lengths
-    base = TrainSampler(len(lengths), 64, 0, 0, 1, False)
-    for name, sampler in (("shuffled", base), ("similar length", BucketSampler(base, lengths))):
+    samplers = {"shuffled": TrainSampler(len(lengths), 64), "similar length": BucketSampler(lengths, 64)}
+    for name, sampler in samplers.items():
         batches = [lengths[batch] for batch in sampler.batches(0)]
         padded = sum(len(batch) * batch.max() for batch in batches)
         print(f"| batches of 64, {name} | {1 - lengths.sum() / padded:.1%} padding |")

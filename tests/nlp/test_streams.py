@@ -85,28 +85,26 @@ def test_buckets_see_every_text_once_on_one_rank(n: int, batch: int, world_size:
     lengths = np.random.default_rng(n).integers(1, 50, n)
     seen, n_batches = [], set()
     for rank in range(world_size):
-        base = TrainSampler(n, batch, 5, rank, world_size)
-        batches = list(BucketSampler(base, lengths).batches(epoch))
+        sampler = BucketSampler(lengths, batch, 5, rank, world_size)
+        batches = list(sampler.batches(epoch))
         n_batches.add(len(batches))
         seen += [i for each in batches for i in each.tolist()]
-        assert [each.tolist() for each in BucketSampler(base, lengths).batches(epoch, 1)] == [
-            b.tolist() for b in batches[1:]
-        ]
+        assert [each.tolist() for each in sampler.batches(epoch, 1)] == [each.tolist() for each in batches[1:]]
     assert sorted(seen) == list(range(n))
     assert len(n_batches) == 1
 
 
 def test_buckets_leave_little_padding() -> None:
     lengths = np.random.default_rng(0).integers(10, 400, 5000)
-    base = TrainSampler(5000, 50)
+    sampler = BucketSampler(lengths, 50)
 
     def padded(batches: list[np.ndarray]) -> int:
         return sum(int(lengths[batch].max()) * len(batch) for batch in batches)
 
-    bucketed, shuffled = (padded(list(plan.batches(0))) for plan in (BucketSampler(base, lengths), base))
+    bucketed, shuffled = (padded(list(each.batches(0))) for each in (sampler, TrainSampler(5000, 50)))
     assert bucketed < 1.1 * lengths.sum()
     assert shuffled > 1.5 * lengths.sum()
-    first, second = (next(iter(BucketSampler(base, lengths).batches(epoch))) for epoch in (0, 1))
+    first, second = (next(iter(sampler.batches(epoch))) for epoch in (0, 1))
     assert first.tolist() != second.tolist()
 
 

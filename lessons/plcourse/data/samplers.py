@@ -101,7 +101,11 @@ class TrainSampler:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """This process's batches of `epoch` from number `start` on, each int64 [B] with B >= 1."""
-        return self.cut(permutation(self.seed, epoch if self.reshuffle else 0, self.n), start)
+        return self.cut(self.order(epoch), start)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order in which `epoch` visits the samples, int64 [n]."""
+        return permutation(self.seed, epoch if self.reshuffle else 0, self.n)
 
     def cut(self, order: np.ndarray, start: int = 0) -> Iterator[np.ndarray]:
         """This process's batches of any order of an epoch (int64 [n]), from number `start` on."""

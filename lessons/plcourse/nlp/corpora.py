@@ -1,4 +1,4 @@
-"""Lesson 19: what a language model reads: the reviews of a split in a row, or one long text cut in three."""
+"""The texts that a language model reads: the reviews of a split one after the other, or one long text cut in three."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,11 +20,11 @@ _PIECE = 64  # characters that are recognised together
 
 
 class OneText:
-    """One text, cut into training, validation and test part in this order; with the methods of `TextSplits`.
+    """One text, cut into training, validation and test part in this order; it has the methods of `TextSplits`.
 
     Args:
         path: a UTF-8 file.
-        val_size: characters (int) or share (float below 1) of the validation part.
+        val_size: characters (int) or fraction (float below 1) of the validation part.
         test_size: the same for the test part, which is the end of the text.
         tokenizer: ``characters``, ``words`` or ``bpe``.
         vocab_size: the largest number of tokens.
@@ -35,28 +35,28 @@ class OneText:
     def __init__(
         self, path: str, val_size: int | float, test_size: int | float, tokenizer: Kind, vocab_size: int
     ) -> None:
-        self.path, self.sizes = path, (val_size, test_size)
+        self.path, self.val_size, self.test_size = path, val_size, test_size
         self.kind: Kind = tokenizer
         self.vocab_size = vocab_size
         self._restored: dict[str, Any] | None = None
 
     def open(self) -> None:
-        """Reads and cuts the text now, so that errors come early."""
+        """Reads and cuts the text now instead of at its first use, so that errors come early."""
         _ = self._cut
 
     @cached_property
     def _cut(self) -> dict[str, str]:
         text = read_text(self.path)
         n = len(text)
-        val, test = (round(size * n) if isinstance(size, float) else size for size in self.sizes)
+        val, test = (round(size * n) if isinstance(size, float) else size for size in (self.val_size, self.test_size))
         if min(val, test) < 0 or val + test >= n:
             raise UserError(
-                f"'{self.path}' has {n} characters; val_size={val} and test_size={test} leave none to train on"
+                f"'{self.path}' has {n} characters, but val_size={val} and test_size={test} leave none to train on"
             )
         return {"train": text[: n - val - test], "val": text[n - val - test : n - test], "test": text[n - test :]}
 
     @property
-    def n_parts(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, int]:
         """Characters of each part: ``n_train``, ``n_val`` and ``n_test``."""
         return {f"n_{name}": len(text) for name, text in self._cut.items()}
 
@@ -68,7 +68,7 @@ class OneText:
         return fit_tokenizer(self.kind, self.texts("train"), self.vocab_size)
 
     def texts(self, part: str) -> list[str]:
-        """The one text of a part.
+        """The text of a part, as a list of one.
 
         Raises:
             UserError: the part is empty.
@@ -78,10 +78,10 @@ class OneText:
         return [self._cut[part]]
 
     def identities(self, part: str) -> Identities:
-        """Which pieces of 64 characters a part has: each is known by its place in the text and what stands there.
+        """The hashes of a part's pieces of 64 characters, each together with its position in the text.
 
-        A text that begins alike is recognised under another name, with other sizes of its parts, and after something
-        was appended to it; one that had something inserted is not, behind that place.
+        They recognise the text under another name, with other sizes of its parts, and after something was appended to
+        it, but not behind a place where something was inserted.
         """
         cut = self._cut
         first = sum(len(cut[name]) for name in PARTS[: PARTS.index(part)])
@@ -94,31 +94,30 @@ class OneText:
     @property
     def terms(self) -> dict[str, Any]:
         """How the text is cut, in plain types."""
-        val_size, test_size = self.sizes
-        return {"path": self.path, "val_size": val_size, "test_size": test_size}
+        return {"path": self.path, "val_size": self.val_size, "test_size": self.test_size}
 
     def state_dict(self) -> dict[str, Any]:
-        """What new texts need, in plain types."""
+        """The tokenizer, in plain types."""
         return {"tokenizer": self.tokenizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what a checkpoint was trained with."""
+        """Restores the tokenizer of a checkpoint."""
         self._restored = state
         self.__dict__.pop("tokenizer", None)
 
 
 def stream_of(parts: TextSplits | OneText, part: str) -> Stream:
-    """The tokens of one part, one behind the other."""
+    """The tokens of all texts of a part, one text after the other."""
     stream = Stream(parts.texts(part), parts.tokenizer, parts.identities(part))
     report_unknown(parts.tokenizer, [stream.tokens], part)
     return stream
 
 
 class Prompts:
-    """What a text is to begin with: batches of one prompt, repeated; ``text`` int64 [S, T], ``prompt``, ``id``.
+    """Prompts to continue, one per batch and repeated S times: ``text`` int64 [S, T], ``prompt`` and ``id``.
 
     Args:
-        prompts: the name and the text of each beginning; an empty text lets the model begin.
+        prompts: the name and the text of each prompt; the model itself begins after an empty text.
         samples: continuations of each, S.
         tokenizer: the model's.
 
@@ -148,7 +147,7 @@ class Prompts:
 
 
 def read_prompts(prompts: Sequence[str] | None, path: str | None) -> list[tuple[str, str]]:
-    """Name and text of the prompts given, and of those of a file, one per line; a single empty one if there is none."""
+    """Name and text of the given prompts and of those in a file, one per line; one empty prompt if there are none."""
     given = [(f"prompt/{i:04d}", prompt) for i, prompt in enumerate(prompts or ())]
     lines = [(f"line/{number:05d}", line) for number, line in read_lines(path)] if path is not None else []
     return [*given, *lines] or [("prompt/0000", "")]

@@ -1,4 +1,4 @@
-"""Lesson 19: the same reviews as labelled texts and as text to be continued; and files of one's own."""
+"""The same reviews as labelled texts and as text to be continued, and the same of a user's own files."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,9 @@ from plcourse.nlp.tokenizers import Kind
 
 
 class TextData(pl.LightningDataModule):
-    """Dict batches of ``text`` int64 [B, T], padded with 0, ``length``, ``label`` int64 [B], ``id``; `Splittable`.
+    """Labelled texts: batches of ``text`` int64 [B, T], padded with 0, ``length``, ``label`` int64 [B] and ``id``.
+
+    Satisfies `Splittable`.
 
     Args:
         source: ``reviews``, ``imdb``, ``rotten_tomatoes`` or ``text_table``.
@@ -28,24 +30,24 @@ class TextData(pl.LightningDataModule):
         text_column: its column of texts.
         label_column: its column of classes.
         on_error: ``skip`` leaves rows that cannot be used out and lists them, ``raise`` stops at the first.
-        val_size: texts for validation (int), or their share (float below 1).
-        test_size: the same for the test part; a folder with parts of its own keeps them.
+        val_size: texts for validation (int), or their fraction (float below 1).
+        test_size: the same for the test part; a folder that is already split keeps its parts.
         split_seed: another seed gives another split.
-        train_size: so many training texts only; None for all.
+        train_size: trains on this many texts only; None for all.
         tokenizer: ``characters``, ``words`` or ``bpe``, fitted to the training part.
         vocab_size: the largest number of tokens.
         max_length: tokens of a text that are used, from its beginning; None for all.
         batch_size: texts per batch and process.
         eval_batch_size: the same for validation, test and prediction; None for `batch_size`.
         num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
-        predict_path: a text file to predict, with one text per line (see `read_lines`); each is named by the number of
-            its line. None predicts the test part.
+        predict_path: a file of texts to predict, one per line (see `read_lines`), which are named by the numbers of
+            their lines. None predicts the test part.
     """
 
     ids = delegated("parts.ids")
     labels = delegated("parts.labels")
     groups = delegated("parts.groups")
-    sizes = delegated("parts.n_parts")
+    sizes = delegated("parts.sizes")
     label_names = delegated("parts.label_names")
     terms = delegated("parts.terms")
     tokenizer = delegated("parts.tokenizer")
@@ -84,7 +86,7 @@ class TextData(pl.LightningDataModule):
             self.parts.open()
 
     def train_dataloader(self) -> BatchLoader:
-        """Shuffled batches of similar length; each has a ``rank_weight``."""
+        """Shuffled batches of texts of similar length; each has a ``rank_weight``."""
         return self.parts.train_loader(self.trainer, self.batch_size, self.num_workers)
 
     def val_dataloader(self) -> BatchLoader:
@@ -106,43 +108,43 @@ class TextData(pl.LightningDataModule):
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
         """See `Splittable`; the tokenizer is fitted to the new training part."""
-        anew = copy.copy(self)
-        anew.parts = self.parts.with_split(train_ids, val_ids)
-        return anew
+        resplit = copy.copy(self)
+        resplit.parts = self.parts.with_split(train_ids, val_ids)
+        return resplit
 
     def encoded(self, state: Mapping[str, Any], written: Sequence[str]) -> dict[str, Tensor]:
-        """The tokens of texts, encoded by what a checkpoint or an exported file carries alone."""
+        """The padded tokens of texts, from the state in a checkpoint or an exported file alone."""
         return encoded_by(state, written)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tokenizer, the length that texts are cut to, and label names, which go into the checkpoint."""
+        """The tokenizer, the length that texts are cut to, and the label names."""
         return self.parts.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what the model was trained with; other classes are a UserError."""
+        """Restores what the model was trained with; other classes are a UserError."""
         self.parts.load_state_dict(state_dict)
 
 
 class LanguageData(pl.LightningDataModule):
-    """Windows of a long row of tokens: ``text`` and ``target`` int64 [B, L], the target one token ahead.
+    """Windows of a long sequence of tokens: ``text`` and ``target`` int64 [B, L], the target one token ahead.
 
     Args:
-        source: ``text_file``, or the reviews and tables of `TextData`, whose texts follow each other.
+        source: ``text_file``, or one of the sources of `TextData`, whose texts are read one after the other.
         path: the UTF-8 file of a ``text_file``, or a ``text_table``.
         text_column: the column of texts of a ``text_table``.
         label_column: its column of classes, which the split keeps in proportion.
-        val_size: for validation: texts, of a ``text_file`` characters (int), or their share (float below 1).
-        test_size: the same for the test part; of a ``text_file`` its end.
+        val_size: texts for validation, characters for a ``text_file`` (int), or their fraction (float below 1).
+        test_size: the same for the test part, which is the end of a ``text_file``.
         split_seed: another seed gives another split of texts.
-        train_size: so many training texts only; None for all.
+        train_size: trains on this many texts only; None for all.
         tokenizer: ``characters``, ``words`` or ``bpe``, fitted to the training part.
         vocab_size: the largest number of tokens.
         block_size: tokens of a window, L.
-        eval_context: tokens that evaluation reads before each window without scoring them.
-        order: ``shuffled`` windows, or ``tracks`` whose windows follow each other, for a state that is carried on.
-        batch_size: windows per batch and process; as many tracks.
+        eval_context: tokens before each window that evaluation reads without scoring them.
+        order: ``shuffled`` windows, or ``tracks`` of consecutive windows, for a state that is carried along.
+        batch_size: windows per batch and process, and the number of tracks.
         eval_batch_size: windows per batch of validation and test; None for `batch_size`.
-        prompts: what `predict` continues; None lets the model begin.
+        prompts: what `predict` continues; with None the model itself begins.
         prompts_path: a UTF-8 file of further prompts, one per line (see `read_lines`).
         samples: continuations of each prompt.
     """
@@ -195,7 +197,7 @@ class LanguageData(pl.LightningDataModule):
             self.parts.open()
 
     def train_dataloader(self) -> BatchLoader:
-        """Windows of the training part, in the order that was asked for."""
+        """Windows of the training part, in the requested order."""
         windows = TrainWindows(stream_of(self.parts, "train"), self.block_size, run_seed())
         process = Process.of(self.trainer)
         if self.order == "shuffled":
@@ -216,23 +218,23 @@ class LanguageData(pl.LightningDataModule):
         return eval_loader(windows, self.eval_batch_size, Process.of(self.trainer), part=part)
 
     def predict_dataloader(self) -> BatchLoader:
-        """One prompt a batch."""
+        """One prompt per batch."""
         prompts = Prompts(read_prompts(self.prompts, self.prompts_path), self.samples, self.parts.tokenizer)
         return eval_loader(prompts, 1, Process.of(self.trainer))
 
     @cached_property
     def training_text(self) -> str | None:
-        """What was trained on, in one piece, to find copies of it; None where it cannot be read any more."""
+        """The training text in one piece, to find copies of it; None where it can no longer be read."""
         try:
             return "\n".join(self.parts.texts("train"))
         except UserError as error:
-            say(f"copies of the training text are not looked for: {error}")
+            say(f"copies of the training text are not searched for: {error}")
             return None
 
     def state_dict(self) -> dict[str, Any]:
-        """The tokenizer, which goes into the checkpoint."""
+        """The tokenizer."""
         return self.parts.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what the model was trained with; its classes mean nothing to a language model."""
+        """Restores the tokenizer; classes mean nothing to a language model."""
         self.parts.load_state_dict({name: value for name, value in state_dict.items() if name != "label_names"})
