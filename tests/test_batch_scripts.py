@@ -120,7 +120,7 @@ def test_inputs_are_found_as_by_the_data_modules(tmp_path: Path, capsys: pytest.
     found = batch_predict.image_files([str(tmp_path / "a[1].png"), str(tmp_path)])
     assert found == [str(tmp_path / name) for name in ("a[1].png", "a1.png", "b.jfif")]
     assert "left out 1 file that Pillow does not read as an image: 1 .heic" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"inputs: '.*gone\.png' is not there"):
+    with pytest.raises(UserError, match=r"inputs: '.*gone\.png' does not exist"):
         batch_predict.image_files([str(tmp_path / "gone.png")])
 
 

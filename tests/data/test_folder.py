@@ -332,7 +332,7 @@ def test_one_file_under_two_names_stays_on_one_side(grey_root):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda root: None, r"nowhere' is not there; give a folder with one sub-folder"),
+        (lambda root: None, r"nowhere' does not exist; give a folder with one sub-folder"),
         (lambda root: root.write_text("x"), r"nowhere' is a file"),
         (lambda root: _save(root / "loose.png", _noise(4, 4)), r"no class folder in '.*nowhere'"),
         (lambda root: (root / "cats").mkdir(parents=True), r"no image in '.*cats'"),
@@ -366,7 +366,7 @@ def test_files_for_prediction_are_shown_as_the_model_was_trained(grey_root):
 
 
 def test_files_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"predict_paths: '.*gone\.png' is not there"):
+    with pytest.raises(UserError, match=r"predict_paths: '.*gone\.png' does not exist"):
         open_files([str(tmp_path / "gone.png")])
     with pytest.raises(UserError, match=r"predict_paths: '.*' leads to no image; give image files, folders"):
         open_files([str(tmp_path)])

@@ -191,7 +191,7 @@ def test_new_files_without_a_checkpoint_need_the_training_data(tmp_path):
     new = tmp_path / "new.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(new)
     data = ImageData("image_folder", str(tmp_path / "gone"), predict_paths=[str(new)])
-    with pytest.raises(UserError, match="gone' is not there"):
+    with pytest.raises(UserError, match="gone' does not exist"):
         _trainer().predict(Linear(), datamodule=data)
 
 

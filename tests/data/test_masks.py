@@ -174,9 +174,9 @@ class TestMaskFolder:
             ({}, "file,label\na.png,cat\nb.png,dog\n", "has no label for 'c.png'"),
             ({}, "name,label\na.png,cat\n", "has no column 'file'"),
             ({}, "", "labels.csv': it is empty"),
-            ({}, "file,label\na.png,\n", "line 2: a file and a label are needed"),
-            ({}, "file,label\na.png,cat\na.png,dog\n", "'a.png' is there twice"),
-            ({}, "file,label\n" + "".join(f"{n}.png,cat\n" for n in "abcdef"), "1 label(s); a classifier takes two"),
+            ({}, "file,label\na.png,\n", "line 2 is 'a.png,'; it needs a file and a label"),
+            ({}, "file,label\na.png,cat\na.png,dog\n", "duplicate file 'a.png'"),
+            ({}, "file,label\n" + "".join(f"{n}.png,cat\n" for n in "abcdef"), "1 label(s); a classifier needs two"),
             ({}, "file,label\n" + "".join(f"{n}.png,cat\n" for n in "abcdefg") + "h.png,dog\n", "names 'g.png', which"),
         ],
         ids=["size", "missing", "colours", "value", "no_label", "column", "empty", "blank", "twice", "one", "no_file"],
@@ -194,9 +194,9 @@ class TestMaskFolder:
         root = folder()
         with pytest.raises(UserError, match="the masks have 3 classes, 0 to 2, and mask_names 2"):
             open_masks("mask_folder", str(root), mask_names=["sky", "sea"])
-        with pytest.raises(UserError, match=r"there is no '.*nowhere/images'; it holds images/, masks/"):
+        with pytest.raises(UserError, match=r"'.*nowhere/images' does not exist; the folder must hold images/, masks/"):
             open_masks("mask_folder", str(tmp_path / "nowhere"))
-        with pytest.raises(UserError, match=r"no source 'mask_foldr' of masks; .* did you mean 'mask_folder'"):
+        with pytest.raises(UserError, match=r"unknown source 'mask_foldr' of masks; .* did you mean 'mask_folder'"):
             open_masks("mask_foldr")
 
 

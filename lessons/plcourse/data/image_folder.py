@@ -1,12 +1,11 @@
 """A user's own image files: one folder per class, or a list of files to predict.
 
-Decoding is left to `read`; opening a folder only reads the bytes (for the content hash) and the header of
-each file.
+Opening a folder reads the bytes (for the content hash) and the header of each file; `read` decodes the pixels.
 """
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +27,42 @@ from plcourse.data.decode import (
     reason_of,
     upright,
 )
-from plcourse.data.image_files import find_images, left_out_line
+from plcourse.data.image_files import ImageFiles, find_images, left_out_line
 from plcourse.data.layouts import class_folders
 from plcourse.data.resize import ImageSize, Resize, as_pixels, resized, size_of
 from plcourse.errors import UserError
 
-LARGEST_KEPT = 256  # pixels a side up to which a common size is kept; one batch of larger ones fills the memory
-MIXED_SIZE = 64  # pixels a side otherwise: what a photograph still shows and two CPU cores still train
-_GLANCED = 1000  # files that are looked at before a stream of them begins, in a fraction of a second
-CACHE_BYTES = 256 << 20  # decoded images of a small folder are kept, so that only the first epoch decodes
+LARGEST_KEPT = 256  # pixels a side up to which a common size is kept; one batch of larger images fills the memory
+MIXED_SIZE = 64  # pixels a side otherwise: still enough for a photograph, and two CPU cores can train on it
+_GLANCED = 1000  # files whose headers are read before a stream of them begins, which takes a fraction of a second
+CACHE_BYTES = 256 << 20  # a folder whose decoded images fit into this is only decoded in the first epoch
+
+
+class DecodedCache:
+    """Decoded samples of one shape, kept in memory if all of them together take at most `CACHE_BYTES`.
+
+    Args:
+        n: the number of samples.
+        shape: the shape of each, uint8.
+    """
+
+    def __init__(self, n: int, shape: Sequence[int]) -> None:
+        fits = n * int(np.prod(shape)) <= CACHE_BYTES
+        self._samples = torch.empty((n, *shape), dtype=torch.uint8) if fits else None
+        self._known = np.zeros(n, bool)
+
+    def read(self, indices: np.ndarray, decode: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        """The samples at `indices` (int64 [B]); `decode` makes those that are not in memory."""
+        if self._samples is None:
+            return torch.stack([decode(i) for i in indices.tolist()])
+        for i in indices[~self._known[indices]].tolist():
+            self._samples[i] = decode(i)
+            self._known[i] = True
+        return self._samples.index_select(0, torch.from_numpy(indices))
+
+    def clear(self) -> None:
+        """Forgets all samples."""
+        self._known[:] = False
 
 
 class FolderSource:
@@ -44,27 +70,23 @@ class FolderSource:
 
     Args:
         name: the source's name.
-        paths: N files.
-        ids: N distinct names.
-        labels: int64 [N]; -1 for a file without a label.
+        files: N files.
         label_names: one name per class.
-        shape: (channels, height, width) to decode to; None takes it from the files: grey if all are, the size
-            that all share if that is at most 256 pixels a side, else 64 x 64.
+        shape: (channels, height, width) to decode to. None takes it from the files: grey if all are, and the size
+            that all share if it is at most 256 pixels a side, else 64 x 64.
         image_size: height and width, or one number for both, instead of those of `shape`.
-        on_error: ``raise`` names the first unreadable file, at once where its header shows it and else when
-            it is read; ``skip`` decodes every file now and leaves the unreadable ones out.
-        part_of: N part names where the folder has its own split.
-        channels: 1 or 3 to decode to, whatever the files are; None leaves it to `shape`.
-        resize: how an image of another size is brought to the shape; see `plcourse.data.resize`.
+        on_error: ``raise`` names the first unreadable file, at once where its header shows it and otherwise when it is
+            read; ``skip`` decodes every file now and leaves the unreadable ones out.
+        channels: 1 or 3 to decode to, whatever the files have; None leaves it to `shape`.
+        resize: how an image of another size is resized; see `plcourse.data.resize`.
         depth: bits of the values of 16-bit files; 0 refuses files whose values leave that open; None takes the
             smallest of 8, 10, 12, 14 and 16 that holds all values of all files.
-        notes: lines on what was left out already.
 
     Attributes:
         sizes: int64 [N, 2], height and width of each file as it is shown, upright.
         orientations: int64 [N], the EXIF orientation of each file.
         depth: as above; 0 where no file has 16 bits.
-        notes: lines that a person should see once: what was left out, and how files were read that allow two readings.
+        notes: lines to be shown once: what was left out, and how files were read that can be read in two ways.
 
     Raises:
         UserError: an unreadable file, or no readable file at all.
@@ -73,53 +95,43 @@ class FolderSource:
     def __init__(
         self,
         name: str,
-        paths: Sequence[Path],
-        ids: Sequence[str],
-        labels: Sequence[int],
+        files: ImageFiles,
         label_names: list[str],
         shape: tuple[int, int, int] | None = None,
         image_size: ImageSize | None = None,
         on_error: Literal["raise", "skip"] = "raise",
-        part_of: Sequence[str] | None = None,
         channels: int | None = None,
         resize: Resize = "crop",
         depth: int | None = None,
-        notes: Sequence[str] = (),
     ) -> None:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing and decoding release the lock
-            facts = list(pool.map(inspect, paths, [on_error == "skip"] * len(paths)))
+            facts = list(pool.map(inspect, files.paths, [on_error == "skip"] * len(files.paths)))
         if depth is not None:
             facts = [_fitting(each, depth) for each in facts]
         bad = [i for i, each in enumerate(facts) if each.error]
         if bad and on_error == "raise":
-            raise _unreadable(paths[bad[0]], str(facts[bad[0]].error))
+            raise _unreadable(files.paths[bad[0]], str(facts[bad[0]].error))
+        self.rejected = [(str(files.paths[i]), str(facts[i].error)) for i in bad]
         good = [i for i, each in enumerate(facts) if not each.error]
         if not good:
-            raise UserError(
-                f"none of {len(paths)} image files can be read; the first is '{paths[0]}': {facts[0].error}"
-            )
-        self.name = name
+            path, reason = self.rejected[0]
+            raise UserError(f"none of {len(facts)} image files can be read; the first is '{path}': {reason}")
+        files, facts = files.take(good), [facts[i] for i in good]
+        self.name, self.label_names, self.paths, self.ids = name, label_names, files.paths, files.ids
         self.resize: Resize = resize
-        self.sizes = np.array([facts[i].size for i in good], np.int64)
-        self.orientations = np.array([facts[i].orientation for i in good], np.int64)
-        self.notes = [*notes, *_notes(name, [facts[i] for i in good])]
-        peak = max(facts[i].peak for i in good)
+        self.sizes = np.array([each.size for each in facts], np.int64)
+        self.orientations = np.array([each.orientation for each in facts], np.int64)
+        self.notes = [*files.notes, *_notes(name, facts)]
+        peak = max(each.peak for each in facts)
         self.depth = depth if depth is not None else depth_of(peak) if peak else 0
-        self.paths = [paths[i] for i in good]
-        self.ids = [ids[i] for i in good]
-        self.labels = np.array([labels[i] for i in good], np.int64)
-        self.label_names = label_names
-        self.rejected = [(str(paths[i]), str(facts[i].error)) for i in bad]
-        self.hashes = np.frombuffer(b"".join(facts[i].content for i in good), "<u8").astype(np.uint64)
-        self.parts = None if part_of is None else _indices_of([part_of[i] for i in good])
-        self.shape = shape or _common_shape([facts[i] for i in good])
-        if image_size is not None:
-            self.shape = (self.shape[0], *size_of(image_size))
-        if channels is not None:
-            self.shape = (channels, *self.shape[1:])
-        fits = len(good) * int(np.prod(self.shape)) <= CACHE_BYTES
-        self._cache = torch.empty((len(good), *self.shape), dtype=torch.uint8) if fits else None
-        self._cached = np.zeros(len(good), bool)
+        number = {label: i for i, label in enumerate(label_names)}
+        self.labels = np.array([number.get(label, -1) for label in files.labels], np.int64)
+        self.hashes = np.frombuffer(b"".join(each.content for each in facts), "<u8").astype(np.uint64)
+        self.parts = files.parts
+        found_channels, *found_size = shape or _common_shape(facts)
+        height, width = found_size if image_size is None else size_of(image_size)
+        self.shape = (channels or found_channels, height, width)
+        self._cache = DecodedCache(len(self.ids), self.shape)
 
     @classmethod
     def of_classes(
@@ -131,27 +143,13 @@ class FolderSource:
     ) -> Self:
         """Opens a folder with one sub-folder per class, or with ``train/`` and ``val/``, ``test/`` of such.
 
-        Sub-folders of a class folder belong to it. Hidden files are passed over; other files that are no images are
-        counted in `notes`. The id of a sample is its path below `root`. See `class_folders` for what is refused.
+        The id of a sample is its path below `root`. See `class_folders` for what is left out and what is refused.
 
         Raises:
-            UserError: `root` does not look like that.
+            UserError: `root` does not have this layout.
         """
-        found = class_folders(root)
-        ids = [path.relative_to(root).as_posix() for path in found.paths]
-        return cls(
-            "image_folder",
-            found.paths,
-            ids,
-            found.labels,
-            found.label_names,
-            None,
-            image_size,
-            on_error,
-            found.part_of,
-            resize=resize,
-            notes=found.notes,
-        )
+        files = class_folders(root)
+        return cls("image_folder", files, files.label_names, None, image_size, on_error, resize=resize)
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The images at `indices` (int64 [B]) as uint8 [B, C, H, W].
@@ -159,21 +157,16 @@ class FolderSource:
         Raises:
             UserError: a file that cannot be decoded, by name.
         """
-        if self._cache is None:
-            return torch.stack([self._decoded(i) for i in indices.tolist()])
-        for i in indices[~self._cached[indices]].tolist():
-            self._cache[i] = self._decoded(i)
-            self._cached[i] = True
-        return self._cache.index_select(0, torch.from_numpy(indices))
+        return self._cache.read(indices, self._decoded)
 
     def use_depth(self, depth: int) -> None:
-        """Reads 16-bit files as a checkpoint was trained to see them."""
+        """Reads 16-bit files as the model of a checkpoint read them in training."""
         if depth != self.depth:
             self.depth = depth
-            self._cached[:] = False
+            self._cache.clear()
 
     def read_raw(self, index: int) -> torch.Tensor:
-        """One image as it is before it is resized: uint8 [C, H, W] in its own size, upright."""
+        """One upright image before it is resized: uint8 [C, H, W]."""
         return self._decoded(index, whole=True)
 
     def _decoded(self, index: int, whole: bool = False) -> torch.Tensor:
@@ -207,30 +200,34 @@ def open_files(
     if not names:
         raise UserError("predict_paths: the list is empty; give image files, folders, patterns or .txt lists")
     notes = left_out_line("predict_paths", left_out)
-    files, labels = [Path(name) for name in names], [-1] * len(names)
-    return FolderSource(
-        "files", files, names, labels, [], shape, None, on_error, resize=resize, depth=depth, notes=notes
-    )
+    files = ImageFiles([Path(name) for name in names], names, [""] * len(names), notes=notes)
+    return FolderSource("files", files, [], shape, None, on_error, resize=resize, depth=depth)
 
 
 def read_image(path: Path, shape: tuple[int, int, int], resize: Resize | None = "crop", depth: int = 0) -> torch.Tensor:
-    """One file as uint8 [C, H, W], upright and brought to `shape` (channels, height, width); see `FolderSource`.
+    """One file as upright uint8 [C, H, W], resized to `shape` (channels, height, width).
 
-    Without a rule it keeps its own height and width.
+    Args:
+        path: the file.
+        shape: the channels, and the size unless `resize` is None.
+        resize: the rule; None keeps the file's own height and width.
+        depth: see `FolderSource`.
 
     Raises:
         UnreadableImage: it cannot be decoded.
     """
+    channels, height, width = shape
     try:
         with Image.open(path) as image:
             check_size(image)
-            return _pixels(image, shape, resize, depth)
+            image = upright(image, channels, depth)
+            return as_pixels(image if resize is None else resized(image, (height, width), resize))
     except DECODE_ERRORS as error:
         raise UnreadableImage(reason_of(error)) from error
 
 
 def header_notes(name: str, paths: Sequence[str]) -> list[str]:
-    """The lines of `FolderSource.notes` on transparency and frames, by the headers of the first files alone."""
+    """The lines of `FolderSource.notes` on transparency and frames, from the headers of the first files."""
     some = paths[:_GLANCED]
     where = name if len(some) == len(paths) else f"{name}, the first {len(some):,} of {len(paths):,}"
     return _notes(where, [glance(Path(path)) for path in some])
@@ -242,16 +239,15 @@ def _fitting(facts: Facts, depth: int) -> Facts:
 
 
 def _notes(name: str, facts: Sequence[Facts]) -> list[str]:
-    """What is known of files that could be read in several ways."""
     notes = []
     if n := sum(each.transparent for each in facts):
-        notes.append(f"{name}: {n:,} of {len(facts):,} images have an alpha channel; what is transparent shows white")
+        notes.append(f"{name}: {n:,} of {len(facts):,} images have an alpha channel; transparent pixels become white")
     if n := sum(each.frames for each in facts):
         notes.append(f"{name}: {n:,} of {len(facts):,} images have several frames or pages; the first is read")
     return notes
 
 
-def _common_shape(facts: list[Facts]) -> tuple[int, int, int]:
+def _common_shape(facts: Sequence[Facts]) -> tuple[int, int, int]:
     channels = 1 if all(each.grey for each in facts) else 3
     sizes = {each.size for each in facts}
     height, width = sizes.pop()
@@ -260,20 +256,8 @@ def _common_shape(facts: list[Facts]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _pixels(image: Image.Image, shape: tuple[int, int, int], resize: Resize | None, depth: int) -> torch.Tensor:
-    """Upright, and brought to `shape` by the rule where there is one: uint8 [C, H, W]."""
-    channels, height, width = shape
-    image = upright(image, channels, depth)
-    return as_pixels(image if resize is None else resized(image, (height, width), resize))
-
-
-def _indices_of(part_of: list[str]) -> dict[str, np.ndarray]:
-    names = np.array(part_of)
-    return {part: np.flatnonzero(names == part) for part in ("train", "val", "test") if part in part_of}
-
-
 def _unreadable(path: Path, reason: str) -> UserError:
     return UserError(
-        f"cannot read the image '{path}': {reason}; mend or remove it, or leave such files out with "
+        f"cannot read the image '{path}': {reason}; repair or remove it, or leave such files out with "
         "--data.init_args.on_error=skip"
     )

@@ -1,77 +1,61 @@
-"""Which folders of an image folder are parts and which are classes; what could be either is refused."""
+"""Which sub-folders of an image folder are parts and which are classes; folders that could be either are refused."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from plcourse.data.image_files import folders_in, images_below, is_dropping, is_image, left_out_line
+from plcourse.data.image_files import ImageFiles, folders_in, images_below, is_dropping, is_image, left_out_line
 from plcourse.data.part_names import by_part, normal, part_of
 from plcourse.errors import UserError
 
 LAYOUT = "give a folder with one sub-folder of images per class, or with train/, val/ and test/ of such"
+_ADD = "add images, or remove the folder"
 
 
-@dataclass
-class ClassFolders:
-    """What was found below the root of an image folder, N files in all.
+def class_folders(root: str) -> ImageFiles:
+    """The images in a folder with one sub-folder per class, or with parts of such.
 
-    Attributes:
-        paths: N image files.
-        labels: N indices into `label_names`.
-        label_names: one name per class, in Unicode's composed form.
-        part_of: N part names; None where the folder has no split.
-        notes: one line for each thing that was left out.
-    """
-
-    paths: list[Path] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    label_names: list[str] = field(default_factory=list)
-    part_of: list[str] | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-def class_folders(root: str) -> ClassFolders:
-    """Looks for images in a folder with one sub-folder per class, or with parts of such.
+    Sub-folders of a class folder belong to the class. Hidden files are ignored; other files that are not images are
+    counted in the notes. Class names are in Unicode's composed form.
 
     Raises:
-        UserError: `root` does not look like that, or could be read in two ways.
+        UserError: `root` does not have this layout, or could be read in two ways.
     """
     top = Path(root)
     if not top.is_dir():
-        raise UserError(f"image_folder: '{root}' is {'a file' if top.is_file() else 'not there'}; {LAYOUT}")
+        raise UserError(f"image_folder: '{root}' {'is a file' if top.is_file() else 'does not exist'}; {LAYOUT}")
     parts = _parts(top)
     in_order = sorted((parts or {"": top}).items(), key=lambda item: item[1])  # the order of ids, which never changes
-    by_class = [(part, each) for part, folder in in_order for each in folders_in(folder)]
-    found = ClassFolders(part_of=[] if parts else None)
-    found.label_names = sorted({normal(folder.name) for _, folder in by_class})
+    found = ImageFiles(part_of=[] if parts else None)
     left_out: Counter[str] = Counter()
-    for part, folder in by_class:
-        others: Counter[str] = Counter()
-        images = images_below(folder, others)
-        if not images:
-            inside = left_out_line("it", others)
-            raise UserError(
-                f"image_folder: no image in '{folder}'; add some or remove it{'; ' + inside[0] if inside else ''}"
-            )
-        left_out += others
-        found.paths += images
-        found.labels += [found.label_names.index(normal(folder.name))] * len(images)
-        if found.part_of is not None:
-            found.part_of += [part] * len(images)
+    for part, outer in in_order:
+        for folder in folders_in(outer):
+            others: Counter[str] = Counter()
+            images = images_below(folder, others)
+            if not images:
+                raise UserError(
+                    "; ".join([f"image_folder: no image in '{folder}'", *left_out_line("it", others), _ADD])
+                )
+            left_out += others
+            found.paths += images
+            found.ids += [path.relative_to(root).as_posix() for path in images]
+            found.labels += [normal(folder.name)] * len(images)
+            if found.part_of is not None:
+                found.part_of += [part] * len(images)
     if not found.paths:
         raise UserError(f"image_folder: no class folder in '{root}'; {LAYOUT}")
     loose = _loose([top, *parts.values()], left_out)
     found.notes = left_out_line("image_folder", left_out)
     if loose:
-        found.notes.append(f"image_folder: left out {_count(loose)} outside of the class folders, such as '{loose[0]}'")
+        count = "1 image" if len(loose) == 1 else f"{len(loose):,} images"
+        found.notes.append(f"image_folder: left out {count} outside of the class folders, such as '{loose[0]}'")
     return found
 
 
 def _parts(top: Path) -> dict[str, Path]:
     """The parts below `top` by their names; empty where its folders are classes.
 
-    A class may be called "train" or "test" where other classes stand beside it and it holds images, not folders.
+    A class may be called "train" or "test" if there are other classes beside it and it holds images, not folders.
     """
     folders = folders_in(top)
     named = [folder for folder in folders if part_of(folder.name)]
@@ -103,7 +87,7 @@ def _parts(top: Path) -> dict[str, Path]:
 
 
 def _check_classes(top: Path, folders: Sequence[Path]) -> None:
-    """Refuses folders of folders whose names are more likely those of years, sites or parts than those of classes."""
+    """Refuses folders of folders whose names are more likely years, sites or parts than classes."""
     inside = [folders_in(folder) for folder in folders]
     if any(is_image(path.name) for folder in folders for path in folder.iterdir()):
         return
@@ -123,15 +107,9 @@ def _check_classes(top: Path, folders: Sequence[Path]) -> None:
 
 def _loose(folders: Sequence[Path], left_out: Counter[str]) -> list[Path]:
     """The images that lie in the folders themselves; other files are counted."""
-    files = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
-    for path in files:
-        if not is_dropping(path.name) and not is_image(path.name):
-            left_out[path.suffix.lower()] += 1
-    return [path for path in files if is_image(path.name) and not is_dropping(path.name)]
-
-
-def _count(images: Sequence[Path]) -> str:
-    return "1 image" if len(images) == 1 else f"{len(images):,} images"
+    files = [path for folder in folders for path in folder.iterdir() if path.is_file() and not is_dropping(path.name)]
+    left_out.update(path.suffix.lower() for path in files if not is_image(path.name))
+    return sorted(path for path in files if is_image(path.name))
 
 
 def _listed(folders: Sequence[Path]) -> str:

@@ -1,52 +1,31 @@
-"""Where the images, masks and labels of a mask folder lie: in one place, or one for each part."""
+"""Where the images, masks and labels of a mask folder lie: in one place, or in one place for each part."""
 
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from plcourse.data.classes import class_names
 from plcourse.data.delimited import line_of
 from plcourse.data.frames import as_text, read_frame
-from plcourse.data.image_files import folders_in, images_below, is_dropping, left_out_line
+from plcourse.data.image_files import ImageFiles, folders_in, images_below, is_dropping, left_out_line
 from plcourse.data.part_names import by_part, normal, part_of
 from plcourse.errors import UserError, nearest
 
-LAYOUT = "it holds images/, masks/ (the same file names, one integer class per pixel) and labels.csv (file,label)"
+LAYOUT = "the folder must hold images/, masks/ (the same file names, one integer class per pixel) and labels.csv (file,label)"
 
 
-@dataclass
-class MaskFolder:
-    """What was found in a mask folder, N images in all.
-
-    Attributes:
-        images: N image files.
-        masks: the mask file of each.
-        ids: N names: paths below ``images/``, after the part's folder where each part has an ``images/``.
-        labels: N class names.
-        part_of: N part names; None where the folder has no split.
-        notes: one line for each thing that was left out.
-    """
-
-    images: list[Path] = field(default_factory=list)
-    masks: list[Path] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    part_of: list[str] | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-def find_masks(root: str) -> MaskFolder:
-    """Pairs the images of a mask folder with their masks and labels.
+def find_masks(root: str) -> ImageFiles:
+    """The images of a mask folder, each with its mask and its label.
 
     Parts are folders named ``train``, ``val``, ``test`` (see `part_of`): in the root, each with ``images/``,
-    ``masks/`` and its own ``labels.csv``, or within ``images/`` and ``masks/``.
+    ``masks/`` and its own ``labels.csv``, or within ``images/`` and ``masks/``. The id of an image is its path below
+    ``images/``, with the part's folder before it where each part has its own ``images/``.
 
     Raises:
-        UserError: a piece that is missing, or names that do not fit together.
+        UserError: a file or folder that is missing, or names that do not match.
     """
     top = Path(root)
     parts = by_part(folders_in(top), "mask_folder") if top.is_dir() else {}
-    found, left_out = MaskFolder(), Counter[str]()
+    found, left_out = ImageFiles(), Counter[str]()
     if any(_piece(top, name).exists() for name in ("images", "masks")) or not parts:
         _add(found, top, "", left_out)
         found.part_of = _parts_within(_piece(top, "images"), found.ids)
@@ -65,28 +44,27 @@ def find_masks(root: str) -> MaskFolder:
         raise UserError(f"mask_folder: '{root}' has {', '.join(sorted(set(found.part_of)))} but no train part")
     where = _piece(top, "labels.csv") if _piece(top, "labels.csv").exists() else top
     if (n := len(class_names(str(where), found.labels))) < 2:
-        raise UserError(f"'{where}' has {n} label(s); a classifier takes two or more")
-    twice = [path for path, n in Counter(found.masks).items() if n > 1]
-    if twice:
-        pair = [each for each, mask in zip(found.ids, found.masks, strict=True) if mask == twice[0]][:2]
-        raise UserError(f"mask_folder: '{twice[0]}' would be the mask of both '{pair[0]}' and '{pair[1]}'; rename one")
+        raise UserError(f"'{where}' has {n} label(s); a classifier needs two or more")
+    if twice := next((path for path, n in Counter(found.masks).items() if n > 1), None):
+        pair = [each for each, mask in zip(found.ids, found.masks, strict=True) if mask == twice][:2]
+        raise UserError(f"mask_folder: '{twice}' would be the mask of both '{pair[0]}' and '{pair[1]}'; rename one")
     found.notes = [*left_out_line("mask_folder", left_out), *found.notes]
     return found
 
 
 def _piece(folder: Path, name: str) -> Path:
-    """A file or folder of that name in any case, or where it should be."""
+    """The file or folder of that name in any case, or the path where it should be."""
     exact = folder / name
     if exact.exists() or not folder.is_dir():
         return exact
     return next((path for path in sorted(folder.iterdir()) if path.name.casefold() == name), exact)
 
 
-def _add(found: MaskFolder, folder: Path, prefix: str, left_out: Counter[str]) -> None:
+def _add(found: ImageFiles, folder: Path, prefix: str, left_out: Counter[str]) -> None:
     pieces = {name: _piece(folder, name) for name in ("images", "masks", "labels.csv")}
     for path in pieces.values():
         if not path.exists():
-            raise UserError(f"mask_folder: there is no '{path}'; {LAYOUT}")
+            raise UserError(f"mask_folder: '{path}' does not exist; {LAYOUT}")
     table = pieces["labels.csv"]
     label_of = read_labels(table)
     images = images_below(pieces["images"], left_out)
@@ -111,13 +89,13 @@ def _add(found: MaskFolder, folder: Path, prefix: str, left_out: Counter[str]) -
             f"mask_folder: left out {len(unused):,} file(s) of '{pieces['masks']}' that belong to no image, such as "
             f"'{unused[0].name}'"
         )
-    found.images += images
+    found.paths += images
     found.masks += paths
     found.ids += [prefix + name for name in names]
 
 
 def _parts_within(images: Path, ids: list[str]) -> list[str] | None:
-    """The part of each image where the folders in ``images/`` are parts."""
+    """The part of each image if the folders in ``images/`` are parts, else None."""
     if not by_part(folders_in(images), "mask_folder"):
         return None
     found = []
@@ -135,7 +113,7 @@ def _parts_within(images: Path, ids: list[str]) -> list[str] | None:
 
 
 def _key(name: str) -> str:
-    """A path below ``images/`` or ``masks/`` as it is compared: composed Unicode, and a part by what it means."""
+    """A path below ``images/`` or ``masks/`` in the form that is compared: composed Unicode, parts by one name."""
     first, slash, rest = normal(name).partition("/")
     return f"{part_of(first) or first}/{rest}" if slash else first
 
@@ -154,9 +132,9 @@ class _Masks:
             self._by_stem.setdefault(_stem(key), []).append(path)
 
     def of(self, name: str) -> Path:
-        """The mask of an image: the same name, that name with ``.png`` for or behind its ending, or another ending.
+        """The mask of an image: its name, or that with another ending, ``.png`` first, or with ``.png`` appended.
 
-        Photographs are JPEG and masks are not; predicted masks have ``.png`` behind the name.
+        The last is how this suite names predicted masks.
         """
         key = _key(name)
         for each in (key, f"{_stem(key)}.png", f"{key}.png"):
@@ -169,7 +147,7 @@ class _Masks:
         if not others:
             png = Path(name).with_suffix(".png").name
             same = self._folder / name
-            raise UserError(f"mask_folder: the image '{name}' has no mask: neither '{same}' nor '{png}' is there")
+            raise UserError(f"mask_folder: the image '{name}' has no mask: neither '{same}' nor '{png}' exists")
         return others[0]
 
 
@@ -179,10 +157,10 @@ def _stem(key: str) -> str:
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """The label of each file, of a table with the columns ``file`` and ``label``.
+    """The label of each file, from a table with the columns ``file`` and ``label``.
 
     Raises:
-        UserError: it is not such a table, or names a file twice.
+        UserError: the table lacks a column or a value, or names a file twice.
     """
     frame = read_frame(path)
     for column in ("file", "label"):
@@ -194,8 +172,8 @@ def read_labels(path: Path) -> dict[str, str]:
     for row, (name, label) in enumerate(zip(as_text(frame, "file"), as_text(frame, "label"), strict=True)):
         if name is None or label is None or not label.strip():
             line = line_of(path, row)
-            raise UserError(f"'{path}', line {line}: a file and a label are needed, not '{name or ''},{label or ''}'")
+            raise UserError(f"'{path}', line {line} is '{name or ''},{label or ''}'; it needs a file and a label")
         if name in found:
-            raise UserError(f"'{path}', line {line_of(path, row)}: '{name}' is there twice")
+            raise UserError(f"'{path}', line {line_of(path, row)}: duplicate file '{name}'")
         found[name] = label
     return found
