@@ -44,7 +44,7 @@ def test_a_foreign_table_from_fit_to_export(tmp_path: Path, runs: Path, capsys: 
     data = {"source": "table", "root": str(tmp_path / "table.csv"), "label_column": "kind", "id_column": "nr"}
     config["data"] = {"class_path": "EvaluationData", "init_args": {**data, "batch_size": 16, "test_size": 0.4}}
     run = plcourse.run("fit", config, then=["test"])
-    assert "column 'Unnamed: 0' is an index that was saved along and is left out" in capsys.readouterr().out
+    assert "column 'Unnamed: 0' is a saved index and is left out" in capsys.readouterr().out
 
     predicted = pd.concat(map(pd.read_parquet, run.predict())).set_index("id")
     truth = table.loc[predicted.index, "kind"]

@@ -173,7 +173,7 @@ class TestTables:
         skipped = TableSplits(str(table), Schema(label="kind", id="name"), on_error="skip").source
         assert len(skipped.ids) == 89
         assert skipped.rejected[0][0] == "3"
-        with pytest.raises(UserError, match=r"no label column 'knd'; did you mean 'kind'"):
+        with pytest.raises(UserError, match=r"no column 'knd'; it has .*; did you mean 'kind'"):
             _ = TableSplits(str(table), Schema(label="knd")).source
 
     def test_columns_that_are_not_features_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +183,7 @@ class TestTables:
         frame.assign(label=[0, 1, 0, 1]).to_csv(tmp_path / "t.csv", index=False)
         assert TableSplits(str(tmp_path / "t.csv"), Schema()).source.schema.features == ["x"]
         said = capsys.readouterr().out
-        assert "1 features; not numeric, and so none: ticket ('A/5' is not a number), place, flag" in said
+        assert "1 features; left out because they are not numeric: ticket ('A/5' is not a number), place, flag" in said
         source = TableSplits(str(tmp_path / "t.csv"), Schema(features=["flag", "x"])).source
         assert source.features.tolist() == [[1, 3], [0, 1], [1, 2], [0, 9]]
 
@@ -212,4 +212,4 @@ class TestTables:
 
     def test_a_missing_feature_is_named(self) -> None:
         with pytest.raises(UserError, match=r"no column 'sise'; it has size; did you mean 'size'"):
-            to_features(pd.DataFrame({"size": [1.0]}), Schema(features=["sise"]))
+            to_features("t", pd.DataFrame({"size": [1.0]}), Schema(features=["sise"]))

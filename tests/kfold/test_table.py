@@ -99,8 +99,8 @@ def test_new_rows_are_predicted_by_the_mean_of_the_folds_each_with_its_own_scale
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": ["80", "tall"]}, r"new.csv: column 'size' is 'tall' in row 1, which is not a finite number"),
-        ({"rooms": ["", "3"]}, r"new.csv: row 0 has no value in column 'rooms'"),
+        ({"size": ["80", "tall"]}, r"new.csv, row 1: column 'size' is 'tall', not a finite number"),
+        ({"rooms": ["", "3"]}, r"new.csv, row 0: column 'rooms' is missing"),
         ({"house": ["a", "a"]}, r"new.csv, row 1: column 'house' is 'a' again"),
         ({"temp": None}, r"new.csv has no column 'temp'"),
     ],
@@ -124,7 +124,7 @@ def test_columns_that_only_count_the_rows_are_left_out_unless_they_are_named(
     table = Table.read("table_file", str(tmp_path / "t.csv"), Columns("price"))
     assert table.names == ["size", "rooms", "lift", "temp"]
     said = capsys.readouterr().out
-    assert "column 'Unnamed: 0' is an index that was saved along and is left out" in said
+    assert "column 'Unnamed: 0' is a saved index and is left out" in said
     assert "column 'day' only counts the rows and is left out" in said
     assert "column 'Id' only names the rows and is left out" in said
     table = Table.read("table_file", str(tmp_path / "t.csv"), Columns("price", features=["day", "size"]))

@@ -1,10 +1,10 @@
-"""Which columns of a table are features, and how these are standardised.
+"""The columns of a table: which are features, which cells cannot be used, and how features are standardised.
 
-Shapes: N rows of the training part, B rows of a batch, D features.
+Shapes: N rows of a table, B rows of a batch, D features.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,31 +14,82 @@ import torch
 from plcourse.console import say
 from plcourse.data.frames import as_text, numbers
 from plcourse.data.names import listed
-from plcourse.errors import UserError
+from plcourse.errors import UserError, nearest
 
 _INDEX = re.compile(r"Unnamed: \d+(\.\d+)*")  # an index of pandas, or the row names of R
 _NO_NUMBER = {"na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".", "missing", "unknown"}
-_NAMES = ("id", "index", "level_0")  # of whole numbers that are all different
+_NAMES = ("id", "index", "level_0")  # columns with these names that hold distinct whole numbers are no features
 _COMMA = re.compile(r"[+-]?\d+,\d+")
-# a spread below this share of the largest value is rounding, not information
-_CONSTANT = 1e-12
+_CONSTANT = 1e-12  # a standard deviation below this fraction of the largest value is rounding, not information
 
 
-def features_of(name: str, frame: pd.DataFrame, taken: Collection[str | None]) -> list[str]:
-    """The numeric columns of a table that may be features, in its order.
+def require_columns(name: str, frame: pd.DataFrame, columns: Iterable[str | None]) -> None:
+    """Raises a UserError that names the first column that a table does not have; None stands for no column."""
+    for column in columns:
+        if column is not None and column not in frame:
+            raise UserError(f"{name} has no column '{column}'; it has {', '.join(frame)}{nearest(column, frame)}")
 
-    A column is numeric if its cells are numbers, some of which may be missing or written as ``NA``, ``null`` or ``?``:
-    such rows are refused later. All others are left out with a line, and so are a column without a name, as pandas and
-    R write for an index, one that only counts the rows, from 0 or 1, and one of distinct whole numbers that is called
-    ``id`` or ``index``.
 
-    Args:
-        name: what an error calls the table.
-        frame: the table.
-        taken: columns that are something else.
+def row_ids(name: str, frame: pd.DataFrame, column: str | None, prefix: str) -> list[str]:
+    """The names of the rows, from the column that holds them or else from their numbers: ``prefix/00017``.
 
     Raises:
-        UserError: a column that writes numbers with a decimal comma.
+        UserError: a name that is missing or occurs twice.
+    """
+    if column is None:
+        return [f"{prefix}/{row:05d}" for row in range(len(frame))]
+    ids = as_text(frame, column)
+    wrong = np.flatnonzero(ids.isna() | ids.duplicated())
+    if len(wrong):
+        value = ids.iloc[wrong[0]]
+        what = "is missing" if value is None else f"is '{value}' again"
+        raise UserError(f"{name}, row {wrong[0]}: column '{column}' {what}; each row needs an id of its own")
+    return ids.tolist()
+
+
+def feature_matrix(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+    """The values of feature columns, and the reason for each row that cannot be used.
+
+    ``True`` and ``False`` count as 1 and 0.
+
+    Returns:
+        float64 [N, D], 0 in rows that cannot be used; and a reason by row number.
+    """
+    values_ND = np.empty((len(frame), len(columns)))
+    for i, name in enumerate(columns):
+        values_ND[:, i] = _feature_values(frame, name)
+    wrong: dict[int, str] = {}
+    for row, i in zip(*np.nonzero(~np.isfinite(values_ND)), strict=True):
+        value = frame[columns[i]].iloc[row]
+        what = "is missing" if pd.isna(value) else f"is '{value}', not a finite number"
+        wrong.setdefault(int(row), f"column '{columns[i]}' {what}")
+    values_ND[list(wrong)] = 0
+    return values_ND, wrong
+
+
+def _feature_values(frame: pd.DataFrame, column: str) -> np.ndarray:
+    values = numbers(frame, column)
+    unknown = np.isnan(values)
+    if unknown.any():
+        flags = as_text(frame.loc[unknown], column).str.strip().str.lower().map({"true": 1.0, "false": 0.0})
+        values = values.copy()
+        values[unknown] = flags.to_numpy(np.float64)
+    return values
+
+
+def numeric_columns(name: str, frame: pd.DataFrame, taken: Collection[str | None]) -> list[str]:
+    """The columns of a table that may be features, in its order.
+
+    A column is numeric if its cells are numbers, some of which may be missing or written as ``NA``, ``null`` or ``?``;
+    such rows are refused later. The other columns are left out with a message, and so are those of `is_index`.
+
+    Args:
+        name: what messages call the table.
+        frame: the table.
+        taken: columns that have another role.
+
+    Raises:
+        UserError: a column whose numbers have a decimal comma.
     """
     chosen: list[str] = []
     others: list[str] = []
@@ -58,42 +109,36 @@ def features_of(name: str, frame: pd.DataFrame, taken: Collection[str | None]) -
         if words or not known.any() or pd.api.types.is_bool_dtype(frame[column]):
             mostly = known.sum() > len(words) > 0
             others.append(f"{column} ('{words[0]}' is not a number)" if mostly else column)
-        elif reason := index_like(column, values):
-            say(f"{name}: column '{column}' {reason} and is left out; name it in feature_columns to use it")
-        else:
+        elif not is_index(name, column, values):
             chosen.append(column)
     if others:
-        say(f"{name}: {len(chosen)} features; not numeric, and so none: {listed(others)}")
+        say(f"{name}: {len(chosen)} features; left out because they are not numeric: {listed(others)}")
     return chosen
 
 
-def feature_values(frame: pd.DataFrame, column: str) -> np.ndarray:
-    """A column that was chosen as a feature, float64 [N]: its numbers, and 1 and 0 for ``True`` and ``False``."""
-    values = numbers(frame, column)
-    unknown = np.isnan(values)
-    if unknown.any():
-        flags = as_text(frame.loc[unknown], column).str.strip().str.lower().map({"true": 1.0, "false": 0.0})
-        values = values.copy()
-        values[unknown] = flags.to_numpy(np.float64)
-    return values
+def is_index(name: str, column: str, values: np.ndarray) -> bool:
+    """Whether a column only says where in the file a row is; a message says why the column is left out.
 
-
-def index_like(column: str, values: np.ndarray) -> str | None:
-    """Why a column says nothing of its rows but their place in the file; None where it may.
+    That holds for a column without a name, as pandas and R write an index; for one that counts the rows from 0 or 1;
+    and for distinct whole numbers in a column that is called ``id`` or ``index``.
 
     Args:
-        column: its name.
+        name: what the message calls the table.
+        column: the column's name.
         values: float64 [N].
     """
+    reason = None
     if _INDEX.fullmatch(column):
-        return "is an index that was saved along"
-    if len(values) < 3:
-        return None
-    if column.casefold() in _NAMES and len(np.unique(values)) == len(values) and not (values % 1).any():
-        return "only names the rows"
-    if any(np.array_equal(values, np.arange(start, start + len(values))) for start in (0, 1)):
-        return "only counts the rows"
-    return None
+        reason = "is a saved index"
+    elif len(values) < 3:
+        pass
+    elif column.casefold() in _NAMES and len(np.unique(values)) == len(values) and not (values % 1).any():
+        reason = "only names the rows"
+    elif any(np.array_equal(values, np.arange(start, start + len(values))) for start in (0, 1)):
+        reason = "only counts the rows"
+    if reason:
+        say(f"{name}: column '{column}' {reason} and is left out; name it in feature_columns to use it")
+    return reason is not None
 
 
 @dataclass(frozen=True)
@@ -120,10 +165,10 @@ class Standardiser:
         return cls(names, scaled_ND.mean(axis=0) * unit_D, np.where(std_D > _CONSTANT * largest_D, std_D, 1.0))
 
     def __call__(self, features_BD: np.ndarray) -> torch.Tensor:
-        """Standardised float32 [B, D] of features [B, D].
+        """Standardises features [B, D] to float32 [B, D].
 
         Raises:
-            UserError: a value that is beyond the range of float32, with its column.
+            UserError: a value beyond the range of float32, with its column.
         """
         wrong = self.beyond(features_BD)
         if wrong:
@@ -131,7 +176,7 @@ class Standardiser:
         return torch.from_numpy(((features_BD - self.mean) / self.std).astype(np.float32))
 
     def beyond(self, features_BD: np.ndarray) -> dict[int, str]:
-        """A reason by the number of each row that cannot be written in float32 after it was standardised."""
+        """The reason for each row that exceeds the range of float32 after it was standardised, by row number."""
         with np.errstate(over="ignore"):
             far_BD = np.abs((features_BD - self.mean) / self.std) > np.finfo(np.float32).max
         return {

@@ -10,7 +10,10 @@ from plcourse.data.image_files import ImageFiles, folders_in, images_below, is_d
 from plcourse.data.part_names import by_part, normal, part_of
 from plcourse.errors import UserError, nearest
 
-LAYOUT = "the folder must hold images/, masks/ (the same file names, one integer class per pixel) and labels.csv (file,label)"
+LAYOUT = (
+    "the folder must hold images/, masks/ (the same file names, one integer class per pixel) and "
+    "labels.csv (file,label)"
+)
 
 
 def find_masks(root: str) -> ImageFiles:

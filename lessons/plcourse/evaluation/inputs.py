@@ -1,7 +1,7 @@
-"""New inputs to predict: image files, or the rows of tables. What cannot be read is quarantined, and the rest goes on.
+"""New inputs to predict: image files or the rows of tables. Inputs that cannot be read are quarantined.
 
-Nothing is read before its batch comes, so a million files cost no start-up. A batch always has as many rows as inputs;
-an input that cannot be read gets zeros, and ``quarantined`` says its row and the reason.
+An input is read when its batch is needed, so that a million files do not delay the start. A batch has one row per
+input; an input that cannot be read becomes zeros, and ``quarantined`` lists its row and the reason.
 """
 
 import hashlib
@@ -14,12 +14,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from plcourse.data.features import Standardiser
-from plcourse.data.frames import SUFFIXES, as_text, read_frame, readable, to_frame
+from plcourse.data.features import Standardiser, require_columns
+from plcourse.data.frames import as_text, read_frame, readable, to_frame
 from plcourse.data.image_folder import UnreadableImage, read_image
 from plcourse.data.images import Normalisation
 from plcourse.data.resize import Resize
-from plcourse.errors import UserError
 from plcourse.evaluation.tables import Schema, to_features
 
 
@@ -28,9 +27,9 @@ class ImageInputs:
 
     Args:
         paths: the files.
-        shape: (channels, height, width) that the model was trained on.
-        normalisation: the same.
-        resize: the same.
+        shape: (channels, height, width) of the model's training images.
+        normalisation: that of the training images.
+        resize: the rule by which the training images were resized.
         depth: the bits of 16-bit files; see `FolderSource`.
     """
 
@@ -52,11 +51,11 @@ class ImageInputs:
 
     @property
     def fingerprint(self) -> str:
-        """Another value when a file is another one; sizes and times are looked at, contents are not."""
+        """A hash of the names, sizes and times of the files, but not of their contents."""
         return _fingerprint(self.paths)
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """The batch of the files at `indices` (int64 [B]); the epoch changes nothing."""
+        """The batch of the files at `indices` (int64 [B]), the same in every epoch."""
         names = [self.paths[i] for i in indices.tolist()]
         pixels_BCHW = torch.zeros((len(names), *self.shape))
         unread = []
@@ -72,16 +71,16 @@ class ImageInputs:
 class TableInputs:
     """The rows of tables as batches: ``features`` float32 [B, D], ``id`` and ``quarantined``.
 
-    A Parquet file is read one row group at a time, so its length costs no memory; CSV and TSV files are read whole.
-    Without an id column a row is named by its number, or by file and number where there are several files.
+    A Parquet file is read one row group at a time, so a long file needs no more memory; CSV and TSV files are read
+    whole. Without an id column a row is named by its number, or by file and number if there are several files.
 
     Args:
         paths: Parquet, CSV or TSV files.
         schema: which column is what, as the model was trained.
-        standardise: the same.
+        standardise: standardises as the model was trained.
 
     Raises:
-        UserError: a file that is no table or lacks a column.
+        UserError: a file that is not a table or lacks a column.
     """
 
     def __init__(self, paths: Sequence[str], schema: Schema, standardise: Standardiser) -> None:
@@ -95,15 +94,15 @@ class TableInputs:
 
     @property
     def fingerprint(self) -> str:
-        """Another value when a file is another one."""
+        """A hash of the names, sizes and times of the files."""
         return _fingerprint(self.paths)
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """The batch of the rows at `indices` (int64 [B], ascending); the epoch changes nothing."""
+        """The batch of the rows at `indices` (int64 [B], ascending), the same in every epoch."""
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         pieces = [self._rows(block, indices[owner == block] - self._starts[block]) for block in np.unique(owner)]
         frame = pd.concat(pieces, ignore_index=True) if len(pieces) > 1 else pieces[0].reset_index(drop=True)
-        features, wrong = to_features(frame, self.schema)
+        features, wrong = to_features("the table", frame, self.schema)
         wrong = self.standardise.beyond(features) | wrong
         features[list(wrong)] = 0
         text = self.schema.text
@@ -127,8 +126,7 @@ class TableInputs:
 
     def _ids(self, frame: pd.DataFrame, indices: np.ndarray, owner: np.ndarray) -> Any:
         if self.schema.id is not None:
-            if self.schema.id not in frame:
-                raise UserError(f"the table has no id column '{self.schema.id}'; it has {', '.join(frame)}")
+            require_columns("the table", frame, [self.schema.id])
             names = as_text(frame, self.schema.id).tolist()
             return [f"#{row}" if name is None else name for name, row in zip(names, indices.tolist(), strict=True)]
         if len(self.paths) == 1:
@@ -139,7 +137,7 @@ class TableInputs:
 
 
 def _blocks(path: str) -> list[tuple[str, int | None, int, int]]:
-    """(file, row group or None, first row, rows) of each piece of a table that is held at a time."""
+    """(file, row group or None, first row, number of rows) of each block of a table that is read at once."""
     if Path(path).suffix.lower() != ".parquet" or not Path(path).is_file():
         return [(path, None, 0, len(read_frame(path)))]
     with readable(path), pq.ParquetFile(path) as file:
@@ -148,17 +146,12 @@ def _blocks(path: str) -> list[tuple[str, int | None, int, int]]:
     return [(path, group, int(starts[group]), count) for group, count in enumerate(counts)]
 
 
-def are_tables(paths: Sequence[str]) -> bool:
-    """Whether these are tables rather than images, by their names."""
-    return all(Path(path).suffix.lower() in SUFFIXES for path in paths)
-
-
 def _fingerprint(paths: Sequence[str]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for path in paths:
         try:
             facts = Path(path).stat()
             found.update(f"{path} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-        except OSError:  # it will be quarantined
+        except OSError:  # the file will be quarantined
             found.update(f"{path} missing\n".encode())
     return found.hexdigest()

@@ -1,8 +1,9 @@
 """Tables of features with a label column: read, checked, split, normalised, and made into batches.
 
 A *feature* is a numeric column, or one of the buckets that the words of a text column are hashed into (Weinberger et
-al. 2009, "Feature Hashing for Large Scale Multitask Learning", equation 1), which needs no vocabulary. What is neither
-feature nor label nor id is metadata: it says which slice of the data a row belongs to, and no model sees it.
+al. 2009, "Feature Hashing for Large Scale Multitask Learning", equation 1), which needs no vocabulary. All columns that
+are neither features nor label nor id are metadata: they say which slice of the data a row belongs to, and no model sees
+them.
 
 Shapes: N rows of the table, B rows of a batch, D features.
 """
@@ -21,11 +22,11 @@ from pytorch_lightning import Trainer
 from plcourse.console import say
 from plcourse.data import BatchLoader, OnError, Process, SourceSplits, eval_loader, train_loader
 from plcourse.data.classes import class_names
-from plcourse.data.features import Standardiser, feature_values, features_of
+from plcourse.data.features import Standardiser, feature_matrix, numeric_columns, require_columns, row_ids
 from plcourse.data.frames import as_text, numbers, read_frame
 from plcourse.data.names import adopt_classes, listed
 from plcourse.data.provenance import Identities, row_hashes
-from plcourse.errors import UserError, nearest
+from plcourse.errors import UserError
 
 PACKAGED = ("breast_cancer", "wine")
 
@@ -35,11 +36,11 @@ class Schema:
     """Which column of a table is what.
 
     Args:
-        features: numeric columns; None takes those that `features_of` finds.
+        features: numeric columns; None takes those that `numeric_columns` finds.
         label: the column of the classes.
         id: the column of the rows' names; None numbers the rows.
         text: a column of texts, hashed; None for none.
-        buckets: features that the words of a text are hashed into.
+        buckets: the number of features that the words of a text are hashed into.
     """
 
     features: list[str] | None = None
@@ -57,28 +58,18 @@ def packaged_frame(name: str) -> pd.DataFrame:
     return bunch.data.assign(label=bunch.target_names[bunch.target])
 
 
-def to_features(frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[int, str]]:
-    """The features of all rows, and what is wrong with those that cannot be used.
+def to_features(name: str, frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[int, str]]:
+    """The features of all rows, and the reason for each row that cannot be used.
 
     Returns:
-        float64 [N, D], 0 where a row cannot be used; and a reason by row number.
+        float64 [N, D], numeric columns 0 in rows that cannot be used; and a reason by row number.
 
     Raises:
-        UserError: a column that the table does not have.
+        UserError: a column that the table `name` does not have.
     """
     assert schema.features is not None
-    for name in [*schema.features, *([schema.text] if schema.text else [])]:
-        if name not in frame:
-            raise UserError(f"the table has no column '{name}'; it has {', '.join(frame)}{nearest(name, frame)}")
-    values_ND = np.empty((len(frame), len(schema.features)))
-    for i, name in enumerate(schema.features):
-        values_ND[:, i] = feature_values(frame, name)
-    wrong: dict[int, str] = {}
-    for row, column in zip(*np.nonzero(~np.isfinite(values_ND)), strict=True):
-        value = frame[schema.features[column]].iloc[row]
-        what = "is missing" if pd.isna(value) else f"is '{value}', not a finite number"
-        wrong.setdefault(int(row), f"column '{schema.features[column]}' {what}")
-    values_ND[list(wrong)] = 0
+    require_columns(name, frame, [*schema.features, schema.text])
+    values_ND, wrong = feature_matrix(frame, schema.features)
     if schema.text is None:
         return values_ND, wrong
     texts = as_text(frame, schema.text)
@@ -101,18 +92,18 @@ def _hashed(texts: pd.Series, buckets: int) -> np.ndarray:
 
 
 class TableSource:
-    """A labelled table in memory. See `plcourse.data.Source` for the attributes.
+    """A labelled table in memory. See `plcourse.data.Labelled` for the other attributes.
 
     Args:
         name: the file, or the name of a packaged table.
         frame: its rows.
         schema: which column is what; its ``features`` are filled in here.
-        on_error: ``skip`` leaves rows that cannot be used out and lists them, ``raise`` stops at the first.
+        on_error: ``skip`` leaves out rows that cannot be used and lists them, ``raise`` stops at the first.
 
     Attributes:
         columns: the names of all columns.
         features: float64 [N, D].
-        texts: the column of texts, where there is one.
+        texts: the column of texts, or None.
         metadata: the columns that are neither feature nor label, N rows.
 
     Raises:
@@ -122,17 +113,14 @@ class TableSource:
     parts: dict[str, np.ndarray] | None = None
 
     def __init__(self, name: str, frame: pd.DataFrame, schema: Schema, on_error: OnError) -> None:
-        if schema.label not in frame:
-            raise UserError(f"{name} has no label column '{schema.label}'{nearest(schema.label, frame)}")
-        if schema.id is not None:
-            _check_ids(name, frame, schema.id)
+        require_columns(name, frame, (schema.label, schema.id))
+        ids = row_ids(name, frame, schema.id, Path(name).stem)
         taken = {schema.label, schema.id, schema.text}
         if schema.features is None:
-            schema.features = features_of(name, frame, taken)
+            schema.features = numeric_columns(name, frame, taken)
             if not schema.features and schema.text is None:
                 raise UserError(f"{name} has no column of numbers to learn from; it has {', '.join(map(str, frame))}")
-        ids = as_text(frame, schema.id) if schema.id else [f"{Path(name).stem}/{i:05d}" for i in range(len(frame))]
-        features, wrong = to_features(frame, schema)
+        features, wrong = to_features(name, frame, schema)
         labels = as_text(frame, schema.label)
         for row in np.flatnonzero(labels.isna() | (labels.str.strip() == "")).tolist():
             wrong.setdefault(row, f"column '{schema.label}' is missing")
@@ -141,12 +129,14 @@ class TableSource:
             raise UserError(f"{name}, row {row}: {wrong[row]}; --data.init_args.on_error=skip leaves such rows out")
         keep = np.setdiff1d(np.arange(len(frame)), list(wrong))
         self.name, self.schema, self.columns = name, schema, [str(column) for column in frame]
-        self.ids = [list(ids)[i] for i in keep] if wrong else list(ids)
-        self.rejected = [(list(ids)[row], wrong[row]) for row in sorted(wrong)]
+        self.ids = [ids[i] for i in keep] if wrong else ids
+        self.rejected = [(ids[row], wrong[row]) for row in sorted(wrong)]
         classes = labels.iloc[keep]
         self.label_names: list[str] = class_names(name, classes)
         if len(self.label_names) < 2:
-            raise UserError(f"{name}: column '{schema.label}' holds {len(self.label_names)} class; there must be 2")
+            raise UserError(
+                f"{name}: column '{schema.label}' holds {len(self.label_names)} class; it must hold 2 or more"
+            )
         self.labels = classes.map({label: i for i, label in enumerate(self.label_names)}).to_numpy(np.int64)
         self.features = features[keep]
         other = [column for column in frame if column not in taken and column not in schema.features]
@@ -167,7 +157,7 @@ class TableSource:
             hashes = row_hashes(self.features.astype(np.float32))
         near = np.flatnonzero(pd.Series(hashes).duplicated(keep=False))
         exact = pd.Series(row_hashes(self.features[near]))
-        differ = exact.groupby(hashes[near]).transform("nunique").to_numpy() > 1  # they are equal in float32 alone
+        differ = exact.groupby(hashes[near]).transform("nunique").to_numpy() > 1  # they are only equal in float32
         hashes[near[differ]] = exact[differ]
         return hashes
 
@@ -177,29 +167,18 @@ class TableSource:
 
 
 def _tell_left_out(name: str, frame: pd.DataFrame, state: dict[str, Any]) -> None:
-    """Says which numeric columns a table has beyond those that the model was trained with."""
+    """Says which numeric columns of a table the model was not trained with."""
     known = state.get("columns", state["features"])
     others = [column for column in map(str, frame) if column not in known]
     if further := [column for column in others if np.isfinite(numbers(frame, column)).any()]:
         say(f"{name}: the model was trained without {listed(further)}; left out")
 
 
-def _check_ids(name: str, frame: pd.DataFrame, column: str) -> None:
-    if column not in frame:
-        raise UserError(f"{name} has no id column '{column}'{nearest(column, frame)}; it has {', '.join(frame)}")
-    ids = as_text(frame, column)
-    again = np.flatnonzero(ids.isna() | ids.duplicated())
-    if len(again):
-        value = ids.iloc[again[0]]
-        what = "is missing" if pd.isna(value) else f"is '{value}' again"
-        raise UserError(f"{name}, row {again[0]}: column '{column}' {what}; each row needs an id of its own")
-
-
 @dataclass
 class TableDataset:
     """The rows of one part as batches: ``features`` float32 [B, D], ``label`` int64 [B], ``id``, ``metadata``.
 
-    Where the table has a column of texts, batches carry these along as ``written``.
+    If the table has a column of texts, batches also contain them as ``written``.
 
     Args:
         source: the table.
@@ -217,11 +196,11 @@ class TableDataset:
 
     @property
     def identities(self) -> Identities:
-        """Who the rows are."""
+        """The hashes of the rows."""
         return Identities.of_source(self.source, self.indices, [self.source.ids[i] for i in self.indices.tolist()])
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """The batch of the part's rows at `indices` (int64 [B]); the epoch changes nothing."""
+        """The batch of the part's rows at `indices` (int64 [B]), the same in every epoch."""
         rows, source = self.indices[indices], self.source
         written = {} if source.texts is None else {"written": [source.texts[i] for i in rows.tolist()]}
         return {
