@@ -143,7 +143,7 @@ def test_what_is_transparent_shows_white_and_is_counted(tmp_path: Path) -> None:
         np.testing.assert_allclose(read[source.ids.index(f"a/{name}")][0], expected, atol=1)
     assert read[source.ids.index("a/palette.gif")][:, 0].min() == 255
     assert read[source.ids.index("a/plain.png")].max() == 40
-    told = "4 of 5 images have an alpha channel; what is transparent shows white"
+    told = "4 of 5 images have an alpha channel; transparent pixels become white"
     assert source.notes == [f"image_folder: {told}"]
     assert header_notes("paths", list(map(str, source.paths))) == [f"paths: {told}"]
 

@@ -115,14 +115,14 @@ def test_a_tsv_has_no_quotes_unless_all_names_have(tmp_path: Path) -> None:
         ("t.csv", 'text,label\n"a,x\nb,y\n', r"line 2: a double quote opens a cell there and is never closed"),
         ("t.csv", 'text,label\nk,x\n"a,x\nb,y\n"c",x\n', r"line 3: text follows a closing double quote .* line 5"),
         ("t.csv", 'text,label\nk,x\n"a,x\nb,y\n5",x\n', r"line 3: a double quote .* to line 5, and line 3 within it"),
-        ("t.csv", 'label,text\nx,k\ny,"a\nx,b 5"\n', r"line 3: .* line 4 within it looks like a row of its own"),
-        ("t.csv", "a,b\n1\r1,2\n", r"line 2: a carriage return stands within a cell"),
-        ("t.csv", "a|b,c\n1|2,3\n", r"holds a comma and a pipe, and which separates the columns is open"),
-        ("t.tsv", "a,b\n1,2\n", r"its name says tabs, but its first line has a comma"),
+        ("t.csv", 'label,text\nx,k\ny,"a\nx,b 5"\n', r"line 3: .* line 4 within it looks like a separate row"),
+        ("t.csv", "a,b\n1\r1,2\n", r"line 2: a cell contains a carriage return"),
+        ("t.csv", "a|b,c\n1|2,3\n", r"contains a comma and a pipe, and either may separate the columns"),
+        ("t.tsv", "a,b\n1,2\n", r"it ends with .tsv, but its first line has a comma"),
         ("t.tsv", 'a\tb\n"1\t2"\t3\n', r"line 2: it has 3 cells.* cells of a .tsv file are not quoted"),
         ("t.csv", "a,b,a\n1,2,3\n", r"two columns 'a'"),
         ("t.csv", "", r"it is empty"),
-        ("t.jsonl", '{"a": 1}\n{"a": 1, "a": 2}\n', r"line 2: the key 'a' is there twice"),
+        ("t.jsonl", '{"a": 1}\n{"a": 1, "a": 2}\n', r"line 2: duplicate key 'a'"),
         ("t.jsonl", '{"a": "\\ud800"}\n', r"line 1: .*surrogates not allowed"),
     ],
 )
@@ -135,7 +135,7 @@ def test_what_cannot_be_known_is_named_with_its_line(tmp_path: Path, name: str, 
 def test_rows_on_several_lines_are_read_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = read(tmp_path, 'text,label\n"Dear sir, I\nlove, it",x\nb,y\n')
     assert frame["text"].tolist() == ["Dear sir, I\nlove, it", "b"]
-    assert "2 rows; 1 of them hold line breaks within quotes, the first in line 2" in capsys.readouterr().out
+    assert "2 rows; 1 of them contain line breaks within quotes, the first in line 2" in capsys.readouterr().out
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=8)
@@ -166,7 +166,7 @@ def test_classes_are_sorted_and_likenesses_reported(capsys: pytest.CaptureFixtur
     assert not capsys.readouterr().out
     assert class_names("t", ["good", "Good ", "bad", "01", "1"]) == ["01", "1", "Good ", "bad", "good"]
     said = capsys.readouterr().out
-    assert "classes 'Good ', 'good' differ only in how they are written, and are 2 classes" in said
+    assert "classes 'Good ', 'good' differ only in notation, and are treated as 2 classes" in said
     assert "classes '01', '1' differ" in said
 
 
@@ -174,7 +174,7 @@ def test_lines_end_at_line_feeds_and_keep_their_numbers(tmp_path: Path, capsys: 
     path = tmp_path / "t.txt"
     path.write_bytes("one\r\n\r\ntwo\u2028two\u0085two\x0btwo\x0ctwo\x1ctwo\rtwo\n \t\nfour".encode())
     assert read_lines(path) == [(1, "one"), (3, "two\u2028two\u0085two\x0btwo\x0ctwo\x1ctwo\rtwo"), (5, "four")]
-    assert "3 of 5 lines hold text, 2 are blank and left out" in capsys.readouterr().out
+    assert "3 of 5 lines contain text; 2 are blank and left out" in capsys.readouterr().out
     path.write_bytes(b"one\rtwo\r")
     assert read_lines(path) == [(1, "one"), (2, "two")]
     assert not capsys.readouterr().out

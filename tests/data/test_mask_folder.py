@@ -201,7 +201,7 @@ class TestValues:
         for values in (None, [0, 255]):
             with pytest.raises(
                 UserError,
-                match=r"masks/2.png' is wrong: it has \d+ values \(0, .*\), most of which occur at edges only",
+                match=r"masks/2.png' is wrong: it has \d+ values \(0, .*\), most of which only occur at edges",
             ):
                 open_masks("mask_folder", str(root), mask_values=values)
         source = open_masks("mask_folder", str(root), on_error="skip")

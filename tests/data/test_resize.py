@@ -96,7 +96,7 @@ def test_sizes_and_rules_that_there_are_not() -> None:
             size_of(wrong)
     with pytest.raises(ValueError, match="resize='squash': give 'crop', 'stretch', 'pad'"):
         ImageSplits("digits", resize="squash")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="resize='crop' cuts the rims off, and a mask must cover the whole input"):
+    with pytest.raises(ValueError, match="resize='crop' cuts off the margins, but a mask must cover the whole input"):
         MaskSplits("digits_on_photos", resize="crop")
 
 

@@ -209,7 +209,7 @@ def test_images_are_scaled_when_asked(mnist5k):
 
 @pytest.mark.parametrize("call", [open_source, prepare])
 def test_a_misspelt_source_gets_the_nearest_name(call):
-    with pytest.raises(UserError, match=r"no source 'fashon_mnist'.*did you mean 'fashion_mnist'\?"):
+    with pytest.raises(UserError, match=r"unknown source 'fashon_mnist'.*did you mean 'fashion_mnist'\?"):
         call("fashon_mnist")
 
 

@@ -75,7 +75,7 @@ def test_parts_share_nothing_and_lose_nothing(make_source, made, val, test, seed
 
 
 def test_a_part_smaller_than_every_set_of_duplicates_is_refused(make_source):
-    with pytest.raises(UserError, match=r"val_size=1 is too small: .* the smallest set that is left has 2"):
+    with pytest.raises(UserError, match=r"val_size=1 is too small: .* the smallest remaining set has 2"):
         split(make_source([0, 0, 1, 1, 2, 2, 3, 3], [0] * 8), 1, 0)
 
 
@@ -170,7 +170,7 @@ def test_groups_name_the_duplicates(make_source):
     [
         ((-1, 0), ValueError, "val_size=-1"),
         ((0, -0.5), ValueError, "test_size=-0.5"),
-        ((0, 1.0), ValueError, "test_size=1.0: a share is below 1"),
+        ((0, 1.0), ValueError, "test_size=1.0: a fraction is below 1"),
         ((900, 897), UserError, "leave none to train on"),
         ((0, 1790), UserError, "leave a class without a training sample"),
         ((0.5, 0.5), UserError, "test_size=898, val_size=898 of 1797 samples leave a class"),

@@ -76,7 +76,7 @@ def test_a_foreign_image_folder_from_fit_to_export(
     run = plcourse.run("fit", config, {"data.init_args.root": "0017"}, then=["test"])
     said = capsys.readouterr().out
     assert "image_folder: left out 1 file that Pillow does not read as an image: 1 .csv" in said
-    assert "22 of 106 images have an alpha channel; what is transparent shows white" in said
+    assert "22 of 106 images have an alpha channel; transparent pixels become white" in said
 
     predicted = pd.concat(map(pd.read_parquet, run.predict())).set_index("id")
     truth = predicted.index.str.split("/").str[1]

@@ -1,4 +1,4 @@
-"""Which batches make one optimizer step, so that an accumulated step is the mean over the samples it really has."""
+"""Which batches make one optimizer step, so that an accumulated step averages over the samples it really has."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from pytorch_lightning import Trainer
 
 @dataclass(frozen=True)
 class Accumulation:
-    """The optimizer steps of a trainer that adds up the gradients of several batches.
+    """The optimizer steps of a trainer that accumulates the gradients of several batches.
 
-    Lightning divides each loss by ``accumulate_grad_batches``, also in a step for which fewer batches are left. This
-    says how many there are. The trainer is asked at every batch, since a schedule may change its number with the epoch.
+    Lightning divides each loss by ``accumulate_grad_batches``, even if fewer batches are left for a step; this class
+    corrects that. It asks the trainer at every batch, because a schedule may change the number with the epoch.
 
     Args:
         trainer: trains on the batches.
@@ -30,38 +30,35 @@ class Accumulation:
 
         Args:
             batch_index: a batch of the epoch, from 0.
-            n_batches: batches that the data have in an epoch; the trainer may take fewer, because of
-                ``limit_train_batches`` or ``overfit_batches``.
+            n_batches: the batches of an epoch; the trainer may take fewer, because of ``limit_train_batches`` or
+                ``overfit_batches``.
         """
         limit = min(n_batches, self.trainer.num_training_batches)
         planned = (batch_index // self.batches + 1) * self.batches
         return max(batch_index + 1, int(min(planned, limit)))
 
-    def weight(self, plan: Any, batch_index: int, first: int, end: int) -> float:
-        """The factor that makes the mean over the batches of a step the mean over its samples.
+    def weight(self, sampler: Any, batch_index: int, first: int, end: int) -> float:
+        """The factor of a batch that makes the mean over the batches of its step the mean over their samples.
 
         Args:
-            plan: the sampler; one without ``samples`` keeps Lightning's division.
-            batch_index: the batch in question.
+            sampler: the sampler; if it has no ``samples``, Lightning's division is kept.
+            batch_index: the batch.
             first: the first batch of its step.
             end: the first batch of the next step.
         """
-        samples = getattr(plan, "samples", None)
+        samples = getattr(sampler, "samples", None)
         if self.batches == 1 or samples is None:
             return 1.0
         return self.batches * samples(batch_index, batch_index + 1) / samples(first, end)
 
 
 def planned_batches(trainer: Trainer, max_epochs: int | None, max_steps: int) -> float:
-    """The training batches of a whole run, by its limits in epochs and in optimizer steps.
+    """The number of training batches of a whole run with a limit in epochs or optimizer steps; infinity without one.
 
     Args:
-        trainer: has its training data already.
+        trainer: a trainer that already has its training data.
         max_epochs: None or -1 for no limit.
         max_steps: -1 for no limit.
-
-    Returns:
-        Infinity where nothing ends the run.
     """
     batches, per_step = trainer.num_training_batches, trainer.accumulate_grad_batches
     by_epochs = math.inf if max_epochs in (None, -1) else max_epochs * batches

@@ -8,10 +8,10 @@ from plcourse.console import say
 
 
 def class_names(name: str, labels: Iterable[str]) -> list[str]:
-    """The distinct labels: numbers in the order of their values, else in that of their characters.
+    """The distinct labels, sorted by value if all are numbers and otherwise alphabetically.
 
-    Labels that differ stay different classes. Those that differ only by blanks, by case, by the form of a character or
-    by the way a number is written are reported, since they may be meant as one.
+    Labels that only differ in blanks, case, the form of a character or the notation of a number stay different classes,
+    but are reported, because they may be meant as one.
 
     Args:
         name: what the report calls the table.
@@ -25,7 +25,7 @@ def class_names(name: str, labels: Iterable[str]) -> list[str]:
     for group in alike.values():
         if len(group) > 1:
             written = ", ".join(map(repr, group))
-            say(f"{name}: the classes {written} differ only in how they are written, and are {len(group)} classes")
+            say(f"{name}: the classes {written} differ only in notation, and are treated as {len(group)} classes")
     values = {each: _number(each) for each in names}
     if all(value is not None for value in values.values()):
         names.sort(key=lambda each: values[each] or 0.0)

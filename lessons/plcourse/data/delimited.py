@@ -1,7 +1,7 @@
-"""Reading CSV and TSV files as text, with the line number of whatever is wrong.
+"""Reads CSV and TSV files as text, with line numbers in its errors.
 
-Cells of a CSV file may be quoted (RFC 4180), those of a TSV file are taken as they are. The first line names the
-columns and shows the separator.
+Cells of a CSV file may be quoted (RFC 4180); those of a TSV file are read as they are. The first line names the columns
+and shows the separator.
 """
 
 import csv
@@ -21,31 +21,31 @@ from plcourse.data.lines import decoded, with_line_feeds
 from plcourse.errors import UserError
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
-_SAMPLE = 50  # rows that are looked at where the first line leaves the separator open
+_SAMPLE = 50  # rows that are examined if the first line leaves the separator open
 _CHUNK = 1_000  # rows that are held as Python strings at a time
 _LONGEST = 2**31 - 1  # characters of a cell; the csv module would stop at 131,072
 
 
 def read_delimited(file: Path, quoted: bool) -> pd.DataFrame:
-    """A CSV or TSV file as columns of text; an empty cell is missing.
+    """A CSV or TSV file as columns of text; an empty cell is a missing value.
 
-    A column without a name and without a value, which a separator at the end of each line makes, is left out; one
-    without a name is called ``Unnamed: <its number from 0>``, as in pandas.
+    A column without a name is called ``Unnamed: <its number from 0>``, as in pandas; it is left out if it has no values
+    either, as if each line ends with a separator.
 
     Args:
         file: the file.
-        quoted: whether cells may be quoted. Where all names in the first line are quoted, the cells are in any case.
+        quoted: whether cells may be quoted. They always may if all names in the first line are quoted.
 
     Raises:
-        UserError: an encoding that is not known, a separator that cannot be told, two columns of the same name, a row
-            with too many cells, or a quote that is out of place.
+        UserError: an unknown encoding, an ambiguous separator, two columns of the same name, a row with too many cells,
+            or a misplaced quote.
     """
     with _long_cells():
         return _parser(file, quoted).frame()
 
 
 def line_of(file: Path, row: int, quoted: bool = True) -> int:
-    """The line of a file, from 1, in which a row begins; rows count from 0 behind the first line."""
+    """The number, from 1, of the line in which a row begins; rows count from 0 after the first line."""
     with _long_cells():
         parser = _parser(file, quoted)
         start, _, _ = next(islice(parser.rows(), row + 1, None))
@@ -67,12 +67,12 @@ def _parser(file: Path, quoted: bool) -> "_Parser":
 
 @dataclass
 class _Parser:
-    """One pass over a file.
+    """Reads one file.
 
     Args:
         file: its name, for errors.
         text: its lines.
-        separator: what stands between two cells.
+        separator: the separator of two cells.
         quoted: whether cells may be quoted.
         skip: lines of the file before `text`.
     """
@@ -82,7 +82,9 @@ class _Parser:
     separator: str
     quoted: bool
     skip: int = 0
-    _broken: list[tuple[int, int, int, list[str]]] = field(default_factory=list)  # row, first and last line, cells
+    _broken: list[tuple[int, int, int, list[str]]] = field(
+        default_factory=list
+    )  # rows on several lines: row, first and last line, cells
 
     def frame(self) -> pd.DataFrame:
         """All rows."""
@@ -95,8 +97,8 @@ class _Parser:
         for start, end, cells in rows:
             if len(cells) > len(names) and any(cells[len(names) :]):
                 raise UserError(
-                    f"{self._at(start)}: it has {len(cells)} cells, more than the first line has names ({len(names)}); "
-                    f"the separator is a {SEPARATORS.get(self.separator, self.separator)}{self._hint()}"
+                    f"{self._at(start)}: it has {len(cells)} cells, but the first line has {len(names)} names; the "
+                    f"separator is a {SEPARATORS.get(self.separator, self.separator)}{self._hint()}"
                 )
             cells = cells[: len(names)] + [""] * (len(names) - len(cells))
             if end > start:
@@ -119,12 +121,12 @@ class _Parser:
         """First line, last line and cells of each row that is not blank.
 
         Raises:
-            UserError: a quote or a carriage return that is out of place.
+            UserError: a misplaced quote or carriage return.
         """
         quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         lines = io.StringIO(self.text, newline="\n")
         first = _first_line(self.text)
-        # written "a, b" in the first line, the blank belongs to the separator
+        # in a first line such as "a, b" the blank belongs to the separator
         spaced = 0 < first.count(self.separator) == first.count(f"{self.separator} ")
         reader = csv.reader(lines, delimiter=self.separator, quoting=quoting, strict=True, skipinitialspace=spaced)
         start = 1
@@ -145,10 +147,10 @@ class _Parser:
         if "expected after" in error:
             spans = f" and ends in line {line + self.skip}" if line > start else ""
             return (
-                f"text follows a closing double quote in the row that begins there{spans}; a quote within a cell is "
-                'written twice ("")'
+                f"text follows a closing double quote in the row that begins there{spans}; write a quote within a cell "
+                'twice ("")'
             )
-        return "a carriage return stands within a cell; put the cell into double quotes, or remove it"
+        return "a cell contains a carriage return; put the cell into double quotes, or remove it"
 
     def _names(self, header: Sequence[str]) -> list[str]:
         if not header:
@@ -165,11 +167,11 @@ class _Parser:
         return "" if self.quoted else ", and cells of a .tsv file are not quoted: name a file of quoted cells .csv"
 
     def _check_broken(self, frame: pd.DataFrame, n: int) -> None:
-        """Refuses a row that has swallowed others, and says how many rows stand on several lines.
+        """Refuses a row that has swallowed other rows, and says how many rows extend over several lines.
 
-        A quote that is never meant to close goes on to the next one, rows of the table included. They give themselves
-        away: a line within the cell has as many cells as the table has columns, and one of them is a value that its
-        column has elsewhere too.
+        A stray quote extends a cell to the next quote, across rows of the table. Such rows are recognised: a line
+        within the cell has as many cells as the table has columns, and one of them is a value that occurs elsewhere in
+        its column.
         """
         rows = {row for row, *_ in self._broken}
         seen = [set(frame[name].drop(index=list(rows)).dropna()) for name in frame]
@@ -182,12 +184,12 @@ class _Parser:
                 high = columns[-1] if line == end else len(cells)
                 if len(inner) == len(cells) and any(inner[i] in seen[i] for i in range(low, high)):
                     raise UserError(
-                        f"{self._at(start)}: a double quote opens a cell there that goes on to line "
-                        f"{end + self.skip}, and line {line + self.skip} within it looks like a row of its own; close "
+                        f"{self._at(start)}: a double quote opens a cell there that extends to line "
+                        f"{end + self.skip}, and line {line + self.skip} within it looks like a separate row; close "
                         'the quote, or write a quote within a cell twice ("")'
                     )
         say(
-            f"{self.file}: {n:,} rows; {len(rows):,} of them hold line breaks within quotes, the first in line "
+            f"{self.file}: {n:,} rows; {len(rows):,} of them contain line breaks within quotes, the first in line "
             f"{self._broken[0][1] + self.skip}"
         )
 
@@ -207,13 +209,13 @@ def _columns(rows: list[list[str]], names: Sequence[str]) -> pa.Table:
 
 
 def _separator(file: Path, text: str, first: str, quoted: bool) -> str:
-    """The separator that the first line shows; where it shows several, the one that cuts all rows alike."""
+    """The separator in the first line; if there are several, the one that gives all rows the same number of cells."""
     bare = re.sub(r'"[^"]*"', "", first) if quoted else first
     shown = [separator for separator in SEPARATORS if separator in bare]
     if file.suffix.lower() == ".tsv":
         if "\t" not in bare and shown:
             raise UserError(
-                f"cannot read the table '{file}': its name says tabs, but its first line has a {SEPARATORS[shown[0]]} "
+                f"cannot read the table '{file}': it ends with .tsv, but its first line has a {SEPARATORS[shown[0]]} "
                 "and no tab; name it .csv"
             )
         return "\t"
@@ -224,8 +226,8 @@ def _separator(file: Path, text: str, first: str, quoted: bool) -> str:
         return alike[0]
     named = " and a ".join(SEPARATORS[separator] for separator in shown)
     raise UserError(
-        f"cannot read the table '{file}': its first line holds a {named}, and which separates the columns is open; "
-        "put names that hold one into double quotes"
+        f"cannot read the table '{file}': its first line contains a {named}, and either may separate the columns; "
+        "put names that contain one into double quotes"
     )
 
 
@@ -235,7 +237,7 @@ def _cuts_alike(file: Path, text: str, separator: str, quoted: bool) -> bool:
         with _long_cells():
             for _, (_, _, cells) in zip(range(_SAMPLE), _Parser(file, text, separator, quoted).rows(), strict=False):
                 widths.add(len(cells))
-    except UserError:  # quotes are out of place for this separator
+    except UserError:  # quotes are misplaced for this separator
         return False
     return len(widths) == 1
 

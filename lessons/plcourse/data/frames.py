@@ -1,7 +1,7 @@
-"""Tables of a user's own, as they were written.
+"""Reads a user's tables without interpreting their cells.
 
-A cell of a CSV, TSV or JSONL file is the text that stands there: ``00017``, ``None`` and ``NA`` are values, and only an
-empty cell is missing. Parquet keeps its own types. `as_text` and `numbers` turn columns into what a caller needs.
+A cell of a CSV, TSV or JSONL file is its text: ``00017``, ``None`` and ``NA`` are values, and only an empty cell is
+missing. Parquet keeps its own types. `as_text` and `numbers` convert columns.
 """
 
 import json
@@ -20,26 +20,26 @@ from plcourse.data.lines import decoded, with_line_feeds
 from plcourse.errors import UserError, first_line
 
 SUFFIXES = (".parquet", ".csv", ".tsv")
-_INDEX = "__index_level_"  # what pandas calls an index without a name in a Parquet file
+_INDEX = "__index_level_"  # pandas' name of an unnamed index in a Parquet file
 
 
 def read_frame(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> pd.DataFrame:
-    """A table from Parquet, CSV, TSV or JSONL.
+    """Reads a table from Parquet, CSV, TSV or JSONL.
 
     Args:
         path: the file.
-        suffixes: those of ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` that are read.
+        suffixes: those of ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` that are allowed.
 
     Returns:
-        Of a CSV or TSV file columns of text; of a JSONL file text, or lists and objects; of Parquet its own types.
+        Columns of text from a CSV or TSV file; of text, lists and objects from JSONL; with its own types from Parquet.
 
     Raises:
-        UserError: no such file, another format, or a file that is not what its name says.
+        UserError: a missing file, another format, or a damaged file.
     """
     file = Path(path)
     suffix = file.suffix.lower()
     if not file.is_file() or suffix not in suffixes:
-        what = f"it ends with '{file.suffix}'" if file.is_file() else "it is not there"
+        what = f"it ends with '{file.suffix}'" if file.is_file() else "it does not exist"
         raise UserError(f"cannot read the table '{path}': {what}; give a file that ends with {', '.join(suffixes)}")
     if suffix == ".parquet":
         with readable(path):
@@ -49,11 +49,7 @@ def read_frame(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> pd.DataF
 
 @contextmanager
 def readable(path: str | Path) -> Iterator[None]:
-    """Turns what pandas and Arrow raise for a damaged file into one line.
-
-    Args:
-        path: the file.
-    """
+    """Turns the errors of pandas and Arrow for a damaged file into a UserError of one line."""
     try:
         yield
     except (ValueError, OSError, pa.ArrowException, OverflowError, LookupError, TypeError) as error:
@@ -74,9 +70,9 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def as_text(frame: pd.DataFrame, name: str) -> pd.Series:
-    """Each value of a column as it was written, as Python strings; None where it is missing.
+    """Each value of a column as it was written, as Python strings; None if it is missing.
 
-    A whole number is written without a point, also where Parquet holds it as a float.
+    Whole numbers have no decimal point, even if Parquet stores them as floats.
     """
     column = pd.Series(frame[name])
     missing = column.isna().to_numpy()
@@ -91,7 +87,7 @@ def _written(value: Any) -> str:
 
 
 def numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
-    """The values of a column as float64 [N]; NaN where one is missing or not a number."""
+    """The values of a column as float64 [N]; NaN if a value is missing or not a number."""
     column = pd.Series(frame[name])
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(np.float64, na_value=np.nan)
@@ -107,7 +103,7 @@ def numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
 
 def _number(value: Any) -> float:
     try:
-        return np.nan if isinstance(value, str) and "_" in value else float(value)  # 1_000 is a number in Python alone
+        return np.nan if isinstance(value, str) and "_" in value else float(value)  # 1_000 is a number only in Python
     except (TypeError, ValueError, OverflowError):
         return np.nan
 
@@ -120,7 +116,7 @@ def _read_jsonl(file: Path) -> pd.DataFrame:
             continue
         try:
             row = json.loads(line, object_pairs_hook=_distinct, **as_written)
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no character
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is not a character
         except (ValueError, RecursionError) as error:
             raise UserError(f"cannot read the table '{file}', line {number}: {first_line(error)}") from error
         if not isinstance(row, dict):
@@ -130,12 +126,12 @@ def _read_jsonl(file: Path) -> pd.DataFrame:
 
 
 def _constant(name: str) -> str | None:
-    return None if name == "NaN" else name  # Python's way to write a missing number
+    return None if name == "NaN" else name  # how Python writes a missing number
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' is there twice")
+        raise ValueError(f"duplicate key '{next(name for name in names if names.count(name) > 1)}'")
     return found

@@ -1,6 +1,6 @@
-"""From a source and a list of samples to normalised batches.
+"""Normalised batches of the images of a source, and the loaders of the parts.
 
-Images stay uint8 until the batch that needs them, which is a quarter of the memory and of the copying.
+Images stay uint8 until a batch needs them, which takes a quarter of the memory and of the copying.
 
 Shape suffixes: B batch, C channels, H height, W width.
 """
@@ -22,7 +22,7 @@ from plcourse.data.randoms import keys_of, run_seed
 from plcourse.data.samplers import EvalSampler, TrainSampler
 from plcourse.data.transforms import Augmentation, augment_batch
 
-FIT_LIMIT = 2048  # images: the mean of so many is known to about 2 % of the standard deviation of an image's mean
+FIT_LIMIT = 2048  # images; their mean is known to about 2 % of the standard deviation of one image's mean
 _CHUNK = 256  # images held as float64 at a time while fitting
 
 
@@ -40,8 +40,8 @@ def fit_normalisation(source: Source, indices: np.ndarray, limit: int = FIT_LIMI
     Args:
         source: where the images are.
         indices: int64 [N].
-        limit: read at most so many images, evenly spaced in `indices`. It holds for
-            sources in memory too, so that a folder and the same images in memory are normalised alike.
+        limit: the number of images that are read at most, evenly spaced in `indices`. It also holds for sources in
+            memory, so that a folder and the same images in memory are normalised in the same way.
 
     Returns:
         The normalisation; a constant channel gets the standard deviation 1.
@@ -51,7 +51,7 @@ def fit_normalisation(source: Source, indices: np.ndarray, limit: int = FIT_LIMI
     n_pixels = len(indices) * source.shape[1] * source.shape[2]
     totals_C = squares_C = torch.zeros(source.shape[0], dtype=torch.float64)
     for start in range(0, len(indices), _CHUNK):
-        # sums of integers below 2**53 are exact in float64, so neither threads nor chunks can move the result
+        # sums of integers below 2**53 are exact in float64, so threads and chunks cannot change the result
         pixels_BCHW = source.read(indices[start : start + _CHUNK]).double()
         totals_C = totals_C + pixels_BCHW.sum(dim=(0, 2, 3))
         squares_C = squares_C + pixels_BCHW.square().sum(dim=(0, 2, 3))
@@ -61,7 +61,7 @@ def fit_normalisation(source: Source, indices: np.ndarray, limit: int = FIT_LIMI
 
 
 class ImageDataset:
-    """The samples of one part, made into batches of normalised and, for training, augmented images.
+    """The images of one part as batches, normalised and, for training, augmented.
 
     Args:
         source: where the images are.
@@ -104,7 +104,7 @@ class ImageDataset:
 
     @cached_property
     def identities(self) -> Identities:
-        """Who the samples are."""
+        """The hashes of the samples."""
         return Identities.of_source(self.source, self.indices, self.ids)
 
     @cached_property
@@ -134,25 +134,25 @@ class ImageDataset:
         }
 
     def normalised(self, image_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalises float32 images in place: of 0 to 255, or of 0 to 1 where there are augmentations."""
+        """Normalises float32 images in place; their range is 0 to 255, or 0 to 1 if there are augmentations."""
         return image_BCHW.mul_(self._factor_C11).add_(self._shift_C11)
 
 
 def _per_channel(values_C: torch.Tensor) -> torch.Tensor:
     values_C11 = values_C.float()[:, None, None]
-    # a scalar is broadcast several times faster than a tensor of one channel
+    # a scalar is broadcast several times faster than a tensor with one channel
     return values_C11.reshape(()) if values_C11.numel() == 1 else values_C11
 
 
 @dataclass(frozen=True)
 class Process:
-    """What loaders need to know of the process they are in.
+    """What loaders need to know about their process.
 
     Attributes:
         rank: its number among all processes.
         world_size: processes in all.
         pin_memory: whether batches go to a GPU.
-        overfit: whether the Trainer was asked to see the same batches in every epoch.
+        overfit: whether the Trainer sees the same batches in every epoch.
         accumulation: which batches make one optimizer step; None for a step with every batch.
     """
 
@@ -164,7 +164,7 @@ class Process:
 
     @classmethod
     def of(cls, trainer: Trainer | None) -> "Process":
-        """The process of `trainer`; a single one on a CPU where there is none."""
+        """The process of `trainer`; without a trainer a single process on a CPU."""
         if trainer is None:
             return cls()
         on_gpu = trainer.strategy.root_device.type == "cuda"
@@ -182,15 +182,8 @@ def train_loader(
     data: BatchDataset, batch_size: int, process: Process, num_workers: int = 0, drop_last: bool = False
 ) -> BatchLoader:
     """Shuffled batches of `batch_size` per process, for training; the order follows from the run's seed."""
-    sampler = TrainSampler(
-        len(data),
-        batch_size,
-        run_seed(),
-        process.rank,
-        process.world_size,
-        drop_last,
-        reshuffle=not process.overfit,
-    )
+    rank = (process.rank, process.world_size)
+    sampler = TrainSampler(len(data), batch_size, run_seed(), *rank, drop_last, reshuffle=not process.overfit)
     return BatchLoader(data, sampler, num_workers, process.pin_memory, accumulation=process.accumulation)
 
 

@@ -1,4 +1,4 @@
-"""Text files of a user's own: how their bytes become characters, and where their lines end."""
+"""Decodes a user's text files and splits them into lines."""
 
 import codecs
 from pathlib import Path
@@ -16,14 +16,14 @@ _MARKS = (
 
 
 def decoded(path: str | Path, what: str = "text") -> str:
-    """The characters of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; line ends are kept.
+    """Decodes a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; line ends are kept.
 
     Args:
         path: the file.
         what: what an error calls it.
 
     Raises:
-        UserError: no such file, another encoding (with the place of the first wrong byte), or NUL characters.
+        UserError: a missing file, another encoding (with the place of the first wrong byte), or NUL characters.
     """
     try:
         raw = Path(path).read_bytes()
@@ -41,18 +41,15 @@ def decoded(path: str | Path, what: str = "text") -> str:
         ) from error
     if "\0" in text:
         raise UserError(
-            f"'{path}' holds NUL characters (the first in line {text[: text.index(chr(0))].count(chr(10)) + 1}), which "
-            "no text has; if it is UTF-16 without a byte order mark, convert it with iconv -f UTF-16LE -t UTF-8"
+            f"'{path}' is not text: it contains NUL characters, the first in line "
+            f"{text[: text.index(chr(0))].count(chr(10)) + 1}; if it is UTF-16 without a byte order mark, convert it "
+            "with iconv -f UTF-16LE -t UTF-8"
         )
     return text
 
 
 def read_text(path: str | Path) -> str:
-    """A text file, line ends as they are in it; see `decoded`.
-
-    Raises:
-        UserError: the file cannot be read, or it is empty.
-    """
+    """A text file with its line ends, see `decoded`; an empty file is a UserError."""
     text = decoded(path)
     if not text.strip():
         raise UserError(f"the text '{path}' is empty")
@@ -62,9 +59,9 @@ def read_text(path: str | Path) -> str:
 def read_lines(path: str | Path) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, each with its number in the file, from 1.
 
-    A line ends at a line feed, or at a carriage return and a line feed; in a file without any line feed, at a carriage
-    return. Other characters that Unicode counts as line ends, such as U+2028 or a form feed, belong to the line.
-    Blank lines are counted and reported.
+    A line ends at a line feed with or without a carriage return before it; in a file without line feeds, at a carriage
+    return. Other line ends of Unicode, such as U+2028 or a form feed, belong to the line. A message gives the number of
+    blank lines.
 
     Raises:
         UserError: the file cannot be read, or it is empty.
@@ -75,10 +72,10 @@ def read_lines(path: str | Path) -> list[tuple[int, str]]:
         lines.pop()
     kept = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if blank := len(lines) - len(kept):
-        say(f"{path}: {len(kept)} of {len(lines)} lines hold text, {blank} are blank and left out")
+        say(f"{path}: {len(kept)} of {len(lines)} lines contain text; {blank} are blank and left out")
     return kept
 
 
 def with_line_feeds(text: str) -> str:
-    """The text with a line feed for each carriage return, if it has only the latter."""
+    """The text with line feeds in place of carriage returns, if it has no line feeds."""
     return text if "\n" in text else text.replace("\r", "\n")

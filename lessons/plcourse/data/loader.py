@@ -1,9 +1,9 @@
-"""A loader that knows where it is: epoch and position survive a kill, and Lightning leaves it alone.
+"""A data loader that saves its epoch and position in checkpoints.
 
-torch's DataLoader forgets both. Lightning calls ``iter()`` before it tells the sampler its epoch, so a loader
-that decides at ``iter()`` what to read replays the wrong permutation after a resume in epoch 1 or later; and
-it re-creates any DataLoader it meets to insert a sampler of its own. `BatchLoader` is not a DataLoader, and
-decides at the first ``next()``.
+torch's DataLoader does not know either. Lightning calls ``iter()`` before it sets the sampler's epoch, so that a loader
+which decides at ``iter()`` what to read replays the wrong permutation after a resume in epoch 1 or later; and it
+replaces the sampler of every DataLoader. `BatchLoader` is therefore not a DataLoader, and decides at the first
+``next()``.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from plcourse.data.accumulation import Accumulation
 from plcourse.data.protocols import BatchSampler, Fetcher
 from plcourse.errors import UserError
 
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal to get when the parent dies
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal to receive when the parent dies
 _RESTORE = {
     "n": "the number of training samples",
     "global_batch_size": "batch_size times the number of processes",
@@ -32,37 +32,42 @@ _RESTORE = {
 
 
 class Batch(dict[str, Any]):
-    """A batch by field, with its way to a device.
+    """A batch by field that moves only its tensors to a device.
 
-    Lightning moves a batch by walking through it, every id of every sample included: 49 us for 32 samples. It asks an
-    object that has a ``to`` instead, and this one looks at its tensors only.
+    Lightning calls the ``to`` of an object that has one. It would otherwise walk through the batch, including the id of
+    every sample, which takes 49 us for 32 samples.
     """
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch with its tensors on `device`; page-locked ones travel while the host goes on."""
-        waits = torch.device(device).type != "cuda"
+        """The batch with its tensors on `device`; copies of pinned tensors to a GPU do not block."""
+        on_gpu = torch.device(device).type == "cuda"
         return Batch(
-            {k: v.to(device, non_blocking=not waits) if isinstance(v, torch.Tensor) else v for k, v in self.items()}
+            {k: v.to(device, non_blocking=on_gpu) if isinstance(v, torch.Tensor) else v for k, v in self.items()}
         )
 
 
 class BatchLoader:
-    """Dict batches of one process, in the order of a sampler that is a function of the epoch.
+    """The batches of one process, in the order of a sampler that is a function of the epoch.
 
-    The same batches come out bit for bit with any number of workers. Training batches get a ``rank_weight``
-    (float), the factor of this process's mean loss that makes the mean over the processes, and over the batches
-    of an optimizer step, the exact mean over samples.
+    The batches are bit for bit the same with any number of workers. Training batches get a ``rank_weight`` (float): the
+    mean of the weighted losses over the processes, and over the batches of an optimizer step, is the exact mean over
+    samples.
 
     Args:
-        data: makes a batch of sample numbers and an epoch; must be a pure function of the two.
-        sampler: plans the batches.
-        num_workers: processes that fetch ahead; 0 fetches in this one, without any DataLoader.
-        pin_memory: put the tensors in page-locked memory, for copies to a GPU.
-        persistent_workers: keep the workers from one epoch to the next.
+        data: makes a batch from sample numbers and an epoch; must be a pure function of the two.
+        sampler: chooses the samples of each batch.
+        num_workers: processes that fetch ahead; 0 fetches in this process, without a DataLoader.
+        pin_memory: whether to put tensors into page-locked memory, for copies to a GPU.
+        persistent_workers: whether to keep the workers from one epoch to the next.
         accumulation: which batches make one optimizer step; None for a step with every batch.
+
+    Attributes:
+        plan: the sampler. It is not called ``sampler``, because Lightning replaces an attribute of that name when it
+            overfits batches.
+        part: the name of the part that is read, where it has one.
     """
 
-    part = ""  # the name of the part that is read, where it has one
+    part = ""
 
     def __init__(
         self,
@@ -83,17 +88,17 @@ class BatchLoader:
         self.accumulation = accumulation
         self._epoch = 0
         self._position = 0  # batches handed out in this epoch
-        self._start = 0  # where the next pass starts: beyond 0 only after load_state_dict
+        self._start = 0  # where the next pass starts: not 0 only after load_state_dict
         self._workers: DataLoader | None = None
-        self._planned = _Plan(sampler)
-        self._ending: object = None  # the workers that are ended with the interpreter
+        self._pass = _Pass(sampler)
+        self._ending: object = None  # the workers that will be shut down with the interpreter
 
     def replan(self, sampler: BatchSampler) -> None:
-        """Plans the passes to come by another sampler of the same samples; its batches must be as many."""
-        self.plan = self._planned.sampler = sampler
+        """Reads the coming passes by another sampler of the same samples, with the same number of batches."""
+        self.plan = self._pass.sampler = sampler
 
     def with_plan(self, sampler: BatchSampler) -> "BatchLoader":
-        """The same data in other batches, from their start."""
+        """A loader of the same data in other batches, at its start."""
         return BatchLoader(self.data, sampler, self.num_workers, self.pin_memory, self.persistent_workers)
 
     def __len__(self) -> int:
@@ -104,14 +109,14 @@ class BatchLoader:
         epoch, position = self._epoch, self._start
         self._start = 0
         self._position = position
-        plan, accumulation = self.plan, self.accumulation
-        first = position  # of the optimizer step; what came before a resumed pass is not in its gradient
+        sampler, accumulation = self.plan, self.accumulation
+        first = position  # first batch of the optimizer step; batches before a resume are not in its gradient
         for fetched in self._fetched(epoch, position):
             batch = Batch(fetched)
-            rank_weight = plan.rank_weight(position)
+            rank_weight = sampler.rank_weight(position)
             if rank_weight is not None and accumulation is not None:
-                end = accumulation.end(position, len(plan))
-                rank_weight *= accumulation.weight(plan, position, first, end)
+                end = accumulation.end(position, len(sampler))
+                rank_weight *= accumulation.weight(sampler, position, first, end)
                 if position + 1 == end:
                     first = end
             if rank_weight is not None:
@@ -134,19 +139,19 @@ class BatchLoader:
             self._workers = DataLoader(
                 _Fetches(self.data),
                 batch_size=None,
-                sampler=self._planned,
+                sampler=self._pass,
                 num_workers=self.num_workers,
                 pin_memory=self.pin_memory,
                 persistent_workers=self.persistent_workers,
                 worker_init_fn=_follow_main_process,
-                # torch draws a base seed per pass; from the global generator it would shift dropout
+                # torch draws a base seed per pass; drawn from the global generator, it would change dropout
                 generator=torch.Generator(),
             )
-        self._planned.epoch, self._planned.start = epoch, start
+        self._pass.epoch, self._pass.start = epoch, start
         iterator = iter(self._workers)
         if iterator is not self._ending:
             self._ending = iterator
-            # before multiprocessing ends its children by SIGTERM, which these leave to the main process
+            # must happen before multiprocessing ends its children with SIGTERM, which the workers ignore
             Finalize(iterator, _shut_down, (weakref.ref(iterator),), exitpriority=100)
         for batch in iterator:
             if isinstance(batch, _Failed):
@@ -154,18 +159,18 @@ class BatchLoader:
             yield batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next pass; another epoch starts at 0, the same one changes nothing."""
+        """Sets the epoch of the next pass; a new epoch starts at batch 0, the same one changes nothing."""
         if epoch != self._epoch:
             self._epoch = epoch
             self._position = self._start = 0
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
-        """Where Lightning looks for ``set_epoch``: at ``batch_sampler.sampler``."""
+        """Lightning calls ``set_epoch`` of ``batch_sampler.sampler``."""
         return SimpleNamespace(sampler=self)
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, batches handed out in it (not those fetched ahead), and what that position depends on."""
+        """The epoch, the number of its batches that were handed out (not fetched), and what the position depends on."""
         return {
             "epoch": self._epoch,
             "position": self._position,
@@ -178,7 +183,7 @@ class BatchLoader:
         """Makes the next pass start where `state` was taken.
 
         Raises:
-            UserError: the state is from the middle of an epoch that this loader would cut differently.
+            UserError: the state is from the middle of an epoch that this loader divides into other batches.
         """
         here = self.state_dict()
         if state["position"] > 0:
@@ -194,7 +199,7 @@ class BatchLoader:
 
     @property
     def _iterator(self) -> object | None:
-        # Lightning's shutdown looks for the running worker iterator here, ends it and assigns None
+        # Lightning's teardown looks here for the iterator of the workers, shuts it down and assigns None
         return None if self._workers is None else self._workers._iterator
 
     @_iterator.setter
@@ -202,15 +207,15 @@ class BatchLoader:
         self._workers = self._ending = None
 
     def close(self) -> None:
-        """Ends the workers; a later pass starts new ones."""
+        """Shuts down the workers; a later pass starts new ones."""
         running = self._iterator
         if running is not None:
             running._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue] torch has no public way
         self._iterator = None
 
 
-class _Plan(Sampler[tuple[int, np.ndarray]]):
-    """What the workers are asked for: (epoch, indices) per batch of the pass that is about to start."""
+class _Pass(Sampler[tuple[int, np.ndarray]]):
+    """The requests to the workers: (epoch, indices) for each batch of the next pass."""
 
     def __init__(self, sampler: BatchSampler) -> None:
         self.sampler = sampler
@@ -226,7 +231,7 @@ class _Plan(Sampler[tuple[int, np.ndarray]]):
 
 
 class _Failed:
-    """A UserError on its way out of a worker, which torch would wrap in a traceback."""
+    """A UserError from a worker, which torch would wrap in a traceback."""
 
     def __init__(self, error: UserError) -> None:
         self.message = str(error)
@@ -234,13 +239,13 @@ class _Failed:
 
 
 class _Fetches(Dataset[Any]):
-    """The dataset of the workers: one plan in, one batch out."""
+    """The dataset of the workers: one request in, one batch out."""
 
     def __init__(self, data: Fetcher) -> None:
         self.data = data
 
-    def __getitem__(self, plan: tuple[int, np.ndarray]) -> Any:
-        epoch, indices = plan
+    def __getitem__(self, request: tuple[int, np.ndarray]) -> Any:
+        epoch, indices = request
         try:
             return self.data.fetch(indices, epoch)
         except UserError as error:
@@ -254,9 +259,9 @@ def _shut_down(workers: weakref.ref[Any]) -> None:
 
 
 def _follow_main_process(worker_id: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; the main process decides, and ends its workers.
+    """Leaves Ctrl-C and SIGTERM, which reach the whole process group, to the main process.
 
-    If it is killed, they die with it: torch's own watchdog takes up to seven seconds to notice.
+    If that is killed, the workers die with it; torch's own watchdog would take up to seven seconds to notice.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Reads mask files: one integer per pixel, without loss, and turned as the image that they belong to.
+"""Reads mask files, which hold one integer per pixel, and turns them as their images.
 
 Shape suffixes: H height, W width.
 """
@@ -26,21 +26,21 @@ IGNORE = 255
 _INTEGER_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _LOSSY = ("JPEG", "MPO", "AVIF")
 _SHOWN = 5  # values named in a message
-_NUMBERED = 64  # values 0, 1, 2, ... up to so many are classes, however thin their areas are
+_NUMBERED = 64  # up to this many values 0, 1, 2, ... are classes, however thin their areas are
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """What is known of a mask file.
+    """The contents of a mask file.
 
     Attributes:
-        pixels: uint8 [H, W], the values; empty where only the rest was asked for, and where it cannot be read.
+        pixels: uint8 [H, W], the values; empty if it cannot be read.
         size: height and width, upright by the file's own orientation.
-        tagged: whether it says itself how it is to be turned.
-        values: the values that it has.
-        solid: those that fill a square of 2 x 2 pixels somewhere, as areas do and smoothed edges do not.
-        lossy: whether its format smears values.
-        error: why it is no mask.
+        tagged: whether the file has an EXIF orientation.
+        values: the values that occur.
+        solid: the values that fill a square of 2 x 2 pixels somewhere, as areas do and smoothed edges do not.
+        lossy: whether the format compresses with loss.
+        error: why it is not a mask; empty if it is one.
     """
 
     pixels: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.uint8))
@@ -53,21 +53,21 @@ class MaskFile:
 
 
 def read_mask(path: Path) -> MaskFile:
-    """The values of a mask file; of an image with a palette, the numbers in the palette."""
+    """Reads a mask file; the values of an image with a palette are the indices into the palette."""
     try:
         with Image.open(path) as image:
             check_size(image)
             if has_frames(image):
                 raise ValueError("it has several frames or pages, and a mask has one")
             lossy = image.format in _LOSSY or (image.format == "WEBP" and not _is_lossless_webp(path))
-            tagged = image.format == "TIFF" and has_orientation(image)  # turned, and forgotten, while it is decoded
+            tagged = image.format == "TIFF" and has_orientation(image)  # decoding turns the image and drops the tag
             image.load()
             tagged = tagged or has_orientation(image)
             values_HW = _integers(image)
             least, most = int(values_HW.min()), int(values_HW.max())
             if most > IGNORE or least < 0:
                 bad = most if most > IGNORE else least
-                raise ValueError(f"it has the value {bad}; classes are 0 to 254, 255 is none")
+                raise ValueError(f"it has the value {bad}; classes are 0 to 254, and 255 is no class")
             upright = turned(Image.fromarray(values_HW.astype(np.uint8)), orientation_of(image))
     except DECODE_ERRORS as error:
         return MaskFile(error=reason_of(error))
@@ -79,7 +79,7 @@ def read_mask(path: Path) -> MaskFile:
 
 
 def fitted(mask: MaskFile, orientation: int, size: tuple[int, int]) -> np.ndarray:
-    """A mask's values, turned by `orientation` and scaled to `size` (height, width) by the nearest: uint8 [H, W]."""
+    """The values of a mask, turned by `orientation` and scaled to `size` (height, width) without blending: uint8."""
     pixels_HW = np.array(turned(Image.fromarray(mask.pixels), orientation))
     if pixels_HW.shape != size:
         scaled = functional.interpolate(torch.from_numpy(pixels_HW)[None, None].double(), size, mode="nearest-exact")
@@ -90,11 +90,11 @@ def fitted(mask: MaskFile, orientation: int, size: tuple[int, int]) -> np.ndarra
 def turns(
     masks: Sequence[MaskFile], sizes: np.ndarray, orientations: np.ndarray, name: str
 ) -> tuple[list[int | None], list[str]]:
-    """How each mask is to be turned so that it lies on its image, which is turned by its EXIF orientation.
+    """How to turn each mask so that it matches its image, which is turned by its EXIF orientation.
 
-    A mask of the size in which the image is shown lies on it as shown; one of the stored size is turned with it. Where
-    both sizes are equal the mask's own EXIF orientation decides, then the other masks of the folder if they all have
-    the stored size; else the mask lies on the image as shown.
+    A mask with the size of the image as shown already matches; one with the size as stored is turned with the image. If
+    the two sizes are equal, a mask that has an EXIF orientation matches; one without is turned if the other masks of
+    the folder have the stored size, and otherwise matches.
 
     Args:
         masks: N masks.
@@ -103,7 +103,7 @@ def turns(
         name: the source's name.
 
     Returns:
-        The orientation to turn each mask by, None where it fits neither way; and lines that say what was decided.
+        The orientation to turn each mask by, None if neither size fits; and lines that say what was decided.
     """
     found: list[int | None] = []
     either, as_shown = [], 0
@@ -139,15 +139,18 @@ def turns(
 
 
 def smeared(masks: Sequence[MaskFile], listed: Sequence[int] | None = None) -> dict[int, str]:
-    """Why masks do not hold one value per class, by their positions: saved with loss, or with smoothed edges.
+    """The reason for each mask that does not hold one value per class because of lossy compression or smoothed edges.
 
     Args:
-        masks: masks of one folder.
-        listed: the values that the user says there are.
+        masks: the masks of one folder.
+        listed: the values that the user lists as classes.
+
+    Returns:
+        Reasons by position in `masks`.
     """
     known = frozenset(listed if listed is not None else (0, IGNORE)) | {IGNORE}
     lossy = {i: mask for i, mask in enumerate(masks) if mask.lossy}
-    lost = len(frozenset().union(*(mask.values for mask in lossy.values()))) == 1  # 0 and 1 become one value
+    lost = len(frozenset().union(*(mask.values for mask in lossy.values()))) == 1  # compression has merged 0 and 1
     found = {
         i: f"its format compresses with loss, and it has {_count(mask.values)}; save masks as PNG"
         for i, mask in lossy.items()
@@ -162,14 +165,14 @@ def smeared(masks: Sequence[MaskFile], listed: Sequence[int] | None = None) -> d
             if mask.values & soft:
                 found.setdefault(
                     i,
-                    f"it has {_count(mask.values)}, most of which occur at edges only, as in a mask that was smoothed, "
+                    f"it has {_count(mask.values)}, most of which only occur at edges, as in a mask that was smoothed, "
                     "interpolated or saved with loss; save one value per class as PNG",
                 )
     return dict(sorted(found.items()))
 
 
 def _integers(image: Image.Image) -> np.ndarray:
-    """[H, W]; grey saved as colours is taken as grey."""
+    """The values [H, W]; colours whose channels are equal count as grey."""
     if image.mode in _INTEGER_MODES:
         return np.asarray(image)
     if image.mode not in ("LA", "RGB", "RGBA"):

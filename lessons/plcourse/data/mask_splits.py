@@ -1,4 +1,4 @@
-"""Images with masks, split, normalised and made into batches: what `ImageSplits` is for images alone."""
+"""A source of images with masks, with its split, and batches of both."""
 
 import copy
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from plcourse.data.sources import OnError
 
 
 class JointAugmentation(Protocol):
-    """A random change of images that moves their masks along."""
+    """A random change of images and their masks."""
 
     def __call__(
         self, images_BCHW: torch.Tensor, masks_BHW: torch.Tensor, seed: int, epoch: int, keys_B: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The changed images and masks, uint8 and of the same shapes; each a function of its own key alone.
+        """The changed images and masks, uint8 and of the same shapes; each depends on its own key alone.
 
         Args:
             images_BCHW: uint8; not changed in place.
@@ -40,9 +40,9 @@ class MaskDataset:
     """The samples of one part as batches of images and masks.
 
     Args:
-        source: where images and masks are; files without masks give none.
+        source: images and masks, or files without masks.
         indices: int64 [N], the part's samples in the source.
-        normalisation: fitted on the training part.
+        normalisation: fitted to the training part.
         augment: applied to training samples; None for evaluation.
         seed: the run's seed, for the augmentation.
         resize: the rule by which the source resizes.
@@ -76,7 +76,7 @@ class MaskDataset:
 
     @property
     def identities(self) -> Identities:
-        """Who the samples are."""
+        """The hashes of the samples."""
         return self._images.identities
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
@@ -87,10 +87,10 @@ class MaskDataset:
             epoch: counted from 0; changes the augmentation only.
 
         Returns:
-            ``image`` float32 [B, C, H, W], ``mask`` int64 [B, H, W] (255 where no class holds; absent for new
-            files), ``label`` int64 [B] (-1 where unknown), ``size`` int64 [B, 2], the height and width of each image
-            before it was resized, ``window`` int64 [B, 4], where it lies in the resized one (`resize.Window`), ``id``
-            list of B str.
+            ``image`` float32 [B, C, H, W], ``mask`` int64 [B, H, W] (255 for no class; missing for new files),
+            ``label`` int64 [B] (-1 where unknown), ``size`` int64 [B, 2], the height and width of each image before it
+            was resized, ``window`` int64 [B, 4], its place in the resized image (`resize.Window`), ``id`` list of B
+            str.
         """
         chosen_B = torch.from_numpy(indices)
         places = {"size": self._sizes[chosen_B], "window": self._windows[chosen_B]}
@@ -111,16 +111,10 @@ class MaskDataset:
 
 
 class MaskSplits(ImageSplits):
-    """Training, validation and test part of a source of masks, opened when first needed.
+    """Training, validation and test part of a source of masks; see `ImageSplits` for the other arguments.
 
     Args:
         source: one of `masks.MASK_SOURCES`.
-        root: where files lie.
-        image_size: height and width in pixels, or one number for both; None keeps the source's own.
-        on_error: ``skip`` leaves bad samples out and lists them.
-        val_size: samples for validation (int), or their fraction (float); see `split`.
-        test_size: the same for the test part.
-        split_seed: another seed gives another split.
         mask_names: names of the pixels' classes in a ``mask_folder``.
         mask_values: the value of each class in its files.
         resize: ``stretch`` or ``pad``; see `plcourse.data.resize`.

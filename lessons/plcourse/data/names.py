@@ -1,7 +1,7 @@
-"""What a checkpoint knows by name, applied to other data by name: classes, classes of pixels, columns.
+"""Numbers the classes of data as the checkpoint's training data did.
 
-A model answers with numbers. Which number is which class, and which input is which column, was decided by the data that
-it was trained on. Other data may have the same names in another order, or some of them only.
+A model answers with numbers, whose meaning was decided by its training data. Other data may have the same classes in
+another order, or only some of them.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class _Masked(Protocol):
 
 
 def restore_first(data: pl.LightningDataModule) -> None:
-    """Gives a data module the state that its checkpoint has, before it opens its files.
+    """Restores the state of a data module from the checkpoint; must be called first in ``setup``.
 
-    Lightning restores a data module after its ``setup``; columns and classes that a model knows must be known before a
-    table is read and split. To be called first in ``setup``; without a `plcourse.Trainer` or a checkpoint it does
-    nothing, and the state comes when Lightning restores it.
+    Lightning restores a data module after its ``setup``, but the model's columns and classes must be known before a
+    table is read and split. Without a `plcourse.Trainer` or a checkpoint this does nothing, and Lightning restores the
+    state later.
     """
     restore = getattr(data.trainer, "restore_data_first", None)
     if restore is not None:
@@ -40,11 +40,11 @@ def adopt_classes(source: Labelled, names: Sequence[str]) -> None:
     """Numbers the classes of a source as a model was trained on them, in place.
 
     Args:
-        source: its classes may be a part of `names`, in any order.
+        source: its classes may be some of `names`, in any order.
         names: the model's classes.
 
     Raises:
-        UserError: a sample is of a class that the model does not know.
+        UserError: a sample has a class that the model does not know.
     """
     if source.label_names == list(names):
         return
@@ -64,13 +64,15 @@ def adopt_mask_names(source: _Masked, names: Sequence[str]) -> None:
     if source.mask_names == list(names):
         return
     numbers = _numbers(source.name, "class of pixels", source.mask_names, source.mask_names, names)
-    lookup = np.arange(256, dtype=np.uint8)  # what has no name, such as a pixel of no class, keeps its number
+    lookup = np.arange(
+        256, dtype=np.uint8
+    )  # a value without a name, such as that of pixels without a class, keeps its number
     lookup[: len(numbers)] = numbers
     source.renumber_masks(lookup, names)
 
 
 def _numbers(source: str, what: str, used: Sequence[str], own: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """The model's number of each of a source's own names, int64; -1 for one that is not used."""
+    """The model's number of each of a source's own names, int64; -1 for a name that is not used."""
     number_of = {normal(name): number for number, name in enumerate(known)}
     if unknown := next((name for name in used if normal(name) not in number_of), None):
         raise UserError(
@@ -81,6 +83,6 @@ def _numbers(source: str, what: str, used: Sequence[str], own: Sequence[str], kn
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message; the last of many are counted."""
+    """The first names for a message, and the number of the others."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(map(str, names[:_SHOWN])) + more

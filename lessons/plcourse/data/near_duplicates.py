@@ -1,10 +1,10 @@
-"""Texts that are nearly the same, found by the fingerprints they share.
+"""Finds near-duplicates among texts by the fingerprints that they share.
 
-Reviews are posted twice with a word changed; a test part that holds one of the two measures memory. Two texts count as
-near-duplicates where the Jaccard similarity of their fingerprints is at least a half. A *fingerprint* is the hash of a
-run of 32 letters and digits, case and everything between them left out; one in eight is kept, chosen by its own value,
-so that equal runs are kept or left out together (Manber 1994, "Finding Similar Files in a Large File System"; Broder
-1997, "On the Resemblance and Containment of Documents").
+Some reviews are posted twice with a word changed; a test part that holds one of the two measures memory. Two texts
+count as near-duplicates if the Jaccard similarity of their fingerprints is at least a half. A *fingerprint* is the hash
+of a run of 32 letters and digits, without case and without the characters between them. One in eight is kept, chosen by
+its value, so that equal runs are all kept or all dropped (Manber 1994, "Finding Similar Files in a Large File System";
+Broder 1997, "On the Resemblance and Containment of Documents").
 """
 
 import hashlib
@@ -17,30 +17,27 @@ from scipy.sparse.csgraph import connected_components
 from plcourse.data.randoms import mix
 
 RUN = 32  # letters and digits of a fingerprint, a multiple of 8
-_SAMPLE = 8  # one fingerprint in so many is kept
-_COMMON = 20  # a run that stands in more texts than this is a phrase, not a copy
+_SAMPLE = 8  # one in this many fingerprints is kept
+_COMMON = 20  # a run in more texts than this is a phrase, not a copy
 _KEPT = np.uint64((1 << 64) // _SAMPLE)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # an odd multiplier
 _LETTERS = np.array([byte >= 128 or chr(byte).isalnum() for byte in range(256)])
 
 
 def content_hashes(texts: Sequence[str], similarity: float = 0.5) -> np.ndarray:
-    """One number per text, equal for texts that are equal or nearly so.
+    """One number per text, uint64 [N], equal for texts that are equal or nearly equal.
 
     Args:
         texts: N texts.
-        similarity: the Jaccard similarity of the fingerprints from which on two texts count as one, above 0 to 1.
-
-    Returns:
-        uint64 [N].
+        similarity: the smallest Jaccard similarity of the fingerprints of near-duplicates, above 0 and up to 1.
     """
     return own_and_shared_hashes(texts, similarity)[:, 1]
 
 
 def own_and_shared_hashes(texts: Sequence[str], similarity: float = 0.5) -> np.ndarray:
-    """Two numbers per text, uint64 [N, 2]: that of its own letters, and that of `content_hashes`.
+    """Two numbers per text, uint64 [N, 2]: the hash of its own letters, and that of `content_hashes`.
 
-    The second depends on which other texts there are; the first is the same among any others.
+    Only the second depends on the other texts.
     """
     letters, document = _letters(texts)
     own = _whole_hashes(letters, document, texts)
@@ -48,14 +45,14 @@ def own_and_shared_hashes(texts: Sequence[str], similarity: float = 0.5) -> np.n
     distinct, same = np.unique(own, return_inverse=True)
     links = coo_array((np.ones(len(first), bool), (same[first], same[second])), shape=(len(distinct),) * 2)
     _, component = connected_components(links, directed=False)
-    # the smallest hash of a component stands for it, whatever the order of the texts
+    # a component is represented by its smallest hash, whatever the order of the texts
     smallest = np.full(component.max(initial=-1) + 1, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(smallest, component, distinct)
     return np.column_stack([own, smallest[component[same]]])
 
 
 def _letters(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The letters and digits of all texts as bytes, and the number of the text that each is of."""
+    """The letters and digits of all texts as bytes, and the number of the text of each byte."""
     encoded = [text.lower().encode() for text in texts]
     raw = np.frombuffer(b"".join(encoded), np.uint8)
     document = np.repeat(np.arange(len(texts), dtype=np.int32), [len(each) for each in encoded])
@@ -67,7 +64,7 @@ def _whole_hashes(letters: np.ndarray, document: np.ndarray, texts: Sequence[str
     ends = np.searchsorted(document, np.arange(len(texts)), side="right")
     data, start, digests = letters.tobytes(), 0, []
     for text, end in zip(texts, ends.tolist(), strict=True):
-        content = data[start:end] or text.encode()  # of a text without a letter, all of it
+        content = data[start:end] or text.encode()  # all of a text without letters
         digests.append(hashlib.blake2b(content, digest_size=8).digest())
         start = end
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
@@ -76,7 +73,7 @@ def _whole_hashes(letters: np.ndarray, document: np.ndarray, texts: Sequence[str
 def _similar_pairs(
     letters: np.ndarray, document: np.ndarray, n: int, similarity: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Texts a < b whose fingerprints are similar."""
+    """Pairs of texts a < b whose fingerprints are similar."""
     run, owner = _fingerprints(letters, document)
     order = np.argsort(run, kind="stable")  # by hash, and for each hash in the order of the texts
     run, owner = run[order], owner[order]
@@ -97,11 +94,11 @@ def _similar_pairs(
 
 
 def _fingerprints(letters: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of the runs that are kept, and the texts they stand in; in the order of the texts."""
+    """The hashes of the runs that are kept, and the texts that contain them, in the order of the texts."""
     if len(letters) < RUN:
         return np.empty(0, np.uint64), np.empty(0, np.int32)
-    eight = np.ndarray(len(letters) - 7, "<u8", letters.tobytes(), strides=(1,))  # the 8 letters from each one on
-    # the top bits of a product depend on all 8 letters; only the runs kept by them are hashed whole
+    eight = np.ndarray(len(letters) - 7, "<u8", letters.tobytes(), strides=(1,))  # the 8 letters from each position
+    # the top bits of the product depend on all 8 letters and decide which runs are kept and hashed
     starts = np.flatnonzero((eight * _GOLDEN)[: len(letters) - RUN + 1] < _KEPT)
     starts = starts[document[starts] == document[starts + RUN - 1]]
     hashes = np.zeros(len(starts), np.uint64)

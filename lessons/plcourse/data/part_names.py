@@ -1,4 +1,4 @@
-"""Names that mean the same: of the parts of a data set, and of files in different Unicode forms."""
+"""Names with the same meaning: synonyms of the parts of a data set, and file names in different Unicode forms."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -17,19 +17,15 @@ Located = TypeVar("Located", bound=PurePath)
 
 
 def part_of(name: str) -> str | None:
-    """The part that a folder or a file (without its ending) is named after: ``train``, ``val``, ``test`` or None."""
+    """The part that the name of a folder, or of a file without its ending, means; None for another name."""
     return _PART_OF.get(name.casefold())
 
 
 def by_part(paths: Iterable[Located], what: str) -> dict[str, Located]:
     """Folders or files by the part that their name means, in the order train, val, test; others are left out.
 
-    Args:
-        paths: the folders or files.
-        what: the source's name, for the error.
-
     Raises:
-        UserError: two of them mean one part.
+        UserError: two of them mean the same part; the message begins with `what`.
     """
     found: dict[str, Located] = {}
     for path in paths:
@@ -46,5 +42,5 @@ def by_part(paths: Iterable[Located], what: str) -> dict[str, Located]:
 
 
 def normal(name: str) -> str:
-    """A name in Unicode's composed form (NFC): macOS writes ``é`` as two characters, most keyboards as one."""
+    """A name in Unicode's composed form (NFC); macOS writes ``é`` as two characters, most keyboards as one."""
     return unicodedata.normalize("NFC", name)

@@ -1,4 +1,4 @@
-"""Digits on photographs: real images with a class and an exact mask each, made of what two dependencies carry."""
+"""Digits on photographs: images with a class and an exact mask each, made from the data of two dependencies."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from plcourse.data.splits import split
 from plcourse.errors import UserError
 
 _PHOTOS = ("china.jpg", "flower.jpg")
-# shares of a photograph's width: no pixel of a photograph is in two parts
+# fractions of a photograph's width; no pixel of a photograph is in two parts
 _REGIONS = {"train": (0.0, 0.6), "val": (0.6, 0.75), "test": (0.75, 1.0)}
-_INK = 128  # a digit's pixel from which on it belongs to the digit
+_INK = 128  # the smallest value of a pixel that belongs to the digit
 
 
 def digits_on_photos(
@@ -27,16 +27,16 @@ def digits_on_photos(
 ) -> ArraySource:
     """MNIST digits over photographs: the construction of MNIST-M (Ganin et al. 2016, section 5.1; arXiv 1505.07818).
 
-    A pixel is the absolute difference of the digit and a crop of a photograph, channel by channel: the digit inverts
-    what is behind it. The mask is exact, since it comes from the digit. Which crop a digit gets follows from its id.
-    The crops of training, validation and test part come from separate regions of the photographs.
+    A pixel is the absolute difference between the digit and a crop of a photograph in each channel: the digit inverts
+    its background. The mask is exact, because it comes from the digit. The crop follows from the id of the digit. The
+    crops of the training, validation and test part come from separate regions of the photographs.
 
     Args:
         size: height and width in pixels, 8 to 200, or one number for both.
         val_size: digits for validation; see `plcourse.data.splits.split`.
         test_size: the same for the test part.
         split_seed: another seed gives another split.
-        resize: how a digit is brought to that size.
+        resize: how a digit is resized.
     """
     rows, columns = size_of(size)
     if not 8 <= min(rows, columns) <= max(rows, columns) <= 200:
@@ -71,5 +71,7 @@ def digits_on_photos(
 def _photo(name: str) -> Path:
     path = package_file("sklearn", f"datasets/images/{name}")
     if path is None:
-        raise UserError(f"scikit-learn no longer carries its photograph {name}; install the version of constraints.txt")
+        raise UserError(
+            f"scikit-learn no longer contains the photograph {name}; install the version in constraints.txt"
+        )
     return path

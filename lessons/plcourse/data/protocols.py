@@ -1,4 +1,4 @@
-"""What the rest of the suite asks of data, as protocols that a user's own classes can satisfy too."""
+"""What the suite needs of data, as protocols that a user's own classes can satisfy too."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
@@ -8,15 +8,15 @@ import torch
 
 
 class Labelled(Protocol):
-    """Labelled samples before any split, N of them, in an order that never changes: what a split looks at.
+    """N labelled samples before any split, in an order that never changes.
 
     Attributes:
         name: the name they were opened by.
         ids: N distinct names that stay with their sample, such as ``mnist5k/00012`` or ``cats/tom.png``.
         labels: int64 [N], indices into ``label_names``; -1 for a sample without a label.
         label_names: one name per class.
-        parts: the source's own split, indices by ``train``, ``val``, ``test``; None where it has none.
-        rejected: (path, reason) of each sample left out.
+        parts: the split that the source comes with, indices by ``train``, ``val``, ``test``; None for no split.
+        rejected: (path, reason) of each sample that was left out.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Labelled(Protocol):
 
     @property
     def hashes(self) -> np.ndarray:
-        """uint64 [N]: equal for two samples exactly when their content counts as equal."""
+        """uint64 [N]: equal exactly for samples whose contents count as equal."""
         ...
 
 
@@ -46,12 +46,12 @@ class Source(Labelled, Protocol):
         ...
 
     def read_raw(self, index: int) -> torch.Tensor:
-        """One image before it was resized to `shape`: uint8 [C, H, W], of any height and width."""
+        """One image before it was resized to `shape`: uint8 [C, H, W]."""
         ...
 
 
 class BatchSampler(Protocol):
-    """Plans which samples each batch of an epoch holds on one process."""
+    """Chooses the samples of each batch of an epoch on one process."""
 
     n: int
     seed: int
@@ -64,23 +64,23 @@ class BatchSampler(Protocol):
         ...
 
     def rank_weight(self, batch_index: int) -> float | None:
-        """The weight of this process's mean in the mean over processes; None where nothing is averaged."""
+        """The weight of this process's mean in the mean over processes; None if nothing is averaged."""
         ...
 
 
 class Fetcher(Protocol):
-    """Turns sample numbers into a batch."""
+    """Makes batches from sample numbers."""
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """The batch of the samples at `indices` (int64 [B]), a function of its arguments alone."""
+        """The batch of the samples at `indices` (int64 [B]); a pure function of its arguments."""
         ...
 
 
 @runtime_checkable
 class Splittable(Protocol):
-    """A data module whose training and validation parts can be chosen anew: what k-fold and curricula need.
+    """A data module whose training and validation parts can be chosen again, as k-fold and curricula need it.
 
-    The test part is not among `ids` and is kept by `with_split`.
+    The test part is not among `ids`, and `with_split` keeps it.
     """
 
     @property
@@ -95,9 +95,9 @@ class Splittable(Protocol):
 
     @property
     def groups(self) -> np.ndarray | None:
-        """int64 [N]: samples of one group must stay on one side of a split; None where each stands alone."""
+        """int64 [N], equal for samples that a split must keep together; None if there are none."""
         ...
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
-        """A new data module of the same kind that trains on `train_ids` and validates on `val_ids`."""
+        """A data module of the same kind that trains on `train_ids` and validates on `val_ids`."""
         ...

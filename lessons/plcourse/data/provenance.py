@@ -1,8 +1,8 @@
-"""Which samples a model was trained on: kept with its weights, so that none of them is scored as a test sample.
+"""The samples that a model was trained on, kept with its weights so that none of them is scored as a test sample.
 
-A sample is known by its content, as 64 bits of a hash, not by its name: a training file is recognised under another
-name and in another folder, and two folders that both have a ``0001.png`` are not confused. The hashes are those by
-which a split keeps equal samples on one side, so that no sample of a run's own test part is ever among them.
+A sample is identified by a 64-bit hash of its content, not by its name: a training file is recognised under another
+name and in another folder, and two files ``0001.png`` in two folders are not confused. A split uses the same hashes to
+keep equal samples together, so that no sample of a run's own test part is among them.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ import torch
 from plcourse.data.randoms import keys_of
 from plcourse.files import staged
 
-KEY = "trained_on"  # of a checkpoint
-INSIDE = 100_000  # hashes that a checkpoint holds itself; more of them lie in a file beside it
+KEY = "trained_on"  # in a checkpoint
+INSIDE = 100_000  # a checkpoint contains up to this many hashes; more are in a file next to it
 
 
 @dataclass(frozen=True)
 class Identities:
-    """Who the samples of a loader are.
+    """The hashes and ids of the samples of a loader.
 
     Attributes:
-        hashes: uint64 [N], or [N, 2] where a sample is known by two, such as its own and that of its near-duplicates.
+        hashes: uint64 [N], or [N, 2] if a sample has two, such as its own and that of its near-duplicates.
         ids: N names or numbers.
     """
 
@@ -38,12 +38,12 @@ class Identities:
 
     @classmethod
     def of_source(cls, source: Any, indices: np.ndarray, ids: Sequence[str]) -> "Identities":
-        """Those of some samples of a source; one without hashes of contents knows its samples by their ids."""
+        """The identities of some samples of a source; without content hashes the ids are hashed."""
         hashes = getattr(source, "hashes", None)
         return cls(keys_of(list(ids)) if hashes is None else hashes[indices], ids)
 
     def among(self, known: np.ndarray | None) -> np.ndarray:
-        """The numbers of the samples that are among `known` (sorted uint64; None for none), ascending int64."""
+        """The positions of the samples whose hash is among `known` (sorted uint64, or None), ascending int64."""
         if known is None or not len(known) or not len(self.hashes):
             return np.empty(0, np.int64)
         place = np.minimum(np.searchsorted(known, self.hashes), len(known) - 1)
@@ -56,9 +56,9 @@ class Training:
     """The samples that some weights were trained on.
 
     Attributes:
-        terms: where they come from and how they were split off, such as ``split_seed``, in plain types.
-        hashes: sorted distinct uint64; None where only their digest is known.
-        count: how many they are.
+        terms: their source and split, such as ``split_seed``, in plain types.
+        hashes: sorted distinct uint64; None if only their digest is known.
+        count: the number of samples.
         digest: hash of `hashes`; empty for a training that was not recorded.
     """
 
@@ -77,21 +77,17 @@ class Training:
 
     @property
     def file_name(self) -> str:
-        """The name of its file, which lies beside the checkpoints."""
+        """The name of its file next to the checkpoints."""
         return f"training_samples-{self.digest}.npz"
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+        """The record of it in a checkpoint."""
         inside = self.hashes is not None and len(self.hashes) <= INSIDE
         hashes = torch.from_numpy(self.hashes.view(np.int64)) if inside and self.hashes is not None else None
         return {"terms": self.terms, "count": self.count, "digest": self.digest, "hashes": hashes}
 
     def save(self, folder: Path) -> None:
-        """Writes its file, unless it is there already.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Writes its file if it does not exist; raises OSError if that fails."""
         path = folder / self.file_name
         if self.hashes is None or path.is_file():
             return
@@ -101,14 +97,14 @@ class Training:
 
     @classmethod
     def load(cls, state: Mapping[str, Any], folder: Path) -> "Training":
-        """Reads what a checkpoint holds of it, and the file in the checkpoint's folder where that holds the hashes."""
+        """Reads the record in a checkpoint, and the file in the checkpoint's folder if the hashes are there."""
         terms, count, digest, inside = (state[name] for name in ("terms", "count", "digest", "hashes"))
         if inside is not None:
             return cls(terms, inside.numpy().view(np.uint64), count, digest)
         return cls(terms, None, count, digest).with_file(folder)
 
     def with_file(self, folder: Path) -> "Training":
-        """The same with what its file says, where that is there and belongs to it."""
+        """This training with the contents of its file, if the file exists and has the right digest."""
         try:
             content = (folder / self.file_name).read_bytes()
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
@@ -120,21 +116,18 @@ class Training:
 
 
 def trainings_of(checkpoint: Mapping[str, Any], folder: Path) -> list[Training]:
-    """All that the weights of a checkpoint were trained on, one after the other.
+    """The trainings of a checkpoint's weights in order; one without a digest if the checkpoint has no record.
 
     Args:
-        checkpoint: as it was loaded.
-        folder: where it lies.
-
-    Returns:
-        A single `Training` without a digest for a checkpoint that does not say it.
+        checkpoint: the loaded checkpoint.
+        folder: the folder of the checkpoint.
     """
     states = checkpoint.get(KEY)
     return [Training.load(state, folder) for state in states] if states else [Training()]
 
 
 def trainings_beside(folder: Path, digests: Sequence[str]) -> list[Training]:
-    """The trainings with these digests, from their files in a folder; without hashes where a file is missing."""
+    """The trainings with these digests, from their files in a folder; without hashes if a file is missing."""
     return [Training(digest=digest).with_file(folder) for digest in digests]
 
 

@@ -1,10 +1,9 @@
 """Counter-based random numbers: a draw is a function of (seed, epoch, sample, counter) and of nothing else.
 
-A generator with a state gives each batch whatever comes next, so its draws change with the number of workers,
-the rank, the batch size and the point where a run was resumed. Here a draw is computed from its coordinates
-instead, and none of those can move it (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3").
-The mixing function is SplitMix64's (Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number
-Generators", figure 15), with the finaliser that they call variant 13.
+The draws of a generator with a state change with the number of workers, the rank, the batch size and the point where a
+run was resumed. Here each draw is computed from its coordinates, so that none of these matters (Salmon et al. 2011,
+"Parallel Random Numbers: As Easy as 1, 2, 3"). The mixing function is SplitMix64's (Steele, Lea and Flood 2014, "Fast
+Splittable Pseudorandom Number Generators", figure 15), with the finaliser that they call variant 13.
 
 Shape suffixes: B samples of a batch, N draws per sample.
 """
@@ -17,18 +16,11 @@ import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # the odd number nearest 2**64 over the golden ratio: SplitMix64's step
 _MASK = (1 << 64) - 1
-_PERMUTATION = 0x7065726D  # keeps the order of an epoch independent of the draws for its samples
+_PERMUTATION = 0x7065726D  # makes the order of an epoch independent of the draws for its samples
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: a bijection of 64-bit integers in which every input bit moves every output bit.
-
-    Args:
-        values: uint64, any shape.
-
-    Returns:
-        uint64 of the same shape.
-    """
+    """SplitMix64's finaliser, a bijection of uint64 integers in which every input bit affects every output bit."""
     mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
@@ -52,7 +44,7 @@ def uniforms(seed: int, epoch: int, ids: np.ndarray, n: int) -> np.ndarray:
         n: draws per sample.
 
     Returns:
-        float64 [B, N] in [0, 1), multiples of 2**-53. Row b depends on (seed, epoch, ids[b]) alone.
+        float64 [B, N] in [0, 1), multiples of 2**-53. Row b depends only on (seed, epoch, ids[b]).
     """
     key_B1 = mix(stream(seed, epoch) ^ mix(ids.astype(np.uint64, copy=False) + _GOLDEN))[:, None]
     counter_N = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN
@@ -60,17 +52,7 @@ def uniforms(seed: int, epoch: int, ids: np.ndarray, n: int) -> np.ndarray:
 
 
 def normals(seed: int, epoch: int, ids: np.ndarray, n: int) -> np.ndarray:
-    """Standard normal draws for the samples of a batch, by the transform of Box and Muller (1958).
-
-    Args:
-        seed: the run's seed.
-        epoch: counted from 0.
-        ids: uint64 [B], one key per sample (see `keys_of`).
-        n: draws per sample.
-
-    Returns:
-        float64 [B, N]. Row b depends on (seed, epoch, ids[b]) alone.
-    """
+    """Standard normal draws, float64 [B, N], by the transform of Box and Muller (1958); see `uniforms`."""
     half = (n + 1) // 2
     uniform_BN = uniforms(seed, epoch, ids, 2 * half)
     radius_BH = np.sqrt(-2 * np.log1p(-uniform_BN[:, :half]))  # 1 - u is in (0, 1]
@@ -82,7 +64,7 @@ def keys_of(ids: Iterable[str] | np.ndarray) -> np.ndarray:
     """The 64-bit key of each sample id, the same on every machine and in every process.
 
     Args:
-        ids: strings, or an array of integers, which costs no Python object per id.
+        ids: strings, or an array of integers, which needs no Python object per id.
 
     Returns:
         uint64 [len(ids)].
@@ -94,14 +76,10 @@ def keys_of(ids: Iterable[str] | np.ndarray) -> np.ndarray:
 
 
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order in which an epoch visits its samples, a function of the three arguments.
+    """The order in which an epoch visits its samples: int64 [n], a permutation of 0..n-1.
 
-    The positions are sorted by a mixed key. NumPy's generators may change their streams between releases (NEP
-    19); this order cannot, so a checkpoint resumes on another installation. The keys are distinct because
-    `mix` is a bijection, hence there are no ties for the sorting algorithm to break.
-
-    Returns:
-        int64 [n], a permutation of 0..n-1.
+    The positions are sorted by mixed keys, which are distinct because `mix` is a bijection. NumPy's generators may
+    change between releases (NEP 19); this order does not, so that a checkpoint resumes on another installation.
     """
     counters = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN
     return np.argsort(mix(stream(_PERMUTATION, seed, epoch) + counters)).astype(np.int64, copy=False)

@@ -1,16 +1,16 @@
-"""How an image of any size becomes one of the model's size: one rule, for data modules and for exported graphs.
+"""Resizes images of any size to the model's size, by the same rules in data modules and in exported graphs.
 
 | rule | what happens | what is lost |
 |---|---|---|
-| ``crop`` | scaled to cover the size, cut about its centre | the rims |
-| ``stretch`` | scaled as a whole | the proportions |
-| ``pad`` | scaled to fit into the size, black around it | nothing |
+| ``crop`` | scaled to cover the size, then cropped at the centre | the margins |
+| ``stretch`` | each axis scaled separately | the proportions |
+| ``pad`` | scaled to fit into the size, the rest black | nothing |
 
-`resized` does it to a file with Pillow, and `Resizer` to a tensor with operators that every exporter knows. The two
-give the same pixels, bit for bit. Pillow's bilinear filter is a product with one matrix per axis: a triangle as wide
-as the scale, whose weights are rounded to 22 bits; each of the two products is rounded to whole grey levels. In float64
-these products are exact. The columns always come first here: from version 13 on Pillow itself chooses the order by the
-shape, and the order decides how halves are rounded.
+`resized` does this to a file with Pillow, and `Resizer` to a tensor with operators that every exporter supports. Both
+give the same pixels, bit for bit. Pillow's bilinear filter is a product with one matrix per axis: a triangle as wide as
+the scale, whose weights are rounded to 22 bits; each of the two products is rounded to whole grey levels. In float64
+these products are exact. The columns always come first here, because Pillow 13 and later choose the order by the shape,
+and the order decides how halves are rounded.
 
 Shape suffixes: B batch, C channels, H height, W width, N the output's pixels along an axis, P the input's.
 """
@@ -31,7 +31,7 @@ _CHUNK = 256  # images held as float64 at a time
 
 
 class Window(NamedTuple):
-    """The part of a resized image that shows the input; what lies around it is padding. In pixels."""
+    """The part of a resized image that shows the input, in pixels; the rest is padding."""
 
     top: int
     left: int
@@ -40,11 +40,7 @@ class Window(NamedTuple):
 
 
 def size_of(image_size: ImageSize | Sequence[int]) -> tuple[int, int]:
-    """Height and width of what a config calls ``image_size``: one number for a square, or both.
-
-    Raises:
-        ValueError: a size below 1 pixel, or not one or two numbers.
-    """
+    """Height and width from ``image_size``, which is one number for a square or both; else a ValueError."""
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"image_size={image_size}: give 1 pixel or more, or [height, width], or leave it out")
@@ -52,18 +48,10 @@ def size_of(image_size: ImageSize | Sequence[int]) -> tuple[int, int]:
 
 
 def check_resize(rule: str, masks: bool = False) -> None:
-    """Refuses what is no rule.
-
-    Args:
-        rule: what the config says.
-        masks: whether masks must come back in the input's own size, which a cut image cannot give.
-
-    Raises:
-        ValueError: it is none of the three, or ``crop`` where masks must come back.
-    """
+    """Raises a ValueError for an unknown rule, and for ``crop`` if masks must be scaled back to the input's size."""
     if masks and rule == "crop":
         raise ValueError(
-            "resize='crop' cuts the rims off, and a mask must cover the whole input; give 'pad', which keeps the "
+            "resize='crop' cuts off the margins, but a mask must cover the whole input; give 'pad', which keeps the "
             "proportions, or 'stretch'"
         )
     if rule not in get_args(Resize):
@@ -71,7 +59,7 @@ def check_resize(rule: str, masks: bool = False) -> None:
 
 
 def window_of(height: int, width: int, size: tuple[int, int], rule: Resize) -> Window:
-    """Where an input of this height and width lies in its resized image."""
+    """The place of an input of this height and width in its resized image."""
     if rule != "pad":
         return Window(0, 0, *size)
     rows, columns = size
@@ -81,7 +69,7 @@ def window_of(height: int, width: int, size: tuple[int, int], rule: Resize) -> W
 
 
 def resized(image: Image.Image, size: tuple[int, int], rule: Resize) -> Image.Image:
-    """An image of mode ``L`` or ``RGB`` in the given height and width."""
+    """Resizes an image of mode ``L`` or ``RGB`` to the given height and width."""
     if (image.height, image.width) == size:
         return image
     rows, columns = size
@@ -108,12 +96,12 @@ def _scaled(image: Image.Image, size: tuple[int, int], cut: bool = False) -> Ima
 
 
 def in_size_of_input(scores_MHW: Tensor, size: Sequence[int], window: Sequence[int]) -> Tensor:
-    """The scores of the pixels [M, height, width] of an input, from those of its resized image.
+    """The scores of an input's pixels [M, height, width], from the scores of its resized image.
 
     Args:
         scores_MHW: scores of the resized image.
         size: height and width of the input.
-        window: where it lies in the resized image; see `Window`.
+        window: its place in the resized image; see `Window`.
     """
     top, left, rows, columns = window
     scores_MHW = scores_MHW[:, top : top + rows, left : left + columns]
@@ -123,7 +111,7 @@ def in_size_of_input(scores_MHW: Tensor, size: Sequence[int], window: Sequence[i
 
 
 class Resizer(nn.Module):
-    """The same on tensors, for graphs that take images of any height and width.
+    """`resized` on tensors, for graphs that take images of any height and width.
 
     Args:
         size: height and width of the result.
@@ -139,11 +127,11 @@ class Resizer(nn.Module):
         """uint8 [B, C, any, any] in; whole numbers from 0 to 255 out, float32 [B, C, rows, columns]."""
         row_P = torch.arange(pixels_BCHW.shape[2], dtype=torch.float64, device=pixels_BCHW.device)
         column_P = torch.arange(pixels_BCHW.shape[3], dtype=torch.float64, device=pixels_BCHW.device)
-        height, width = row_P[-1] + 1, column_P[-1] + 1  # as tensors, which a trace does not freeze
+        height, width = row_P[-1] + 1, column_P[-1] + 1  # as tensors, which tracing does not make constants
         top, left = torch.zeros_like(height), torch.zeros_like(width)
         bottom, right = height, width
         if self.rule == "crop":
-            # constants are whole numbers, since exporters write others in float32
+            # only whole numbers as constants, because exporters write fractions in float32
             kept_height = torch.minimum(height, width * self.rows / self.columns)
             kept_width = torch.minimum(width, height * self.columns / self.rows)
             top, left = (height - kept_height) * 0.5, (width - kept_width) * 0.5
@@ -156,9 +144,9 @@ class Resizer(nn.Module):
 
 
 class Unresizer(nn.Module):
-    """Brings scores of the pixels of a resized image back to the size of the input, without its padding.
+    """Scales the scores of a resized image's pixels back to the size of the input, without the padding.
 
-    Scores are interpolated bilinearly between the centres of pixels, as by ``torch.nn.functional.interpolate``.
+    Scores are interpolated bilinearly between the centres of pixels, as ``torch.nn.functional.interpolate`` does.
 
     Args:
         rule: the rule by which the image was resized, not ``crop``.
@@ -170,7 +158,7 @@ class Unresizer(nn.Module):
         self.rule: str = rule
 
     def forward(self, scores_BMHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
-        """Scores [B, M, rows, columns] in, with the input [B, C, H, W] that they belong to; [B, M, H, W] out."""
+        """Scores [B, M, rows, columns] and their input [B, C, H, W] in; scores [B, M, H, W] out."""
         row_P = torch.arange(pixels_BCHW.shape[2], dtype=torch.float64, device=pixels_BCHW.device)
         column_P = torch.arange(pixels_BCHW.shape[3], dtype=torch.float64, device=pixels_BCHW.device)
         first_row, first_column, rows, columns = window_in_graph(
@@ -178,14 +166,14 @@ class Unresizer(nn.Module):
         )
         row_PN = _between(row_P, scores_BMHW.shape[2], first_row, rows)
         column_PN = _between(column_P, scores_BMHW.shape[3], first_column, columns)
-        # in float64 again, which no quantisation touches
+        # in float64, which is never quantised
         return torch.matmul(torch.matmul(row_PN, scores_BMHW.double()), column_PN.t()).float()
 
 
 def window_in_graph(
     height: Tensor, width: Tensor, rows: int, columns: int, rule: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`window_of` on float64 scalars, whose quotients of whole numbers are rounded exactly."""
+    """`window_of` on float64 scalars, in which quotients of whole numbers are rounded correctly."""
     if rule != "pad":
         zero = torch.zeros_like(height)
         return zero, zero, zero + rows, zero + columns
@@ -200,13 +188,13 @@ def _weights(position_P: Tensor, start: Tensor, end: Tensor, n: int, first: Tens
 
     Args:
         position_P: 0, 1, 2, ...
-        start: where the part of the input begins that is shown.
-        end: where it ends.
+        start: the beginning of the visible part of the input.
+        end: its end.
         n: pixels of the output.
-        first: the first of them that shows the input.
-        count: so many of them show it; the others stay black.
+        first: the first output pixel that shows the input.
+        count: the number of output pixels that show it; the others stay black.
     """
-    start, end = start.float(), end.float()  # as Pillow holds them
+    start, end = start.float(), end.float()  # as in Pillow
     scale = (end - start).double() / count
     own_N = torch.arange(n, dtype=torch.float64, device=position_P.device) - first
     centre_N = start.double() + (own_N + 0.5) * scale
@@ -218,7 +206,7 @@ def _weights(position_P: Tensor, start: Tensor, end: Tensor, n: int, first: Tens
 
 
 def _between(position_P: Tensor, n: int, first: Tensor, count: Tensor) -> Tensor:
-    """Weights of the two nearest of `n` pixels for each input pixel; `count` of the `n`, from `first` on, show it."""
+    """Weights of the two nearest of `n` pixels for each input pixel; `count` of them, from `first`, show the input."""
     at_P = (position_P + 0.5) * (count / (position_P[-1] + 1)) - 0.5
     at_P = torch.minimum(torch.clamp(at_P, min=0.0), count - 1) + first
     own_N = torch.arange(n, dtype=torch.float64, device=position_P.device)
@@ -226,7 +214,7 @@ def _between(position_P: Tensor, n: int, first: Tensor, count: Tensor) -> Tensor
 
 
 def resized_pixels(pixels_BCHW: Tensor, size: tuple[int, int], rule: Resize) -> Tensor:
-    """`resized` for a tensor of any number of images: uint8 [B, C, H, W] to uint8 [B, C, rows, columns]."""
+    """`resized` for a tensor of images: uint8 [B, C, H, W] to uint8 [B, C, rows, columns]."""
     if tuple(pixels_BCHW.shape[2:]) == size:
         return pixels_BCHW
     resizer = Resizer(size, rule)

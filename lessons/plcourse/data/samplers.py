@@ -1,7 +1,7 @@
-"""Which samples go into which batch, on which process. Nothing is padded, so nothing is counted twice.
+"""Which samples go into which batch, on which process; each sample of an epoch is on exactly one process.
 
-Lightning's own distributed sampler repeats samples until every process has equally many, which falsifies test
-metrics (66 samples counted of 65). Both samplers here give each sample of an epoch to exactly one process.
+Lightning's distributed sampler repeats samples until all processes have the same number, which falsifies test metrics
+(66 samples counted of 65).
 """
 
 from collections.abc import Iterator
@@ -22,22 +22,21 @@ def _check(n: int, batch_size: int, rank: int, world_size: int) -> None:
 
 
 class TrainSampler:
-    """Shuffled batches; every process steps equally often and has at least one sample in every step.
+    """Shuffled batches; every process takes the same number of steps and has at least one sample in each.
 
-    An epoch is one permutation, the same on all processes, cut into global batches of ``batch_size *
-    world_size``; each global batch is cut into ``world_size`` contiguous slices whose lengths differ by at
-    most one. The last global batch holds the remainder. A remainder smaller than ``world_size`` cannot give
-    every process a sample and is added to the batch before it instead.
+    An epoch is one permutation, the same on all processes, cut into global batches of ``batch_size * world_size``; each
+    global batch is cut into ``world_size`` contiguous slices whose lengths differ by at most one. The last global batch
+    holds the remainder. A remainder smaller than ``world_size`` cannot give every process a sample, and is added to the
+    batch before it.
 
     Args:
         n: samples in the training part.
         batch_size: samples per batch and process.
         seed: fixes the permutations.
         rank: this process.
-        world_size: processes in all.
-        drop_last: leave the remainder of each epoch out.
-        reshuffle: False visits the samples in epoch 0's order in every epoch, for runs that overfit a few
-            batches.
+        world_size: the number of processes.
+        drop_last: leaves out the remainder of each epoch.
+        reshuffle: False visits the samples in the order of epoch 0 in every epoch, for runs that overfit a few batches.
 
     Raises:
         ValueError: an argument out of its range.
@@ -85,16 +84,15 @@ class TrainSampler:
         return self._bounds[end] - self._bounds[first]
 
     def _slice(self, batch_index: int) -> tuple[int, int]:
-        share, extra = divmod(self.samples(batch_index, batch_index + 1), self.world_size)
-        start = self._bounds[batch_index] + self.rank * share + min(self.rank, extra)
-        return start, start + share + (self.rank < extra)
+        length, extra = divmod(self.samples(batch_index, batch_index + 1), self.world_size)
+        start = self._bounds[batch_index] + self.rank * length + min(self.rank, extra)
+        return start, start + length + (self.rank < extra)
 
     def rank_weight(self, batch_index: int) -> float:
-        """The factor of this process's mean loss in batch `batch_index`.
+        """The factor of this process's mean loss in batch `batch_index`: n_rank * world_size / n_batch.
 
-        n_rank * world_size / n_batch, where n_batch counts the samples of the batch over all processes: DDP's mean
-        over processes then comes out as the mean over those samples. `Accumulation` has the factor of a step that
-        is made of several batches.
+        n_batch counts the samples of the batch over all processes, so that DDP's mean over processes is the mean over
+        those samples. `Accumulation` has the factor for a step of several batches.
         """
         start, end = self._slice(batch_index)
         return (end - start) * self.world_size / self.samples(batch_index, batch_index + 1)
@@ -117,14 +115,14 @@ class TrainSampler:
 class EvalSampler:
     """Each sample once, in order, on exactly one process; a process may have no batch at all.
 
-    Process r takes the r-th of `world_size` contiguous blocks, so that the processes' results in rank order
-    are in sample order. Block lengths differ by at most one and the longer ones come first.
+    Process r takes the r-th of `world_size` contiguous blocks, so that the processes' results in rank order are in
+    sample order. Block lengths differ by at most one, and the longer blocks come first.
 
     Args:
-        n: samples in all, 0 or more.
+        n: the number of samples, 0 or more.
         batch_size: samples per batch and process.
         rank: this process.
-        world_size: processes in all.
+        world_size: the number of processes.
     """
 
     seed = 0  # nothing is drawn
@@ -134,15 +132,15 @@ class EvalSampler:
         self.n = n
         self.batch_size = batch_size
         self.global_batch_size = batch_size * world_size
-        share, extra = divmod(n, world_size)
-        self.start = rank * share + min(rank, extra)
-        self.end = self.start + share + (rank < extra)
+        length, extra = divmod(n, world_size)
+        self.start = rank * length + min(rank, extra)
+        self.end = self.start + length + (rank < extra)
 
     def __len__(self) -> int:
         return -(-(self.end - self.start) // self.batch_size)
 
     def rank_weight(self, batch_index: int) -> None:
-        """None: evaluation adds up counts, it does not average over processes."""
+        """None, because evaluation adds up counts and does not average over processes."""
         return
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:

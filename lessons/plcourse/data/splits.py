@@ -1,8 +1,8 @@
 """Training, validation and test parts that share no sample, not even under another name.
 
-A sample's place follows from its content and the seed: within each class the distinct contents are ordered by
-a hash of (seed, content), the first of them are for the test, the next for validation, the rest for training.
-Adding samples therefore moves only those at the two borders.
+The part of a sample follows from its content and the seed: the distinct contents of each class are ordered by a hash of
+(seed, content); the first go to the test part, the next to validation, the rest to training. New samples therefore only
+move samples at the two borders.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from plcourse.data.randoms import mix, stream
 from plcourse.errors import UserError
 
 PARTS = ("train", "val", "test")
-_SPLIT = 0x73706C74  # keeps splits independent of permutations and augmentation under the same seed
+_SPLIT = 0x73706C74  # makes splits independent of permutations and augmentation with the same seed
 _EMPTY = np.empty(0, np.int64)
 
 
@@ -26,20 +26,19 @@ def split(
 ) -> dict[str, np.ndarray]:
     """Splits a source, stratified by label, with exact duplicates on one side.
 
-    Each class gets its proportional share of a part, to within one sample. The sizes are met exactly as long
-    as single samples are left to fill up with; where nearly every sample has a duplicate, a part may be
-    smaller by less than the largest set of duplicates. A source with a validation or test part of its own
-    keeps it, and the size asked for that part has no effect; its training samples that equal one of the kept
-    parts are left out of all parts.
+    Each class has its proportional number of samples in each part, to within one. The sizes are met exactly as long as
+    there are samples without duplicates to fill a part; if nearly all samples have duplicates, a part may be smaller by
+    less than the largest set of duplicates. A source that comes with a validation or test part keeps it whatever size
+    is requested; training samples that equal a sample of a kept part are left out of all parts.
 
     Args:
         source: what to split; its labels must be 0 or more.
-        val_size: samples for validation (int), or their share of the samples that are split (float below 1).
+        val_size: samples for validation (int), or their fraction of the samples that are split (float below 1).
         test_size: the same for the test part.
         seed: another seed gives another split.
 
     Returns:
-        ``train``, ``val``, ``test``: sorted int64 index arrays, no index twice.
+        ``train``, ``val``, ``test``: sorted int64 index arrays without duplicates.
 
     Raises:
         UserError: sizes that leave a class without a training sample, a class with too few samples, or a part smaller
@@ -73,14 +72,11 @@ def split(
 
 
 def check_classes(parts: dict[str, np.ndarray], source: Labelled) -> None:
-    """Refuses a class that is validated or tested but not trained on: no model can know it.
+    """Raises a UserError for a class that is validated or tested but has no training samples.
 
     Args:
         parts: index arrays by ``train``, ``val``, ``test``.
-        source: where the samples are; a label of -1 is no class.
-
-    Raises:
-        UserError: the first such class.
+        source: the samples; the label -1 is not a class.
     """
     known = np.unique(source.labels[parts["train"]])
     for part in ("val", "test"):
@@ -90,16 +86,14 @@ def check_classes(parts: dict[str, np.ndarray], source: Labelled) -> None:
             name, n = source.label_names[lacking[0]], int((lacking == lacking[0]).sum())
             raise UserError(
                 f"{source.name}: class '{name}' is in {part} ({n} of {len(labels)} samples) but not in training, so no "
-                "model can know it; add training samples of it, or leave it out"
+                "model can learn it; add training samples, or leave the class out"
             )
 
 
 def overlap(parts: dict[str, np.ndarray], source: Labelled) -> list[tuple[str, str, str]]:
-    """The leak check: samples of one part that are in another, by id or by content.
+    """The leaks between parts: (part, other part, id) for each sample of a part that another part holds too.
 
-    Returns:
-        (part, other part, id) for each sample of the first that the second holds too; empty where nothing
-        leaks.
+    Samples are compared by id and by content.
     """
     ids = np.array(source.ids, dtype=object)
     codes = np.unique(ids.astype(str), return_inverse=True)[1]
@@ -113,19 +107,10 @@ def overlap(parts: dict[str, np.ndarray], source: Labelled) -> list[tuple[str, s
 def training_parts(
     source: Labelled, pool: np.ndarray, train_ids: Sequence[str], val_ids: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Training and validation part by ids, see `Splittable.with_split`.
-
-    Args:
-        source: where the samples are.
-        pool: int64, the samples that may be in one of the two parts.
-        train_ids: ids of the training part.
-        val_ids: ids of the validation part.
-
-    Returns:
-        ``train`` and ``val``: sorted int64 index arrays.
+    """The parts ``train`` and ``val`` with the given ids, as sorted int64 index arrays; see `Splittable.with_split`.
 
     Raises:
-        ValueError: an id that is not of the pool, or a sample in both lists.
+        ValueError: an id that is not in the pool (int64 indices), or equal samples in both lists.
     """
     index_of = {source.ids[i]: i for i in pool.tolist()}
     unknown = [name for name in (*train_ids, *val_ids) if name not in index_of]
@@ -142,24 +127,24 @@ def training_parts(
 
 
 def duplicate_groups(hashes: np.ndarray) -> np.ndarray | None:
-    """One number per set of equal samples, int64 [N]; None where all N differ."""
+    """One number per set of equal samples, int64 [N]; None if all N differ."""
     distinct, group = np.unique(hashes, return_inverse=True)
     return None if len(distinct) == len(hashes) else group.astype(np.int64)
 
 
 def _count(name: str, size: int | float, n: int) -> int:
     if size < 0:
-        raise ValueError(f"{name}={size}: give a number of samples, or a share below 1")
+        raise ValueError(f"{name}={size}: give a number of samples, or a fraction below 1")
     if isinstance(size, float):
         if size >= 1:
-            raise ValueError(f"{name}={size}: a share is below 1; write a number of samples without a point")
+            raise ValueError(f"{name}={size}: a fraction is below 1; write a number of samples without a point")
         return round(size * n)
     return size
 
 
 @dataclass
 class _Class:
-    """The samples of one class: sets of equal content, in the order of their hash."""
+    """The samples of one class: sets of equal samples, in the order of their hashes."""
 
     groups: list[np.ndarray]
 
@@ -168,7 +153,7 @@ class _Class:
         return sum(map(len, self.groups))
 
     def take(self, n: int, keep: int) -> list[np.ndarray]:
-        """Removes groups of at most `n` samples in all, in order, and leaves at least `keep` groups."""
+        """Removes groups with at most `n` samples in total, in order, and leaves at least `keep` groups."""
         taken, left = [], []
         may_take = len(self.groups) - keep
         for group in self.groups:
@@ -182,7 +167,7 @@ class _Class:
 
 
 def _choose(source: Labelled, pool: np.ndarray, wanted: dict[str, int], seed: int) -> dict[str, np.ndarray]:
-    """The pool cut into the wanted parts, and ``train`` for what is left."""
+    """The pool divided into the wanted parts, and ``train`` for the remaining samples."""
     classes = _classes(source, pool, seed)
     asked = ", ".join(f"{part}_size={n}" for part, n in wanted.items())
     if sum(wanted.values()) >= len(pool):
@@ -197,22 +182,22 @@ def _choose(source: Labelled, pool: np.ndarray, wanted: dict[str, int], seed: in
     for served, (part, size) in enumerate(wanted.items(), start=1):
         keep = len(wanted) + 1 - served  # one group for each part still to be served, training included
         capacity = np.array([sum(sorted(map(len, c.groups))[: len(c.groups) - keep]) for c in classes.values()])
-        shares = _apportion(size, np.array([each.n for each in classes.values()]), capacity)
-        if shares is None:
+        counts = _apportion(size, np.array([each.n for each in classes.values()]), capacity)
+        if counts is None:
             raise UserError(
                 f"{source.name}: {asked} of {len(pool)} samples leave a class without a training sample; "
                 "make them smaller"
             )
         taken: list[np.ndarray] = []
-        for each, share in zip(classes.values(), shares, strict=True):
-            taken += each.take(share, keep)
-        for each in classes.values():  # what duplicates did not let a class give, others make up for
+        for each, count in zip(classes.values(), counts, strict=True):
+            taken += each.take(count, keep)
+        for each in classes.values():  # other classes make up for a class that duplicates left short
             taken += each.take(size - sum(map(len, taken)), keep)
         if not taken:
             smallest = min(len(group) for each in classes.values() for group in each.groups)
             raise UserError(
-                f"{source.name}: {part}_size={size} is too small: equal samples stay together, and the smallest set "
-                f"that is left has {smallest}"
+                f"{source.name}: {part}_size={size} is too small: equal samples stay together, and the smallest "
+                f"remaining set has {smallest}"
             )
         chosen[part] = np.concatenate(taken)
     chosen["train"] = np.concatenate([group for each in classes.values() for group in each.groups])
@@ -220,9 +205,9 @@ def _choose(source: Labelled, pool: np.ndarray, wanted: dict[str, int], seed: in
 
 
 def _classes(source: Labelled, pool: np.ndarray, seed: int) -> dict[int, _Class]:
-    """The pool by label; equal samples with different labels go with the label of the first of them."""
+    """The pool by label; equal samples with different labels get the label of the first of them."""
     hashes = source.hashes[pool]
-    # a stable sort by (seed, content) puts equal samples side by side, in their original order
+    # a stable sort by (seed, content) puts equal samples next to each other, in their original order
     order = np.argsort(mix(hashes ^ stream(_SPLIT, seed)), kind="stable")
     starts = np.flatnonzero(np.diff(hashes[order], prepend=hashes[order[:1]] ^ np.uint64(1)))
     groups = np.split(pool[order], starts[1:])
@@ -231,13 +216,13 @@ def _classes(source: Labelled, pool: np.ndarray, seed: int) -> dict[int, _Class]
 
 
 def _apportion(size: int, counts: np.ndarray, capacity: np.ndarray) -> list[int] | None:
-    """`size` in proportion to `counts` by largest remainders, within `capacity`; None if it is too small."""
+    """Divides `size` in proportion to `counts` by largest remainders; None if `size` exceeds the `capacity`."""
     if size > capacity.sum():
         return None
     ideal = size * counts / counts.sum()
-    shares = np.minimum(np.floor(ideal).astype(np.int64), capacity)
-    while (missing := size - int(shares.sum())) > 0:
-        room = np.flatnonzero(shares < capacity)
-        neediest = room[np.argsort(shares[room] - ideal[room], kind="stable")[:missing]]
-        shares[neediest] += 1
-    return shares.tolist()
+    given = np.minimum(np.floor(ideal).astype(np.int64), capacity)
+    while (missing := size - int(given.sum())) > 0:
+        room = np.flatnonzero(given < capacity)
+        neediest = room[np.argsort(given[room] - ideal[room], kind="stable")[:missing]]
+        given[neediest] += 1
+    return given.tolist()

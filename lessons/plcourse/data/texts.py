@@ -1,4 +1,4 @@
-"""Where texts come from: one interface over the packaged reviews and a user's own files.
+"""Sources of texts: the packaged reviews and a user's own files.
 
 | name | from | needs |
 |---|---|---|
@@ -27,22 +27,12 @@ from plcourse.errors import UserError, nearest
 
 LABELLED = ("reviews", "imdb", "rotten_tomatoes", "text_table")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-LONGEST = 1_000_000  # characters of a text in a table; beyond it a quote or a line end is missing
+LONGEST = 1_000_000  # characters of a text in a table; in a longer one a quote or a line end is probably missing
 _LABEL_NAMES = ["negative", "positive"]
 
 
 class TextSource:
-    """Texts with labels, before any split; see `Labelled`.
-
-    Args:
-        name: the source's name.
-        ids: N distinct names.
-        texts: N texts.
-        labels: int64 [N], indices into `label_names`.
-        label_names: one name per class.
-        parts: the source's own split, indices by ``train``, ``val``, ``test``; None where it has none.
-        rejected: (row, reason) of each row left out.
-    """
+    """N texts with labels, before any split; see `Labelled` for the arguments."""
 
     def __init__(
         self,
@@ -61,7 +51,7 @@ class TextSource:
 
     @property
     def hashes(self) -> np.ndarray:
-        """uint64 [N], equal for texts that are equal or nearly so, see `content_hashes`; computed once."""
+        """uint64 [N], equal for texts that are equal or nearly equal; see `content_hashes`."""
         return self.both_hashes[:, 1]
 
     @cached_property
@@ -84,18 +74,18 @@ def open_texts(
         path: the file or folder of a ``text_table``; the packaged sources take none.
         text_column: its column of texts.
         label_column: its column of classes.
-        on_error: ``skip`` leaves rows that cannot be used out and lists them in ``rejected``.
+        on_error: ``skip`` leaves out rows that cannot be used and lists them in ``rejected``.
 
     Raises:
-        UserError: an unknown name, a missing file or column, a row that cannot be used, fewer than two classes.
+        UserError: an unknown name, a missing file or column, a row that cannot be used, or fewer than two classes.
     """
     if source not in LABELLED:
         also = "; a text_file has no labels" if source == "text_file" else ""
-        raise UserError(f"no source '{source}' of labelled texts; there are {', '.join(LABELLED)}{also}")
+        raise UserError(f"unknown source '{source}' of labelled texts; the sources are {', '.join(LABELLED)}{also}")
     if source != "text_table":
         return _reviews(source)
     if path is None:
-        raise UserError("text_table needs a file or a folder: give --data.init_args.path")
+        raise UserError("text_table needs a file or a folder; give --data.init_args.path")
     return _table(path, text_column, label_column, on_error)
 
 
@@ -174,27 +164,27 @@ def _files(path: str) -> dict[str, Path]:
     if "train" not in found or len(found) == 1:
         inside = f"; it holds {listed([each.name for each in tables])}" if tables else ""
         raise UserError(
-            f"the folder '{path}' must hold train and val or test as {', '.join(SUFFIXES)}, and a single file is "
-            f"split{inside}"
+            f"the folder '{path}' must hold a train and a val or test file ({', '.join(SUFFIXES)}); give a single "
+            f"file to have it split{inside}"
         )
     if others:
-        say(f"text_table: tables of no part were left out of '{path}': {listed(others)}")
+        say(f"text_table: left out tables in '{path}' that belong to no part: {listed(others)}")
     return found
 
 
 def _wrong(rows: pd.DataFrame) -> dict[int, str]:
-    """A reason by the number of each row that cannot be used."""
+    """The reason for each row that cannot be used, by row number."""
     wrong: dict[int, str] = {}
     for column in ("text", "label"):
         for row in np.flatnonzero(rows[column].isna()).tolist():
             wrong.setdefault(row, f"the {column} is missing")
         nested = rows[column].map(lambda value: isinstance(value, list | dict | np.ndarray)).to_numpy(bool)
         for row in np.flatnonzero(nested).tolist():
-            wrong.setdefault(row, f"the {column} is a list or an object, and should be one value")
+            wrong.setdefault(row, f"the {column} is a list or an object, but must be one value")
         blank = as_text(rows, column).str.strip().eq("").to_numpy(bool)
         for row in np.flatnonzero(blank).tolist():
             wrong.setdefault(row, f"the {column} is empty")
     lengths = as_text(rows, "text").fillna("").str.len().to_numpy(np.int64)
     for row in np.flatnonzero(lengths > LONGEST).tolist():
-        wrong.setdefault(row, f"a text of {lengths[row]:,} characters, more than {LONGEST:,}; is a quote missing?")
+        wrong.setdefault(row, f"the text has {lengths[row]:,} characters, more than {LONGEST:,}; is a quote missing?")
     return wrong

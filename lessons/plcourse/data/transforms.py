@@ -1,8 +1,8 @@
-"""Augmentation of a whole batch at once, driven by given uniforms instead of a random generator.
+"""Augmentation of a whole batch at once, from given uniform numbers instead of a random generator.
 
-The image that comes out is a function of the image and its own row of uniforms, bit for bit: neither the
-other samples of the batch nor its size can change it. That rules out matrix products over the batch
-(``affine_grid``) and vectorised sines, whose last bit depends on where in the array a number stands.
+Each result is, bit for bit, a function of the image and of its own row of uniforms, whatever the size and the other
+samples of the batch. That rules out matrix products over the batch (``affine_grid``) and vectorised sines, whose last
+bit depends on the position in the array.
 
 Shape suffixes: B batch, C channels, H height, W width, N uniforms of one augmentation.
 """
@@ -23,7 +23,7 @@ class Augmentation(ABC):
     """A random change of images that keeps their shape and their label.
 
     Attributes:
-        n_uniforms: how many uniforms each sample takes.
+        n_uniforms: the number of uniforms that each sample takes.
     """
 
     n_uniforms: int
@@ -44,15 +44,7 @@ class Augmentation(ABC):
 def augment_batch(
     augment: Sequence[Augmentation], images_BCHW: torch.Tensor, seed: int, epoch: int, keys_B: np.ndarray
 ) -> torch.Tensor:
-    """Applies the augmentations in order, each with draws of its own from (seed, epoch, sample).
-
-    Args:
-        augment: what to apply.
-        images_BCHW: float32 in [0, 1].
-        seed: the run's seed.
-        epoch: counted from 0.
-        keys_B: uint64, the key of each sample (see `randoms.keys_of`).
-    """
+    """Applies augmentations in order to float32 images in [0, 1], each with other draws from (seed, epoch, key)."""
     draws = uniforms(seed, epoch, keys_B, sum(each.n_uniforms for each in augment))
     start = 0
     for each in augment:
@@ -66,8 +58,8 @@ class RandomAffine(Augmentation):
 
     Args:
         degrees: rotation, uniform in [-degrees, degrees].
-        translate: shift of each axis as a fraction of its length, uniform in [-translate, translate].
-        scale: smallest and largest magnification; uniform between them.
+        translate: shift along each axis as a fraction of its length, uniform in [-translate, translate].
+        scale: smallest and largest magnification, uniform between them.
         shear: horizontal shear angle in degrees, uniform in [-shear, shear].
 
     Raises:
@@ -104,7 +96,7 @@ class RandomAffine(Augmentation):
         cos_B, sin_B = _each(math.cos, angle_B), _each(math.sin, angle_B)
         tan_B = _each(math.tan, signed_BN[:, 4] * math.radians(self.shear))
         zoom_B = self.scale[0] + uniforms_BN[:, 3] * (self.scale[1] - self.scale[0])
-        # From output to input pixels, counted from the centre: undo shift, rotation, shear and zoom in turn.
+        # from output to input pixels, counted from the centre: undo shift, rotation, shear and zoom in turn
         x_BW = _centred(width) - _column(signed_BN[:, 1] * (self.translate * width))
         y_BH = _centred(height) - _column(signed_BN[:, 2] * (self.translate * height))
         # grid_sample counts from -1 to 1 over the whole width and height
@@ -125,7 +117,7 @@ class RandomFlip(Augmentation):
         direction: ``horizontal`` swaps left and right, ``vertical`` top and bottom.
 
     Raises:
-        ValueError: `p` or `direction` is none of these.
+        ValueError: an argument out of its range.
     """
 
     n_uniforms = 1
@@ -145,7 +137,7 @@ class RandomFlip(Augmentation):
 
 
 class RandomCrop(Augmentation):
-    """Shifts by whole pixels: pads with black on every side and cuts a window of the old size.
+    """Shifts by whole pixels: pads with black on every side and crops a window of the old size.
 
     Args:
         padding: pixels added to each side, the largest possible shift.
@@ -170,7 +162,7 @@ class RandomCrop(Augmentation):
 
 
 def _each(function: Callable[[float], float], values_B: np.ndarray) -> np.ndarray:
-    """`function` of every value by the scalar library, whose result cannot depend on the array around it."""
+    """`function` of every value by the scalar library, whose result does not depend on the position in an array."""
     return np.fromiter(map(function, values_B.tolist()), np.float64, len(values_B))
 
 
@@ -180,5 +172,5 @@ def _column(values_B: np.ndarray) -> torch.Tensor:
 
 
 def _centred(n: int) -> torch.Tensor:
-    """The positions of n pixels as seen from their middle: float32 [n]."""
+    """The positions of n pixels relative to their centre: float32 [n]."""
     return torch.arange(n, dtype=torch.float32) - (n - 1) / 2

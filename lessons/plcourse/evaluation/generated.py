@@ -1,8 +1,8 @@
-"""A table of any length that takes no memory: each row is computed from its number when its batch comes.
+"""A table of any length that takes no memory: each row is computed from its number when its batch is needed.
 
-Row i is a[i mod P] + b[i div P mod Q], sums of two standard normal vectors from small tables, so P * Q rows differ. Its
-class is the largest of K scores of a fixed random network plus Gumbel noise, which is a draw from the softmax of the
-scores: no classifier can know all labels, and the best possible probabilities are known.
+Row i is a[i mod P] + b[i div P mod Q], the sum of two standard normal vectors from small tables, so that P * Q rows
+differ. Its class is the largest of K scores of a fixed random network plus Gumbel noise, which is a draw from the
+softmax of the scores. So no classifier can know all labels, and the best possible probabilities are known.
 
 Shapes: B rows, D features, K classes.
 """
@@ -28,8 +28,8 @@ class GeneratedRows:
     """Rows `first` to `first + n - 1` as batches: ``features`` float32 [B, 16], ``id`` int64 [B], ``label`` int64 [B].
 
     Args:
-        n: rows.
-        first: number of the first.
+        n: the number of rows.
+        first: the number of the first row.
         labelled: whether batches have labels, which take longer to compute than the features.
     """
 
@@ -52,12 +52,12 @@ class GeneratedRows:
 
     @property
     def identities(self) -> Identities:
-        """Who the rows are: their numbers, which is all that they follow from."""
+        """The hashes of the rows' numbers, which determine the rows."""
         end = self.first + self.n
         return Identities(keys_of(np.arange(self.first, end)), range(self.first, end))
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """The batch of the rows at `indices` (int64 [B]); the epoch changes nothing."""
+        """The batch of the rows at `indices` (int64 [B]), the same in every epoch."""
         rows = torch.from_numpy(indices + self.first)
         features = self._a.index_select(0, rows % _P).add_(self._b.index_select(0, rows // _P % _Q))
         batch = {"features": features, "id": rows.numpy()}
@@ -68,14 +68,12 @@ class GeneratedRows:
         return torch.tanh(features @ self._hidden) @ self._out * _SHARPNESS + self._bias
 
     def _labels(self, features: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        noise = self._noise.index_select(0, rows % (_P + 1))  # another period than the features, so no row repeats it
+        noise = self._noise.index_select(0, rows % (_P + 1))  # its period differs from that of the features
         return (self.true_scores(features) + noise).argmax(dim=1)
 
 
 class GeneratedSplits:
-    """Training, validation and test rows of a generated table, and all of its rows to predict.
-
-    The table begins with the test rows, then come those for validation, then those for training.
+    """The test, validation and training rows of a generated table, in this order, and all of its rows to predict.
 
     Args:
         rows: rows of the whole table.
@@ -84,7 +82,7 @@ class GeneratedSplits:
         train_size: rows for training.
 
     Raises:
-        UserError: a share instead of a number of rows, or parts larger than the table.
+        UserError: a fraction instead of a number of rows, or parts larger than the table.
     """
 
     label_names = [f"class_{k}" for k in range(CLASSES)]
@@ -92,10 +90,10 @@ class GeneratedSplits:
 
     def __init__(self, rows: int, val_size: int | float, test_size: int | float, train_size: int = 50_000) -> None:
         if isinstance(val_size, float) or isinstance(test_size, float):
-            raise UserError(f"val_size={val_size} and test_size={test_size}: a generated table takes numbers of rows")
+            raise UserError(f"val_size={val_size}, test_size={test_size}: give numbers of rows for a generated table")
         if not 0 < test_size + val_size + train_size <= rows:
             parts = f"{test_size} test, {val_size} validation and {train_size} training rows"
-            raise UserError(f"rows={rows}: the table has to hold {parts}")
+            raise UserError(f"rows={rows} is too small: the table must contain {parts}")
         self.rows = rows
         starts = {"test": (test_size, 0), "val": (val_size, test_size), "train": (train_size, test_size + val_size)}
         self._parts = {part: GeneratedRows(n, first) for part, (n, first) in starts.items()}
@@ -117,11 +115,11 @@ class GeneratedSplits:
         """Nothing is read."""
 
     def state_dict(self) -> dict[str, Any]:
-        """New rows are like the old ones."""
+        """Nothing, because new rows need no preparation."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The same."""
+        """Nothing is restored."""
 
     def train_loader(
         self, trainer: Trainer | None, batch_size: int, augment: Any = None, num_workers: int = 0
@@ -132,6 +130,6 @@ class GeneratedSplits:
         return train_loader(self._parts["train"], batch_size, Process.of(trainer), num_workers)
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
-        """Each row of `part` once, in order; the part ``all`` is the whole table, without labels."""
+        """Each row of `part` once, in order; the part ``all`` is the whole table without labels."""
         rows = GeneratedRows(self.rows, labelled=False) if part == "all" else self._parts[part]
         return eval_loader(rows, batch_size, Process.of(trainer), num_workers, part)

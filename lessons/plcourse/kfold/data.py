@@ -1,7 +1,4 @@
-"""Tables for regression in dict batches: ``features`` float32 [B, F], ``label`` float32 [B], ``id`` B strings.
-
-`plcourse.kfold.table` reads them.
-"""
+"""Tables for regression: batches of ``features`` float32 [B, F], ``label`` float32 [B] and ``id`` (B strings)."""
 
 import copy
 from collections.abc import Sequence
@@ -20,18 +17,18 @@ from plcourse.kfold.table import Columns, Rows, Table, new_rows
 
 
 class TableData(pl.LightningDataModule):
-    """The rows of a table, standardised by its training part; satisfies `Splittable`.
+    """The rows of a table, standardised with the training part; satisfies `Splittable`.
 
     Args:
         source: ``diabetes`` (scikit-learn: 442 patients, 10 features, disease progression), ``autompg`` (mlxtend: 392
             cars, 7 features, miles per gallon), or ``table_file``.
         path: a Parquet, CSV or TSV file, for ``table_file``.
-        target: the column to predict; the two data sets have theirs.
-        group: a column whose equal values stay on one side of every split, and which is no feature; None for none.
+        target: the column to predict; the two data sets call theirs ``target``.
+        group: a column that is no feature, whose equal values stay together in every split; None for none.
         batch_size: rows per batch and process.
-        test_size: rows held out for the test (int), or their share (float below 1); whole groups.
+        test_size: rows for the test (int), or their fraction (float below 1), in whole groups.
         split_seed: another seed gives another test part.
-        feature_columns: the columns to learn from; None takes all others, but for those that only count the rows.
+        feature_columns: the columns to learn from; None takes all other columns that do not just count the rows.
         id_column: a column of names, which is no feature; None numbers the rows.
         predict_path: a file of new rows to predict, which needs no target; None predicts the test part.
     """
@@ -71,7 +68,7 @@ class TableData(pl.LightningDataModule):
 
     @property
     def parts(self) -> dict[str, np.ndarray]:
-        """Sorted row numbers by ``train``, ``val``, ``test``; all but the test part train until `with_split`."""
+        """Sorted row numbers by ``train``, ``val``, ``test``; ``val`` is empty until `with_split`."""
         if self._parts is None:
             test = self.table.choose(self.test_size, self.split_seed)
             pool = np.setdiff1d(np.arange(len(self.table.targets)), test)
@@ -80,7 +77,7 @@ class TableData(pl.LightningDataModule):
 
     @property
     def scale(self) -> dict[str, Any]:
-        """``mean`` and ``std`` of the ``features``, ``target_mean`` and ``target_std``, of the training part alone."""
+        """``mean`` and ``std`` of the ``features``, ``target_mean`` and ``target_std`` of the training part."""
         if self._restored is not None:
             return self._restored
         features, targets = self.table.features[self.parts["train"]], self.table.targets[self.parts["train"]]
@@ -95,23 +92,23 @@ class TableData(pl.LightningDataModule):
 
     @property
     def terms(self) -> dict[str, Any]:
-        """How the rows are split, in plain types."""
+        """The source and how its rows are split, in plain types."""
         where = {"source": self.source, "path": self.path}
         return {**where, "test_size": self.test_size, "split_seed": self.split_seed}
 
     @property
     def ids(self) -> list[str]:
-        """The rows for training or validation, see `Splittable`."""
+        """The ids of the rows for training or validation; see `Splittable`."""
         return [self.table.ids[row] for row in self._pool.tolist()]
 
     @property
     def labels(self) -> np.ndarray:
-        """float64, the target of each of `ids`: values, not classes."""
+        """float64, the target of each of `ids`."""
         return self.table.targets[self._pool]
 
     @property
     def groups(self) -> np.ndarray | None:
-        """int64, equal for rows of one group, or for equal rows; None where each stands alone."""
+        """int64, equal for rows of one group or, without groups, for equal rows; None if all differ."""
         units = self.table.units[self._pool]
         return None if len(np.unique(units)) == len(units) else units
 
@@ -121,21 +118,21 @@ class TableData(pl.LightningDataModule):
         return {f"n_{name}": len(rows) for name, rows in self.parts.items()}
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
-        """The same table with other training and validation parts, standardised anew.
+        """The same table with another training and validation part, standardised again.
 
-        Groups are kept together by whoever chooses the ids, such as `KFoldLoop`.
+        The caller, such as `KFoldLoop`, keeps groups together.
 
         Raises:
             ValueError: a row in both parts, or one of the test part.
         """
         row_of = {self.table.ids[row]: row for row in self._pool.tolist()}
         if not set(train_ids).isdisjoint(val_ids) or not row_of.keys() >= {*train_ids, *val_ids}:
-            raise ValueError("a row is in train and val, or in the test part: take each of `ids` at most once")
+            raise ValueError("a row is in train and val, or in the test part; use each of `ids` at most once")
         train, val = (np.sort(np.array([row_of[name] for name in names], np.int64)) for names in (train_ids, val_ids))
-        anew = copy.copy(self)
-        anew._parts = {"train": train, "val": val, "test": self.parts["test"]}
-        anew._restored, anew.trainer = None, None
-        return anew
+        resplit = copy.copy(self)
+        resplit._parts = {"train": train, "val": val, "test": self.parts["test"]}
+        resplit._restored, resplit.trainer = None, None
+        return resplit
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled; each batch has a ``rank_weight``."""
@@ -166,13 +163,13 @@ class TableData(pl.LightningDataModule):
         return self.scale
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what the checkpoint was trained with: features are chosen and ordered by their names.
+        """Restores what the checkpoint was trained with; features are chosen and ordered by their names.
 
         Raises:
-            UserError: the table is open already and lacks a column.
+            UserError: the table is already open and lacks a column.
         """
         if "table" in self.__dict__ and self.table.names != state_dict.get("features", self.table.names):
-            # which rows are for the test follows from the content of the rows, so they are chosen anew
+            # the test rows follow from the contents of all rows, so they are chosen again
             del self.table
             self._parts = None
         self._restored = state_dict
