@@ -64,7 +64,7 @@ def digits_on_photos(
         digits.label_names,
         parts,
         torch.from_numpy((ink_NHW >= _INK).astype(np.uint8)),
-        ("background", "digit"),
+        ["background", "digit"],
     )
 
 

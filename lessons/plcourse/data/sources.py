@@ -12,6 +12,8 @@ import gzip
 import importlib.util
 import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +44,7 @@ _CIFAR_FILES = ("data_batch_1", "...", "data_batch_5", "test_batch", "batches.me
 SOURCES = ("digits", "mnist5k", *_TORCHVISION, "image_folder")
 
 
+@dataclass(eq=False)
 class ArraySource:
     """A source in memory. See `Source` for the attributes.
 
@@ -56,36 +59,31 @@ class ArraySource:
         mask_names: one name per class of a pixel.
     """
 
-    def __init__(
-        self,
-        name: str,
-        ids: list[str],
-        images: torch.Tensor,
-        labels: np.ndarray,
-        label_names: list[str],
-        parts: dict[str, np.ndarray] | None = None,
-        masks: torch.Tensor | None = None,
-        mask_names: Sequence[str] = (),
-    ) -> None:
-        assert images.dtype == torch.uint8
-        assert len(images) == len(ids) == len(labels)
-        self.name = name
-        self.ids = ids
-        self.images = self._raw = images.contiguous()
-        self.labels = labels.astype(np.int64)
-        self.label_names = label_names
-        self.parts = parts
-        self.shape: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
-        self.rejected: list[tuple[str, str]] = []
-        self.masks, self.mask_names = masks, list(mask_names)
-        self._hashes: np.ndarray | None = None
+    name: str
+    ids: list[str]
+    images: torch.Tensor
+    labels: np.ndarray
+    label_names: list[str]
+    parts: dict[str, np.ndarray] | None = None
+    masks: torch.Tensor | None = None
+    mask_names: list[str] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8
+        assert len(self.images) == len(self.ids) == len(self.labels)
+        self.images = self._raw = self.images.contiguous()
+        self.labels = self.labels.astype(np.int64)
+        self.shape: tuple[int, int, int] = (self.images.shape[1], self.images.shape[2], self.images.shape[3])
 
     @property
     def hashes(self) -> np.ndarray:
-        """uint64 [N]: 64 bits of BLAKE2b over the pixels, computed once."""
-        if self._hashes is None:
-            self._hashes = row_hashes(self.images.numpy().reshape(len(self.ids), -1))
+        """uint64 [N]: 64 bits of BLAKE2b over the pixels."""
         return self._hashes
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        return row_hashes(self.images.numpy().reshape(len(self.ids), -1))
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The images at `indices` (int64 [B]) as uint8 [B, C, H, W]."""

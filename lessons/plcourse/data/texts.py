@@ -9,6 +9,7 @@
 """
 
 import importlib.util
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -31,23 +32,25 @@ LONGEST = 1_000_000  # characters of a text in a table; in a longer one a quote 
 _LABEL_NAMES = ["negative", "positive"]
 
 
+@dataclass
 class TextSource:
-    """N texts with labels, before any split; see `Labelled` for the arguments."""
+    """N texts with labels, before any split; see `Labelled` for the other arguments.
 
-    def __init__(
-        self,
-        name: str,
-        ids: list[str],
-        texts: list[str],
-        labels: np.ndarray,
-        label_names: list[str],
-        parts: dict[str, np.ndarray] | None = None,
-        rejected: list[tuple[str, str]] | None = None,
-    ) -> None:
-        assert len(ids) == len(texts) == len(labels)
-        self.name, self.ids, self.texts = name, ids, texts
-        self.labels, self.label_names = labels.astype(np.int64), label_names
-        self.parts, self.rejected = parts, rejected or []
+    Args:
+        texts: N texts.
+    """
+
+    name: str
+    ids: list[str]
+    texts: list[str]
+    labels: np.ndarray
+    label_names: list[str]
+    parts: dict[str, np.ndarray] | None = None
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.texts) == len(self.labels)
+        self.labels = self.labels.astype(np.int64)
 
     @property
     def hashes(self) -> np.ndarray:

@@ -142,17 +142,14 @@ class TableSource:
         other = [column for column in frame if column not in taken and column not in schema.features]
         self.texts = None if schema.text is None else as_text(frame, schema.text).iloc[keep].tolist()
         self.metadata = frame[other].iloc[keep].reset_index(drop=True)
-        self.shape: tuple[int, int, int] = (self.features.shape[1], 1, 1)
-        self._hashes: np.ndarray | None = None
 
     @property
     def hashes(self) -> np.ndarray:
-        """uint64 [N], equal for rows with equal features; computed once."""
-        if self._hashes is None:
-            self._hashes = self._hash()
+        """uint64 [N], equal for rows with equal features."""
         return self._hashes
 
-    def _hash(self) -> np.ndarray:
+    @cached_property
+    def _hashes(self) -> np.ndarray:
         with np.errstate(over="ignore"):
             hashes = row_hashes(self.features.astype(np.float32))
         near = np.flatnonzero(pd.Series(hashes).duplicated(keep=False))

@@ -38,6 +38,7 @@ class Columns:
     id: str | None = None
 
 
+@dataclass
 class Rows:
     """Rows made into batches.
 
@@ -48,14 +49,10 @@ class Rows:
         identities: the hashes of the rows; None for new rows.
     """
 
-    def __init__(
-        self,
-        features: torch.Tensor,
-        ids: list[str],
-        labels: torch.Tensor | None = None,
-        identities: Identities | None = None,
-    ) -> None:
-        self.features, self.ids, self.labels, self.identities = features, ids, labels, identities
+    features: torch.Tensor
+    ids: list[str]
+    labels: torch.Tensor | None = None
+    identities: Identities | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
