@@ -17,7 +17,6 @@ from plcourse.data.images import (
     Process,
     eval_loader,
     fit_normalisation,
-    train_loader,
 )
 from plcourse.data.loader import BatchLoader
 from plcourse.data.names import adopt_classes
@@ -157,17 +156,9 @@ class ImageSplits(SourceSplits):
         """The samples at `indices` (int64 [N]) of a source, normalised as the model was trained."""
         return ImageDataset(source, indices, self.normalisation, augment, seed)
 
-    def train_loader(
-        self, trainer: Trainer | None, batch_size: int, augment: Any = None, num_workers: int = 0
-    ) -> BatchLoader:
-        """Shuffled, augmented batches of the training part, `batch_size` samples per process."""
-        data = self.dataset(self.source, self.parts["train"], augment, run_seed())
-        return train_loader(data, batch_size, Process.of(trainer), num_workers)
-
-    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
-        """Each sample of `part` (``val``, ``test``, or ``train`` to score it) once, in order."""
-        data = self.dataset(self.source, self.parts[part])
-        return eval_loader(data, batch_size, Process.of(trainer), num_workers, part)
+    def dataset_of(self, part: str, augment: Any = None) -> BatchDataset:
+        """The samples of a part, with the augmentation of training samples where it is given."""
+        return self.dataset(self.source, self.parts[part], augment, run_seed())
 
     def files_loader(
         self, trainer: Trainer | None, paths: Sequence[str], batch_size: int, num_workers: int = 0

@@ -7,7 +7,10 @@ from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
+from pytorch_lightning import Trainer
 
+from plcourse.data.images import BatchDataset, Process, eval_loader, train_loader
+from plcourse.data.loader import BatchLoader
 from plcourse.data.protocols import Labelled
 from plcourse.data.splits import check_classes, duplicate_groups, split, training_parts
 
@@ -15,8 +18,9 @@ from plcourse.data.splits import check_classes, duplicate_groups, split, trainin
 class SourceSplits:
     """A source of labelled samples that is opened and split when it is first needed.
 
-    A subclass defines the cached property `source`. What a model must know to read new inputs goes into the checkpoint
-    as `state_dict`; after `load_state_dict`, new inputs can be read without the training data.
+    A subclass defines the cached property `source` and the method `dataset_of`. What a model must know to read new
+    inputs goes into the checkpoint as `state_dict`; after `load_state_dict`, new inputs can be read without the
+    training data.
 
     Args:
         val_size: samples for validation (int), or their fraction (float); see `plcourse.data.splits.split`.
@@ -52,6 +56,20 @@ class SourceSplits:
 
     def _split(self, source: Labelled) -> dict[str, np.ndarray]:
         return split(source, self.val_size, self.test_size, self.split_seed)
+
+    def dataset_of(self, part: str, augment: Any = None) -> BatchDataset:
+        """The samples of a part, with the augmentation of training samples where it is given."""
+        raise NotImplementedError
+
+    def train_loader(
+        self, trainer: Trainer | None, batch_size: int, augment: Any = None, num_workers: int = 0
+    ) -> BatchLoader:
+        """Shuffled, augmented batches of the training part, `batch_size` samples per process."""
+        return train_loader(self.dataset_of("train", augment), batch_size, Process.of(trainer), num_workers)
+
+    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
+        """Each sample of `part` (``val``, ``test``, or ``train`` to score it) once, in order."""
+        return eval_loader(self.dataset_of(part), batch_size, Process.of(trainer), num_workers, part)
 
     @property
     def split_terms(self) -> dict[str, Any]:

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from pytorch_lightning import Trainer
 
 from plcourse.console import say
-from plcourse.data import BatchLoader, OnError, Process, SourceSplits, eval_loader, train_loader
+from plcourse.data import OnError, SourceSplits
 from plcourse.data.classes import class_names
 from plcourse.data.features import Standardiser, feature_matrix, numeric_columns, require_columns, row_ids
 from plcourse.data.frames import as_text, numbers, read_frame
@@ -294,16 +293,8 @@ class TableSplits(SourceSplits):
         if "source" in self.__dict__:
             adopt_classes(self.source, state["label_names"])
 
-    def train_loader(
-        self, trainer: Trainer | None, batch_size: int, augment: Sequence[Any] | None = None, num_workers: int = 0
-    ) -> BatchLoader:
-        """Shuffled batches of the training rows; tables cannot be augmented."""
+    def dataset_of(self, part: str, augment: Any = None) -> TableDataset:
+        """The rows of a part; tables cannot be augmented."""
         if augment:
             raise UserError("data.augment changes images; leave it out for a table")
-        rows = TableDataset(self.source, self.parts["train"], self.normalisation)
-        return train_loader(rows, batch_size, Process.of(trainer), num_workers)
-
-    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
-        """Each row of `part` once, in order."""
-        rows = TableDataset(self.source, self.parts[part], self.normalisation)
-        return eval_loader(rows, batch_size, Process.of(trainer), num_workers, part)
+        return TableDataset(self.source, self.parts[part], self.normalisation)

@@ -87,7 +87,7 @@ class TextData(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of texts of similar length; each has a ``rank_weight``."""
-        return self.parts.train_loader(self.trainer, self.batch_size, self.num_workers)
+        return self.parts.train_loader(self.trainer, self.batch_size, num_workers=self.num_workers)
 
     def val_dataloader(self) -> BatchLoader:
         """Each validation text once."""

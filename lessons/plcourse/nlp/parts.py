@@ -20,7 +20,6 @@ from plcourse.data import (
     Process,
     SourceSplits,
     TrainSampler,
-    eval_loader,
     permutation,
     run_seed,
 )
@@ -220,16 +219,18 @@ class TextSplits(SourceSplits):
         report_unknown(self.tokenizer, encoded, name)
         return [tokens[: self.max_length] for tokens in encoded]
 
-    def train_loader(self, trainer: Trainer | None, batch_size: int, num_workers: int = 0) -> BatchLoader:
+    def train_loader(
+        self, trainer: Trainer | None, batch_size: int, augment: Any = None, num_workers: int = 0
+    ) -> BatchLoader:
         """Shuffled batches of texts of similar length; each has a ``rank_weight``."""
         data, process = self.tokens("train"), Process.of(trainer)
         rank = (process.rank, process.world_size)
         sampler = BucketSampler(data.lengths, batch_size, run_seed(), *rank, reshuffle=not process.overfit)
         return BatchLoader(data, sampler, num_workers, process.pin_memory, accumulation=process.accumulation)
 
-    def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
-        """Each text of `part` once, in order."""
-        return eval_loader(self.tokens(part), batch_size, Process.of(trainer), num_workers, part)
+    def dataset_of(self, part: str, augment: Any = None) -> TokenDataset:
+        """The texts of a part; texts are never augmented."""
+        return self.tokens(part)
 
     def state_dict(self) -> dict[str, Any]:
         """What new texts need, in plain types."""
