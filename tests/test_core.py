@@ -11,6 +11,7 @@ CODE = """
 import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
+    from plcourse.core.checkpoint import RunCheckpoint, load
     from plcourse.core.data import ImageParts, ImageSet, MaskParts, MaskSet, Splittable, eval_loader
     from plcourse.core.data.parts import ImageParts as same
     from plcourse.core.data.samplers import TrainSampler

@@ -6,6 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 import plcourse.data
+from plcourse.training.run_checkpoint import RunCheckpoint
 
 __path__: list[str] = []  # makes `import plcourse.core.data` look for a registered module
 
@@ -35,3 +36,4 @@ for _module in iter_modules(plcourse.data.__path__):
     _register(f"plcourse.data.{_module.name}", f"data.{_RENAMED_MODULES.get(_module.name, _module.name)}")
 for _name in _TRAINING:
     _register(f"plcourse.training.{_name}", _name)
+vars(sys.modules["plcourse.core.checkpoint"])["RunCheckpoint"] = RunCheckpoint
