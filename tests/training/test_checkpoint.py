@@ -513,7 +513,7 @@ class TestPolicy:
         """
         script = (
             FORK
-            + "import warnings; warnings.simplefilter('ignore')\nsys.path.insert(0, os.getcwd())\n"
+            + "import warnings; warnings.simplefilter('ignore')\nsys.path[:0] = [os.getcwd(), 'helpers']\n"
             + (textwrap.dedent(script))
         )
         assert int(run_script(script, tmp_path).split()[-1]) == 2 * STEPS
