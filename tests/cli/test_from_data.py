@@ -92,7 +92,7 @@ def test_a_packaged_config_stays_as_it_is() -> None:
 
 def test_only_the_data_are_named_from_fit_to_prediction(forked: Command, photos: Path, runs: Path) -> None:
     done = forked("fit", "-c", "ddp/one_process", *flags_of(photos), "--trainer.max_epochs=2", "--then", "test,predict")
-    assert "model.init_args.num_classes is 3, as the data have it (the config said 10)" in done.stdout
+    assert "model.init_args.num_classes is set to 3, as in the data (it was 10 in the config)" in done.stdout
     run = Run.load("ddp/one_process", runs)
     assert yaml.safe_load(run.config_path.read_text())["model"]["init_args"]["network"]["init_args"]["channels"] == 3
     weights = torch.load(run.checkpoint("best"), weights_only=True)["state_dict"]

@@ -175,7 +175,7 @@ class TestMistakes:
         done = forked("fit", "-c", path, "--optimizer.lr", "0.1", status=2)
         (line,) = [line for line in done.stderr.splitlines() if line.strip()]
         remedy = "this one has --model.init_args.generator_optimizer and --model.init_args.discriminator_optimizer"
-        assert line == f"plcourse: error: --optimizer.lr means a model with one; {remedy}"
+        assert line == f"plcourse: error: --optimizer.lr is for models with one optimizer; {remedy}"
 
     def test_a_loss_that_is_not_finite_says_how_to_clip(self, forked: Command, tmp_path: Path) -> None:
         config = points_config("GAN")

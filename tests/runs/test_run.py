@@ -289,7 +289,7 @@ class TestLoad:
         assert Run.load(NAME, root).path.name == "20260101-000000-10"
 
     def test_errors_offer_what_there_is(self, root):
-        assert "holds no runs" in message(Run.load, NAME, root)
+        assert "contains no runs" in message(Run.load, NAME, root)
         for day in range(1, 6):
             made(root, f"2026010{day}-000000")
         assert "did you mean 'ddp/two_processes'?" in message(Run.load, "ddp/two_proceses", root)

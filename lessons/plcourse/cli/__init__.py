@@ -1,6 +1,6 @@
-"""The LightningCLI of the suite; each name is imported when it is first used, since most of them bring torch.
+"""The LightningCLI of the suite. Each name is imported when it is first used, because most of them import torch.
 
-`CourseCLI` can be used in a project of your own as it is::
+Your own project can use it as it is::
 
     from plcourse.cli import run_verb
     run_verb("fit", ["-c", "mine.yaml", "--trust", "my_models"])
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plcourse.cli.api import run_verb
-    from plcourse.cli.course_cli import CourseCLI, CourseParser, Resolver, latency, quieten
+    from plcourse.cli.course_cli import CourseCLI, Resolver, latency, quieten
 
-__all__ = ["CourseCLI", "CourseParser", "Resolver", "latency", "quieten", "run_verb"]
+__all__ = ["CourseCLI", "Resolver", "latency", "quieten", "run_verb"]
 
 
 def __getattr__(name: str) -> Any:

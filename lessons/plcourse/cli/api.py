@@ -1,6 +1,5 @@
-"""The suite from Python: what the command line does, with a `Run` to hold on to.
+"""The Python API: verbs as functions that return a `Run`.
 
-import plcourse
 run = plcourse.run("fit", "ddp/one_process", {"trainer.max_epochs": 3}, then=["test"])
 run.eval("test")["metrics"]["test/accuracy"]
 """
@@ -21,42 +20,31 @@ from plcourse.training.variant import predictions_folder
 
 
 class Run(RecordedRun):
-    """One run's folder, with the verbs that evaluate its best checkpoint; see `plcourse.runs.run.Run`."""
+    """The folder of a run, with methods that evaluate its best checkpoint; see `plcourse.runs.run.Run`."""
 
     @classmethod
     def of(cls, record: RecordedRun) -> Self:
-        """The same run, for its user."""
+        """Returns the same run with these methods."""
         run = cls(record.path, record.root)
         run.variant = record.variant
         return run
 
     def test(self, overrides: dict[str, Any] | None = None) -> Any:
-        """Scores the best checkpoint on the test part, as `plcourse test --run` does."""
+        """Scores the best checkpoint on the test part and returns the scores."""
         return evaluate(self, "test", overrides)
 
     def validate(self, overrides: dict[str, Any] | None = None) -> Any:
-        """Scores the best checkpoint on the validation part, as `plcourse validate --run` does."""
+        """Scores the best checkpoint on the validation part and returns the scores."""
         return evaluate(self, "validate", overrides)
 
     def predict(self, overrides: dict[str, Any] | None = None) -> Any:
-        """Writes the best checkpoint's predictions, as `plcourse predict --run` does."""
+        """Writes the best checkpoint's predictions and returns the Parquet files."""
         return evaluate(self, "predict", overrides)
 
 
 def run_verb(verb: str, arguments: list[str]) -> Run | None:
-    """Carries out ``plcourse VERB ARGUMENTS``.
-
-    Args:
-        verb: fit, validate, test, predict or export.
-        arguments: everything after the verb.
-
-    Returns:
-        The run whose folder it wrote into.
-
-    Raises:
-        UserError: a bad request; RunFailed: a run that could not be finished; Interrupted: one that a signal ended.
-    """
-    from plcourse.cli.course_cli import carry_out  # brings torch
+    """Does what ``plcourse VERB ARGUMENTS`` does and returns the run; see `plcourse.cli.course_cli.carry_out`."""
+    from plcourse.cli.course_cli import carry_out  # here, because it imports torch
 
     record = carry_out(verb, arguments)
     return None if record is None else Run.of(record)
@@ -72,22 +60,20 @@ def run(
     trust: Iterable[str] = (),
     flags: Iterable[str] = (),
 ) -> Run:
-    """Runs one verb, as ``plcourse VERB -c CONFIG`` does.
+    """Runs one verb, as ``plcourse VERB -c CONFIG`` does, and returns the run.
 
     Args:
         verb: fit, validate, test, predict or export.
         config: a packaged name, a file, or the config itself.
         overrides: dotted keys and their values, such as ``{"trainer.max_epochs": 3}``.
         then: verbs to run after a fit.
-        runs_root: the root of all runs.
-        trust: modules of your own that the config may name.
+        runs_root: the root folder of all runs.
+        trust: your modules that the config may name.
         flags: further flags as on the command line, such as ``["--allow_untrained"]``.
 
-    Returns:
-        The run.
-
     Raises:
-        UserError: a bad request; RunFailed: a run that could not be finished.
+        UserError: a bad request.
+        RunFailed: a run that could not be finished.
     """
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(config, dict):
@@ -109,12 +95,7 @@ def _options(then: Iterable[str], runs_root: str | Path | None, trust: Iterable[
 
 
 def evaluate(run: RecordedRun, verb: str, overrides: dict[str, Any] | None = None) -> Any:
-    """Evaluates a run's best checkpoint, as ``plcourse VERB --run RUN`` does.
-
-    Args:
-        run: the run.
-        verb: validate, test or predict.
-        overrides: dotted keys and their values.
+    """Evaluates the best checkpoint of a run, as ``plcourse VERB --run RUN`` does.
 
     Returns:
         The scores of validate and test, the Parquet files of predict.
@@ -135,5 +116,5 @@ def _run(verb: str, arguments: list[str]) -> Run:
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
     if run is None:
-        raise UserError(f"{verb} made no run")
+        raise UserError(f"{verb} wrote no run")
     return run

@@ -1,7 +1,6 @@
-"""Cells of a batch: each a view of a run, worked on by a process of its own, and not done twice.
+"""Evaluates many cells, each in its own process and on a view of a run; the two batch scripts share it.
 
-What `scripts/batch_evaluate.py` and `scripts/batch_predict.py` share. A cell is done when its ``done.json`` says so for
-the same work, so that a second call goes on where the first stopped.
+A finished cell has a ``done.json`` with the key of its work. A second call therefore continues where the first stopped.
 """
 
 import hashlib
@@ -26,12 +25,12 @@ Work = Callable[[Run, dict[str, Any]], dict[str, Any]]
 
 @dataclass
 class Cell:
-    """One piece of work.
+    """One evaluation of a batch.
 
     Args:
-        folder: where it is done.
-        run: a run's folder or name.
-        labels: what tells it from the others, such as ``{"run": ..., "data": ...}``.
+        folder: the folder that receives its results.
+        run: the folder or name of a run.
+        labels: what distinguishes it from the others, such as ``{"run": ..., "data": ...}``.
         overrides: dotted keys and their values.
     """
 
@@ -42,13 +41,13 @@ class Cell:
     result: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
-        """What its result depends on: the checkpoint's content and the overrides."""
+        """A hash of what its result depends on: the content of the checkpoint and the overrides."""
         with Run.load(self.run).checkpoint().open("rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()
         return hashlib.sha256(json.dumps([weights, self.overrides], sort_keys=True).encode()).hexdigest()
 
     def found(self) -> dict[str, Any] | None:
-        """Its result from an earlier call, None where that was another or failed."""
+        """The result of an earlier call; None where that call failed or had another key."""
         try:
             done = json.loads((self.folder / "done.json").read_bytes())
             return done["result"] if done["key"] == self.key() else None
@@ -57,7 +56,7 @@ class Cell:
 
 
 def carry_out(cells: Sequence[Cell], work: Work, jobs: int) -> bool:
-    """Does what is left, ``jobs`` cells at a time, and says how each went; a failure stops no other.
+    """Works on the unfinished cells, ``jobs`` at a time, and prints how each ended; a failure does not stop the others.
 
     Returns:
         Whether all cells have a result.
@@ -77,7 +76,7 @@ def carry_out(cells: Sequence[Cell], work: Work, jobs: int) -> bool:
             outcome = cell.result["status"] if cell.result["status"] == "finished" else cell.result["error"]
             say(f"[{number}/{len(waiting)}] {label}: {outcome}")
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C no other cell begins
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C no further cell begins
     return all(cell.result["status"] == "finished" for cell in cells)
 
 
@@ -107,6 +106,6 @@ def _work_on(cell: Cell, work: Work) -> None:
             sys.stdout = sys.stderr = log
             result = work(view, cell.overrides)
         write_json(cell.folder / "done.json", {"key": key, "result": result})
-    except Exception as error:  # one line for the table, whatever it was
+    except Exception as error:  # of any kind: the table shows one line
         told.write_text(first_line(error))
         raise SystemExit(1) from error

@@ -1,7 +1,7 @@
-"""Turns what jsonargparse says of a bad value into one line: where, the key, what would be right, the nearest name.
+"""Turns errors of jsonargparse into one line: file and line, key, what is wrong, and the nearest known name.
 
-jsonargparse parses a nested class with a parser of its own and wraps that parser's error into the next one's, level by
-level. The innermost error knows best what is wrong, so `Explainer` keeps what was said inside and repeats it outside.
+jsonargparse creates a parser for each nested class and wraps the error of the inner parser into that of the outer one.
+The innermost error is the most precise, so `Explainer` remembers the inner errors and repeats them outside.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from plcourse import catalog
+from plcourse.cli.request import OWN_FLAGS
 from plcourse.errors import UserError, nearest
 from plcourse.runs import allowlist
 from plcourse.runs.config_keys import locate_key
@@ -34,9 +35,9 @@ class Explainer:
     """Explains the errors of one parse.
 
     Args:
-        verb: the verb that is parsed for.
-        sources: the configs that are merged, to name files and lines.
-        flags: the verb's dotted option names, filled in when the parser is built.
+        verb: the verb.
+        sources: the configs that are merged, which give files and lines.
+        flags: the dotted names of the verb's options, set when the parser is built.
     """
 
     def __init__(self, verb: str = "", sources: Sequence[ConfigSource] = (), flags: Iterable[str] = ()) -> None:
@@ -44,11 +45,11 @@ class Explainer:
         self._said: list[UserError] = []
 
     def explain(self, message: str, options: Iterable[str]) -> UserError:
-        """The one-line error for a message.
+        """Returns the one-line error for a message.
 
         Args:
-            message: what jsonargparse said, any number of lines.
-            options: the dotted names that the parser in question has.
+            message: the message of jsonargparse, of any number of lines.
+            options: the dotted names of the options of the parser that raised it.
         """
         inner = next((error for error in self._said if str(error) in message), None)
         error = inner or self._explain(message, list(options))
@@ -56,11 +57,7 @@ class Explainer:
         return error
 
     def check_top_level(self) -> None:
-        """Refuses unknown keys at the top of a config, which jsonargparse overlooks when they hold an empty mapping.
-
-        Raises:
-            UserError: the first such key.
-        """
+        """Raises a UserError for an unknown key at the top of a config; jsonargparse ignores it if it is empty."""
         known = {flag.partition(".")[0] for flag in self.flags}
         for source in self.sources:
             for key in parse_config(source):
@@ -78,18 +75,19 @@ class Explainer:
         if match := _MISSING.search(message):
             return self._missing(next(group for group in match.groups() if group).removeprefix(f"{self.verb}."))
         if match := _NO_CLASS.search(message):
-            known = [*catalog.CLASSES, *_subclasses(message)]
-            own = "" if nearest(match.group(1), known) else "; name a class of your own with its module, as in mine.Net"
-            return self._error(
-                key, match.group(1), f"no class '{match.group(1)}' is known{nearest(match.group(1), known)}{own}"
-            )
+            name = match.group(1)
+            hint = nearest(name, [*catalog.CLASSES, *_subclasses(message)])
+            hint = hint or "; give the module of a class of your own, as in mine.Net"
+            return self._error(key, name, f"unknown class '{name}'{hint}")
         if match := _SUBCLASS.search(message):
             given, wanted = match.groups()
-            return self._error(key, given, f"{given} is no {wanted.rpartition('.')[2]}; name a class derived from it")
+            return self._error(key, given, f"{given} is not a subclass of {wanted.rpartition('.')[2]}")
         if match := _IMPORT.search(message):
             module, holder, name = match.groups()
             if module:
-                return self._error(key, module, f"there is no module '{module}'; is it spelt right, and installed?")
+                return self._error(
+                    key, module, f"module '{module}' not found; check its name, and that it is installed"
+                )
             return self._error(
                 key, f"{holder}.{name}", f"{holder} has no class '{name}'{nearest(name, _names_in(holder))}"
             )
@@ -98,32 +96,14 @@ class Explainer:
     def _unknown_flag(self, word: str) -> UserError:
         flag = word.split("=")[0]
         if not flag.startswith("-"):
-            return UserError(f"'{word}' belongs to no flag; a value with spaces needs quotes")
+            return UserError(f"unexpected argument '{word}'; put quotes around a value with spaces")
         if several := self._several(flag.lstrip("-").removeprefix("model.init_args.").partition(".")[0]):
-            return UserError(f"{flag} means a model with one; this one has {' and '.join(several)}")
-        own = (
-            "run",
-            "runs_root",
-            "then",
-            "trust",
-            "allow_untrained",
-            "format",
-            "preprocess",
-            "probabilities",
-            "batch_sizes",
-            "max_drop",
-            "opset",
-            "strict",
-            "config",
-            "optimizer",
-            "print_config",
-            "help_all",
-        )
-        known = [f"--{name}" for name in (*own, *self.flags)]
-        return UserError(f"no flag {flag}{nearest(flag, known)}; `--help_all` lists every flag")
+            return UserError(f"{flag} is for models with one optimizer; this one has {' and '.join(several)}")
+        known = [*OWN_FLAGS, "--optimizer", "--print_config", "--help_all", *(f"--{name}" for name in self.flags)]
+        return UserError(f"unknown flag {flag}{nearest(flag, known)}; `--help_all` lists every flag")
 
     def _several(self, name: str) -> list[str]:
-        """The flags for the networks' own optimizers or schedules, where the model has more than one."""
+        """The flags for the optimizers or schedules of a model that has more than one."""
         if name not in ("optimizer", "lr_scheduler"):
             return []
         keys = [path for source in self.sources for path, _ in _leaves(parse_config(source))]
@@ -131,20 +111,20 @@ class Explainer:
         return [f"--{key}" for key in dict.fromkeys(own) if key.endswith(f"_{name}")]
 
     def _unknown_key(self, key: str, options: list[str]) -> UserError:
-        # A dotted key comes from the outermost parser, which knows all flags; a plain one is a class's argument.
+        # A dotted key comes from the outermost parser, which knows all flags; a plain one is the argument of a class.
         if "subcommand" in options or key.partition(".")[0] in {flag.partition(".")[0] for flag in self.flags}:
             options = self.flags
         group, _, name = key.rpartition(".")
         prefix = f"{group}." if group else ""
         siblings = {option[len(prefix) :].partition(".")[0] for option in options if option.startswith(prefix)}
         siblings -= {"help", "config", "print_config", "print_shtab"}
-        hint = nearest(name, siblings) or f"; there are {', '.join(sorted(siblings))}"
-        return self._error(key, name, f"there is no '{name}' here{hint}", is_key=True)
+        hint = nearest(name, siblings) or f"; known are {', '.join(sorted(siblings))}"
+        return self._error(key, name, f"unknown setting '{name}'{hint}", is_key=True)
 
     def _missing(self, key: str) -> UserError:
         if key == "model":
-            return UserError("no model: name a config with -c (see `plcourse ls`), or a class with --model")
-        return UserError(f"'{key}' must be given: it has no default")
+            return UserError("no model given: name a config with -c (see `plcourse ls`), or a class with --model")
+        return UserError(f"'{key}' is missing, and it has no default")
 
     def _wrong_value(self, key: str, message: str) -> UserError:
         given = match.group(1).strip() if (match := _GIVEN.search(message)) else ""
@@ -160,7 +140,7 @@ class Explainer:
         return UserError(": ".join(part for part in (where, key, text) if part))
 
     def _where(self, key: str, value: str, is_key: bool = False) -> str:
-        """The file and line of a key, which may be known by its last part only, and then by its value."""
+        """The file and line of a key; jsonargparse may give only its last part, or only its value."""
         last = key.rpartition(".")[2]
         for source in reversed(self.sources):
             for path, found in _leaves(parse_config(source)):
@@ -171,7 +151,7 @@ class Explainer:
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key of a config with its value, containers included."""
+    """Yields every dotted key of a config with its value, also of lists and mappings."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for name, value in items:
         dotted = f"{path}.{name}" if path else str(name)
@@ -193,7 +173,7 @@ def _names_in(module: str) -> list[str]:
 
 
 def _subclasses(message: str) -> list[str]:
-    """The names of the loaded classes that would have fitted, or might have where the message does not say."""
+    """The names of loaded classes of the expected type, or of all usual types where the message names none."""
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import Logger
     from pytorch_lightning.profilers import Profiler

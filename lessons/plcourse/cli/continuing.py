@@ -1,4 +1,4 @@
-"""What a fit that goes on with a run is asked to do beyond what the run does already."""
+"""Compares a fit that continues a run with what the run has done already."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from plcourse.training.checkpoint import LAST
 
 
 def changed(request: Request, parser: Any, text: str) -> Change | None:
-    """The settings that a run which goes on from a checkpoint of its own is asked to change.
+    """Returns the settings that differ from the run's config; None where a run does not continue from its checkpoint.
 
     Args:
-        request: what was asked for.
-        parser: of the verb.
-        text: the whole config that is asked for.
+        request: the request.
+        parser: the parser of the verb.
+        text: the complete config of the request as YAML.
 
     Raises:
         UserError: a setting that must not change.
@@ -23,7 +23,7 @@ def changed(request: Request, parser: Any, text: str) -> Change | None:
     run, recorded = request.run, request.recorded
     if run is None or recorded is None or request.checkpoint is None:
         return None
-    if not request.checkpoint.resolve().is_relative_to(run.path.resolve()):  # nothing of it is trained yet
+    if not request.checkpoint.resolve().is_relative_to(run.path.resolve()):  # the run has trained no step yet
         return None
     before = read_tree(dumped(parser, parser.parse_args([recorded])))
     change = Change.between(before, read_tree(text), text)
@@ -32,7 +32,7 @@ def changed(request: Request, parser: Any, text: str) -> Change | None:
 
 
 def is_finished(request: Request, change: Change | None) -> bool:
-    """Whether a fit is asked to go on with a run that has come to its end, and to change nothing."""
+    """Whether a fit continues a run that is finished, without any change."""
     if not request.continues or request.run is None or change is not None:
         return False
     last = request.checkpoint is None or request.checkpoint.name == LAST

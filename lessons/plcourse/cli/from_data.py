@@ -1,7 +1,7 @@
-"""Numbers that a model has to share with its data: how many classes, channels and features there are.
+"""Sets the numbers of classes, channels and features of a model to those of the data.
 
-A packaged config gives those of its own data. Where a person brings other data and says nothing of the model, the
-numbers are those of the data. A number that the person has given stands, and one that does not fit is refused.
+A packaged config has the numbers of its own data. Where a user gives other data and does not set these numbers, they
+are taken from the data. A number that the user has set and that does not fit the data is an error.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ _WHAT = {"num_classes": "classes", "channels": "channels", "in_features": "featu
 
 
 def take_from_data(config: Any, request: Request) -> None:
-    """Gives the model the numbers of the data, in the config, before anything is built.
+    """Sets the numbers in the config before anything is built.
 
     Args:
         config: the parsed config of the verb, which is changed.
-        request: what was asked for; it tells which numbers a person has given.
+        request: the request, which shows the numbers that the user has set.
 
     Raises:
-        UserError: a number that was given is not that of the data.
+        UserError: a number that the user has set does not fit the data.
     """
     given = _Given(request)
     if given.by_run or not given.has("data"):
@@ -44,15 +44,15 @@ def take_from_data(config: Any, request: Request) -> None:
             continue
         if given.has(key):
             raise UserError(
-                f"{key} is {here}, but the data of data.init_args have {there} {_WHAT[name]}: give {there}, or leave "
-                "it out, to take the number from the data"
+                f"{key} is {here}, but the data of data.init_args have {there} {_WHAT[name]}: set it to {there}, or "
+                "leave it out to take it from the data"
             )
         node[name] = there
-        say(f"{key} is {there}, as the data have it (the config said {here})")
+        say(f"{key} is set to {there}, as in the data (it was {here} in the config)")
 
 
 class _Given:
-    """What a person has written, on the command line or in a config that is not a packaged one."""
+    """The settings that the user has written on the command line or in a config of their own."""
 
     def __init__(self, request: Request) -> None:
         configs = [yaml.safe_load(word.partition("=")[2]) for word in request.arguments if word.startswith("--config=")]
@@ -64,7 +64,7 @@ class _Given:
         self._flags = [_short(word.removeprefix("--").partition("=")[0].rstrip("+")) for word in words]
 
     def has(self, key: str) -> bool:
-        """Whether a key, one above it or one below it was given; of a list in a config, whether its name is there."""
+        """Whether a key, a parent or a child of it was given; inside a list of a config, whether its name occurs."""
         short = _short(key)
         if any(short == flag or flag.startswith(f"{short}.") for flag in self._flags):
             return True
@@ -86,14 +86,14 @@ def _holds(tree: Any, path: Sequence[str]) -> bool:
 
 
 def _places(config: Any) -> Iterator[tuple[str, Any, str]]:
-    """(dotted key, the arguments it is in, its name) of each number that is to be that of the data."""
+    """Yields (dotted key, the arguments that contain it, its name) for each number that must fit the data."""
     yield from _below("model", config.get("model"))
     for number, callback in enumerate((config.get("trainer") or {}).get("callbacks") or []):
         yield from _below(f"trainer.callbacks.{number}", callback)
 
 
 def _below(key: str, node: Any) -> Iterator[tuple[str, Any, str]]:
-    # what a class of somebody else makes of a network is not known
+    # how a foreign class uses its networks is unknown
     path, arguments = (getattr(node, name, None) for name in ("class_path", "init_args"))
     if not isinstance(path, str) or arguments is None:
         return
@@ -107,14 +107,14 @@ def _below(key: str, node: Any) -> Iterator[tuple[str, Any, str]]:
 
 
 def _facts(node: Any, wanted: set[str]) -> dict[str, int]:
-    """The numbers of a data module of the suite; empty where they cannot be told before the run."""
+    """The numbers of a data module of the suite; empty where they cannot be known before the run."""
     path, arguments = (getattr(node, name, None) for name in ("class_path", "init_args"))
     if not isinstance(path, str) or not path.startswith(_OURS) or arguments is None:
         return {}
     module, _, name = path.rpartition(".")
     plain = {key: None if key == "augment" else value for key, value in arguments.as_dict().items()}
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # what it has to say, it says again in the run
+        with contextlib.redirect_stdout(io.StringIO()):  # the run prints its messages again
             data: Any = getattr(importlib.import_module(module), name)(**plain)
             try:
                 data.setup("fit")
@@ -123,7 +123,7 @@ def _facts(node: Any, wanted: set[str]) -> dict[str, int]:
                 data.setup("fit")
             return _numbers(data, wanted)
     except (UserError, OSError, TypeError, ValueError, AttributeError):
-        return {}  # the run itself says what is wrong
+        return {}  # the run reports what is wrong
 
 
 def _numbers(data: Any, wanted: set[str]) -> dict[str, int]:
@@ -131,7 +131,7 @@ def _numbers(data: Any, wanted: set[str]) -> dict[str, int]:
     if names := getattr(data, "label_names", None):
         found["num_classes"] = len(names)
     if wanted == {"num_classes"}:
-        return found  # no loader is needed, which for texts would take a tokenizer
+        return found  # without a loader, because one for texts would need a tokenizer
     samples = plain_samples(data.train_dataloader())
     batch = samples.fetch(np.zeros(1, np.int64), 0) if samples is not None else {}
     if "image" in batch:

@@ -1,13 +1,12 @@
-"""What a running verb was asked for: the suite's own flags taken out, the configs read, the rest left to LightningCLI.
+"""Reads the arguments of a running verb: the suite's own flags and the configs; LightningCLI parses the rest.
 
-No torch here: whatever is wrong with a flag's spelling or a file is said before anything heavy is imported.
+No torch, so that a misspelled flag or a broken file is reported at once.
 """
 
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from plcourse import catalog
 from plcourse.console.flags import as_flags
@@ -18,14 +17,15 @@ from plcourse.runs.config_yaml import parse_config, write_tree
 from plcourse.runs.configs import ConfigSource, find_config
 from plcourse.runs.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest
 from plcourse.runs.run import Run, runs_root
+from plcourse.runs.run_names import Named
 from plcourse.runs.start import pending_start
 
 EVALUATIONS = ("validate", "test", "predict")
 FOLLOWING = (*EVALUATIONS, "export")  # what --then takes
 SWITCHES = ("--allow_untrained", "--strict", *EXPORT_SWITCHES)
 OWN_FLAGS = ("--run", "--runs_root", "--then", "--trust", *SWITCHES, "--ckpt_path", "--config", "-c", *EXPORT_FLAGS)
-# An export is scored like a test, by one process on the CPU, in single precision and by the plain loop, whatever the
-# training was: those are the conditions of the files that it writes.
+# An export is scored like a test under the conditions of the files that it writes: by one process on the CPU, in
+# single precision and with the plain loop, however the model was trained.
 _EXPORTS = ("export", "latency")
 _EXPORT_TRAINER = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
 
@@ -36,18 +36,18 @@ class Request:
 
     Attributes:
         verb: fit, validate, test, predict, export or latency.
-        arguments: what LightningCLI is to parse: configs as inline text, every other flag as it was typed.
+        arguments: the arguments of LightningCLI: configs as inline text, all other flags as typed.
         sources: the configs in the order they are merged.
-        run: the run that ``--run`` names, or the one that ``--ckpt_path best|last`` refers to; None for a new one.
-        checkpoint: the checkpoint to start from or to evaluate, None for none.
-        continues: whether a fit goes on in its own folder.
+        run: the run that ``--run`` or ``--ckpt_path best|last`` refers to; None for a new one.
+        checkpoint: the checkpoint to start from or to evaluate, if any.
+        continues: whether a fit continues in the folder of its run.
         then: verbs to run after the fit.
-        trusted: modules let in by ``--trust`` and ``PLCOURSE_TRUST``.
-        root: the root of all runs.
-        allow_untrained: whether fresh weights may be evaluated.
-        export: the settings of an export, for the verb export and for one after a fit.
-        strict: whether a prediction with inputs that could not be read is a failure.
-        named: the runs that the config names; see `plcourse.runs.run_names`.
+        trusted: modules allowed by ``--trust`` and ``PLCOURSE_TRUST``.
+        root: the root folder of all runs.
+        allow_untrained: whether untrained weights may be evaluated.
+        strict: whether a prediction fails if an input cannot be read.
+        named: the runs that the config names.
+        export: the settings of an export, for the verb and for one after a fit.
     """
 
     verb: str
@@ -61,17 +61,17 @@ class Request:
     root: Path = field(default_factory=runs_root)
     allow_untrained: bool = False
     strict: bool = False
-    named: list[Any] = field(default_factory=list)
+    named: Named = field(default_factory=list)
     export: ExportRequest = field(default_factory=ExportRequest)
 
     @property
     def parsed_as(self) -> str:
-        """The verb of the Trainer whose flags and config this request has."""
+        """The Trainer's verb with the flags and config of this request."""
         return "test" if self.verb in _EXPORTS else self.verb
 
     @property
     def recorded(self) -> str | None:
-        """The config of the run that a fit continues, as an argument; None where nothing else is asked for."""
+        """The config of the run that a fit continues, as an argument; None where the request is only that config."""
         if not self.continues or self.run is None or not self.run.config_path.is_file():
             return None
         own = _as_argument(find_config(str(self.run.config_path)), self.trusted)
@@ -79,7 +79,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The folder of its runs below the root, from the last config that was given."""
+        """The folder of its runs below the root, named after the last config."""
         return self.sources[-1].run_name if self.sources else "own/command_line"
 
 
@@ -87,8 +87,8 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     """Reads the arguments after the verb.
 
     Raises:
-        UserError: a flag without its value, a file or run that does not exist, a class that is not let in, or an
-            evaluation of weights that nobody trained.
+        UserError: a flag without its value, a missing file or run, a class that is not allowed, or an evaluation of
+            untrained weights.
     """
     flags, rest = _split(arguments)
     request = Request(verb, root=runs_root(_single(flags, "--runs_root")))
@@ -107,7 +107,7 @@ def read_request(verb: str, arguments: list[str]) -> Request:
             request.arguments.append(value)
     request.arguments = _full_class_names(request.arguments)
     if verb in _EXPORTS:
-        fixed = {**_EXPORT_TRAINER, "fit_loop": None, "test_loop": None}  # a fit loop may bring loops along
+        fixed = {**_EXPORT_TRAINER, "fit_loop": None, "test_loop": None}  # a fit loop may set the others
         request.arguments += as_flags({f"trainer.{key}": value for key, value in fixed.items()})
     looks_only = any(
         flag.startswith(("--print_config", "--help_all", "--help")) or ".help" in flag for flag in request.arguments
@@ -121,7 +121,7 @@ _CLASS_FLAGS = ("--model", "--data", "--trainer", "--optimizer", "--lr_scheduler
 
 
 def _full_class_names(arguments: list[str]) -> list[str]:
-    """Class names of the suite as their import paths, as in configs; torchvision also has an MLP and a ResNet."""
+    """Replaces catalog names by import paths, as in configs; torchvision also has an MLP and a ResNet."""
     full = []
     for position, word in enumerate(arguments):
         flag, equals, value = word.partition("=")
@@ -134,7 +134,7 @@ def _full_class_names(arguments: list[str]) -> list[str]:
 
 
 def _full(text: str) -> str:
-    """A flag's value with import paths: a class name, or YAML on one line with any number of them."""
+    """Replaces the catalog names in a flag's value, which is a class name or YAML on one line."""
     inside = re.sub(
         r"""(\bclass_path["']?:\s*["']?)([\w.]+)""", lambda found: found[1] + catalog.class_path(found[2]), text
     )
@@ -156,7 +156,7 @@ def _split(arguments: list[str]) -> tuple[dict[str, list[str]], list[tuple[str, 
             continue
         if not equals:
             if not pending or (pending[0].startswith("-") and len(pending[0]) > 1):
-                raise UserError(f"{name} takes a value, as in {name} {_EXAMPLES[name]}")
+                raise UserError(f"{name} takes a value, for example {name} {_EXAMPLES[name]}")
             value = pending.pop(0)
         if name in ("-c", "--config"):
             rest.append(("config", value))
@@ -184,7 +184,7 @@ _EXAMPLES = {
 def _single(flags: dict[str, list[str]], name: str) -> str | None:
     values = flags.get(name, [])
     if len(values) > 1:
-        raise UserError(f"{name} was given {len(values)} times; it takes one value")
+        raise UserError(f"{name} is given {len(values)} times; give it once")
     return values[0] if values else None
 
 
@@ -195,7 +195,7 @@ def _words(text: str) -> list[str]:
 def _then(verb: str, flags: dict[str, list[str]]) -> list[str]:
     verbs = _words(",".join(flags.get("--then", [])))
     if verbs and verb != "fit":
-        raise UserError(f"--then follows a fit: plcourse fit ... --then {','.join(verbs)}")
+        raise UserError(f"--then is for fit: plcourse fit ... --then {','.join(verbs)}")
     for name in verbs:
         if name not in FOLLOWING:
             raise UserError(f"--then takes {', '.join(FOLLOWING)}, not '{name}'{nearest(name, FOLLOWING)}")
@@ -205,23 +205,23 @@ def _then(verb: str, flags: dict[str, list[str]]) -> list[str]:
 def _export(request: Request, flags: dict[str, list[str]]) -> ExportRequest:
     given = [name for name in EXPORT_FLAGS if name in flags]
     if given and request.verb not in _EXPORTS and "export" not in request.then:
-        raise UserError(f"{given[0]} goes with export: plcourse export --run RUN, or fit ... --then export")
+        raise UserError(f"{given[0]} goes with export: plcourse export --run RUN, or plcourse fit ... --then export")
     if request.verb == "latency":
         if foreign := [name for name in given if name not in LATENCY_FLAGS]:
-            raise UserError(f"{foreign[0]} goes with export; benchmark latency takes {', '.join(LATENCY_FLAGS)}")
+            raise UserError(f"{foreign[0]} goes with export; benchmark latency has {', '.join(LATENCY_FLAGS)}")
         flags = {"--format": ["all"], **flags}
     return ExportRequest.read(flags)
 
 
 def _strict(verb: str, flags: dict[str, list[str]]) -> bool:
     if "--strict" in flags and verb != "predict" and "predict" not in _words(",".join(flags.get("--then", []))):
-        raise UserError("--strict goes with predict: inputs that cannot be read then make it fail")
+        raise UserError("--strict goes with predict, which then fails if an input cannot be read")
     return "--strict" in flags
 
 
 def _add_config(request: Request, name: str, own: Run | None = None) -> None:
     if own is not None and not own.config_path.is_file():
-        raise UserError(f"run {own.name} has no config.yaml; it ended before it began (status: {own.status})")
+        raise UserError(f"run {own.name} has no config.yaml: it ended before its start (status: {own.status})")
     source = find_config(name)
     request.sources.append(source)
     request.arguments.append(_as_argument(source, request.trusted))
@@ -250,12 +250,12 @@ def _choose_checkpoint(request: Request, wanted: str | None) -> None:
     elif not request.allow_untrained:
         raise UserError(
             f"{request.verb} needs trained weights: add --run RUN (see `plcourse ls runs`), --ckpt_path best, or "
-            "--allow_untrained to score fresh ones on purpose"
+            "--allow_untrained to use untrained ones"
         )
 
 
 def _model_class(request: Request) -> str | None:
-    """The catalog name or class path of the model, as the last config that names one has it."""
+    """The catalog name or class path of the model in the last config that has one."""
     for source in reversed(request.sources):
         model = parse_config(source).get("model")
         if isinstance(model, dict) and "class_path" in model:
@@ -276,14 +276,14 @@ def _choose_start(request: Request, wanted: str | None) -> None:
     try:
         request.checkpoint = request.run.checkpoint(wanted or "last")
     except UserError:
-        # Killed before its first checkpoint: the run starts over, in its own folder.
+        # A run that was killed before its first checkpoint starts again in its folder.
         if wanted not in (None, "last") or any((request.run.path / "checkpoints").glob("*.ckpt")):
             raise
 
 
 def _existing(path: str) -> Path:
     if not Path(path).is_file():
-        raise UserError(f"there is no checkpoint {path}; --ckpt_path takes best, last or the path of a .ckpt file")
+        raise UserError(f"no checkpoint {path}; --ckpt_path takes best, last or the path of a .ckpt file")
     return Path(path)
 
 

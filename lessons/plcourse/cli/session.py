@@ -1,4 +1,4 @@
-"""The run that one command writes into: opened before the work, closed with a record of how it ended."""
+"""Opens the run that a command writes into, and records how the command ended."""
 
 import contextlib
 import errno
@@ -24,16 +24,16 @@ from plcourse.training.signals import undisturbed
 
 
 class Session:
-    """Opens the folder that a request writes into: a new one, that of the run it continues, or that it evaluates.
+    """Opens the folder of a request: a new one, or that of the run which the request continues or evaluates.
 
     Args:
-        request: what was asked for.
+        request: the request.
         config: the complete config as YAML.
         seed: the seed of the run.
-        change: what a fit that goes on changes; recorded when it trains its first step.
+        change: the settings that a continued run changes; the first training step records them.
 
     Attributes:
-        run: the folder, the same for all processes of a job.
+        run: the run, the same for all processes of a job.
     """
 
     def __init__(self, request: Request, config: str, seed: int | None, change: Change | None = None) -> None:
@@ -56,7 +56,7 @@ class Session:
             self._last = last_digest(self.run)
             self.run.resume(trust=request.trusted, start=start_record(request.checkpoint, self.run))
             if request.checkpoint is None or not _is_below(request.checkpoint, self.run.path):
-                TidyLogger(self.run.path / "metrics.csv").cut(0)  # it starts over
+                TidyLogger(self.run.path / "metrics.csv").cut(0)  # it starts again
         if not request.continues or request.checkpoint is None or change is None:
             write_text(self.run.config_path, config)
         if request.verb == "fit":
@@ -64,10 +64,10 @@ class Session:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Records how the work inside ended: finished, failed or interrupted.
+        """Records how the block ended: finished, failed or interrupted.
 
         Raises:
-            UserError: in place of a ValueError of the suite, which says what would be right.
+            UserError: for a ValueError of the suite, whose message says what would be right.
         """
         try:
             with _told_once():
@@ -75,8 +75,8 @@ class Session:
         except BaseException as error:
             known = _as_request(error, self.run)
             if self._owns_record and is_first_process():
-                # Where nothing can be recorded, on a full disk say, why it ended is still to be told; without its
-                # process the run counts as killed.
+                # If nothing can be written, as on a full disk, the error must still be shown. Without its process the
+                # run counts as killed.
                 with undisturbed(), contextlib.suppress(UserError, OSError):
                     self._close_after(known)
             if known is error:
@@ -89,7 +89,7 @@ class Session:
     def _close_after(self, error: BaseException) -> None:
         refused = isinstance(error, UserError) and error.status == BAD_REQUEST
         if self._before and refused and last_digest(self.run) == self._last:
-            for path, content in self._before.items():  # a refused request leaves the run as it was
+            for path, content in self._before.items():  # a bad request leaves the run as it was
                 write_text(path, content)
         elif isinstance(error, Interrupted | KeyboardInterrupt):
             self.run.finish("interrupted")
@@ -103,15 +103,15 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def is_first_process() -> bool:
-    """Whether this process keeps the records: rank 0, the supervisor, or the only one."""
+    """Whether this process writes the records: rank 0, the supervisor, or the only process."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _shared(request: Request, record: dict[str, Any]) -> Run:
-    """The run that rank 0 chooses for every rank of a torchrun job.
+    """Returns the run that rank 0 chooses for all ranks of a torchrun job.
 
-    A fit that torchrun has started again continues the run of the attempt before it, from its last checkpoint or, where
-    there is none yet, from where that attempt had started.
+    A fit that torchrun has restarted continues the run of the previous attempt, from its last checkpoint or else from
+    the checkpoint that the attempt started from.
     """
 
     def decide(earlier: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _shared(request: Request, record: dict[str, Any]) -> Run:
 
 @contextlib.contextmanager
 def _told_once() -> Iterator[None]:
-    """Leaves out the traceback of TensorBoard's writing thread, whose error the training thread raises again."""
+    """Hides the traceback of TensorBoard's writing thread, because the training thread raises its error again."""
     before = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
@@ -149,15 +149,14 @@ def _told_once() -> Iterator[None]:
 
 
 def _as_request(error: BaseException, run: Run) -> BaseException:
-    """The error in the suite's own terms.
+    """Translates an error into one that a user can act on.
 
-    A ValueError that the suite itself raised says what would be right: it is a bad request, not a failure. Under
-    torchrun, where nobody sees all ranks, a broken connection only says that another rank failed. What a full disk, a
-    folder that may not be written any more or one that is gone does to a run is no error of the program.
+    A ValueError raised by the suite is a bad request. Under torchrun a broken connection means that another rank
+    failed. A full disk, a folder without write permission and a removed folder are no errors of the program.
     """
-    # another process may be on a machine that never sees the folder
+    # only the first process is certain to see the folder
     if isinstance(error, OSError | UserError) and is_first_process() and not (run.path / "run.json").is_file():
-        return RunFailed(f"'{run.path}' was removed or renamed while the run wrote into it; start it again")
+        return RunFailed(f"'{run.path}' was removed or renamed while the run wrote into it; start the run again")
     if isinstance(error, OSError):
         place = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else run.path)
         denied = error.errno in (errno.EACCES, errno.EPERM) and place.absolute().is_relative_to(run.path.absolute())
@@ -165,7 +164,7 @@ def _as_request(error: BaseException, run: Run) -> BaseException:
             return RunFailed(f"cannot write '{place}': {error.strerror}")
     if torchrun.is_rank() and is_secondary(error):
         rank, reason = os.environ["RANK"], first_line(error)
-        return RunFailed(f"rank {rank} lost the other ranks; the one that ended first says why ({reason})")
+        return RunFailed(f"rank {rank} lost the other ranks; the rank that ended first shows the cause ({reason})")
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

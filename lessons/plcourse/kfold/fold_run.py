@@ -1,5 +1,6 @@
 """The folder of one fold, which is a run folder, and what it takes from the folder of the whole run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +28,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class ParentRun:
     """What the folders of the folds take from the run they belong to."""
 
-    record: dict[str, Any]  # its run.json, or a record of this environment if there is none
+    record: Mapping[str, Any]  # its run.json, or a record of this environment if there is none
     config: dict[str, Any]  # its config.yaml; empty if there is none
     cut: dict[str, Any]  # the arguments of `plan_folds`
 

@@ -1,4 +1,4 @@
-"""Where a run was made: command, versions, git, hardware and process. No torch."""
+"""Describes where a run was made: command, versions, git, hardware and process. No torch."""
 
 import contextlib
 import os
@@ -7,19 +7,30 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 _PACKAGES = ("plcourse", "torch", "torchvision", "pytorch-lightning", "jsonargparse", "torchmetrics", "numpy")
 
 
-def environment() -> dict[str, Any]:
-    """What a record says of where it was made: command, versions, git, hardware, process.
+class Environment(TypedDict):
+    """The command, the versions of packages, and the machine.
 
-    Returns:
-        `command`, `versions`, `git` (commit and dirty flag of the current folder's repository, or None),
-        `hardware` (hostname, platform, cpu, cores, memory in GiB), `pid` and `pid_start`, which tells a
-        process from a later one with the same number.
+    Attributes:
+        git: commit and dirty flag of the current folder's repository, if there is one.
+        hardware: hostname, platform, cpu, cores and memory in GiB.
+        pid_start: distinguishes the process from a later one with the same number.
     """
+
+    command: str
+    versions: dict[str, str | None]
+    git: dict[str, Any] | None
+    hardware: dict[str, Any]
+    pid: int
+    pid_start: str | None
+
+
+def environment() -> Environment:
+    """Returns the environment of this process."""
     import platform
 
     program = Path(sys.argv[0]).name
@@ -43,11 +54,11 @@ def environment() -> dict[str, Any]:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process began, as the system says it; "" if there is none, None if the system does not tell."""
+    """Returns when a process began, in the system's form; "" if it does not exist, None if the system does not tell."""
     proc = Path("/proc")
     if (proc / "self/stat").exists():
         try:
-            # The second field, the program's name in parentheses, may itself hold blanks and parentheses.
+            # The second field, the program's name in parentheses, may contain blanks and parentheses.
             fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
             boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
         except OSError:
@@ -63,7 +74,7 @@ def process_start(pid: int) -> str | None:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is such a process, also where /proc hides those of other users."""
+    """Whether a process exists, even where /proc hides those of other users."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -74,7 +85,7 @@ def _exists(pid: int) -> bool:
 
 
 def _output(*command: str) -> str | None:
-    """What a short command prints, None if it fails, takes over 2 s or does not exist."""
+    """The output of a command; None if it fails, takes over 2 s or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -86,14 +97,14 @@ def _git_state() -> dict[str, Any] | None:
     commit = _output("git", "rev-parse", "HEAD")
     if not commit:
         return None
-    # A repository's own settings may name a program for git to run; a look at the state must not start it.
+    # A repository's settings may name a program that git runs; reading the state must not start it.
     quiet = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
     changes = _output(*quiet, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 def package_version(package: str) -> str | None:
-    """The version of an installed package, None where it is not installed."""
+    """Returns the version of a package, None where it is not installed."""
     from importlib import metadata
 
     try:

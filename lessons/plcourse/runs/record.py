@@ -1,20 +1,89 @@
-"""What `run.json` holds: its fields as a run begins, its schema, and the status that it tells. No torch."""
+"""The fields of `run.json`, and the status that they give. No torch."""
 
 import json
 import socket
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from plcourse.errors import UserError
-from plcourse.runs.environment import environment, process_start
+from plcourse.runs.environment import Environment, environment, process_start
 
 SCHEMA = 1
 STATUSES = ("running", "finished", "failed", "interrupted")
 
 
+class Best(TypedDict):
+    """The best checkpoint so far: the metric that it was chosen by, the value, and where it was written."""
+
+    metric: str
+    value: float
+    step: int
+    epoch: int
+
+
+class ChangeEntry(TypedDict):
+    """The settings that a continued run has changed, old and new value by key, and the step from which they hold."""
+
+    from_step: int
+    from_epoch: int
+    settings: dict[str, list[Any]]
+    earlier_config: str
+
+
+class RunRecord(Environment, total=False):
+    """The contents of `run.json`; the required fields exist from the beginning.
+
+    Attributes:
+        schema: the version of the format.
+        status: one of `STATUSES`.
+        verb: the verb that made the run.
+        config: the name of its config.
+        created: the time at which the folder was made, in ISO format with the zone, as all times here.
+        started: the time of the start, or of the last resumption.
+        ended: the time of the end, None while it runs.
+        seconds: from `started` to `ended`.
+        seed: the seed of everything.
+        best: the best checkpoint, None before the first.
+        error: one line, None where nothing failed.
+        trust: modules that the command allowed.
+        start: the checkpoint from which it started; see `plcourse.runs.start`.
+        changes: what continued runs have changed.
+        tuned: settings that a tuner chose: the value before and after.
+        logger_versions: the versions of Lightning's loggers that write files.
+        data: numbers of samples, such as `n_train`.
+        verbs: which of test and predict can follow.
+        training_seconds: time of training and validation, over all resumptions.
+        steps: optimizer steps.
+        view_of: the folder of the run that this view evaluates.
+    """
+
+    schema: Required[int]
+    status: Required[str]
+    verb: Required[str | None]
+    config: Required[str]
+    created: Required[str]
+    started: Required[str]
+    ended: Required[str | None]
+    seconds: Required[float | None]
+    seed: Required[int | None]
+    best: Required[Best | None]
+    error: Required[str | None]
+    trust: list[str]
+    start: dict[str, str | None] | None
+    changes: list[ChangeEntry]
+    tuned: dict[str, list[Any]]
+    logger_versions: list[int | str | None]
+    data: dict[str, int]
+    verbs: list[str]
+    training_seconds: float
+    steps: int
+    view_of: str
+
+
 def read_record(file: Path) -> dict[str, Any]:
-    """What a `run.json` or `sweep.json` holds.
+    """Reads a `run.json` or `sweep.json`.
 
     Raises:
         UserError: the file is missing, not JSON, or of a newer plcourse.
@@ -29,12 +98,12 @@ def read_record(file: Path) -> dict[str, Any]:
         raise UserError(f"'{file}' is not a record: it holds a {type(record).__name__}, not an object")
     schema = record.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
-        raise UserError(f"'{file}' has schema {schema}, of a newer plcourse; this one reads up to {SCHEMA}")
+        raise UserError(f"'{file}' has schema {schema} of a newer plcourse; this version reads up to {SCHEMA}")
     return record
 
 
-def status_of(record: dict[str, Any]) -> str:
-    """The status of a record as `Run.status` gives it, for callers that have read it already."""
+def status_of(record: Mapping[str, Any]) -> str:
+    """Returns the status of a record as `Run.status` does."""
     status = str(record.get("status", "unreadable"))
     hardware, pid = record.get("hardware"), record.get("pid")
     here = isinstance(hardware, dict) and hardware.get("hostname") == socket.gethostname()
@@ -45,10 +114,10 @@ def status_of(record: dict[str, Any]) -> str:
     return "killed" if gone else "running"
 
 
-def first_record(config_name: str, record: dict[str, Any]) -> dict[str, Any]:
-    """Every field of `run.json` as a run begins."""
+def first_record(config_name: str, given: Mapping[str, Any]) -> RunRecord:
+    """Returns the record of a run that begins; dictionaries in `given` are added to those of the environment."""
     now = timestamp()
-    fields = {
+    fields: dict[str, Any] = {
         "schema": SCHEMA,
         "status": "running",
         "verb": None,
@@ -62,12 +131,12 @@ def first_record(config_name: str, record: dict[str, Any]) -> dict[str, Any]:
         "error": None,
         **environment(),
     }
-    for key, value in record.items():
+    for key, value in given.items():
         both = isinstance(value, dict) and isinstance(fields.get(key), dict)
         fields[key] = {**fields[key], **value} if both else value
-    return fields
+    return RunRecord(**fields)
 
 
 def timestamp() -> str:
-    """The time here, with the zone, as records hold it."""
+    """Returns the local time with the zone, as records hold it."""
     return datetime.now().astimezone().isoformat()

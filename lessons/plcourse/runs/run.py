@@ -1,9 +1,8 @@
-"""A run is a folder: what was asked for, how it went, and everything it wrote.
+"""The folder of a run: its record, its config, and everything that it wrote. No torch.
 
-`<root>/<lesson>/<variant>/<YYYYMMDD-HHMMSS>[-n]/` holds `run.json`, `config.yaml`, `metrics.csv`,
-`checkpoints/`, `eval/` and `predictions/`; the link `latest` beside it points to the newest. No run
-overwrites another, and a reader never sees half of a `run.json`. This module only looks and keeps records; it
-never imports torch.
+`<root>/<lesson>/<variant>/<YYYYMMDD-HHMMSS>[-n]/` contains `run.json`, `config.yaml`, `metrics.csv`, `checkpoints/`,
+`eval/` and `predictions/`; the link `latest` beside it points to the newest. No run overwrites another, and a reader
+never sees half of a `run.json`.
 """
 
 import contextlib
@@ -13,34 +12,34 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from plcourse.errors import UserError, nearest
 from plcourse.files import folders, locked, write_json
 from plcourse.runs.configs import own_name
 from plcourse.runs.environment import environment
 from plcourse.runs.folders import STAMP, age_key, find_folder, new_folder
-from plcourse.runs.record import STATUSES, first_record, read_record, status_of, timestamp
+from plcourse.runs.record import STATUSES, RunRecord, first_record, read_record, status_of, timestamp
 
-OUT_OF_FOLD = "out_of_fold.parquet"  # what a cross-validated fit writes into predictions/
-SWEEPS = "sweeps"  # the folder below the root that holds sweeps, each with many runs
-BENCHMARKS = "benchmarks"  # the one that holds what `plcourse benchmark` measured
+OUT_OF_FOLD = "out_of_fold.parquet"  # written by a cross-validated fit into predictions/
+SWEEPS = "sweeps"  # the folder of all sweeps below the root
+BENCHMARKS = "benchmarks"  # the folder of the results of `plcourse benchmark`
 
 
 class Run:
-    """The record of one run: its folder, and what is in it. `plcourse.Run` adds the verbs that evaluate it.
+    """The folder of one run and its contents. `plcourse.Run` adds methods that evaluate it.
 
     Args:
         path: the folder.
-        root: the runs' root that its name is relative to; without it the name is the path.
+        root: the root folder of all runs, to which its name is relative; without it the name is the path.
 
     Attributes:
-        variant: the name of the evaluation that the command which gave this run has made; see
-            `plcourse.training.variant`. Empty for that of the run as it was trained.
+        variant: the name of the variant that the command has evaluated; see `plcourse.training.variant`. Empty for the
+            run as it was trained.
     """
 
     variant = ""
@@ -53,14 +52,13 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @classmethod
-    def create(cls, config_name: str, root: str | Path, record: dict[str, Any]) -> Self:
-        """Makes a new folder with its `run.json`, then points `latest` at it.
+    def create(cls, config_name: str, root: str | Path, record: Mapping[str, Any]) -> Self:
+        """Makes a new folder with a `run.json` and points `latest` at it.
 
         Args:
-            config_name: `<lesson>/<variant>`; of anything else the last part goes below `own/`.
-            root: the runs' root.
-            record: fields of `run.json` beside the ones filled in here, such as `verb` and `seed`. A
-                dictionary (`hardware`, `versions`) adds to what is filled in.
+            config_name: `<lesson>/<variant>`; of any other name the last part is used, below `own/`.
+            root: the root folder of all runs.
+            record: fields of `run.json`, such as `verb` and `seed`, in addition to those that are always known.
 
         Raises:
             UserError: the folder cannot be made.
@@ -73,21 +71,21 @@ class Run:
                 write_json(path / "run.json", fields)
         except OSError as error:
             raise UserError(
-                f"cannot make a run folder in '{parent}': {error.strerror}; --runs_root names another root"
+                f"cannot make a run folder in '{parent}': {error.strerror}; choose another root with --runs_root"
             ) from error
         return cls(path, root)
 
     @classmethod
     def load(cls, path_or_name: str | Path, root: str | Path | None = None) -> Self:
-        """Opens a run by its folder or by its name below the runs' root.
+        """Opens a run by its folder or name.
 
         Args:
-            path_or_name: a folder, `ddp/two_processes/20261123-101500`, `ddp/two_processes/latest`, or
-                `ddp/two_processes`, which means its latest.
-            root: the runs' root; without it, `PLCOURSE_RUNS` or `runs`.
+            path_or_name: a folder, or a name below the root such as `ddp/two_processes/20261123-101500`,
+                `ddp/two_processes/latest` or `ddp/two_processes`, which means its latest.
+            root: the root folder of all runs; default `PLCOURSE_RUNS`, else `runs`.
 
         Raises:
-            UserError: no such run, with the nearest or the most recent ones.
+            UserError: the run does not exist; the message names the nearest or the most recent ones.
         """
         base = runs_root(root)
         name = str(path_or_name)
@@ -99,31 +97,31 @@ class Run:
 
     @property
     def name(self) -> str:
-        """`<lesson>/<variant>/<time>` below its root, the whole path of a run that lies elsewhere."""
+        """`<lesson>/<variant>/<time>` below its root, or the whole path of a run elsewhere."""
         path = self.path.resolve()
         root = self._root.resolve() if self._root is not None else None
         return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else str(path)
 
     @property
     def root(self) -> Path | None:
-        """The root of the runs, None where it is not known."""
+        """The root folder of all runs, None where it is unknown."""
         return self._root
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What `run.json` says now.
+    def record(self) -> RunRecord:
+        """The current contents of `run.json`.
 
         Raises:
             UserError: the file is missing, not JSON, or of a newer plcourse.
         """
-        return read_record(self.path / "run.json")
+        return cast(RunRecord, read_record(self.path / "run.json"))
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `failed` or `interrupted` as recorded.
+        """`running`, `finished`, `failed` or `interrupted`, as recorded, or one of two others.
 
-        Beyond these `killed`: recorded as running by a process of this machine that is gone; and
-        `unreadable`: no usable `run.json`.
+        `killed` is a run that was recorded as running by a process of this machine that is gone; `unreadable` one
+        without a usable `run.json`.
         """
         try:
             return status_of(self.record)
@@ -132,17 +130,15 @@ class Run:
 
     @property
     def config_path(self) -> Path:
-        """The complete, resolved config."""
+        """The complete config of the run."""
         return self.path / "config.yaml"
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of `metrics.csv` (`step`, `epoch`, `metric`, `value`), empty before the first is written.
-
-        A last row that a kill cut short is left out.
+        """The rows of `metrics.csv` (`step`, `epoch`, `metric`, `value`), except a last row that a kill cut short.
 
         Raises:
-            UserError: any other row that is not of this form, with its line.
+            UserError: another row that is not of this form, with its line.
         """
         file = self.path / "metrics.csv"
         try:
@@ -174,15 +170,15 @@ class Run:
 
     @property
     def predictions(self) -> list[Path]:
-        """The Parquet files that `predict` wrote, in the order of their names; not those of a cross-validated fit."""
+        """The Parquet files of `predict`, sorted; not those of a cross-validated fit."""
         found = (self.path / "predictions").glob("*.parquet")
         return sorted(path for path in found if path.name != OUT_OF_FOLD)
 
     def eval(self, split: str) -> dict[str, Any]:
-        """What `eval/<split>.json` holds, for example `eval("test")["metrics"]["test/accuracy"]`.
+        """Reads `eval/<split>.json`, for example `eval("test")["metrics"]["test/accuracy"]`.
 
         Raises:
-            UserError: this split was not evaluated, or the file is broken.
+            UserError: the split was not evaluated, or the file is broken.
         """
         file = self.path / "eval" / f"{split}.json"
         if not file.is_file():
@@ -202,13 +198,13 @@ class Run:
         return evaluation
 
     def checkpoint(self, which: str | Path = "best") -> Path:
-        """The file of a checkpoint.
+        """Returns the file of a checkpoint.
 
         Args:
-            which: `best`, `last`, another file's name in `checkpoints/`, or a path.
+            which: `best`, `last`, the name of another file in `checkpoints/`, or a path.
 
         Raises:
-            UserError: there is none, with those that there are.
+            UserError: it does not exist; the message names those that do.
         """
         folder = self.path / "checkpoints"
         name = str(which)
@@ -221,7 +217,7 @@ class Run:
         raise UserError(f"run {self.name} has no checkpoint {name!r}; {there}")
 
     def view(self, path: Path) -> Self:
-        """A folder with this run's config and checkpoints, and room of its own for what evaluations write.
+        """Makes a folder with links to this run's config and checkpoints, into which evaluations can write.
 
         Args:
             path: the folder, which must not exist; its parents are made.
@@ -231,7 +227,7 @@ class Run:
         """
         record = self.record
         if not self.config_path.is_file():
-            raise UserError(f"run {self.name} has no config.yaml; it ended before it began (status: {self.status})")
+            raise UserError(f"run {self.name} has no config.yaml: it ended before its start (status: {self.status})")
         path.mkdir(parents=True)
         (path / "checkpoints").symlink_to((self.path / "checkpoints").resolve(), target_is_directory=True)
         (path / "config.yaml").symlink_to(self.config_path.resolve())
@@ -239,7 +235,7 @@ class Run:
         return type(self)(path)
 
     def update(self, **fields: Any) -> None:
-        """Changes fields of `run.json`; readers see the old file or the new one, nothing between.
+        """Changes fields of `run.json` atomically.
 
         Raises:
             RunFailed: the file cannot be written; the old one is intact.
@@ -248,12 +244,7 @@ class Run:
             write_json(self.path / "run.json", {**self.record, **fields})
 
     def finish(self, status: str, **fields: Any) -> None:
-        """Records the end: status, time and seconds since `started`, and further fields such as `error`.
-
-        Args:
-            status: `finished`, `failed` or `interrupted`.
-            **fields: further fields of `run.json`.
-        """
+        """Records the end: the status `finished`, `failed` or `interrupted`, the time, and further fields."""
         assert status in STATUSES[1:], status
         ended = timestamp()
         started = datetime.fromisoformat(self.record["started"])
@@ -261,13 +252,10 @@ class Run:
         self.update(**{"status": status, "ended": ended, "seconds": seconds, **fields})
 
     def resume(self, **fields: Any) -> None:
-        """Records that this process continues the run in its own folder.
-
-        Args:
-            **fields: further fields of `run.json`.
+        """Records that this process continues the run, and further fields.
 
         Raises:
-            UserError: another process is still at it.
+            UserError: another process is still working on it.
         """
         record = self.record
         if status_of(record) == "running" and record.get("pid") != os.getpid():
@@ -281,7 +269,7 @@ _below: ContextVar[Path | None] = ContextVar("the root of the command that runs"
 
 @contextlib.contextmanager
 def runs_below(root: Path) -> Iterator[None]:
-    """While a command runs, whoever names a run (a scorer, an exported model) means one below the command's root."""
+    """Makes names of runs inside the block, as in a scorer or an exported model, relative to the command's root."""
     token = _below.set(root)
     try:
         yield
@@ -290,15 +278,14 @@ def runs_below(root: Path) -> Iterator[None]:
 
 
 def runs_root(flag: str | Path | None = None) -> Path:
-    """The folder that holds all runs: the flag, that of the command that runs, `PLCOURSE_RUNS`, or else `runs`."""
+    """Returns the root folder of all runs: the flag, that of the current command, `PLCOURSE_RUNS`, or else `runs`."""
     return Path(flag or _below.get() or os.environ.get("PLCOURSE_RUNS") or "runs").expanduser()
 
 
 def list_runs(root: str | Path) -> list[Run]:
-    """All runs below a root, newest first; folders that are no runs are passed over.
+    """Returns all runs below a root, newest first, except the runs of sweeps and benchmarks.
 
-    A folder named like a run is listed even if its `run.json` is missing or broken; its status is then
-    `unreadable`. The runs of a sweep are listed by that sweep, not here, and benchmarks are no runs.
+    A folder named like a run is listed even if its `run.json` is missing or broken; its status is `unreadable`.
     """
     found = [
         (run, folder)
@@ -312,13 +299,13 @@ def list_runs(root: str | Path) -> list[Run]:
 
 
 def list_sweeps(root: str | Path) -> list[Path]:
-    """The folders of all sweeps below a root, newest first."""
+    """Returns the folders of all sweeps below a root, newest first."""
     found = [folder for name in folders(Path(root) / SWEEPS) for folder in folders(name)]
     return sorted((folder for folder in found if (folder / "sweep.json").is_file()), key=age_key, reverse=True)
 
 
 def _folder_name(config_name: str) -> str:
-    """`lesson/variant` as it is when both parts are plain words, else a safe name below `own/`."""
+    """`lesson/variant` unchanged if both parts are plain words, else a safe name below `own/`."""
     plain = re.fullmatch(r"\w[\w.-]{0,100}/\w[\w.-]{0,100}", config_name, re.ASCII)
     return config_name if plain and not config_name.endswith((".yaml", ".yml")) else own_name(config_name)
 
@@ -326,7 +313,7 @@ def _folder_name(config_name: str) -> str:
 def _missing_message(name: str, root: Path) -> str:
     names = [run.name for run in list_runs(root)]
     if not names:
-        return f"no run {name!r}: '{root}' holds no runs; --runs_root or PLCOURSE_RUNS names another root"
+        return f"no run {name!r}: '{root}' contains no runs; choose another root with --runs_root or PLCOURSE_RUNS"
     variants = [known.rpartition("/")[0] for known in names]
     hint = nearest(name, [*names, *variants]) or f"; the most recent are {', '.join(names[:3])}"
     return f"no run {name!r} in '{root}' (see `plcourse ls runs`){hint}"

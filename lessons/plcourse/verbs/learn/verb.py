@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def _finished(flag: str | None) -> dict[str, str]:
     return found
 
 
-def _score(run: Run, record: dict[str, Any]) -> str:
+def _score(run: Run, record: Mapping[str, Any]) -> str:
     """The run's test score, or else its best score during training."""
     with contextlib.suppress(UserError):  # a damaged evaluation file does not hide the run
         if tested := test_score(run, record):

@@ -1,6 +1,7 @@
 """The part of a run's page with the commands that reproduce it, and that with its predictions."""
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from plcourse.runs.run import Run
@@ -11,7 +12,7 @@ from plcourse.verbs.report import page
 _VERBS = {"val": "validate", "test": "test"}
 
 
-def repeat_part(run: Run, evaluated: list[Evaluation], record: dict[str, Any]) -> str:
+def repeat_part(run: Run, evaluated: list[Evaluation], record: Mapping[str, Any]) -> str:
     """The commands that repeat the training, each evaluation and each prediction."""
     root, trust = run.root, record.get("trust") or []
     flags = environment_flags(root, trust)
@@ -39,7 +40,7 @@ def repeat_part(run: Run, evaluated: list[Evaluation], record: dict[str, Any]) -
     return page.code("\n".join(lines).strip("\n"))
 
 
-def _evaluation(run: Run, evaluation: Evaluation, record: dict[str, Any], flags: list[str]) -> str:
+def _evaluation(run: Run, evaluation: Evaluation, record: Mapping[str, Any], flags: list[str]) -> str:
     """The command that repeats one evaluation; empty if only training gives its scores."""
     verb, trust = _VERBS[evaluation.stage], evaluation.content.get("trust") or record.get("trust") or []
     if evaluation.content.get("checkpoint") or (run.path / "folds").is_dir():

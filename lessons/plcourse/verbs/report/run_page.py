@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def run_page(run: Run) -> str:
     return page.document(title, _header(run, record, found, summary), sections, footer(record))
 
 
-def footer(record: dict[str, Any]) -> str:
+def footer(record: Mapping[str, Any]) -> str:
     """The last line of the page, with the version that wrote it."""
     version = (record.get("versions") or {}).get("plcourse")
     return f"<p>Written by <code>plcourse report</code>{f', plcourse {page.text(version)}' if version else ''}.</p>"
@@ -81,7 +82,7 @@ def when(moment: Any) -> str:
         return "–"  # noqa: RUF001  (an en dash on purpose)
 
 
-def _header(run: Run, record: dict[str, Any], found: list[Evaluation], summary: dict[str, Any]) -> str:
+def _header(run: Run, record: Mapping[str, Any], found: list[Evaluation], summary: dict[str, Any]) -> str:
     name = str(record.get("config") or "run")
     lesson = next((each for each in LESSONS if each.key == name.partition("/")[0]), None)
     kicker = f"Lesson {lesson.number}: {lesson.title}" if lesson else "A run of plcourse"
@@ -117,7 +118,7 @@ def _folds(summary: dict[str, Any]) -> str:
     )
 
 
-def _curves(run: Run, record: dict[str, Any]) -> str:
+def _curves(run: Run, record: Mapping[str, Any]) -> str:
     folds = sorted((run.path / "folds").glob("*/metrics.csv"))
     tables = [Run(path.parent).metrics for path in folds] or [run.metrics]
     groups: dict[str, list[Line]] = {}
@@ -207,7 +208,7 @@ def _config(run: Run) -> str:
     return page.details("config.yaml, complete", page.code(source))
 
 
-def _environment(record: dict[str, Any]) -> str:
+def _environment(record: Mapping[str, Any]) -> str:
     hardware, git = record.get("hardware") or {}, record.get("git")
     pairs = [*(record.get("versions") or {}).items()]
     pairs += [(name, hardware.get(name)) for name in ("platform", "cpu", "cores")]

@@ -1,5 +1,6 @@
 """The parts of a run's page with its scores: tiles at the top, and a table for each evaluation."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from plcourse.runs.headline import score_of
@@ -12,7 +13,7 @@ from plcourse.verbs.report import page
 _NO_FINDINGS = ("metrics", "coverage", "intervals", "settings", "trust", "stage")
 
 
-def headline_tiles(evaluated: list[Evaluation], record: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+def headline_tiles(evaluated: list[Evaluation], record: Mapping[str, Any], summary: dict[str, Any]) -> list[str]:
     """Tiles with the test score and with the best score during training."""
     tiles = []
     test = next((each for each in evaluated if each.stage == "test" and not each.is_variant), None)
@@ -32,12 +33,12 @@ def headline_tiles(evaluated: list[Evaluation], record: dict[str, Any], summary:
     return tiles
 
 
-def scores_part(evaluated: list[Evaluation], record: dict[str, Any], summary: dict[str, Any]) -> str:
+def scores_part(evaluated: list[Evaluation], record: Mapping[str, Any], summary: dict[str, Any]) -> str:
     """A table for each evaluation, first those without changed settings."""
     return "".join(_evaluation(each, record, summary) for each in evaluated)
 
 
-def _evaluation(evaluation: Evaluation, record: dict[str, Any], summary: dict[str, Any]) -> str:
+def _evaluation(evaluation: Evaluation, record: Mapping[str, Any], summary: dict[str, Any]) -> str:
     report, metrics = evaluation.content, evaluation.metrics
     over_folds = (summary.get("metrics") or {}) if not evaluation.is_variant else {}
     rows = []
