@@ -232,7 +232,7 @@ class TestStart:
         latest = runs / "own/cut/latest"
         assert not (latest / "checkpoints/last.ckpt").exists()
         content = file.read_bytes()
-        for spoil, what in ((lambda: file.write_bytes(content[:-1]), "was changed since"), (file.unlink, "is gone")):
+        for spoil, what in ((lambda: file.write_bytes(content[:-1]), "has changed since"), (file.unlink, "is gone")):
             spoil()
             refused = forked("fit", "--run", latest, "--trust", "faulty", status=2)
             assert what in refused.stderr

@@ -1,10 +1,9 @@
-"""What a config may name: the classes of the suite's catalog, classes of a few libraries, and torchvision's models.
+"""Decides what a config may name: catalog classes, classes of a few libraries, and torchvision's models.
 
-A YAML file comes from somewhere, and instantiating what it names runs it. `admits` therefore decides by name alone,
-before anything is imported: below `plcourse` only the classes of the catalog, below the libraries' packages in
-`FOREIGN` only capitalised names, which are those of classes, and names in `torchvision.models`. What such a name leads
-to is then imported and checked as an object: it is a class defined in one of these packages, or a function that builds
-a model of torchvision. Everything else, functions of torch and a user's own classes alike, needs ``--trust MODULE`` or
+Instantiating what a YAML file names runs code. `admits` therefore decides by the name alone, before any import: below
+`plcourse` it allows the classes of the catalog; in the packages of `FOREIGN`, capitalized names, which are classes; and
+names in `torchvision.models`. The object is then imported and must be a class of these packages or a function that
+builds a torchvision model. Everything else, including a user's own classes, needs ``--trust MODULE`` or
 ``PLCOURSE_TRUST``.
 """
 
@@ -23,7 +22,7 @@ from plcourse.errors import UserError
 
 MODELS = "torchvision.models"
 FOREIGN = (
-    # what models, optimizers and schedules are made of
+    # for models, optimizers and schedules
     "torch.nn",
     "torch.optim",
     "torch.distributed.algorithms.ddp_comm_hooks",
@@ -32,7 +31,7 @@ FOREIGN = (
     MODELS,
     "torchvision.ops",
     "torchvision.transforms",
-    # what a Trainer is made of
+    # for a Trainer
     "pytorch_lightning.accelerators",
     "pytorch_lightning.callbacks",
     "pytorch_lightning.demos",
@@ -43,18 +42,18 @@ FOREIGN = (
     "pytorch_lightning.tuner",
     "lightning_fabric.plugins",
     "lightning_fabric.accelerators",
-    # values that arguments take
+    # values of arguments
     "datetime",
     "pathlib",
 )
-_RUNS_ARGUMENTS = "LambdaCallback"  # a class, but all it does is to call the functions that it is given
+_RUNS_ARGUMENTS = "LambdaCallback"  # a class, but it only calls the functions that it gets
 _WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 
 
 class _Verdicts(dict[str, bool]):
-    """Answers whether an import path is admitted, where jsonargparse looks for its longest listed prefix.
+    """Answers whether an import path is admitted, in place of jsonargparse's table of prefixes.
 
-    jsonargparse asks for each path that a value names before the import, and again for where the object is defined.
+    jsonargparse looks up each path before the import, and then the path where the object is defined.
     """
 
     def __init__(self, trusted: Iterable[str]) -> None:
@@ -69,13 +68,13 @@ class _Verdicts(dict[str, bool]):
 
 
 def install(trusted: Iterable[str]) -> None:
-    """Sets the rule for this process, before anything is parsed.
+    """Sets the rule of this process; call it before anything is parsed.
 
     Args:
-        trusted: modules of which everything is admitted; the current folder becomes importable when there are any.
+        trusted: modules of which everything is admitted; if there are any, the current folder becomes importable.
 
     Raises:
-        UserError: a name that is not a dotted module path.
+        UserError: a name is not a dotted module path.
     """
     trusted = list(trusted)
     for module in trusted:
@@ -84,17 +83,17 @@ def install(trusted: Iterable[str]) -> None:
     if trusted and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     set_parsing_settings(
-        import_path_denylist=["*"],  # stands if jsonargparse no longer reads its verdicts from below
+        import_path_denylist=["*"],  # remains in force if jsonargparse stops reading the verdicts below
         validate_subclass_spec_in_any=True,
         instantiate_subclass_spec_in_any=False,
         config_read_mode_urls_enabled=False,
     )
-    # its public lists know prefixes only, to which a function in an allowed module belongs as well
+    # its public lists know only prefixes, which would admit the functions of an allowed module
     _common.parsing_settings["import_path_verdicts"] = _Verdicts(trusted)
 
 
 def admits(path: str, trusted: Iterable[str] = ()) -> bool:
-    """Whether a config may name an import path, decided by the name alone.
+    """Returns whether a config may name an import path, decided by the name alone.
 
     Args:
         path: a dotted path, such as `torch.optim.SGD`.
@@ -109,29 +108,29 @@ def admits(path: str, trusted: Iterable[str] = ()) -> bool:
 
 
 def covered(path: str, modules: Iterable[str]) -> bool:
-    """Whether a path is one of some modules or lies in one."""
+    """Returns whether a path is one of the modules or inside one."""
     return any(path == module or path.startswith(f"{module}.") for module in modules)
 
 
 def _leads_to_a_class(path: str) -> bool:
-    """Imports an admitted name; true for a class, for a constructor of torchvision and where nothing is found."""
+    """Imports an admitted name; true for a class, a constructor of torchvision, and a name that does not exist."""
     try:
         found = resolve_name(path)
     except (ImportError, AttributeError):
-        return True  # jsonargparse says what is missing
+        return True  # jsonargparse reports what is missing
     if inspect.isclass(found):
-        return found.__name__ != _RUNS_ARGUMENTS  # jsonargparse asks about the place where it is defined itself
+        return found.__name__ != _RUNS_ARGUMENTS  # jsonargparse looks up its module as well
     return covered(path, [MODELS]) and any(found is builder for builder in constructors())
 
 
 def constructors() -> list[Any]:
-    """The functions that build a model of `torchvision.models`, such as `resnet18`."""
+    """Returns the functions that build a model of `torchvision.models`, such as `resnet18`."""
     models = import_module(MODELS)
     return [models.get_model_builder(name) for name in models.list_models()]
 
 
 def check(tree: Any, trusted: Iterable[str], label: str) -> None:
-    """Refuses a config by its class paths alone, before anything is imported.
+    """Checks the class paths of a config before anything is imported.
 
     Args:
         tree: a config as plain data, in which classes of the suite have their import paths.
@@ -139,7 +138,7 @@ def check(tree: Any, trusted: Iterable[str], label: str) -> None:
         label: the file, for the message.
 
     Raises:
-        UserError: a dotted ``class_path`` that is not admitted.
+        UserError: a dotted ``class_path`` is not admitted.
     """
     if isinstance(tree, Mapping):
         path = tree.get("class_path")
@@ -153,15 +152,15 @@ def check(tree: Any, trusted: Iterable[str], label: str) -> None:
 
 
 def check_downloads(config: Any, trusted: Iterable[str], key: str = "") -> None:
-    """Refuses a model of torchvision with trained weights, which it would download, unless that is trusted.
+    """Checks that no torchvision model would download trained weights, unless torchvision's models are trusted.
 
     Args:
         config: a parsed config with the defaults of every class.
         trusted: modules of which everything is admitted.
-        key: where it stands, for the message.
+        key: the key of the config, for the message.
 
     Raises:
-        UserError: weights that are not null.
+        UserError: weights are not null.
     """
     if covered(MODELS, trusted):
         return
@@ -183,7 +182,7 @@ def check_downloads(config: Any, trusted: Iterable[str], key: str = "") -> None:
 
 
 def refused(path: str, label: str = "") -> UserError:
-    """The error for an import path that is not admitted."""
+    """Returns the error for an import path that is not admitted."""
     module, _, name = path.rpartition(".")
     top = path.partition(".")[0]
     hint = ""

@@ -1,7 +1,7 @@
-"""What a resumed run may change, and the record of what it changed.
+"""Decides what a resumed run may change, and records its changes. No torch.
 
-`RULES` is the whole policy. A setting that takes effect from the resume on may change, and is recorded with the step
-from which it holds; one that would make another run of it is refused. No torch here.
+`RULES` is the whole policy. A setting that takes effect from the resumption on may change, and is recorded with its
+first step. A setting that would make it a different run must not change.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _DATA = "the steps so far were taken on other data"
 _PLAN = "the order of the samples and the plan of the steps go by it"
 _STATE = "the state in the checkpoint is that of another class"
 
-# The first pattern that fits a key decides: `MAY_CHANGE`, or why it must not. `*` stands for anything, dots included.
+# The first pattern that matches a key gives `MAY_CHANGE` or the reason against it. `*` also matches dots.
 RULES: tuple[tuple[str, str], ...] = (
     ("seed_everything", "the random numbers of a run follow from it"),
     ("trainer.fast_dev_run", "it tries a new run out"),
@@ -28,7 +28,7 @@ RULES: tuple[tuple[str, str], ...] = (
     ("trainer.limit_train_batches", _PLAN),
     ("trainer.accumulate_grad_batches", _PLAN),
     ("trainer.*", MAY_CHANGE),
-    # the optimizers and schedules of any model; loops and `configured` put their settings in
+    # the optimizers and schedules of any model, whose settings loops and `configured` apply
     ("model.init_args.*optimizer.init_args.*", MAY_CHANGE),
     ("model.init_args.*optimizer", _STATE),
     ("model.init_args.*lr_scheduler.init_args.*", MAY_CHANGE),
@@ -36,12 +36,12 @@ RULES: tuple[tuple[str, str], ...] = (
     *(
         (f"model.init_args.{name}", MAY_CHANGE)
         for name in (
-            # what optimizers are made of, in models that take it as an argument
+            # settings of optimizers, in models that take them as arguments
             *("lr", "learning_rate", "weight_decay", "momentum", "betas", "eps", "linear_scaling", "encoder_lr"),
-            # the loss and how it is minimised
+            # the loss and its minimization
             *("class_weight", "mask_weight", "dice_weight", "label_smoothing", "penalty_weight", "gamma", "n_critic"),
             *("gradient_clip_val", "micro_batches", "ema_decay", "*dropout", "recompute", "channels_last"),
-            # what only an evaluation or a prediction asks for
+            # for evaluations and predictions only
             *("mc_samples", "tta", "tta.*", "tta_views", "embedding"),
             *("max_new_tokens", "temperature", "top_k", "top_p", "stream"),
         )
@@ -58,13 +58,13 @@ RULES: tuple[tuple[str, str], ...] = (
     ("data*", _DATA),
 )
 _CALLBACKS = "trainer.callbacks"
-_TUNERS = ("BatchSizeFinder", "LearningRateFinder")  # they choose a setting of a run before it begins
-# Callbacks whose settings must stay: the state in the checkpoint brings them back, or the steps were planned by them.
+_TUNERS = ("BatchSizeFinder", "LearningRateFinder")  # they choose a setting before the training
+# Callbacks whose settings must not change: the checkpoint restores them, or the steps were planned with them.
 _FROZEN = {
     "StochasticWeightAveraging": "the state in the checkpoint brings the old setting back",
     "GradientAccumulationScheduler": _PLAN,
 }
-# What the folds of a cross-validation may differ in: nothing that a training depends on.
+# Settings in which the folds of a cross-validation may differ, because no training depends on them.
 _OF_NO_FOLD = (
     *("trainer.fit_loop.init_args.folds", "trainer.fit_loop.init_args.n_jobs"),
     *("trainer.fit_loop.init_args.monitor", "trainer.fit_loop.init_args.mode", "trainer.logger*"),
@@ -76,11 +76,11 @@ _OF_NO_FOLD = (
 
 @dataclass
 class Change:
-    """The settings in which a resumed run differs from what it was.
+    """The settings that a resumed run changes.
 
     Attributes:
-        settings: for each dotted key the value so far and the one that is asked for.
-        config: the whole config that is asked for, as YAML.
+        settings: the old and the new value by dotted key.
+        config: the complete new config as YAML.
         asked: the same, parsed.
     """
 
@@ -90,7 +90,7 @@ class Change:
 
     @classmethod
     def between(cls, recorded: Mapping[str, Any], asked: Mapping[str, Any], config: str) -> "Change":
-        """Compares two complete configs; callbacks are told apart by their classes, not by their places."""
+        """Compares two complete configs; callbacks are matched by class, not by position."""
         recorded, asked = _with_list(recorded), _with_list(asked)
         found = differences(recorded, asked)
         if _CALLBACKS in found:
@@ -98,33 +98,29 @@ class Change:
         return cls(found, config, asked)
 
     def check(self, run: Run) -> None:
-        """Refuses what would make another run of it.
-
-        Raises:
-            UserError: the first such setting, with both values.
-        """
+        """Raises a UserError for the first setting that must not change."""
         for key, (old, new) in self.settings.items():
             if reason := _refusal(key, old, new, self.asked):
                 raise UserError(_line(key, old, new, f"run {run.name}", reason))
 
     @property
     def of_callbacks(self) -> list[tuple[int, str]]:
-        """The arguments of callbacks that change: their places in the new list and their names."""
+        """The changed arguments of callbacks: positions in the new list and names."""
         parts = [key.split(".") for key in self.settings if key.startswith(f"{_CALLBACKS}.")]
         return [(int(part[2]), part[4]) for part in parts if len(part) > 4 and part[3] == "init_args"]
 
     @property
     def touches_callbacks(self) -> bool:
-        """Whether anything about the callbacks changes."""
+        """Whether the callbacks change in any way."""
         return any(key.startswith(f"{_CALLBACKS}.") for key in self.settings)
 
     def record(self, run: Run, step: int, epoch: int) -> None:
-        """Writes the new config, keeps the earlier one, and lists the change in ``run.json``.
+        """Writes the new config, keeps the old one, and lists the change in ``run.json``.
 
         Args:
             run: the run.
-            step: the optimizer step from which it holds.
-            epoch: the epoch that this step is in.
+            step: the first optimizer step with the new settings.
+            epoch: the epoch of this step.
         """
         known = run.record.get("changes") or []
         earlier = f"config-{len(known) + 1}.yaml"
@@ -139,19 +135,19 @@ class Change:
 
 
 def check_folds(trained: Mapping[str, Any], asked: Mapping[str, Any], where: str) -> None:
-    """Refuses to train further folds with other settings than the folds before them.
+    """Checks that a fold has the settings of the folds before it.
 
     Args:
-        trained: the config of a fold that was trained.
-        asked: the config that this fold would have now.
-        where: names the fold in the message.
+        trained: the config of a trained fold.
+        asked: the config of this fold.
+        where: the name of the fold, for the message.
 
     Raises:
-        UserError: the first setting that differs, with both values.
+        UserError: a setting differs.
     """
     for key, (old, new) in Change.between(trained, asked, "").settings.items():
         if not any(fnmatchcase(key, pattern) for pattern in _OF_NO_FOLD):
-            reason = "a mean over folds with different settings would say nothing of either"
+            reason = "a mean over folds with different settings would have no meaning"
             raise UserError(_line(key, old, new, where, reason))
 
 
@@ -159,7 +155,7 @@ def _refusal(key: str, old: Any, new: Any, asked: Mapping[str, Any]) -> str:
     if key.startswith(f"{_CALLBACKS}."):
         place = key.split(".")[2]
         if _class_name(new) in _TUNERS:
-            return "it chooses a setting before a run begins, and this one has begun"
+            return "it chooses a setting before a run starts, and this run has started"
         known = _class_name(asked["trainer"]["callbacks"][int(place)]) if place.isdecimal() else _class_name(old)
         if known == "GradientAccumulationScheduler" or (place.isdecimal() and old is not None):
             return _FROZEN.get(known, MAY_CHANGE)
@@ -171,12 +167,12 @@ def _refusal(key: str, old: Any, new: Any, asked: Mapping[str, Any]) -> str:
 
 
 def nothing_left(run: Run, trainer: Mapping[str, Any], stopped_early: bool = False) -> str:
-    """Says that a run is at its end, and how it would go on.
+    """Returns the message that a run is finished, and how to continue it.
 
     Args:
         run: the run.
         trainer: the trainer's part of its config.
-        stopped_early: whether a callback stopped it.
+        stopped_early: whether a callback stopped the training.
     """
     limit = "max_steps" if (trainer.get("max_steps") or -1) > 0 else "max_epochs"
     end = trainer.get(limit) or 0
@@ -189,7 +185,7 @@ def nothing_left(run: Run, trainer: Mapping[str, Any], stopped_early: bool = Fal
 
 
 def _with_list(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with a callback that stands alone as a list of one."""
+    """The config with a single callback as a list of one."""
     trainer = config.get("trainer") or {}
     if isinstance(callbacks := trainer.get("callbacks"), Mapping):
         return {**config, "trainer": {**trainer, "callbacks": [callbacks]}}
@@ -197,7 +193,7 @@ def _with_list(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _callbacks(old: Any, new: Any) -> dict[str, Difference]:
-    """The differences of two lists of callbacks of unlike lengths or classes; an added one has no earlier value."""
+    """The differences of two lists of callbacks, which may differ in length; an added one has no old value."""
     left = list(old or [])
     found: dict[str, Difference] = {}
     for place, callback in enumerate(new or []):

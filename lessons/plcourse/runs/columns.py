@@ -1,7 +1,7 @@
-"""What ``predict_step`` returns, as columns of an Arrow table; nothing is copied that need not be.
+"""Turns the result of ``predict_step`` into an Arrow table, with as few copies as possible.
 
-A prediction is a mapping of column names to B values each: tensors and arrays [B] become plain columns, tensors
-[B, K] columns of fixed-size lists, lists of strings string columns, Arrow arrays stay what they are.
+A prediction maps column names to B values each. Tensors and arrays [B] become plain columns, tensors [B, K] columns of
+fixed-size lists, and lists of strings string columns; Arrow arrays are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from plcourse.errors import UserError, nearest
 def to_table(
     prediction: Mapping[str, Any], label_names: Sequence[str] | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """The rows of one prediction.
+    """Returns the rows of one prediction.
 
     Args:
         prediction: columns of equal length; ``label`` holds class numbers.
-        label_names: names of the classes; with them a column ``label_name`` is added.
-        columns: which to keep, in this order; None keeps all.
+        label_names: names of the classes, which add a column ``label_name``.
+        columns: the columns to keep, in this order; None keeps all.
 
     Raises:
-        UserError: a column that the prediction does not have.
+        UserError: the prediction lacks a column.
     """
     found = {name: _column(value) for name, value in prediction.items()}
     if "label" in found and label_names:
@@ -34,13 +34,13 @@ def to_table(
     if columns is not None:
         for name in columns:
             if name not in found:
-                raise UserError(f"there is no column '{name}'; there are {', '.join(found)}{nearest(name, found)}")
+                raise UserError(f"no column '{name}'; the columns are {', '.join(found)}{nearest(name, found)}")
         found = {name: found[name] for name in columns}
     return pa.table(found)
 
 
 def _names(label: pa.Array, label_names: Sequence[str]) -> pa.Array:
-    # a dictionary of the few names, instead of a string per row
+    # a dictionary of a few names takes less space than a string per row
     return pa.DictionaryArray.from_arrays(label.cast(pa.int32()), pa.array(list(label_names), pa.string()))
 
 

@@ -1,8 +1,4 @@
-"""In which settings two configs differ.
-
-The suite asks this wherever one config is held against another: a run that is resumed with other flags, an evaluation
-that is not scored as the run's own config says. No torch here.
-"""
+"""Compares two configs: of a run and its resumption, or of a run and its evaluation. No torch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,24 +6,24 @@ from typing import Any
 from plcourse import catalog
 
 Difference = tuple[Any, Any]
-ABSENT = None  # what stands for a value that one of the configs does not have
+ABSENT = None  # in place of a value that one of the configs lacks
 
 
 def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Difference]:
-    """The settings in which two configs differ.
+    """Returns the settings in which two configs differ.
 
-    Short and full class names are the same class, and so are a plain name and a mapping with that `class_path`. A key
-    that only one config has is no difference: the other leaves the setting at its default. Keys of other mappings,
-    such as a dictionary given as an argument, count.
+    Short and full names of a class are equal, and so are a plain name and a mapping with that `class_path`. A setting
+    that only one config has is no difference, because the other leaves it at its default. In other mappings, such as a
+    dictionary given as an argument, such keys count.
 
     Args:
         recorded: the earlier config, such as a parsed `config.yaml`.
         asked: the later one.
 
     Returns:
-        For each dotted key, such as `model.init_args.optimizer.init_args.lr` or `trainer.callbacks.0`, the earlier and
-        the later value, in the order of the earlier config. Where a class differs, both values are the whole class
-        with its arguments; where a list has another length, both are the whole list.
+        The earlier and the later value by dotted key, such as `model.init_args.optimizer.init_args.lr` or
+        `trainer.callbacks.0`, in the order of the earlier config. If a class or the length of a list differs, both
+        values are the whole class with its arguments or the whole list.
     """
     found: dict[str, Difference] = {}
     _compare(dict(recorded), dict(asked), "", True, found)
@@ -35,9 +31,9 @@ def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[s
 
 
 def same_class(one: str, other: str) -> bool:
-    """Whether two names mean the same class.
+    """Returns whether two names mean the same class.
 
-    A name without dots means any class of that name, and a class of the suite is the same one in whatever module.
+    A name without dots matches any class of that name; the module of a suite class does not matter.
     """
     one, other = catalog.class_path(one), catalog.class_path(other)
     short = "." not in one or "." not in other
@@ -45,7 +41,7 @@ def same_class(one: str, other: str) -> bool:
 
 
 def _compare(old: Any, new: Any, key: str, arguments: bool, found: dict[str, Difference]) -> None:
-    """Adds the differences of two values; `arguments` says whether mappings are of settings that have defaults."""
+    """Adds the differences of two values; `arguments` says whether mappings hold settings with defaults."""
     old, new = _as_class(old, new), _as_class(new, old)
     if isinstance(old, dict) and isinstance(new, dict):
         classes = "class_path" in old and "class_path" in new
@@ -70,7 +66,7 @@ def _compare(old: Any, new: Any, key: str, arguments: bool, found: dict[str, Dif
 
 
 def _as_class(value: Any, beside: Any) -> Any:
-    """A class given by its name alone, as the mapping that stands on the other side."""
+    """Turns a class given by its name alone into a mapping, if the other value is one."""
     if isinstance(value, str) and isinstance(beside, dict) and "class_path" in beside:
         return {"class_path": value}
     return value

@@ -1,4 +1,4 @@
-"""The file that an evaluation leaves in a run: ``eval/<stage>.json``, older ones kept beside it."""
+"""Writes the results of an evaluation, ``eval/<stage>.json``, and keeps older ones beside it."""
 
 import os
 import shutil
@@ -31,16 +31,16 @@ def save_evaluation(
     Args:
         run: the run's folder.
         stage: val or test.
-        metrics: the scores, as `plcourse.runs.recorder.shortest` is to write them.
-        coverage: what `plcourse.training.callbacks.Coverage` counted.
+        metrics: the scores.
+        coverage: the counts of `plcourse.training.callbacks.Coverage`.
         checkpoint: the file that was scored.
-        processes: processes that scored.
+        processes: the number of processes.
         seconds: time of the evaluation.
-        findings: what the loop found out beside the scores, further fields of the file.
-        variant: in what the evaluation differs from the run as it was trained.
+        findings: further fields of the file, which the loop has found.
+        variant: how the evaluation differs from the run as it was trained.
 
     Returns:
-        What was written.
+        The contents of the file.
     """
     report = {
         "stage": stage,
@@ -62,20 +62,20 @@ def save_evaluation(
         if path.is_file():
             _second_name(path, older)
         write_json(path, report)
-    except (OSError, RunFailed):  # a full disk, say: the older one stays what it was
+    except (OSError, RunFailed):  # such as a full disk: the older file stays
         older.unlink(missing_ok=True)
         raise
     return report
 
 
 def _best_step(run: Path) -> int | None:
-    """The step of the run's best checkpoint now: a run that is trained further may get another."""
+    """The step of the run's current best checkpoint; further training may give another."""
     best = read_record(run / "run.json").get("best") if (run / "run.json").is_file() else None
     return best.get("step") if isinstance(best, dict) else None
 
 
 def relative_to_run(checkpoint: Path | None, folder: Path) -> str | None:
-    """A checkpoint's path as records name it: below the run's folder where it is there."""
+    """Returns the path of a checkpoint for records: relative to the run's folder if it is inside."""
     if checkpoint is None:
         return None
     checkpoint, folder = checkpoint.resolve(), folder.resolve()
@@ -90,7 +90,7 @@ def _free_name(path: Path) -> Path:
 
 
 def _second_name(path: Path, older: Path) -> None:
-    """Keeps the file under another name too, so that a kill leaves the first one or the new one, never none."""
+    """Gives the file a second name, so that a kill leaves the old or the new one."""
     try:
         os.link(path, older)
     except OSError:  # a file system without hard links

@@ -1,4 +1,4 @@
-"""What the verbs `export` and `benchmark latency` are asked for, read without torch."""
+"""Reads the flags of `export` and `benchmark latency`. No torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from plcourse.errors import UserError, nearest
 
 FORMATS = ("onnx", "onnx_int8", "onnx_int8_dynamic", "torchscript_trace", "torchscript_script", "torch_export")
 ALIASES = {"torchscript": ("torchscript_trace", "torchscript_script"), "all": FORMATS}
-OPSETS = range(18, 24)  # what torch's exporter writes and onnxruntime reads
+OPSETS = range(18, 24)  # those that torch's exporter writes and onnxruntime reads
 EXPORT_SWITCHES = ("--preprocess", "--probabilities")
 EXPORT_FLAGS = ("--format", "--batch_sizes", "--max_drop", "--opset", "--rounds", *EXPORT_SWITCHES)
-LATENCY_FLAGS = ("--format", "--batch_sizes", "--rounds")  # of these
+LATENCY_FLAGS = ("--format", "--batch_sizes", "--rounds")
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class ExportRequest:
     """The settings of an export and of its verification.
 
     Attributes:
-        formats: what to write, or what to time, of `FORMATS`.
-        preprocess: whether resizing and normalisation become part of the graph, which then takes uint8 pixels.
+        formats: formats of `FORMATS` to write or to time.
+        preprocess: whether the graph resizes and normalizes, and so takes uint8 pixels.
         probabilities: whether the graph ends with a softmax.
-        batch_sizes: the sizes at which outputs are compared and latencies measured.
-        max_drop: by how much the test metric may be worse than that of the trained model, in its own units.
-        opset: the version of ONNX's operators.
+        batch_sizes: the batch sizes at which outputs are compared and latencies measured.
+        max_drop: how much worse than the trained model's the test metric may be, in its own units.
+        opset: the ONNX operator set.
         rounds: interleaved rounds of `benchmark latency`.
     """
 
@@ -37,10 +37,10 @@ class ExportRequest:
 
     @classmethod
     def read(cls, flags: Mapping[str, list[str]]) -> "ExportRequest":
-        """Reads the flags of `EXPORT_FLAGS`; the others are passed over.
+        """Reads the flags of `EXPORT_FLAGS` and ignores others.
 
         Raises:
-            UserError: a value that is not one, with what would be.
+            UserError: an invalid value.
         """
         settings: dict[str, object] = {name.removeprefix("--"): True for name in EXPORT_SWITCHES if name in flags}
         if "--format" in flags:
@@ -50,7 +50,7 @@ class ExportRequest:
                 _number("--batch_sizes", word, 1) for word in _words(flags["--batch_sizes"])
             )
         if "--max_drop" in flags:
-            settings["max_drop"] = _share("--max_drop", flags["--max_drop"][-1])
+            settings["max_drop"] = _fraction("--max_drop", flags["--max_drop"][-1])
         if "--opset" in flags:
             settings["opset"] = _number("--opset", flags["--opset"][-1], OPSETS[0], OPSETS[-1])
         if "--rounds" in flags:
@@ -58,7 +58,7 @@ class ExportRequest:
         return cls(**settings)  # pyright: ignore[reportArgumentType]  (each was read as its type)
 
     def flags(self) -> list[str]:
-        """The flags that say the same."""
+        """Returns the flags that give these settings."""
         return [
             f"--format={','.join(self.formats)}",
             f"--batch_sizes={','.join(map(str, self.batch_sizes))}",
@@ -78,22 +78,22 @@ def _formats(values: list[str]) -> tuple[str, ...]:
     chosen: list[str] = []
     for word in _words(values):
         if word not in known:
-            raise UserError(f"--format: there is no '{word}', there are {', '.join(known)}{nearest(word, known)}")
+            raise UserError(f"--format: unknown format '{word}'; known are {', '.join(known)}{nearest(word, known)}")
         chosen += ALIASES.get(word, (word,))
     if not chosen:
         raise UserError(f"--format takes a comma list of {', '.join(known)}")
-    # in one order, torch_export last: after it failed, torch's other exporters freeze what it could not keep free
+    # torch_export comes last: after it fails, torch's other exporters freeze shapes that it could not keep dynamic
     return tuple(name for name in FORMATS if name in chosen)
 
 
 def _number(flag: str, word: str, least: int, most: int | None = None) -> int:
     range_ = f"{least} to {most}" if most is not None else f"{least} or more"
     if not word.isdecimal() or int(word) < least or (most is not None and int(word) > most):
-        raise UserError(f"{flag} takes whole numbers, {range_}, not '{word}'")
+        raise UserError(f"{flag} takes integers, {range_}, not '{word}'")
     return int(word)
 
 
-def _share(flag: str, word: str) -> float:
+def _fraction(flag: str, word: str) -> float:
     try:
         value = float(word)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Folders named after the time at which they were made, and the link `latest` beside them. No torch."""
+"""Folders that are named after the time they were made at, and the link `latest` beside them. No torch."""
 
 import contextlib
 import re
@@ -15,9 +15,9 @@ STAMP = re.compile(r"\d{8}-\d{6}(?:-\d+)?")
 
 @contextlib.contextmanager
 def new_folder(parent: Path) -> Iterator[Path]:
-    """Makes `<parent>/<YYYYMMDD-HHMMSS>[-n]/` and, once the block has filled it, points `latest` at it.
+    """Makes `<parent>/<YYYYMMDD-HHMMSS>[-n]/` and points `latest` at it when the block has filled it.
 
-    A folder that a RunFailed left empty is taken back.
+    If the block raises RunFailed, an empty folder is removed.
     """
     parent.mkdir(parents=True, exist_ok=True)
     with locked(parent):
@@ -42,7 +42,7 @@ def _stamped_folder(parent: Path) -> Path:
 
 
 def point_latest(parent: Path, name: str) -> None:
-    """Makes `latest` a relative link to a run, or a file with its name where links are impossible."""
+    """Makes `latest` a relative link to a run, or a file with its name where links are not possible."""
     link = parent / "latest"
     temporary = temporary_beside(link)
     try:
@@ -51,12 +51,12 @@ def point_latest(parent: Path, name: str) -> None:
         temporary.write_text(f"{name}\n", encoding="utf-8")
     try:
         temporary.replace(link)
-    except OSError:  # a real folder is in the way; readers then take the newest run themselves
+    except OSError:  # a folder of this name exists; readers then look for the newest run
         temporary.unlink()
 
 
 def latest_folder(parent: Path, record: str = "run.json") -> Path | None:
-    """The folder with a record that `latest` names, else the newest one; None where there is none."""
+    """Returns the folder that `latest` names, else the newest one with a record, else None."""
     link = parent / "latest"
     target = None
     if link.is_symlink():
@@ -69,17 +69,17 @@ def latest_folder(parent: Path, record: str = "run.json") -> Path | None:
 
 
 def find_folder(candidate: Path, record: str = "run.json") -> Path | None:
-    """The folder with a record that a path means: itself, its `latest`, or the newest folder in it; else None."""
+    """Returns the folder with a record that a path means: itself, its `latest`, or the newest folder in it."""
     try:
         if candidate.name == "latest":
             return latest_folder(candidate.parent, record)
         return candidate if (candidate / record).is_file() else latest_folder(candidate, record)
-    except OSError:  # a name that no file system takes, or a folder that may not be read
+    except OSError:  # an impossible name, or a folder without read permission
         return None
 
 
 def age_key(folder: Path) -> tuple[str, int]:
-    """Orders runs by time and, within a second, by number; names of another form come first."""
+    """Sorts runs by time and, within a second, by number; other names come first."""
     if not STAMP.fullmatch(folder.name):
         return "", 0
     return folder.name[:15], int(folder.name[16:] or 1)

@@ -1,4 +1,4 @@
-"""Which of many scores stands for a run: one of its own, never that of a baseline beside it. No torch."""
+"""Chooses the score that represents a run. No torch."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,16 +10,14 @@ _FIRST = ("accuracy", "foreground_iou")
 
 
 def headline(metrics: Iterable[str], monitored: str | None = None) -> str | None:
-    """The score to be seen first.
+    """Returns the name of the score to show first, None where there is none.
 
-    That is the accuracy, else the IoU, else what the run's checkpoint was chosen by, else the first of its own.
+    That is the accuracy, else the IoU, else the metric that the checkpoint was chosen by, else the first that is not a
+    baseline's.
 
     Args:
         metrics: names of one stage, such as ``test/loss``.
-        monitored: the metric that chose the checkpoint, such as ``val/loss``.
-
-    Returns:
-        One of the names, None where there is none.
+        monitored: the metric that the checkpoint was chosen by, such as ``val/loss``.
     """
     names = list(metrics)
     base = {name.partition("/")[2]: name for name in reversed(names)}
@@ -29,8 +27,11 @@ def headline(metrics: Iterable[str], monitored: str | None = None) -> str | None
 
 
 def is_beside(name: str, names: Iterable[str]) -> bool:
-    """Whether a score belongs to another: a baseline's, such as ``test/ngram_bits_per_character`` beside
-    ``test/bits_per_character``, a difference to one, or the end of an interval."""
+    """Returns whether a score only accompanies another one.
+
+    It can be that of a baseline, such as ``test/ngram_bits_per_character`` beside ``test/bits_per_character``, a
+    difference from a baseline, or the limit of an interval.
+    """
     stage, _, base = name.partition("/")
     if base.startswith("minus_") or base.endswith(("_low", "_high", "_p")):
         return True
@@ -39,13 +40,13 @@ def is_beside(name: str, names: Iterable[str]) -> bool:
 
 
 def test_score(run: Run, record: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The headline of a run's test as it was trained; None where it was not tested."""
+    """Returns name and value of a run's main test score; None where the run was not tested as it was trained."""
     found = next((each for each in evaluations(run) if each.stage == "test" and not each.is_variant), None)
     return None if found is None else score_of(found, record)
 
 
 def score_of(evaluation: Evaluation, record: Mapping[str, Any]) -> tuple[str, float] | None:
-    """An evaluation's headline and its value."""
+    """Returns name and value of the main score of an evaluation."""
     best = record.get("best")
     name = headline(evaluation.metrics, best.get("metric") if isinstance(best, dict) else None)
     value = evaluation.metrics.get(name) if name is not None else None

@@ -1,8 +1,8 @@
-"""Lightning's loggers that write files, kept whole when a run resumes: the rows so far stay, and are added to.
+"""Lets Lightning's loggers that write files continue their files when a run resumes.
 
-A new `CSVLogger` deletes the table in its folder, and without a ``version`` it begins another folder; so does
-`TensorBoardLogger`. Here a resumed run goes on in the folder that it began in, without what is newer than its
-checkpoint; and rows are on disk when a checkpoint is.
+By default a new `CSVLogger` deletes the table in its folder, and without a ``version`` both it and `TensorBoardLogger`
+start another folder. Here a resumed run continues in its folder, without rows that are newer than its checkpoint, and
+rows are written to disk before each checkpoint.
 """
 
 import csv
@@ -19,29 +19,29 @@ from plcourse.runs.run import Run
 
 
 def on_disk(loggers: Sequence[Logger]) -> list[CSVLogger | TensorBoardLogger]:
-    """The loggers that write files, in their order."""
+    """Returns the loggers that write files."""
     return [logger for logger in loggers if isinstance(logger, CSVLogger | TensorBoardLogger)]
 
 
 def versions(loggers: Sequence[Logger]) -> list[Any]:
-    """Their versions, for ``run.json``."""
+    """Returns the versions of the loggers that write files, for ``run.json``."""
     return [logger.version for logger in on_disk(loggers)]
 
 
 def flush(loggers: Sequence[Logger]) -> None:
-    """Writes the rows that tables hold back, so that a kill costs none that a checkpoint counts on."""
+    """Writes buffered rows, so that a kill loses none from before the checkpoint."""
     for logger in loggers:
         if isinstance(logger, CSVLogger):
             logger.save()
 
 
 def resume(loggers: Sequence[Logger], run: Run, step: int) -> None:
-    """Lets loggers go on where they were; for the first process only.
+    """Prepares loggers to continue their files; for the first process only.
 
     Args:
-        loggers: as the config makes them, which have logged nothing yet.
+        loggers: new loggers, which have logged nothing yet.
         run: the run.
-        step: the first step that will be logged anew.
+        step: the first step that will be logged again.
     """
     known = list(run.record.get("logger_versions") or [])
     for logger in on_disk(loggers):
@@ -58,7 +58,7 @@ def _keep_rows(logger: CSVLogger, step: int) -> None:
     table = Path(logger.log_dir, "metrics.csv")
     if not table.is_file():
         return
-    kept = table.with_name("metrics.before.csv")  # out of reach of the writer, which deletes what it finds
+    kept = table.with_name("metrics.before.csv")  # so that the writer does not delete it
     table.replace(kept)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*exists and is not empty")

@@ -1,4 +1,4 @@
-"""What to type after a fit: only what works when it is pasted."""
+"""The commands that a fit suggests at its end; each works when it is pasted."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ _NEW_INPUTS = ("predict_path", "predict_paths", "seeds")
 
 
 def verbs_after(trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
-    """Which of test and predict can follow a fit: the model has the step, and the data have samples for it."""
+    """Returns which of test and predict can follow a fit, because the model has the step and the data have samples."""
     data: Any = getattr(trainer, "datamodule", None)
     if data is None:
         return []
     sizes = getattr(data, "sizes", None) or getattr(getattr(data, "parts", None), "sizes", None)
     has_test = not isinstance(sizes, dict) or sizes.get("n_test") != 0
-    # without new inputs the suite's data modules predict the test part
+    # the suite's data modules predict the test part if there are no new inputs
     new_inputs = [getattr(data, name) for name in _NEW_INPUTS if hasattr(data, name)]
     can = {
         "test": has_test and is_overridden("test_step", module) and is_overridden("test_dataloader", data),
@@ -30,12 +30,12 @@ def verbs_after(trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
 
 
 def what_next(run: Run, done: Sequence[str], trust: Sequence[str]) -> list[str]:
-    """The lines that end a fit.
+    """Returns the last lines of a fit.
 
     Args:
-        run: the run that was fitted.
-        done: the verbs that followed it in the same command.
-        trust: modules that the command let in.
+        run: the run.
+        done: the verbs that have followed in the same command.
+        trust: modules that the command has allowed.
     """
     record = run.record
     lines = [f"\nfinished: {run.path}"]

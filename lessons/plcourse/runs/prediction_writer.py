@@ -1,4 +1,4 @@
-"""Predictions on disk: one Parquet file per process, whole or not there."""
+"""Writes predictions: one Parquet file per process, which appears when it is complete."""
 
 import os
 from collections import Counter
@@ -22,21 +22,21 @@ MANIFEST = "_manifest.json"
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes what ``predict_step`` returns as rows of ``part-<rank>.parquet``.
+    """Writes the results of ``predict_step`` as rows of ``part-<rank>.parquet``.
 
-    A prediction is a mapping of columns, see `plcourse.runs.columns`. The files get their names when all rows are
-    written; those of an earlier prediction stay until then. ``_manifest.json`` says what they hold.
+    A prediction is a mapping of columns; see `plcourse.runs.columns`. The files get their names when all rows are
+    written, and those of an earlier prediction stay until then. ``_manifest.json`` describes them.
 
     Args:
-        folder: where the files go.
-        label_names: names of the classes, in the order of their numbers; None asks the data module, when the first rows
-            come: only then has a checkpoint told it of its classes, where the training data are no longer there.
-        facts: further fields of the manifest, such as where the inputs come from.
+        folder: the folder of the files.
+        label_names: names of the classes in the order of their numbers. None asks the data module at the first batch,
+            because it may learn them from the checkpoint.
+        facts: further fields of the manifest, such as the source of the inputs.
 
     Attributes:
-        rows: rows written; after the prediction those of all processes.
-        given: the samples that there are, None where the data do not say.
-        seen: those that were predicted, None where that is unknown.
+        rows: rows written; after the prediction, those of all processes.
+        given: the number of samples, None where it is unknown.
+        seen: the number of predicted samples, None where it is unknown.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class PredictionWriter(BasePredictionWriter):
         self._begun = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keeps other predictions out of the folder, before any callback touches what is there.
+        """Locks the folder before any callback changes it.
 
         Raises:
-            UserError: another process is writing predictions there, or it cannot be made; on every rank.
+            UserError: another process is writing predictions there; on every rank.
+            RunFailed: the folder cannot be made; on every rank.
         """
         found: Any = None
         if trainer.is_global_zero:
@@ -75,18 +76,18 @@ class PredictionWriter(BasePredictionWriter):
             raise found
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lets others write into the folder."""
+        """Unlocks the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Takes back what was half written."""
+        """Removes the incomplete file."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            with suppress(OSError):  # on a full disk the last bytes cannot be written either
+            with suppress(OSError):  # a full disk also refuses the last bytes
                 writer.close()
-        if self._begun:  # a prediction that was refused leaves the other one's file alone
+        if self._begun:  # the file of another process must stay
             self._temporary(trainer).unlink(missing_ok=True)
         self.teardown(trainer, pl_module, "predict")
 
@@ -104,7 +105,7 @@ class PredictionWriter(BasePredictionWriter):
         names = self.label_names or getattr(getattr(trainer, "datamodule", None), "label_names", None)
         table = to_table(prediction, names)
         if self._writer is None:
-            self.folder.mkdir(parents=True, exist_ok=True)  # of a rank on another machine
+            self.folder.mkdir(parents=True, exist_ok=True)  # for a rank on another machine
             self._begun = True
             self._writer = pq.ParquetWriter(self._temporary(trainer), table.schema)
         self._writer.write_table(table)
@@ -113,14 +114,14 @@ class PredictionWriter(BasePredictionWriter):
 
     @property
     def said(self) -> str:
-        """What was written, such as ``359 of 359 samples``, or ``6 rows of 3 of 3 samples`` where a sample has two."""
+        """A summary such as ``359 of 359 samples``, or ``6 rows of 3 of 3 samples`` if a sample has two rows."""
         if self.given is None or self.seen is None:
             return f"{self.rows:,} rows"
         several = "" if self.rows == self.seen else f"{self.rows:,} rows of "
         return f"{several}{self.seen:,} of {self.given:,} samples"
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Closes the file and gives it its name; files of ranks that no longer exist go."""
+        """Closes the file, gives it its name, and removes the files of ranks that no longer exist."""
         own = self.folder / f"part-{trainer.global_rank:05d}.parquet"
         if self._writer is not None:
             self._writer.close()
@@ -135,7 +136,7 @@ class PredictionWriter(BasePredictionWriter):
         self.seen = None if any(seen is None for _, seen in counted) else sum(seen for _, seen in counted)
         if trainer.is_global_zero:
             current = {f"part-{rank:05d}.parquet" for rank in range(trainer.world_size)}
-            for path in self.folder.glob("part-*"):  # also the shards of a loop that wrote here before
+            for path in self.folder.glob("part-*"):  # also the shards of a loop that has written here
                 if path.name not in current:
                     path.unlink()
             found = {"given": self.given, "seen": self.seen, "rows": self.rows}

@@ -23,6 +23,14 @@ class Best(TypedDict):
     epoch: int
 
 
+class Start(TypedDict):
+    """The checkpoint that a run started from: path, SHA-256, and the SHA-256 of the run's last checkpoint then."""
+
+    checkpoint: str
+    sha256: str
+    last: str | None
+
+
 class ChangeEntry(TypedDict):
     """The settings that a continued run has changed, old and new value by key, and the step from which they hold."""
 
@@ -57,6 +65,7 @@ class RunRecord(Environment, total=False):
         training_seconds: time of training and validation, over all resumptions.
         steps: optimizer steps.
         view_of: the folder of the run that this view evaluates.
+        sweep: the arm and position of a sweep's cell.
     """
 
     schema: Required[int]
@@ -71,7 +80,7 @@ class RunRecord(Environment, total=False):
     best: Required[Best | None]
     error: Required[str | None]
     trust: list[str]
-    start: dict[str, str | None] | None
+    start: Start | None
     changes: list[ChangeEntry]
     tuned: dict[str, list[Any]]
     logger_versions: list[int | str | None]
@@ -80,6 +89,7 @@ class RunRecord(Environment, total=False):
     training_seconds: float
     steps: int
     view_of: str
+    sweep: dict[str, Any]
 
 
 def read_record(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.csv, its part of the checkpoint, and the best score so far."""
+"""Records a training: metrics.csv, the suite's part of a checkpoint, and the best score."""
 
 import csv
 import os
@@ -25,10 +25,7 @@ _HEADER = "step,epoch,metric,value\n"
 
 
 def shortest(value: float) -> float:
-    """The value as a reader would write it: 0.981 for the single-precision number nearest to it, not 0.9810000062.
-
-    A number that no single-precision value equals is left as it is.
-    """
+    """Returns a single-precision value in its shortest form: 0.981 instead of 0.9810000062; other values unchanged."""
     with np.errstate(over="ignore"):
         single = np.float32(value)
     return float(str(single)) if float(single) == float(value) else float(value)
@@ -37,14 +34,14 @@ def shortest(value: float) -> float:
 class TidyLogger(Logger):
     """Writes ``metrics.csv``: one row per number, columns step, epoch, metric, value.
 
-    A step is a training batch, counted from 0; values have full precision. Rows are appended, so that a new metric
-    costs no rewriting and a kill costs no row that was flushed.
+    A step is a training batch, counted from 0; values have full precision. Rows are only appended, so that a new metric
+    needs no rewriting and a kill loses no flushed row.
 
     Args:
         path: the file.
 
     Attributes:
-        active: whether numbers are taken; off after the fit, since evaluations have files of their own.
+        active: whether metrics are written; False after the fit, because evaluations have other files.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,7 +52,7 @@ class TidyLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """The name of the file."""
         return self.path.name
 
     @property
@@ -76,31 +73,31 @@ class TidyLogger(Logger):
                     writer.writerow((step or 0, epoch, name, shortest(value)))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's config.yaml has them."""
+        """Does nothing: config.yaml contains them."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Flushes what was appended."""
+        """Flushes the appended rows."""
         if self._file is not None:
             with self._told():
                 self._file.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Flushes and closes."""
+        """Flushes and closes the file."""
         file, self._file = self._file, None
         if file is not None:
             with self._told():
                 file.close()
 
     def size(self) -> int:
-        """Bytes written so far, all of them flushed."""
+        """Flushes the file and returns its size in bytes."""
         with self._told():
             self._open().flush()
             return self.path.stat().st_size
 
     def cut(self, size: int) -> None:
-        """Drops every row after the first ``size`` bytes: those newer than the checkpoint that a run resumes from."""
+        """Drops the rows after the first ``size`` bytes, which are newer than the checkpoint of a resumed run."""
         self.finalize("")
         if self.path.is_file():
             self._check_place()
@@ -114,9 +111,9 @@ class TidyLogger(Logger):
             raise RunFailed(f"cannot write {self.path}: {error.strerror}") from error
 
     def _check_place(self) -> None:
-        # a run that came from elsewhere could lead what is written here to any file
+        # a run from another source could redirect the rows to any file
         if self.path.is_symlink():
-            raise RunFailed(f"{self.path} is a link, and a run writes into files of its own only; remove it")
+            raise RunFailed(f"{self.path} is a link, but a run writes only into its own files; remove the link")
 
     def _open(self) -> Any:
         if self._file is None:
@@ -128,12 +125,12 @@ class TidyLogger(Logger):
 
 
 class RunRecorder(Callback):
-    """Keeps the run's record in step with the training.
+    """Keeps the record of a run up to date while it trains.
 
     Args:
         run: the run.
         logger: its table of metrics.
-        change: what a resumed run changes, recorded before its first step.
+        change: the settings that a resumed run changes, recorded before its first step.
 
     Attributes:
         began: whether a training has begun.
@@ -155,8 +152,8 @@ class RunRecorder(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Notes how far the table is, so that a resumed run goes on from the same row."""
-        if trainer.is_global_zero:  # the one that writes the file, and perhaps the only one that sees the run's folder
+        """Stores the size of the table, so that a resumed run continues after the same row."""
+        if trainer.is_global_zero:  # it writes the file, and other machines may not see the folder
             log_files.flush(trainer.loggers)
             checkpoint["plcourse"] = {
                 "run": self.run.record["created"],
@@ -167,18 +164,18 @@ class RunRecorder(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Cuts the table back when this run resumes; a run that starts from another one's checkpoint has its own."""
+        """Cuts the table to the checkpoint when this run resumes; another run's checkpoint does not affect it."""
         known = checkpoint.get("plcourse", {})
         if trainer.state.fn == "fit" and trainer.is_global_zero and known.get("run") == self.run.record["created"]:
             self.logger.cut(known["metrics_size"])
             self._earlier = known["training_seconds"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Flushes the table, so that a person can watch it grow."""
+        """Flushes the table, so that others can read it during the training."""
         self.logger.save()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock, set-up and imports being over, and records the samples there are and what can follow."""
+        """Starts the clock, and records the numbers of samples and the verbs that can follow."""
         self._started = time.monotonic()
         self.began = True
         if self.change is not None and trainer.is_global_zero:
@@ -196,7 +193,7 @@ class RunRecorder(Callback):
         self._record_best(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Records the best score of all, and the time of training, validation and earlier stretches included."""
+        """Records the best score, and the time of training and validation over all resumptions."""
         self._record_best(trainer)
         if trainer.is_global_zero:
             self.run.update(training_seconds=round(self._seconds(), 3), steps=trainer.global_step)

@@ -1,4 +1,4 @@
-"""A run's config as text that gives the same config when it is read again, which is checked before the run begins."""
+"""Writes a run's config as text and checks that reading it gives the same config."""
 
 import json
 import warnings
@@ -23,7 +23,7 @@ _PLAIN = (bool, int, float, str, Path, timedelta, Enum, type(None))
 
 
 def register_types() -> None:
-    """Lets devices and types of numbers be written and read as `cpu`, `cuda:1` or `torch.float32`."""
+    """Registers devices and dtypes with jsonargparse, as in `cuda:1` and `torch.float32`."""
     for kind, read in ((torch.device, torch.device), (torch.dtype, _dtype)):
         register_type(
             kind,
@@ -34,10 +34,10 @@ def register_types() -> None:
 
 
 def dumped(parser: Any, config: Namespace) -> str:
-    """A parsed config as YAML, complete; where it started from is no part of what it is.
+    """Returns a parsed config as complete YAML, without `ckpt_path` and `config`.
 
     Raises:
-        TypeError: a value that JSON has no form for.
+        TypeError: JSON cannot express a value.
     """
     complete = config.clone()
     for key in ("ckpt_path", "config"):
@@ -54,18 +54,18 @@ def dumped(parser: Any, config: Namespace) -> str:
 
 
 def repeatable(parser: Any, config: Namespace) -> str:
-    """A parsed config as YAML that gives the same config when it is read again.
+    """Returns a parsed config as YAML that gives the same config when it is read again.
 
-    A default that cannot be written, such as a function of a module that configs may not name, is left out: it is the
-    default of whoever reads the file, too.
+    A default that cannot be written, such as a function of a module that configs may not name, is left out: a reader
+    has the same default.
 
     Raises:
-        UserError: a value that is not read back, by its key.
+        UserError: a value cannot be read back; the message has its key.
     """
     odd = {_parameter(key): value for key, value in _leaves(config) if not isinstance(value, _PLAIN)}
     functions = {key for key, value in odd.items() if not isinstance(value, torch.device | torch.dtype)}
     problem = ""
-    for left_out in (set(), functions, set(odd)):  # as few as will do
+    for left_out in (set(), functions, set(odd)):  # as few as possible
         try:
             text = dumped(parser, _without(config, left_out))
             problem, lost = _problem(parser, config, text, set(odd), left_out)
@@ -73,7 +73,7 @@ def repeatable(parser: Any, config: Namespace) -> str:
                 text = dumped(parser, _without(config, left_out | lost))
                 problem, _ = _problem(parser, config, text, set(odd), left_out | lost)
         except TypeError:
-            problem = "it holds a value that no file can hold"
+            problem = "it contains a value that cannot be written"
             continue
         if not problem:
             return text
@@ -81,7 +81,7 @@ def repeatable(parser: Any, config: Namespace) -> str:
 
 
 def _problem(parser: Any, config: Namespace, text: str, odd: Set[Key], left_out: Set[Key]) -> tuple[str, Set[Key]]:
-    """Why a text is not read back as the config that it was written from, and the values that are not."""
+    """Why a text does not give the config that it was written from, and the keys of values that differ."""
     again, error = _parsed(parser, text)
     if again is None:
         return error, set()
@@ -120,19 +120,19 @@ def _at(value: Any, key: Key) -> Any:
 
 
 def _keep_text(tree: Any, key: Key, text: str) -> None:
-    """Puts a text back that jsonargparse has written as the number it looks like, such as `1e-3`."""
+    """Restores a text such as `1e-3` that jsonargparse has written as a number."""
     *parents, last = key
     try:
         for part in parents:
             tree = tree[part]
         if not isinstance(tree[last], str):
             tree[last] = text
-    except (KeyError, IndexError, TypeError):  # a part that is written in another form
+    except (KeyError, IndexError, TypeError):  # written in another form
         return
 
 
 def _without(value: Any, keys: Set[Key], key: Key = ()) -> Any:
-    """The config without some of its parameters."""
+    """A copy of the config without some parameters."""
     if not keys:
         return value
     if isinstance(value, Namespace):
@@ -144,7 +144,7 @@ def _without(value: Any, keys: Set[Key], key: Key = ()) -> Any:
 
 
 def _parameter(key: Key) -> Key:
-    """The parameter that a value belongs to: of a list of values the parameter that is the list."""
+    """The key of the parameter that contains a value, such as a list."""
     names = [place for place, part in enumerate(key) if part == "init_args"]
     return key[: names[-1] + 2] if names else key
 
@@ -152,5 +152,5 @@ def _parameter(key: Key) -> Key:
 def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, name.removeprefix("torch."))
     if not isinstance(found, torch.dtype):
-        raise ValueError(f"{name} is no type of numbers")
+        raise ValueError(f"{name} is not a dtype")
     return found

@@ -1,7 +1,7 @@
-"""Which runs a config names, settled before a new run becomes the latest: a run must not be its own teacher.
+"""Replaces the names of runs in a config by folders, before the new run becomes the latest. No torch.
 
-`curriculum/iid`, `curriculum/iid/latest` and a path through a folder `latest` mean another run tomorrow. A run's
-``config.yaml`` holds the folders that they meant when it began. No torch here.
+`curriculum/iid`, `curriculum/iid/latest` and paths through a folder `latest` mean a different run later. A run's
+``config.yaml`` contains the folders that they meant at its start.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from plcourse.files import folders
 from plcourse.runs.folders import age_key, find_folder
 from plcourse.runs.run import Run
 
-# Arguments that name a run by its folder or its name, of classes by their short names.
+# The arguments of classes that name a run by its folder or name.
 RUN_ARGUMENTS = {
     "ReferenceLoss": "checkpoint",
     "CrossValidatedLoss": "run",
@@ -22,19 +22,16 @@ RUN_ARGUMENTS = {
     "SentimentClassifier": "pretrained",
 }
 _FILES = (".ckpt", ".parquet")
-Named = list[tuple[list[str | int], str]]  # keys and list positions that lead to a value, and the folder it means
+Named = list[tuple[list[str | int], str]]  # the keys and list positions of a value, and the folder that it means
 
 
 def named_runs(config: Any, root: Path, before: Run | None = None) -> Named:
-    """The names of runs in a parsed config and what they mean now.
+    """Returns the positions of run names in a parsed config, with the folders or paths that they mean.
 
     Args:
         config: the parsed config.
-        root: the runs' root.
-        before: a run that goes on; names mean what they meant to it, the newest run that is older.
-
-    Returns:
-        Where each name stands and the folder, or the path below it, that it means; names of no run are left out.
+        root: the root folder of all runs.
+        before: a run that continues, for which names mean the newest run that is older.
     """
     found: Named = []
     _look(config, [], False, root, before, found)
@@ -42,7 +39,7 @@ def named_runs(config: Any, root: Path, before: Run | None = None) -> Named:
 
 
 def settle(config: Any, named: Named) -> None:
-    """Puts into a config what its names of runs mean."""
+    """Replaces the run names in a config by what they mean."""
     for (*parents, last), value in named:
         place = config
         for part in parents:
@@ -79,14 +76,14 @@ def _meaning(name: str, names_run: bool, root: Path, before: Run | None) -> str 
         return None
     try:
         run = Run.load(name, root).path
-    except UserError:  # who asks for it says what is wrong
+    except UserError:  # the class that uses the name reports the error
         return None
     by_variant = run.resolve() != path.resolve() and run.resolve() != (root / name).resolve()
     return str(((_newest(run.parent, before) if by_variant else None) or run).resolve())
 
 
 def _newest(parent: Path, before: Run | None) -> Path | None:
-    """What `latest` in a folder of runs or sweeps means, to a run that goes on if there is one."""
+    """What `latest` means in a folder of runs or sweeps, for a run that continues if one is given."""
     latest = find_folder(parent / "latest") or find_folder(parent / "latest", "sweep.json")
     if latest is None or before is None:
         return latest

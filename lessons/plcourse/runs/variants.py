@@ -1,4 +1,4 @@
-"""Finds, compares and shows the evaluations of a run; `plcourse.training.variant` says what a variant is. No torch."""
+"""Finds and compares the evaluations of a run; `plcourse.training.variant` explains variants. No torch."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from plcourse.runs.differences import differences
 from plcourse.runs.run import Run
 from plcourse.training.variant import CHECKPOINT, Variant, predictions_folder
 
-_NEWEST = "newest-"  # begins the names of links to the predictions of a variant
+_NEWEST = "newest-"  # prefix of links to the predictions of a variant
 
 
 def variant_of(run: Run, config: str, checkpoint: Path | None, trust: Sequence[str] = ()) -> Variant:
@@ -27,8 +27,8 @@ def variant_of(run: Run, config: str, checkpoint: Path | None, trust: Sequence[s
     Args:
         run: the run.
         config: the complete config of the request as YAML.
-        checkpoint: the file to evaluate, None for none.
-        trust: modules that the request lets in.
+        checkpoint: the file to evaluate, if any.
+        trust: modules that the request allows.
     """
     settings: dict[str, Any] = {}
     if checkpoint is not None and (name := _checkpoint_name(run, checkpoint)):
@@ -37,19 +37,17 @@ def variant_of(run: Run, config: str, checkpoint: Path | None, trust: Sequence[s
         recorded = parse_config(find_config(str(run.config_path)))
         asked = parse_config(ConfigSource("command", "this command", config, packaged=False))
         for key in differences(recorded, asked):
-            whole = re.split(r"\.\d+(?:\.|$)", key)[0]  # a flag sets a whole list, not one of its elements
+            whole = re.split(r"\.\d+(?:\.|$)", key)[0]  # a flag sets a whole list
             settings[whole] = _lookup(asked, whole)
     return Variant(settings, tuple(trust))
 
 
 def show_newest(run: Path, name: str) -> None:
-    """Lets ``predictions/`` hold the newest predictions of a run that has made none as it was trained.
-
-    They are links to the files in the folder of their variant, which stays as it is.
+    """Links the predictions of a variant into ``predictions/``, unless the run has predictions as it was trained.
 
     Args:
         run: the run's folder.
-        name: the variant that was predicted.
+        name: the variant.
     """
     top, own = predictions_folder(run), predictions_folder(run, name)
     if (top / "_manifest.json").is_file():
@@ -63,20 +61,20 @@ def show_newest(run: Path, name: str) -> None:
 
 
 def hide_newest(run: Path) -> None:
-    """Clears ``predictions/`` of what `show_newest` put there, before the run is predicted as it was trained."""
+    """Removes the links of `show_newest`, before a prediction of the run as it was trained."""
     for path in predictions_folder(run).glob(f"{_NEWEST}*"):
         path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The newest evaluation of one part with the same settings.
+    """The newest evaluation of one part with given settings.
 
     Attributes:
         stage: val or test.
-        file: where it is.
-        settings: in what it differs from the run as it was trained.
-        content: what the file holds.
+        file: its file.
+        settings: how it differs from the run as it was trained.
+        content: the contents of the file.
     """
 
     stage: str
@@ -92,15 +90,15 @@ class Evaluation:
 
     @property
     def is_variant(self) -> bool:
-        """Whether it is another evaluation than that of the run as it was trained."""
+        """Whether it differs from the evaluation of the run as it was trained."""
         return bool(Variant(self.settings).name)
 
 
 def evaluations(run: Run) -> list[Evaluation]:
-    """The newest evaluation of each part and each variant, those of the run as it was trained first.
+    """Returns the newest evaluation of each part and variant; those of the run as it was trained come first.
 
     Raises:
-        UserError: a file that cannot be read.
+        UserError: a file cannot be read.
     """
     found: list[Evaluation] = []
     for file in sorted((run.path / "eval").glob("*.json")):
@@ -114,7 +112,7 @@ def evaluations(run: Run) -> list[Evaluation]:
 
 
 def prediction_sets(run: Run) -> list[tuple[Path, dict[str, Any]]]:
-    """The folders with finished predictions and their manifests, that of the run as it was trained first."""
+    """Returns folders of complete predictions with their manifests; that of the run as it was trained comes first."""
     top = predictions_folder(run.path)
     found = []
     for folder in [top, *sorted(path for path in top.glob("_*") if path.is_dir())]:
@@ -130,21 +128,21 @@ def prediction_sets(run: Run) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def command(verb: str, run: Path, root: Path | None, settings: Mapping[str, Any], trust: Iterable[str]) -> str:
-    """The command line that evaluates a run with some settings, ready to be pasted.
+    """Returns a command that evaluates a run with some settings, ready to be pasted.
 
     Args:
         verb: test, validate or predict.
         run: the run's folder.
-        root: the root of its runs, None if it does not matter.
-        settings: dotted keys and values; ``ckpt_path`` for another checkpoint than the best.
-        trust: modules to let in.
+        root: the root folder of all runs, None if it does not matter.
+        settings: dotted keys and values; ``ckpt_path`` names a checkpoint other than the best.
+        trust: modules to allow.
     """
     words = ["plcourse", verb, "--run", str(run), *as_flags(dict(settings)), *environment_flags(root, trust)]
     return shlex.join(words)
 
 
 def environment_flags(root: Path | None, trust: Iterable[str]) -> list[str]:
-    """The flags ``--runs_root`` and ``--trust`` where a command needs them."""
+    """Returns the flags ``--runs_root`` and ``--trust`` if a command needs them."""
     flags = []
     default = Path(os.environ.get("PLCOURSE_RUNS") or "runs").expanduser()
     if root is not None and root.resolve() != default.resolve():
@@ -155,7 +153,7 @@ def environment_flags(root: Path | None, trust: Iterable[str]) -> list[str]:
 
 
 def _checkpoint_name(run: Run, checkpoint: Path) -> str:
-    """A checkpoint's name in its run, its path elsewhere; empty for the best one."""
+    """The name of a checkpoint in its run, or its path; empty for the best one."""
     if checkpoint.resolve().parent != (run.path / "checkpoints").resolve():
         return str(checkpoint)
     return "" if checkpoint.stem == "best" else checkpoint.stem

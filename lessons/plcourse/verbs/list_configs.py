@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def _run_row(run: Run) -> dict[str, Any]:
     return row
 
 
-def _evaluated(evaluation: Evaluation, record: dict[str, Any]) -> dict[str, Any]:
+def _evaluated(evaluation: Evaluation, record: Mapping[str, Any]) -> dict[str, Any]:
     """An evaluation in `ls runs --json`."""
     metric, value = score_of(evaluation, record) or (None, None)
     found = {"stage": evaluation.stage, "file": evaluation.file.name, "settings": evaluation.settings}

@@ -1,7 +1,7 @@
 """Reads the cells of a comparison from the folders of runs and sweeps."""
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,7 @@ def _with_results(cell: ScoredCell) -> ScoredCell:
     return replace(cell, scores=scores, steps=optimizer_steps(run), sizes=sizes, checkpoints=checkpoints)
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _record(run: Run) -> Mapping[str, Any]:
     """A run's record; empty for a fold without one."""
     return run.record if (run.path / "run.json").is_file() else {}
 
