@@ -108,7 +108,7 @@ class TestLabelNoise:
         assert (a != b).sum() == round(0.4 * len(a))
 
     def test_a_share_that_cannot_be(self) -> None:
-        with pytest.raises(ValueError, match=r"label_noise is 1\.2; it is a share of 0 or more and below 1"):
+        with pytest.raises(ValueError, match=r"label_noise is 1\.2; it must be a fraction from 0 to below 1"):
             CurriculumData(label_noise=1.2)
 
 
