@@ -11,7 +11,7 @@ LOOP = "--trainer.fit_loop.init_args"
     ("flags", "message"),
     [
         ([f"{LOOP}.pacing.init_args.start", "-0.2"], "start is -0.2; it must be above 0 and at most 1"),
-        (["--data.init_args.label_noise", "2"], "label_noise is 2.0; it is a share of 0 or more and below 1"),
+        (["--data.init_args.label_noise", "2"], "label_noise is 2.0; it must be a fraction from 0 to below 1"),
         ([f"{LOOP}.scorer", "null"], "order is easy_first, which needs to know how hard samples are"),
     ],
 )
