@@ -1,6 +1,6 @@
-"""The command `plcourse`: picks the verb, imports what that verb needs, turns errors into one line.
+"""The command `plcourse`: finds the verb, imports what it needs, and turns errors into one line.
 
-Everything up to the verb runs without torch, so that help, listings and mistakes are answered at once.
+Everything before the verb runs without torch, so that help, listings and mistakes are answered at once.
 """
 
 import os
@@ -20,8 +20,7 @@ def main(argv: list[str] | None = None) -> None:
         argv: the arguments after the program's name; those of the process when None.
 
     Raises:
-        SystemExit: only with a status that is not zero: 2 for a bad request, 1 for a run that failed,
-            130 after Ctrl-C, 143 after SIGTERM.
+        SystemExit: with status 2 for a bad request, 1 for a failed run, 130 after Ctrl-C and 143 after SIGTERM.
     """
     arguments = sys.argv[1:] if argv is None else argv
     status, message = 0, ""
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         status, message = error.status, f"error: {error}"
         _debug()
     except (KeyboardInterrupt, Interrupted) as error:
-        if argv is None:  # the process is about to end, with the status below whatever else arrives
+        if argv is None:  # further signals must not change the exit status
             for late in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(late, signal.SIG_IGN)
         signum = error.signum if isinstance(error, Interrupted) else signal.SIGINT
@@ -48,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         first = str(error).strip().partition("\n")[0]
         message = f"error: {type(error).__name__}: {first} (PLCOURSE_DEBUG=1 shows the traceback)"
         if isinstance(error, OSError) and error.filename is None and not _runs(arguments):
-            _drop_stdout()  # an error of no file, where nothing but the output is written
+            _drop_stdout()  # not the error of a file, so that of the output
             message = f"error: cannot write the output: {error.strerror}"
         _debug()
     if message and sys.stderr is not None:
@@ -82,13 +81,13 @@ def _dispatch(argv: list[str]) -> None:
     target = getattr(import_module(module), function)
     try:
         target(*([name, rest] if verb.group == "run" else [rest]))
-    except SystemExit as done:  # the full parser exits by itself after --print_config and --help_all
+    except SystemExit as done:  # the full parser exits after --print_config and --help_all
         if done.code:
             raise
 
 
 def _flag_first(argv: list[str]) -> str:
-    """The message for a flag where the verb should stand, with the right command where that is clear."""
+    """The message for a flag in place of the verb, with the right command where that is clear."""
     position = next((at for at, word in enumerate(argv) if word in catalog.VERBS), None)
     if position is not None:
         verb = argv[position]
@@ -101,7 +100,7 @@ def _flag_first(argv: list[str]) -> str:
 
 
 def _runs(argv: list[str]) -> bool:
-    """Whether the command trains or evaluates: a closed pipe then cuts off more than a listing."""
+    """Whether the command trains or evaluates, so that a closed pipe is a failure."""
     return bool(argv) and argv[0] in catalog.verbs_of("run") and not {"-h", "--help"} & set(argv)
 
 
@@ -113,7 +112,7 @@ def _debug() -> None:
 
 
 def _drop_stdout() -> None:
-    """Sends what is still to be flushed nowhere, so that the interpreter does not complain at its exit."""
+    """Discards unflushed output, so that the interpreter does not report an error at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,6 +1,6 @@
-"""What the suite holds: its lessons, verbs, packaged configs and short class names.
+"""The lessons, verbs, packaged configs and class names of the suite.
 
-Read at every start of `plcourse`, so this module imports nothing heavy; the tables are data, not discovery.
+Every start of `plcourse` reads this module, so it imports nothing heavy.
 """
 
 import re
@@ -170,7 +170,7 @@ CLASSES = {
     "WorstSlices": "plcourse.evaluation.diagnostics.slices.WorstSlices",
 }
 
-# Models that come with trained weights of their own: to evaluate them takes no checkpoint.
+# Models that contain trained weights, so that their evaluation needs no checkpoint.
 TRAINED = ("ExportedModel",)
 
 _OWN_PATH = re.compile(r"plcourse(?:\.\w+)*\.(\w+)")

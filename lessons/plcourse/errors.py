@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one line each, with what would be right.
+"""Errors that a user can fix: one line each, with what would be right.
 
 Exit statuses: 2 for a bad request, 1 for a run that failed, 130 after Ctrl-C, 143 after SIGTERM.
 """
@@ -12,7 +12,7 @@ RUN_FAILED = 1
 
 
 class UserError(Exception):
-    """A request that cannot be carried out; its text is the whole message, one line.
+    """A bad request or a failed run; its text is the whole message, one line.
 
     Args:
         message: what is wrong, the value, and what would be right.
@@ -25,8 +25,8 @@ class UserError(Exception):
 
 
 def gentler_training(model: Any) -> str:
-    """What to try when losses or weights are no longer finite."""
-    owner = "trainer" if model.automatic_optimization else "model.init_args"  # who clips
+    """Returns what to try when losses or weights are no longer finite."""
+    owner = "trainer" if model.automatic_optimization else "model.init_args"  # the one that clips
     return f"lower the learning rate, or clip with --{owner}.gradient_clip_val 1"
 
 
@@ -49,20 +49,20 @@ class Interrupted(BaseException):
 
 
 def printable(text: str) -> str:
-    """The text with every control character but line feed and tab written as an escape.
+    """Returns the text with every control character except line feed and tab written as an escape.
 
-    Names come from files and folders of others; raw, an escape sequence in one could move the cursor, set the title
-    of the window or hide what a line says.
+    Names come from files and folders of others; an escape sequence in one could move the cursor, set the window's title
+    or hide part of a line.
     """
     return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type."""
+    """Returns the first line of an error's text, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint for a misspelt name: ``"; did you mean 'x'?"``, or an empty string when nothing is near."""
+    """Returns the hint for a misspelled name, ``"; did you mean 'x'?"``, or an empty string if no name is similar."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
