@@ -185,7 +185,12 @@ class CountReductions(pl.Callback):
         if trainer.is_global_zero:
             Path(self.path).write_text(" ".join(map(str, self.counts)))
 
-    def _average(self, state: None, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    # DDP checks the annotation of the bucket
+    def _average(
+        self,
+        state: None,
+        bucket: dist.GradBucket,  # pyright: ignore[reportPrivateImportUsage]
+    ) -> torch.futures.Future[torch.Tensor]:
         self.now += 1
         assert dist.group.WORLD is not None
         return allreduce_hook(dist.group.WORLD, bucket)
