@@ -1,10 +1,10 @@
-"""Lesson 15 on one page: train on the easy samples first, and admit the hard ones at a pace.
+"""Lesson 15 on one page: train on the easy samples first, and admit harder ones step by step.
 
     python -m plcourse.curriculum.minimal
 
-A curriculum has three parts (Bengio et al. 2009; Hacohen and Weinshall 2019, arXiv 1904.03626): a score that says how
-hard each sample is, a pace that says which fraction of the samples is admitted at which time, and epochs that draw only
-from the admitted samples. To keep the comparison fair, every epoch has as many batches as one without a curriculum.
+A curriculum has three parts (Bengio et al. 2009; Hacohen and Weinshall 2019, arXiv 1904.03626): a difficulty score for
+each sample, a pace (the fraction of the samples admitted at each time), and epochs that draw only from the admitted
+samples. To keep the comparison fair, every epoch has as many batches as one without a curriculum.
 
 Shape suffixes: N training samples, P pixels, K classes.
 """
@@ -23,7 +23,7 @@ from plcourse.data import permutation
 
 
 def difficulty(image_NP: np.ndarray, label_N: np.ndarray) -> np.ndarray:
-    """Minus the margin of a linear classifier, float64 [N]. Each sample is scored by one that was fitted without it."""
+    """The negative margin of a linear classifier, float64 [N]. Each sample is scored by one fitted without it."""
     classifier = LogisticRegression(C=0.001, max_iter=1000, tol=1e-3)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     decision_NK = np.asarray(cross_val_predict(classifier, image_NP, label_N, cv=folds, method="decision_function"))
@@ -43,12 +43,12 @@ def easy_first(difficulty_N: np.ndarray, label_N: np.ndarray) -> np.ndarray:
 
 
 def admitted_fraction(progress: float, start: float = 0.2, ramp: float = 0.5) -> float:
-    """The pace: it rises linearly from `start` to 1, which it reaches after the fraction `ramp` of the training."""
+    """The pace: rises linearly from `start` to 1 over the fraction `ramp` of the training, then stays at 1."""
     return min(1.0, start + (1 - start) * progress / ramp)
 
 
 def draws(ranking_N: np.ndarray, epoch: int, epochs: int, batch_size: int, seed: int) -> np.ndarray:
-    """The samples of one epoch: shuffled passes over what is admitted, until as many are drawn as there are samples."""
+    """The samples of one epoch: shuffled passes over the admitted samples until N samples are drawn."""
     n, passes, drawn = len(ranking_N), [], 0
     batches = math.ceil(n / batch_size)
     while drawn < n:

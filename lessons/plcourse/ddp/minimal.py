@@ -1,11 +1,11 @@
-"""Lesson 12 on one page: several processes take the very steps that one process would take.
+"""Lesson 12 on one page: several processes take exactly the steps that one process would take.
 
     python -m plcourse.ddp.minimal
 
 Every rank holds the same weights, takes its slice of the same batch, and averages its gradients with those of the other
-ranks before it steps (Li et al. 2020, arXiv 2006.15704). A mean over ranks is a mean over samples only if all slices
-have the same length. The last batch of an epoch seldom allows that, so each rank weights its loss by its number of
-samples.
+ranks before each step (Li et al. 2020, arXiv 2006.15704). A mean over ranks equals the mean over samples only if all
+slices have the same length. The last batch of an epoch often cannot be divided equally, so each rank weights its loss
+by its number of samples.
 """
 
 import logging
@@ -27,10 +27,10 @@ def train(rank: int, world_size: int, weighted: bool = True, epochs: int = 2, se
 
     Args:
         rank: this process, from 0.
-        world_size: processes in all; they have joined a process group.
-        weighted: False forgets the weights, to show what they are for.
+        world_size: the number of processes, which have joined a process group.
+        weighted: whether to weight the loss; False shows the error that this prevents.
         epochs: passes over the training part.
-        seed: fixes the first weights and the order of the samples.
+        seed: fixes the initial weights and the order of the samples.
     """
     torch.manual_seed(seed)  # the same on every rank, so that all of them start from the same weights
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)).double()
@@ -39,7 +39,7 @@ def train(rank: int, world_size: int, weighted: bool = True, epochs: int = 2, se
     image_NCHW, label_N = whole["image"].double(), whole["label"]
     for epoch in range(epochs):
         order_N = torch.from_numpy(permutation(seed, epoch, len(label_N)))  # also the same on every rank
-        for batch_B in order_N.split(108):  # the last one has 69, which two ranks cannot share equally
+        for batch_B in order_N.split(108):  # the last one has 69, which two ranks cannot divide equally
             own = batch_B.tensor_split(world_size)[rank]
             loss = functional.cross_entropy(network(image_NCHW[own]), label_N[own])  # the mean over this rank's slice
             if weighted:
@@ -55,7 +55,7 @@ def train(rank: int, world_size: int, weighted: bool = True, epochs: int = 2, se
 
 
 def rank_process(rank: int, world_size: int, weighted: bool, folder: str) -> None:
-    """What each process does: join the others, train, and let rank 0 save the weights."""
+    """The work of each process: joins the others and trains; rank 0 saves the weights."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     weights = train(rank, world_size, weighted)
@@ -65,7 +65,7 @@ def rank_process(rank: int, world_size: int, weighted: bool, folder: str) -> Non
 
 
 def train_on(world_size: int, weighted: bool = True) -> dict[str, Tensor]:
-    """The weights that `world_size` processes arrive at."""
+    """The final weights of a training on `world_size` processes."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(rank_process, (world_size, weighted, folder), nprocs=world_size)
         return torch.load(Path(folder) / "weights.pt", weights_only=True)

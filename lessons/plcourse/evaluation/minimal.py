@@ -1,10 +1,10 @@
-"""Lesson 16 on one page: a prediction that keeps no results in memory and survives a kill.
+"""Lesson 16 on one page: a prediction loop that keeps no results in memory and survives a kill.
 
     python -m plcourse.evaluation.minimal FOLDER        # stop it with Ctrl-C or kill -9, then run it again
 
-`trainer.predict` keeps all results in memory, and they are lost if the process dies. Here each batch becomes a file, a
-shard, as soon as it is computed. A shard counts only if the manifest names it, and the manifest names it only after the
-file is complete on disk. A second run predicts only the missing batches.
+`trainer.predict` keeps all results in memory, and they are lost if the process dies. Here each batch is written to a
+file (a shard) as soon as it is computed. A shard counts only if the manifest names it, and it is added to the manifest
+only after the file is complete on disk. A second run predicts only the missing batches.
 
 Shape suffixes: B rows of the batch, K classes.
 """
@@ -43,7 +43,7 @@ class Predictor(pl.LightningModule):
 
 
 class MissingBatches(IterableDataset[dict[str, Any]]):
-    """Yields the batches that no committed shard holds, each with its number. The table is never in memory."""
+    """Yields the batches without a committed shard, each with its number. The whole table is never in memory."""
 
     def __init__(self, rows: GeneratedRows, batch_size: int, done: set[int]) -> None:
         self.rows, self.batch_size, self.done = rows, batch_size, done
@@ -64,7 +64,7 @@ class ShardWriter(pl.Callback):
     def on_predict_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Writes the file under another name, then renames it, then adds it to the manifest."""
+        """Writes the file under a temporary name, renames it, and adds it to the manifest."""
         columns = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in outputs.items()}
         shard = self.folder / f"part-{batch['number']:06d}.parquet"
         temporary = self.folder / f"_{shard.name}"
@@ -85,7 +85,7 @@ def committed(folder: Path) -> set[int]:
         return set()
     text = manifest.read_text()
     whole = text[: text.rfind("\n") + 1]
-    manifest.write_text(whole)  # so that the next line does not continue the torn one
+    manifest.write_text(whole)  # so that the next line is not appended to the torn one
     return {json.loads(line)["number"] for line in whole.splitlines()}
 
 

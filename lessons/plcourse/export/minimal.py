@@ -1,10 +1,10 @@
-"""Lesson 17 on one page: an exported file is a second implementation, so it is compared with the first one.
+"""Lesson 17 on one page: an exported file is a second implementation of the model, so it is compared with the first.
 
     python -m plcourse.export.minimal
 
-An exporter can go wrong silently: it may freeze the batch size that it saw, leave out the preprocessing of the input,
-or round too coarsely. Three questions find such faults, each closer to what the user cares about: are the numbers
-equal, are the decisions equal, and is the test score as good? A file fails with the name of the check that it fails.
+An export can go wrong silently: it may freeze the batch size of the example, leave out the preprocessing of the input,
+or round too coarsely. Three checks find such faults, each closer to what users care about: are the numbers equal, are
+the decisions equal, and is the test score as good? The result names every check that fails.
 
 Shape suffixes: N samples, K classes.
 """
@@ -43,7 +43,7 @@ def train(image_NCHW: Tensor, label_N: Tensor, steps: int = 200) -> nn.Module:
 def export(network: nn.Module, example_NCHW: Tensor, file: Path) -> None:
     """Writes an ONNX file that takes any number of samples. Without `dynamic_shapes` it would take only two."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its internals
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
         batch = {0: torch.export.Dim("batch")}
         torch.onnx.export(network, (example_NCHW[:2],), file, dynamo=True, dynamic_shapes=(batch,), verbose=False)
 
@@ -69,10 +69,10 @@ def compare(
 
 
 def failures(run: Runner, network: nn.Module, image_NCHW: Tensor, label_N: Tensor, batch_size: int) -> list[str]:
-    """Lists every check that a file fails, in words."""
+    """Describes every check that a file fails."""
     try:
         deviation, agreement, drop = compare(run, network, image_NCHW, label_N, batch_size)
-    except Exception as error:  # whatever the runtime raises
+    except Exception as error:  # runtimes raise various types
         return [f"the file cannot take batches of {batch_size}: {str(error).splitlines()[0]}"]
     checks = {
         f"max deviation {deviation:.1e} of the largest output exceeds the tolerance 1e-4": deviation <= 1e-4,

@@ -1,11 +1,11 @@
-"""Lesson 13 on one page: two networks, two optimizers, one `training_step` that decides who steps when.
+"""Lesson 13 on one page: two networks, two optimizers, and one `training_step` that decides which one steps when.
 
     python -m plcourse.gan.minimal
 
 The Trainer's automatic optimization assumes one loss and one optimizer. A GAN has two of each, so it switches to manual
 optimization: the discriminator takes a step, then the generator. The loss is that of R3GAN (Huang et al. 2024, arXiv
-2501.05441, equations 2 to 4): a score counts only relative to the score of a sample of the other kind, and penalties on
-the discriminator's gradient at real (R1) and generated samples (R2) keep the game from going in circles.
+2501.05441, equations 2 to 4): the score of a real sample counts only relative to that of a generated one, and penalties
+on the discriminator's gradient at real (R1) and generated samples (R2) keep the training from oscillating.
 
 Shape suffixes: B samples of the batch; points have two coordinates.
 """
@@ -23,7 +23,7 @@ from plcourse.gan.gaussians import GaussianGrid
 
 
 class Network(nn.Module):
-    """Fully connected layers on Fourier features (Tancik et al. 2020), without which narrow modes are learned late."""
+    """Fully connected layers on Fourier features (Tancik et al. 2020); without these, narrow modes are learned late."""
 
     directions: Tensor
 
@@ -49,7 +49,7 @@ def penalty(score_B1: Tensor, point_B2: Tensor) -> Tensor:
 
 
 class R3GAN(pl.LightningModule):
-    """A generator of points and a discriminator; `average` follows the generator's weights and makes the samples."""
+    """A generator of points and a discriminator; `average`, a moving average of the generator, makes the samples."""
 
     def __init__(self, gamma: float = 0.1, lr: float = 0.002, decay: float = 0.995) -> None:
         super().__init__()
@@ -63,12 +63,12 @@ class R3GAN(pl.LightningModule):
         return torch.randn_like(real_B2)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """One step of each network, then one of the average."""
+        """Takes a step with the discriminator, then with the generator, and updates the average."""
         optimizers: Any = self.optimizers()
         generator_optimizer, discriminator_optimizer = optimizers
         real = batch["point"].requires_grad_()
 
-        fake = self.generator(self.latents(real)).detach().requires_grad_()  # the generator does not learn here
+        fake = self.generator(self.latents(real)).detach().requires_grad_()  # no gradient for the generator here
         real_score, fake_score = self.discriminator(real), self.discriminator(fake)
         loss = softplus(fake_score - real_score).mean()
         loss = loss + self.gamma / 2 * (penalty(real_score, real) + penalty(fake_score, fake))
@@ -83,20 +83,20 @@ class R3GAN(pl.LightningModule):
             average.lerp_(weight.detach(), 1 - self.decay)
 
     def step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        """What the Trainer does in automatic optimization. It clears what the other network's loss left behind."""
+        """One optimizer step, as in automatic optimization; first clears gradients left by the other network's loss."""
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The generator's and the discriminator's."""
+        """Returns the optimizers of the generator and of the discriminator, in this order."""
         networks = (self.generator, self.discriminator)
         return [torch.optim.Adam(network.parameters(), lr=self.lr, betas=(0.0, 0.99)) for network in networks]
 
 
 @torch.no_grad()
 def modes_found(model: R3GAN, data: GaussianGrid, samples: int = 2500) -> int:
-    """The modes, of 25, that hold at least a tenth of the points they should have, within 3 standard deviations."""
+    """The number of modes that have at least a tenth of their expected points within 3 standard deviations."""
     centre_M2 = torch.from_numpy(data.centres).float()
     distance, mode = torch.cdist(model.average(torch.randn(samples, 2)), centre_M2).min(dim=1)
     counts = torch.bincount(mode[distance <= 3 * data.std], minlength=len(centre_M2))

@@ -2,9 +2,9 @@
 
     python -m plcourse.kfold.minimal
 
-Cut the samples into k folds. For each fold, train a fresh copy of the same model on the other k - 1 and score it on the
-fold (Stone 1974). The estimate is the mean of the k scores. The scores are not independent, because any two training
-sets share most of their samples, so the variance of the mean is corrected (Nadeau and Bengio 2003, section 3).
+Divide the samples into k folds. For each fold, train a fresh copy of the same model on the other k - 1 folds and score
+it on this one (Stone 1974). The estimate is the mean of the k scores. The scores are not independent, because any two
+training sets share most of their samples, so the variance of the mean is corrected (Nadeau and Bengio 2003, section 3).
 
 Shape suffixes: B rows of the batch, F features.
 """
@@ -24,7 +24,7 @@ from plcourse.kfold.data import TableData
 
 
 class Regressor(pl.LightningModule):
-    """Predicts disease progression, in the units of the target, from standardised features."""
+    """Predicts disease progression, in the units of the target, from standardized features."""
 
     def __init__(self, in_features: int = 10) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Regressor(pl.LightningModule):
         self.squared_errors: list[Tensor] = []
 
     def setup(self, stage: str) -> None:
-        """Takes the scale of the target from the fold's training part: whatever is fitted to data stays in the fold."""
+        """Takes the scale of the target from the fold's training part, so that nothing is fitted to held-out data."""
         scale = self.trainer.datamodule.scale  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it late)
         self.mean, self.std = scale["target_mean"], scale["target_std"]
 
@@ -45,11 +45,11 @@ class Regressor(pl.LightningModule):
         return ((self(batch["features"]) - batch["label"]) / self.std).square().mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Collects the squared errors, since a mean of batch means weighs the rows of a short batch too much."""
+        """Collects the squared errors, since a mean of batch means gives the rows of a short batch too much weight."""
         self.squared_errors.append((self(batch["features"]).double() - batch["label"].double()).square())
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the root of their mean."""
+        """Logs the root of the mean squared error."""
         self.log("val/rmse", torch.cat(self.squared_errors).mean().sqrt())
         self.squared_errors.clear()
 
@@ -65,8 +65,8 @@ def cross_validate(data: TableData, n_splits: int = 5, max_epochs: int = 20, see
     data.setup("fit")
     ids, scores = list(data.ids), []
     for train, val in KFold(n_splits, shuffle=True, random_state=seed).split(ids):
-        model = copy.deepcopy(fresh)  # every fold starts from the same weights, and none from a trained model
-        fold = data.with_split([ids[i] for i in train], [ids[i] for i in val])  # standardised anew, inside the fold
+        model = copy.deepcopy(fresh)  # every fold starts from the same untrained weights
+        fold = data.with_split([ids[i] for i in train], [ids[i] for i in val])  # standardized within the fold
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=1,
@@ -85,8 +85,8 @@ def cross_validate(data: TableData, n_splits: int = 5, max_epochs: int = 20, see
 def corrected_interval(scores: list[float], confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean of the scores of k folds, and the ends of its corrected interval."""
     k = len(scores)
-    test_to_train = 1 / (k - 1)  # a fold holds 1/k of the samples, its training part the other (k - 1)/k
-    error = math.sqrt((1 / k + test_to_train) * float(np.var(scores, ddof=1)))  # the naive one lacks the second term
+    test_to_train = 1 / (k - 1)  # a fold has 1/k of the samples, its training part the other (k - 1)/k
+    error = math.sqrt((1 / k + test_to_train) * float(np.var(scores, ddof=1)))  # the naive error lacks the second term
     reach = float(stats.t.ppf((1 + confidence) / 2, df=k - 1)) * error
     mean = float(np.mean(scores))
     return mean, mean - reach, mean + reach

@@ -1,9 +1,9 @@
-"""Lesson 19 on one page: a GPT reads film reviews character by character, and then writes some.
+"""Lesson 19 on one page: a GPT learns from film reviews, character by character, and then writes some.
 
     python -m plcourse.nlp.minimal
 
-A language model gives a probability to each character that could come next. It is trained on the characters that did
-come next, and writes by drawing from its own probabilities. The network is a decoder-only transformer (Vaswani et al.
+A language model predicts the probability of each possible next character. It is trained on the actual next characters,
+and generates text by sampling from its predictions. The network is a decoder-only transformer (Vaswani et al.
 2017; Radford et al. 2019) with the parts of today's models: RMS normalization before each layer, rotary positions (Su
 et al. 2021, arXiv 2104.09864, equation 34), no biases, and one matrix for the first and the last layer.
 
@@ -21,7 +21,7 @@ from plcourse.nlp.data import LanguageData
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward network. Each adds what it finds to the stream of features."""
+    """Attention, then a feed-forward network. Each adds its output to its input."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Block(nn.Module):
         return x_BTE + self.down(functional.relu(self.up(self.norm_feed_forward(x_BTE))).square())
 
     def attention(self, x_BTE: Tensor) -> Tensor:
-        """Every token gathers values from the tokens up to itself, weighted by how well query and key match."""
+        """Each token averages the values of all tokens up to itself, weighted by how well query and key match."""
         n_rows, n_tokens, width = x_BTE.shape
         qkv_3BNTD = self.to_qkv(x_BTE).view(n_rows, n_tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv_3BNTD.unbind(0)
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
 
 def rotate(x_BNTD: Tensor) -> Tensor:
-    """Turns pairs of features by an angle that grows with the position; a query and a key then see their distance."""
+    """Rotates pairs of features by an angle proportional to the position, so that attention depends on distances."""
     n_tokens, half = x_BNTD.shape[2], x_BNTD.shape[3] // 2
     angle_TD = torch.arange(n_tokens)[:, None] * 10_000 ** (-torch.arange(half) / half)
     cos, sin = angle_TD.cos(), angle_TD.sin()
@@ -67,12 +67,12 @@ class GPT(nn.Module):
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """See the class."""
+        """Tokens in, scores out; the class gives the shapes."""
         return self.norm(self.blocks(self.embedding(tokens_BT))) @ self.embedding.weight.T
 
 
 def train(model: GPT, data: LanguageData, steps: int, lr: float = 0.004) -> list[float]:
-    """Takes so many optimizer steps, at most one epoch, and returns the loss of each in nats per character."""
+    """Takes `steps` optimizer steps, at most one epoch, and returns the loss of each in nats per character."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1)
     losses = []
     for batch in itertools.islice(data.train_dataloader(), steps):
@@ -87,7 +87,7 @@ def train(model: GPT, data: LanguageData, steps: int, lr: float = 0.004) -> list
 
 @torch.no_grad()
 def continuation(model: GPT, data: LanguageData, prompt: str, length: int = 200, temperature: float = 0.8) -> str:
-    """Draws one character after the other. A temperature below 1 makes likely characters likelier still."""
+    """Samples one character after the other. A temperature below 1 makes likely characters even more likely."""
     tokens = data.parts.tokenizer.encode([prompt])[0].tolist()
     for _ in range(length):
         logits_V = model(torch.tensor([tokens[-data.block_size :]]))[0, -1]

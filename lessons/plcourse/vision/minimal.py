@@ -1,13 +1,13 @@
-"""Lesson 18 on one page: one network with two heads, and the average of its weights over the last epochs.
+"""Lesson 18 on one page: one network with two heads, and an average of its weights over the last epochs.
 
     python -m plcourse.vision.minimal
 
 An encoder feeds a classifier and a segmenter, and the two losses are added. Stochastic weight averaging (Izmailov et
 al. 2018, algorithm 1, arXiv 1803.05407) then takes the mean of the weights at the end of each late epoch. No training
-batch has ever gone through these averaged weights, so the running statistics of batch normalization do not fit them.
-One more pass over the training data, without any optimizer step, measures them again.
+batch has passed through these averaged weights, so the running statistics of batch normalization do not fit them. One
+more pass over the training data, without optimizer steps, recomputes the statistics.
 
-Shape suffixes: N samples, B of a batch, K classes, M classes of a pixel, H height, W width.
+Shape suffixes: N samples, B samples of a batch, K classes, M pixel classes, H height, W width.
 """
 
 import torch
@@ -37,7 +37,7 @@ class TwoHeads(nn.Module):
         self.segmenter = nn.Conv2d(16, mask_classes, 3, padding=1)
 
     def forward(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Images in, both scores out; the class gives the shapes."""
         fine = self.fine(image_B3HW)
         coarse = self.coarse(fine)
         up = functional.interpolate(self.up(coarse), size=fine.shape[-2:])
@@ -53,7 +53,7 @@ def loss(model: nn.Module, image: Tensor, label_B: Tensor, mask_BHW: Tensor) -> 
 def train(model: TwoHeads, data: dict[str, Tensor], epochs: int, start: float, seed: int = 0) -> AveragedModel:
     """Trains the model; returns the average of its weights at the ends of the epochs after the fraction `start`."""
     average = AveragedModel(model, use_buffers=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.005)  # constant: the average takes the place of a decay
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.005)  # constant: averaging replaces the decay
     order_N = torch.arange(len(data["label"]))
     for epoch in range(epochs):
         order_N = torch.from_numpy(permutation(seed, epoch, len(order_N)))
@@ -69,7 +69,7 @@ def train(model: TwoHeads, data: dict[str, Tensor], epochs: int, start: float, s
 
 @torch.no_grad()
 def scores(model: nn.Module, data: dict[str, Tensor]) -> tuple[float, float]:
-    """Accuracy of the class, and intersection over union of the foreground's pixels."""
+    """Accuracy of the classes, and intersection over union of the foreground."""
     model.eval()
     class_scores, pixel_scores = model(data["image"])
     found, there = pixel_scores.argmax(dim=1) == 1, data["mask"] == 1
