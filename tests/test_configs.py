@@ -43,27 +43,35 @@ def test_the_configs_are_found() -> None:
     assert set(HEADERS) == {name for name in on_disk if not name.startswith(("sweeps/", "_resolved/"))}
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What runs share below their root, such as trained feature networks: once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("name", FREE)
-def test_every_verb_runs_on_one_batch(name: str, runs: Path, forked: Command) -> None:
+def test_every_verb_runs_on_one_batch(name: str, runs: Path, forked: Command, cache: Path) -> None:
     header = HEADERS[name]
+    runs.mkdir()
+    (runs / "cache").symlink_to(cache)
     # in this process where it can be, in one of its own where several ranks are forked
     call = (lambda arguments: main(arguments)) if devices(name) == 1 else (lambda arguments: forked(*arguments))
-    ran = []
-    if "fit" in header.verbs:
-        call(["fit", "-c", name, *ONE_BATCH])
-        ran.append("fit")
     run = runs / name / "latest"
-    start = ["--run", str(run)] if ran else ["-c", name, "--allow_untrained"]
-    for verb in [verb for verb in header.verbs if verb not in ("fit", "export")]:
-        call([verb, *start, *ONE_BATCH])
-        ran.append(verb)
+    verbs = [verb for verb in header.verbs if verb not in ("fit", "export")]
+    if "fit" in header.verbs:  # and all but the last of the others in the same command; the last from the run's folder
+        *chained, last = verbs
+        call(["fit", "-c", name, *ONE_BATCH, *(["--then", ",".join(chained)] if chained else [])])
+        call([last, "--run", str(run), *ONE_BATCH])
+    else:
+        for verb in verbs:
+            call([verb, "-c", name, "--allow_untrained", *ONE_BATCH])
+    for verb in verbs:
         if verb == "predict":
             assert list((run / "predictions").glob("*.parquet"))
         else:
             part = {"validate": "val", "test": "test"}[verb]
             assert json.loads((run / "eval" / f"{part}.json").read_text())["metrics"]
-    assert {*ran} == {*header.verbs} - {"export"}
-    if "fit" in ran:
+    if "fit" in header.verbs:
         metrics = guides.logged(Run.load(name, runs))
         assert len(metrics) >= 3
         assert not guides.undefined(name.partition("/")[0], metrics), "the guide's section on what is logged"
@@ -72,6 +80,7 @@ def test_every_verb_runs_on_one_batch(name: str, runs: Path, forked: Command) ->
 EXPORTED = [name for name in FREE if "export" in HEADERS[name].verbs]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if name.startswith("export/") else pytest.mark.slow) for name in EXPORTED],
@@ -86,21 +95,24 @@ def test_every_model_that_exports_is_verified(name: str, runs: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_the_resolved_file_is_up_to_date(name: str, runs: Path) -> None:
-    assert catalog.resolved_path(name).read_text() == resolve_configs.resolved(name), "run resolve_configs.py"
-
-
-@pytest.mark.parametrize("name", FREE)
-def test_the_resolved_file_is_the_same_config(name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["fit", "-c", name, "--print_config"])
-    once = capsys.readouterr().out
-    main(["fit", "-c", str(catalog.resolved_path(name)), "--print_config"])
-    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(once)
+def test_the_resolved_file_is_up_to_date_and_the_same_config(
+    name: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, verb = catalog.resolved_path(name).read_text(), HEADERS[name].verbs[0]
+    assert text == resolve_configs.resolved(name), "run resolve_configs.py"
+    if name in FREE:
+        main([verb, "-c", str(catalog.resolved_path(name)), "--print_config"])
+        assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("name", regolden.configs_with_curves())
-def test_the_first_losses_are_golden(name: str, forked: Command) -> None:
-    golden, losses = regolden.records(name), regolden.first_losses(name, lambda arguments: forked(*arguments))
+def test_the_first_losses_are_golden(name: str, forked: Command, cache: Path) -> None:
+    def run_command(arguments: list[str]) -> None:
+        root = Path(arguments[arguments.index("--runs_root") + 1])
+        (root / "cache").symlink_to(cache)
+        forked(*arguments)
+
+    golden, losses = regolden.records(name), regolden.first_losses(name, run_command)
     assert len(losses) >= 2
     of_this_kind = [record["losses"] for record in golden if record["machine"] == regolden.machine()]
     if of_this_kind:
@@ -123,7 +135,7 @@ def test_every_short_name_resolves_to_its_class() -> None:
     assert len(catalog.CLASSES) >= 13
 
 
-def test_print_config_by_a_pipe_is_the_same_run(plcourse: Command, runs: Path, tmp_path: Path) -> None:
+def test_print_config_by_a_pipe_is_the_same_run(forked: Command, runs: Path, tmp_path: Path) -> None:
     """`plcourse fit -c <(plcourse fit -c X --print_config)`, typed in a real shell."""
     limits = " ".join([*ONE_BATCH, "--trainer.max_steps=1", "--trainer.log_every_n_steps=1"])
     python = sys.executable
@@ -135,7 +147,7 @@ def test_print_config_by_a_pipe_is_the_same_run(plcourse: Command, runs: Path, t
         capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    plcourse("fit", "-c", "ddp/one_process", *limits.split())
+    forked("fit", "-c", "ddp/one_process", *limits.split())
     piped, named = runs / "own" / "pipe" / "latest", runs / "ddp" / "one_process" / "latest"
     assert (piped / "metrics.csv").read_text() == (named / "metrics.csv").read_text()
     assert (piped / "config.yaml").read_text() == (named / "config.yaml").read_text()

@@ -1,5 +1,6 @@
 """Small configs and names that the tests share."""
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,18 @@ def kill_at_step(
     command("fit", "--run", latest, "--ckpt_path", "last", "--trust", "faulty")
     assert_same_end(latest, reference)
     return latest, reference
+
+
+def processes_in(folder: Path) -> list[int]:
+    """The other processes whose working directory is a folder, such as a command's and its ranks'."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdecimal() and (process / "cwd").readlink() == folder.resolve():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def processes_with(marker: str) -> list[int]:

@@ -1,13 +1,12 @@
 """A rank that dies or stalls ends the whole job, in time, with its cause named and nothing left running."""
 
 import json
-import os
 import time
 from pathlib import Path
 
 import pytest
 
-from support import TWO_PROCESSES, Command, digits_config, processes_with, write_config
+from support import TWO_PROCESSES, Command, digits_config, processes_in, write_config
 
 TIMEOUT = 20  # of the collectives, in TWO_PROCESSES
 
@@ -23,22 +22,19 @@ TIMEOUT = 20  # of the collectives, in TWO_PROCESSES
         pytest.param("stop", "rank {rank} has stalled", marks=pytest.mark.slow),
     ],
 )
-def test_a_dead_rank_ends_the_job(
-    plcourse: Command, tmp_path: Path, runs: Path, how: str, rank: int, cause: str
-) -> None:
+def test_a_dead_rank_ends_the_job(forked: Command, tmp_path: Path, runs: Path, how: str, rank: int, cause: str) -> None:
     config = digits_config(**TWO_PROCESSES)
     config["trainer"]["callbacks"].append(
         {"class_path": "faulty.FailAt", "init_args": {"step": 11, "how": how, "rank": rank}}
     )
     path = write_config(tmp_path / "job.yaml", config)
-    marker = f"job-{os.getpid()}-{how}-{rank}"
     start = time.monotonic()
-    done = plcourse("fit", "-c", path, "--trust", "faulty", status=1, PLCOURSE_TEST_MARKER=marker)
+    done = forked("fit", "-c", path, "--trust", "faulty", status=1)
     took = time.monotonic() - start
     lines = [line for line in done.stderr.splitlines() if line.startswith("plcourse: error:")]
     assert len(lines) == 1, done.stderr
     assert cause.format(rank=rank) in lines[0]
-    assert processes_with(marker) == []
+    assert processes_in(tmp_path) == []
     record = json.loads((runs / "own" / "job" / "latest" / "run.json").read_text())
     assert record["status"] == "failed"
     assert cause.format(rank=rank) in record["error"]

@@ -83,6 +83,7 @@ def only_run(folder: Path) -> Path:
     return record.parent
 
 
+@pytest.mark.medium
 def test_ranks_of_torchrun_share_one_run(tmp_path: Path, runs: Path) -> None:
     path = write_config(tmp_path / "job.yaml", digits_config(trainer__max_epochs=1, **TWO_PROCESSES))
     command = [*LAUNCHER, "--nproc_per_node", "2", "-m", "plcourse", "fit", "-c", str(path), "--then", "test"]
@@ -98,10 +99,10 @@ def test_ranks_of_torchrun_share_one_run(tmp_path: Path, runs: Path) -> None:
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_nodes_started_again_end_like_two_processes_that_were_never_hurt(
-    rank: int, plcourse: Command, agents: Agents, tmp_path: Path, runs: Path
+    rank: int, forked: Command, agents: Agents, tmp_path: Path, runs: Path
 ) -> None:
     """A rank is killed in mid-epoch; torchrun starts all again, and the run goes on in its folder by itself."""
-    plcourse("fit", "-c", write_config(tmp_path / "reference.yaml", digits_config(**TWO_PROCESSES)))
+    forked("fit", "-c", write_config(tmp_path / "reference.yaml", digits_config(**TWO_PROCESSES)))
     config = failing(
         digits_config(**TWO_PROCESSES), step=31, how="kill", rank=rank, once=str(tmp_path / "killed_already")
     )
@@ -115,10 +116,10 @@ def test_two_nodes_started_again_end_like_two_processes_that_were_never_hurt(
 
 @pytest.mark.slow
 def test_a_rank_killed_before_the_first_checkpoint_starts_over_in_the_same_run(
-    plcourse: Command, agents: Agents, tmp_path: Path, runs: Path
+    forked: Command, agents: Agents, tmp_path: Path, runs: Path
 ) -> None:
     changes = {**TWO_PROCESSES, "trainer__max_epochs": 1}
-    plcourse("fit", "-c", write_config(tmp_path / "reference.yaml", digits_config(**changes)))
+    forked("fit", "-c", write_config(tmp_path / "reference.yaml", digits_config(**changes)))
     config = failing(digits_config(**changes), step=3, how="kill", once=str(tmp_path / "killed_already"))
     said = succeed(agents(write_config(tmp_path / "job.yaml", config), restarts=1), tmp_path)
     assert "continuing from the beginning" in said
@@ -146,11 +147,11 @@ def test_a_killed_agent_takes_the_other_and_every_rank_with_it(
 
 
 @pytest.mark.slow
-def test_nodes_with_file_systems_of_their_own(plcourse: Command, agents: Agents, tmp_path: Path, runs: Path) -> None:
+def test_nodes_with_file_systems_of_their_own(forked: Command, agents: Agents, tmp_path: Path, runs: Path) -> None:
     """The second node does not see the first one's runs: it gets the checkpoint to resume from and to test from it."""
     if shutil.which("unshare") is None or subprocess.run([*UNSHARED, str(tmp_path), "true"], check=False).returncode:
         pytest.skip("needs a mount namespace to hide a folder in")
-    plcourse("fit", "-c", write_config(tmp_path / "reference.yaml", digits_config(**TWO_PROCESSES)), "--then", "test")
+    forked("fit", "-c", write_config(tmp_path / "reference.yaml", digits_config(**TWO_PROCESSES)), "--then", "test")
     elsewhere = tmp_path.with_name(f"{tmp_path.name}_kept")
     elsewhere.mkdir()
     config = failing(digits_config(**TWO_PROCESSES), step=31, how="kill", rank=1, once=str(elsewhere / "killed"))
@@ -166,7 +167,7 @@ def test_nodes_with_file_systems_of_their_own(plcourse: Command, agents: Agents,
     assert scores["coverage"] == expected["coverage"]
 
 
-def test_nodes_that_nobody_started_are_not_waited_for(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    done = plcourse("fit", "-c", "ddp/two_nodes", status=2)
+def test_nodes_that_nobody_started_are_not_waited_for(forked: Command, tmp_path: Path, runs: Path) -> None:
+    done = forked("fit", "-c", "ddp/two_nodes", status=2)
     assert "trainer.num_nodes is 2: start it on each node with torchrun" in done.stderr
     assert not runs.exists()

@@ -11,12 +11,11 @@ from support import TWO_PROCESSES, Command, digits_config, kill_at_step
 STEPS_PER_EPOCH = 20  # 1,257 training digits in batches of 64
 
 
-def test_killed_in_mid_epoch_and_resumed(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_at_step(plcourse, tmp_path, runs, "one", 2 * STEPS_PER_EPOCH + 11, digits_config())
-
-
-def test_killed_before_the_first_checkpoint(plcourse: Command, tmp_path: Path, runs: Path) -> None:
-    kill_at_step(plcourse, tmp_path, runs, "early", 3, digits_config())
+def test_killed_in_mid_epoch_or_before_the_first_checkpoint_and_resumed(
+    forked: Command, tmp_path: Path, runs: Path
+) -> None:
+    for step in (2 * STEPS_PER_EPOCH + 11, 3):
+        kill_at_step(forked, tmp_path, runs, "one", step, digits_config())
 
 
 @pytest.mark.slow

@@ -6,28 +6,39 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from forking import Forker
 from support import TWO_PROCESSES, Command, assert_same_end, digits_config, failing, write_config
 
 
+@pytest.fixture(scope="module", params=[1, 2])
+def whole(request: pytest.FixtureRequest, forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The changes that give a config so many processes, and a run of it that was left alone."""
+    changes, folder = TWO_PROCESSES if request.param == 2 else {}, tmp_path_factory.mktemp("whole")
+    config = write_config(folder / "whole.yaml", digits_config(**changes))
+    done = forker.run(folder, "fit", "-c", config, "--runs_root", folder / "runs")
+    assert done.returncode == 0, done.stderr
+    return changes, folder / "runs" / "own" / "whole" / "latest"
+
+
 @pytest.mark.parametrize(("how", "status"), [("sigint", 130), ("sigterm", 143)])
-@pytest.mark.parametrize("processes", [1, 2])
 def test_a_signal_ends_with_a_checkpoint(
-    plcourse: Command, tmp_path: Path, runs: Path, how: str, status: int, processes: int
+    whole: tuple[dict[str, Any], Path], forked: Command, tmp_path: Path, runs: Path, how: str, status: int
 ) -> None:
-    changes = TWO_PROCESSES if processes == 2 else {}
-    plcourse("fit", "-c", write_config(tmp_path / "whole.yaml", digits_config(**changes)))
+    changes, reference = whole
     config = failing(digits_config(**changes), step=31, how=how, once=str(tmp_path / "sent"))
-    plcourse("fit", "-c", write_config(tmp_path / "cut.yaml", config), "--trust", "faulty", status=status)
+    forked("fit", "-c", write_config(tmp_path / "cut.yaml", config), "--trust", "faulty", status=status)
     latest = runs / "own" / "cut" / "latest"
     assert json.loads((latest / "run.json").read_text())["status"] == "interrupted"
-    plcourse("fit", "-c", tmp_path / "cut.yaml", "--ckpt_path", "last", "--trust", "faulty")
+    forked("fit", "-c", tmp_path / "cut.yaml", "--ckpt_path", "last", "--trust", "faulty")
     assert json.loads((latest / "run.json").read_text())["status"] == "finished"
-    assert_same_end(latest, runs / "own" / "whole" / "latest")
+    assert_same_end(latest, reference)
 
 
+@pytest.mark.medium
 def test_a_second_signal_ends_at_once(tmp_path: Path, runs: Path) -> None:
     config = digits_config(trainer__max_epochs=100_000)
     path = write_config(tmp_path / "long.yaml", config)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from forking import Forker
 from plcourse.processes.forking import can_fork
 from support import HELPERS, Command, digits_config, failing, processes_with, write_config
 
@@ -32,18 +33,12 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def measured(forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder and the output of one benchmark."""
     folder = tmp_path_factory.mktemp("scaling")
     config = write_config(folder / "mlp.yaml", mlp_config())
-    done = subprocess.run(
-        [sys.executable, "-m", "plcourse", "benchmark", "scaling", "-c", str(config), *FEW, "--json", "numbers.json"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=folder,
-        env={**os.environ, "PLCOURSE_RUNS": str(folder / "runs")},
-    )
+    words = ["benchmark", "scaling", "-c", config, *FEW, "--json", "numbers.json"]
+    done = forker.run(folder, *words, PLCOURSE_RUNS=str(folder / "runs"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     return folder, done.stdout
@@ -91,26 +86,27 @@ def test_all_jobs_train_the_same_batches(measured: tuple[Path, str]) -> None:
     assert len(one) > 2 * 4 + 5
 
 
-def test_a_benchmark_is_no_run(measured: tuple[Path, str], plcourse: Command) -> None:
-    assert "No runs" in plcourse("ls", "runs", "--runs_root", measured[0] / "runs").stdout
+def test_a_benchmark_is_no_run(measured: tuple[Path, str], forked: Command) -> None:
+    assert "No runs" in forked("ls", "runs", "--runs_root", measured[0] / "runs").stdout
 
 
-def test_one_rank_alone(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_one_rank_alone(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = write_config(tmp_path / "mlp.yaml", mlp_config())
-    done = plcourse("benchmark", "scaling", "-c", config, *FEW, "--world_sizes", "1", "--json", "-")
+    done = forked("benchmark", "scaling", "-c", config, *FEW, "--world_sizes", "1", "--json", "-")
     report = json.loads(done.stdout)
     assert [row["job"] for row in report["rows"]] == ["1 process, 1 thread"]
     assert report["shares"] == []
 
 
-def test_a_rank_that_dies_ends_it_with_the_cause(plcourse: Command, tmp_path: Path, runs: Path) -> None:
+def test_a_rank_that_dies_ends_it_with_the_cause(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = write_config(tmp_path / "mlp.yaml", failing(mlp_config(), step=6, how="kill", rank=1))
-    done = plcourse("benchmark", "scaling", "-c", config, *FEW, "--trust", "faulty", status=1)
+    done = forked("benchmark", "scaling", "-c", config, *FEW, "--trust", "faulty", status=1)
     assert "2 ranks, 1 thread each: rank 1 was killed by SIGKILL" in done.stderr
     assert done.stderr.count("\n") == 1
     assert report_of(tmp_path)["status"] == "failed"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow)]
 )
@@ -142,9 +138,9 @@ def test_a_signal_leaves_nothing_running(tmp_path: Path, runs: Path, signum: int
     assert left == []
 
 
-def test_a_root_that_is_no_folder(plcourse: Command, tmp_path: Path) -> None:
+def test_a_root_that_is_no_folder(forked: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = plcourse("benchmark", "scaling", "-c", "ddp/mlp", "--runs_root", "file", status=2)
+    done = forked("benchmark", "scaling", "-c", "ddp/mlp", "--runs_root", "file", status=2)
     assert "cannot make a folder in 'file/benchmarks/scaling'" in done.stderr
     assert "--runs_root names another root" in done.stderr
 
@@ -159,8 +155,8 @@ def test_a_root_that_is_no_folder(plcourse: Command, tmp_path: Path) -> None:
         (["scaling", "-c", "ddp/mlp", "--data.init_args.batch_size", "63"], "a multiple of 2"),
     ],
 )
-def test_mistakes_get_one_line(plcourse: Command, runs: Path, arguments: list[str], wanted: str) -> None:
-    done = plcourse("benchmark", *arguments, status=2)
+def test_mistakes_get_one_line(forked: Command, runs: Path, arguments: list[str], wanted: str) -> None:
+    done = forked("benchmark", *arguments, status=2)
     assert wanted in done.stderr
     assert done.stderr.count("\n") == 1
     assert not runs.exists()

@@ -17,15 +17,10 @@ from plcourse.__main__ import main
 from plcourse.processes.forking import can_fork
 from plcourse.runs.run import Run, list_runs
 from plcourse.verbs.sweep.sweep import Sweep
-from support import HELPERS, TWO_PROCESSES, Command, digits_config, write_config
+from support import HELPERS, TWO_PROCESSES, Command, digits_config, failing, processes_with, write_config
 
 GRID = ["--seeds", "0..1", "--grid", "optimizer.lr=0.1,0.05"]
 LONGER = {"trainer__max_epochs": 2}
-
-
-def failing(config: dict[str, Any], **arguments: Any) -> dict[str, Any]:
-    config["trainer"]["callbacks"].append({"class_path": "faulty.FailAt", "init_args": arguments})
-    return config
 
 
 @pytest.fixture(autouse=True)
@@ -93,20 +88,10 @@ class Started:
         self.process.send_signal(signum)
         out, err = self.process.communicate(timeout=60)
         deadline = time.monotonic() + 5
-        while self.left() and time.monotonic() < deadline:
+        while processes_with(self.marker) and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert self.left() == []
+        assert processes_with(self.marker) == []
         return self.process.returncode, out, err
-
-    def left(self) -> list[int]:
-        found = []
-        for folder in Path("/proc").iterdir():
-            try:
-                if folder.name.isdecimal() and self.marker.encode() in (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-        return found
 
 
 def statuses(runs: Path) -> list[str]:
@@ -123,14 +108,14 @@ def checkpoint_of(runs: Path, number: int) -> bool:
 
 
 def test_two_at_a_time_and_stand_alone_fits_give_the_same_numbers(
-    reference: Sweep, runs: Path, tmp_path: Path, plcourse: Command, capfd: pytest.CaptureFixture[str]
+    reference: Sweep, runs: Path, tmp_path: Path, forked: Command, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path / "arm.yaml", digits_config(**LONGER))
     main(["sweep", "--arms", str(config), *GRID, "--n_jobs", "2", "--metric", "test/accuracy"])
     printed = capfd.readouterr().out
     sweep = latest(runs)
     assert_same_numbers(sweep, reference)
-    plcourse("fit", "-c", config, "--seed_everything", 1, "--optimizer.lr", 0.05, "--then", "test")
+    forked("fit", "-c", config, "--seed_everything", 1, "--optimizer.lr", 0.05, "--then", "test")
     cell, fit = sweep.run(sweep.cells[3]), Run.load("own/arm", runs)
     assert table(cell) == table(fit)
     assert cell.config_path.read_text() == fit.config_path.read_text()
@@ -143,10 +128,11 @@ def test_two_at_a_time_and_stand_alone_fits_give_the_same_numbers(
     assert f"plcourse compare {sweep.path} --metric test/accuracy" in printed
     assert sweep.status == "finished"
     assert [run.name for run in list_runs(runs)] == [fit.name], "`ls runs` lists no cells"
-    plcourse("sweep", "--resume", status=0)
+    forked("sweep", "--resume", status=0)
     assert Sweep.load("latest", runs).cells == sweep.cells, "nothing was left to do"
 
 
+@pytest.mark.medium
 def test_killed_and_resumed_equals_undisturbed(reference: Sweep, runs: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "arm.yaml", digits_config(**LONGER))
     started = Started("--arms", config, *GRID)
@@ -164,6 +150,7 @@ def test_killed_and_resumed_equals_undisturbed(reference: Sweep, runs: Path, tmp
     assert sweep.status == "finished"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
@@ -188,6 +175,7 @@ def test_a_signal_stops_the_cells_with_a_checkpoint(
     assert_same_numbers(latest(runs), reference)
 
 
+@pytest.mark.medium
 def test_a_second_signal_ends_at_once(runs: Path, tmp_path: Path) -> None:
     config = failing(digits_config(trainer__max_epochs=1000), step=30, how="stall")
     started = Started("--arms", write_config(tmp_path / "arm.yaml", config), "--trust", "faulty")
@@ -198,6 +186,7 @@ def test_a_second_signal_ends_at_once(runs: Path, tmp_path: Path) -> None:
     assert statuses(runs) == ["interrupted"]
 
 
+@pytest.mark.medium
 def test_failed_cells_are_recorded_and_the_rest_goes_on(
     reference: Sweep, runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +218,7 @@ def test_failed_cells_are_recorded_and_the_rest_goes_on(
         assert table(sweep.run(cell)) == table(reference.run(reference.cells[0]))
 
 
+@pytest.mark.medium
 def test_what_one_cell_sets_does_not_reach_the_next(runs: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "arm.yaml", digits_config(trainer__max_epochs=1))
     flags = ["--arms", str(config), "--seeds", "5", "--then", ""]
@@ -240,14 +230,14 @@ def test_what_one_cell_sets_does_not_reach_the_next(runs: Path, tmp_path: Path) 
 
 
 @pytest.mark.skipif(not can_fork(), reason="cells of several processes are forked")
-def test_cells_of_several_processes(runs: Path, tmp_path: Path, plcourse: Command) -> None:
+def test_cells_of_several_processes(runs: Path, tmp_path: Path, forked: Command) -> None:
     one = write_config(tmp_path / "one.yaml", digits_config(trainer__max_epochs=1))
     two = write_config(tmp_path / "two.yaml", digits_config(**TWO_PROCESSES, trainer__max_epochs=1))
-    # in a process of its own: pytest's has run torch on several threads, after which no fork may
-    plcourse("sweep", "--arms", two, one)
+    # in another process: pytest's has run torch on several threads, after which no fork may
+    forked("sweep", "--arms", two, one)
     sweep = latest(runs)
     assert [(cell.arm, cell.processes) for cell in sweep.cells] == [("own/two", 2), ("own/one", 1)]
-    plcourse("fit", "-c", two, "--seed_everything", 0, "--then", "test")
+    forked("fit", "-c", two, "--seed_everything", 0, "--then", "test")
     assert table(sweep.run(sweep.cells[0])) == table(Run.load("own/two", runs))
     assert sweep.run(sweep.cells[0]).eval("test")["processes"] == 2
 
@@ -259,6 +249,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", WRONG)
 def test_what_no_arm_knows_is_refused_before_anything_runs(
     runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
