@@ -1,17 +1,21 @@
 """What all tests share: real commands in real processes, and small configs."""
 
+import multiprocessing.process
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch: threads of tests that run side by side share two cores
 
 import pytest
 import torch
 
-from forking import Forker
+from forking import Forker, Shell
+from readers import Reader
 from support import HELPERS, Command
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -26,6 +30,43 @@ for _name in ("COLUMNS", "LINES"):  # set by the line editor that pytest loads; 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Starts no workers where test paths are given: a few tests end sooner than workers start."""
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else None
+
+
+# Fixtures that start processes; a test with one of them is not in the fast tier.
+PROCESSES = {"plcourse", "forker", "shell", "_server", "agents", "ranks", "exported"}
+# Programs whose absence the suite and its libraries cope with; a fast test does without them.
+DISPENSABLE = ("git", "uname", "fc-list", "lscpu")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test as fast unless it has another tier or its fixtures start processes."""
+    for item in items:
+        if PROCESSES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("medium")
+        if not any(item.get_closest_marker(name) for name in ("medium", "slow", "campaign")):
+            item.add_marker("fast")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Under ``-m fast``, fails a test that starts a process, its fixtures included."""
+    if item.get_closest_marker("fast") is None or "fast" not in item.config.option.markexpr:
+        return (yield)
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        pytest.fail(f"a fast test starts a process: {arguments}; mark it with pytest.mark.medium")
+
+    def start(self: Any, command: Any, *arguments: Any, **options: Any) -> None:
+        if not isinstance(command, str) and command[0] in DISPENSABLE:
+            raise FileNotFoundError(command[0])
+        refuse(command)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", start)
+        patch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+        patch.setattr(os, "fork", refuse)
+        return (yield)
 
 
 @pytest.fixture
@@ -76,6 +117,17 @@ def forked(forker: Forker, runs: Path, tmp_path: Path) -> Command:
         return done
 
     return command
+
+
+@pytest.fixture(scope="session")
+def shell() -> Iterator[Shell]:
+    with Shell("plcourse.kfold.loop", "plcourse.ddp.data") as shell:
+        yield shell
+
+
+@pytest.fixture
+def reader(request: pytest.FixtureRequest, shell: Shell, tmp_path: Path) -> Reader:
+    return Reader(request.node.name.removeprefix("test_"), shell, tmp_path)
 
 
 @pytest.fixture

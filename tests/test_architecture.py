@@ -41,6 +41,7 @@ def _imported(module: str, with_types: bool) -> Iterator[str]:
                     yield node.module
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("with_types", [False, True], ids=["at run time", "with those for types"])
 def test_no_imports_go_in_a_circle(with_types: bool) -> None:
     graph = {module: set(_imported(module, with_types)) - {module} for module in MODULES}

@@ -35,6 +35,7 @@ def script(name: str, *arguments: object, cwd: Path, status: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.medium
 def test_evaluations_end_in_one_table_whatever_fails(run: Run, tmp_path: Path) -> None:
     before = sorted(path for path in run.path.rglob("*"))
     arguments = ["own/small", "--data", "plain", "--data", "broken", "source=digitz", "--data", "few", "test_size=40"]
@@ -53,6 +54,7 @@ def test_evaluations_end_in_one_table_whatever_fails(run: Run, tmp_path: Path) -
     assert "[1/1] own/small, few: finished" in printed
 
 
+@pytest.mark.medium
 def test_predictions_of_many_files_have_one_manifest(run: Run, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     (photos / "deeper").mkdir(parents=True)
@@ -131,6 +133,7 @@ def test_a_run_that_takes_no_files_is_named(tmp_path: Path) -> None:
         batch_predict.setting_of(str(tmp_path))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["batch_evaluate.py", "batch_predict.py"])
 def test_they_have_a_help(name: str, tmp_path: Path) -> None:
     assert "--output" in script(name, "--help", cwd=tmp_path)

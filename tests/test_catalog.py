@@ -71,6 +71,7 @@ def test_every_packaged_file_belongs_to_a_lesson_or_is_a_sweep():
     assert not [name for name in stray if not name.startswith("sweeps/")]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "command", [["-h"], ["ls"], ["ls", "runs"], ["learn"], ["--version"], ["doctor", "-h"], ["fit", "-h"], ["fitt"], []]
 )
@@ -86,6 +87,7 @@ def test_starting_imports_nothing_heavy(command, tmp_path):
     assert bool(done.stdout) == (command != ["fitt"])
 
 
+@pytest.mark.medium
 def test_the_package_imports_lazily_and_lists_its_api():
     code = (
         "import sys, plcourse; assert {'run', 'Run', 'Trainer', '__version__'} <= set(dir(plcourse));"

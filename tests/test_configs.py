@@ -94,6 +94,7 @@ def test_every_model_that_exports_is_verified(name: str, runs: Path) -> None:
     assert rows["onnx"]["status"] == "verified"
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", HEADERS)
 def test_the_resolved_file_is_up_to_date_and_the_same_config(
     name: str, runs: Path, capsys: pytest.CaptureFixture[str]

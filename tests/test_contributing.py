@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.medium
 def test_the_new_lesson_is_short_and_works(tmp_path: Path) -> None:
     model, config, catalog = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     assert len((model + config + catalog).splitlines()) < 100
@@ -46,6 +47,7 @@ def test_the_new_lesson_is_short_and_works(tmp_path: Path) -> None:
     assert report["metrics"]["test/accuracy"] > 0.8
 
 
+@pytest.mark.medium
 def test_a_submission_runs_the_readmes_words_in_an_environment_that_it_removes(tmp_path: Path) -> None:
     """With stand-ins for the tools, which print what they were called with."""
     (tmp_path / ".ci").mkdir()
@@ -90,6 +92,7 @@ def test_every_data_source_has_its_terms() -> None:
     assert not [name for name in SOURCES if f"`{name}`" not in text]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "line", re.findall(r"^  (logger: .*)$", (ROOT / "lessons/README.md").read_text(), re.MULTILINE)
 )

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import plcourse.data
 from plcourse.data import image_splits
 from plcourse.training import loops
@@ -26,6 +28,7 @@ print(ImageParts is same, ImageParts.__module__, FitLoop.__module__)
 """
 
 
+@pytest.mark.medium
 def test_imports_of_0_1_0_work_and_warn_once() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

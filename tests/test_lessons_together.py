@@ -83,6 +83,7 @@ def test_the_tables_of_a_cross_validation_serve_the_other_lessons(
     assert test["p"] > test["p_naive"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("make", "batch_size"),
     [

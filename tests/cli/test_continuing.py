@@ -39,6 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 class TestOtherSettings:
+    @pytest.mark.medium
     def test_a_rate_is_used_and_recorded_with_its_step(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = plcourse.run("fit", small())
         go_on(run, "--optimizer.lr=0.001", "--optimizer.weight_decay=0.5", "--trainer.max_epochs=4")
@@ -64,6 +65,7 @@ class TestOtherSettings:
         assert [each["from_step"] for each in run.record["changes"]] == [2 * EPOCH, 4 * EPOCH]
         assert yaml.safe_load((run.path / "config-2.yaml").read_text()) == now
 
+    @pytest.mark.medium
     def test_a_rate_with_a_schedule_is_its_peak(self, runs: Path) -> None:
         schedule = {"model__init_args__lr_scheduler": {"class_path": "WarmupCosine", "init_args": {"warmup": 0.0}}}
         run = plcourse.run("fit", small(trainer__max_steps=2 * EPOCH, trainer__max_epochs=-1, **schedule))
@@ -72,6 +74,7 @@ class TestOtherSettings:
         assert rates(run)[2 * EPOCH :] == pytest.approx([0.01 * share for share in curve])
         assert min(rates(run)) > 0
 
+    @pytest.mark.medium
     def test_two_optimizers_stepped_by_hand(self, runs: Path) -> None:
         run = plcourse.run("fit", points_config(trainer__max_epochs=1, model__init_args__generator_lr_scheduler=None))
         go_on(run, "--model.init_args.generator_optimizer.init_args.lr=0.0005", "--trainer.max_epochs=2")
@@ -79,6 +82,7 @@ class TestOtherSettings:
         assert rates(run, "train/generator_lr")[-1] == 0.0005
         assert [group.get("initial_lr", group["lr"]) for group in groups(run)] == [0.0005, 0.001]
 
+    @pytest.mark.medium
     def test_the_patience_of_a_callback(self, runs: Path) -> None:
         stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 2}}
         config = small(model__init_args__optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}})
@@ -91,6 +95,7 @@ class TestOtherSettings:
         go_on(run, "--trainer.callbacks.patience=6")
         assert max(row["epoch"] for row in run.metrics) == 6
 
+    @pytest.mark.medium
     def test_another_monitor_starts_a_count_of_its_own(self, runs: Path) -> None:
         run = plcourse.run("fit", small())
         assert run.record["best"]["metric"] == "val/loss"
@@ -99,6 +104,7 @@ class TestOtherSettings:
         assert run.record["best"]["metric"] == "val/accuracy"
         assert run.record["best"]["value"] == pytest.approx(scores[-1])
 
+    @pytest.mark.medium
     def test_a_callback_that_only_watches(self, runs: Path) -> None:
         run = plcourse.run("fit", small())
         go_on(
@@ -108,6 +114,7 @@ class TestOtherSettings:
         added = change["settings"]["trainer.callbacks.1"]
         assert (added[0], added[1]["class_path"]) == (None, "pytorch_lightning.callbacks.EarlyStopping")
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         ("flag", "message"),
         [
@@ -170,6 +177,7 @@ class TestNothingLeft:
             go_on(finished, "--optimizer.lr=0.5")
         assert files(finished) == before
 
+    @pytest.mark.medium
     def test_what_is_to_follow_follows(self, runs: Path) -> None:
         run = plcourse.run("fit", small())
         table = run.metrics
@@ -179,6 +187,7 @@ class TestNothingLeft:
 
 
 class TestLatest:
+    @pytest.mark.medium
     def test_a_run_that_failed_without_a_checkpoint_is_never_the_latest(self, tmp_path: Path, runs: Path) -> None:
         path = write_config(tmp_path / "own.yaml", small())
         good = plcourse.run("fit", path)
@@ -197,6 +206,7 @@ class TestLatest:
             plcourse.run("fit", path, trust=["faulty"])
         assert not (runs / "own" / "own" / "latest").exists()
 
+    @pytest.mark.medium
     def test_a_failed_run_that_has_a_checkpoint_can_be_resumed_by_that_name(self, tmp_path: Path, runs: Path) -> None:
         config = failing(small(), step=EPOCH + 2, how="nan", once=str(tmp_path / "once"))
         path = write_config(tmp_path / "own.yaml", config)
@@ -209,6 +219,7 @@ class TestLatest:
 class TestStart:
     """Where a command started is where its run starts again, until it has written a checkpoint of its own."""
 
+    @pytest.mark.medium
     def test_the_record_says_where_a_run_started(self, finished: Run, runs: Path) -> None:
         best = finished.path / "checkpoints" / "best.ckpt"
         run = plcourse.run("fit", small(trainer__max_epochs=3), flags=["--ckpt_path", str(best)])

@@ -35,6 +35,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 
     return lines[0].removeprefix("plcourse: error: ")
 
 
+@pytest.mark.medium
 def test_fit_then_test_and_predict(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "-c", str(fast), "--then", "test,predict"])
     printed = capsys.readouterr().out
@@ -57,6 +58,7 @@ def test_fit_then_test_and_predict(fast: Path, runs: Path, capsys: pytest.Captur
     } - ({"train/loss", "train/lr"} if not any(row["metric"] == "train/loss" for row in run.metrics) else set())
 
 
+@pytest.mark.medium
 def test_a_part_of_a_prediction_is_called_a_part(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "-c", str(fast)])
     main(["predict", "--run", "own/fast/latest", "--trainer.limit_predict_batches", "1"])
@@ -67,6 +69,7 @@ def test_a_part_of_a_prediction_is_called_a_part(fast: Path, runs: Path, capsys:
     assert f"predictions in {folder}: {rows} of 359 samples" in capsys.readouterr().out
 
 
+@pytest.mark.medium
 def test_evaluation_writes_into_the_run_it_evaluates(fast: Path, runs: Path) -> None:
     main(["fit", "-c", str(fast)])
     run = plcourse.Run.load("own/fast", runs)
@@ -79,6 +82,7 @@ def test_evaluation_writes_into_the_run_it_evaluates(fast: Path, runs: Path) -> 
     assert json.loads((run.path / "eval" / "test-1.json").read_text()) == first
 
 
+@pytest.mark.medium
 def test_no_run_overwrites_another(fast: Path, runs: Path) -> None:
     for _ in range(2):
         main(["fit", "-c", str(fast)])
@@ -87,6 +91,7 @@ def test_no_run_overwrites_another(fast: Path, runs: Path) -> None:
     assert (runs / "own" / "fast" / "latest").resolve() == max(folders).resolve()
 
 
+@pytest.mark.medium
 def test_the_saved_config_repeats_the_run(fast: Path, runs: Path) -> None:
     main(["fit", "-c", str(fast)])
     first = plcourse.Run.load("own/fast", runs)
@@ -122,6 +127,7 @@ def test_the_optimizer_alias(fast: Path, runs: Path) -> None:
     assert "lr: 0.003" in config
 
 
+@pytest.mark.medium
 def test_the_python_api(runs: Path) -> None:
     run = plcourse.run(
         "fit", digits_config(**FAST), {"trainer.log_every_n_steps": 1, "seed_everything": 5}, then=["test"]
@@ -144,6 +150,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(fast: Path, runs: Path, capsy
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.medium
 def test_a_longer_run_stretches_its_schedule(fast: Path, runs: Path) -> None:
     main(["fit", "-c", str(fast)])
     run = plcourse.Run.load("own/fast", runs)
@@ -218,6 +225,7 @@ def test_a_monitor_that_nobody_logs(tmp_path: Path, runs: Path, capsys: pytest.C
     assert "monitor 'val/los' is never logged; did you mean 'val/loss'?" in error
 
 
+@pytest.mark.medium
 def test_weights_of_another_model(fast: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "-c", str(fast)])
     checkpoint = plcourse.Run.load("own/fast", runs).checkpoint("best")
@@ -252,6 +260,7 @@ def test_help_all_shows_the_slots(capsys: pytest.CaptureFixture[str]) -> None:
     assert sys.getsizeof(printed) > 10_000
 
 
+@pytest.mark.medium
 def test_plain_lightning_loads_a_checkpoint_of_a_user_s_own_model(
     tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ def repeated(run: Run) -> Run:
     return Run.load("own/config/latest")
 
 
+@pytest.mark.medium
 def test_the_batch_size_is_recorded_and_planned_with(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = plcourse.run("fit", tuned(small(**PLANNED), SIZES))
     config = yaml.safe_load(run.config_path.read_text())
@@ -55,12 +56,14 @@ def test_the_batch_size_is_recorded_and_planned_with(runs: Path, capsys: pytest.
     assert not list(run.path.glob(".*")), "the tuners leave nothing behind"
 
 
+@pytest.mark.medium
 def test_a_tuned_run_goes_on_without_being_tuned_again(runs: Path) -> None:
     run = plcourse.run("fit", tuned(small(), {**SIZES, "init_args": {"max_trials": 1, "init_val": 300}}))
     run_verb("fit", ["--run", str(run.path), "--trainer.max_epochs", "3"])
     assert [row["step"] for row in run.metrics if row["metric"] == "train/lr"] == list(range(3 * 5))
 
 
+@pytest.mark.medium
 def test_the_folds_of_a_cross_validation_have_one_batch_size(runs: Path) -> None:
     config = tuned(kfold_config(trainer__max_epochs=1, trainer__fit_loop__init_args__folds=[0, 1]), SIZES)
     run = plcourse.run("fit", config)
@@ -71,6 +74,7 @@ def test_the_folds_of_a_cross_validation_have_one_batch_size(runs: Path) -> None
     assert sizes == [256, 256]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("config", "tuner", "message"),
     [
@@ -93,6 +97,7 @@ def test_an_evaluation_has_nothing_to_tune(runs: Path) -> None:
         run_verb("test", ["--run", str(run.path), "--trainer.callbacks+=BatchSizeFinder"])
 
 
+@pytest.mark.medium
 def test_a_schedule_of_accumulation_is_planned_with(runs: Path) -> None:
     accumulating = {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {1: 2, 2: 5}}}
     changes = {**PLANNED, "trainer__max_epochs": 3, "trainer__log_every_n_steps": 1}

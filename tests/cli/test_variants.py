@@ -34,6 +34,7 @@ def commands_of(run: Run) -> list[str]:
     return [line for line in html.unescape(code).splitlines() if line.startswith("plcourse ")]
 
 
+@pytest.mark.medium
 def test_each_score_of_a_report_is_repeated_by_its_command(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_each_score_of_a_report_is_repeated_by_its_command(
     assert {each.file: each.metrics for each in evaluations(run)} == before
 
 
+@pytest.mark.medium
 def test_how_the_work_is_done_is_recorded_but_makes_no_other_evaluation(tmp_path: Path, runs: Path) -> None:
     run = fitted_run(tmp_path, runs)
     assert run.test({"data.init_args.num_workers": 1}) == run.eval("test")["metrics"]
@@ -88,6 +90,7 @@ def test_how_the_work_is_done_is_recorded_but_makes_no_other_evaluation(tmp_path
     assert [each.metrics for each in evaluations(run)] == [run.eval("test")["metrics"], limited]
 
 
+@pytest.mark.medium
 def test_a_second_prediction_replaces_none(tmp_path: Path, runs: Path) -> None:
     (tmp_path / "one").mkdir()
     for number in range(3):
@@ -137,6 +140,7 @@ def test_no_number_is_cut_and_no_line_too_long(limit: int | None) -> None:
     assert limit is not None or len(flow) == 1
 
 
+@pytest.mark.medium
 def test_advice_works_when_it_is_pasted(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +162,7 @@ def test_advice_works_when_it_is_pasted(
     assert run.eval("test")["metrics"] == own
 
 
+@pytest.mark.medium
 def test_no_advice_for_a_part_that_does_not_exist(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +172,7 @@ def test_no_advice_for_a_part_that_does_not_exist(
     assert advice == ["report"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seconds", [0.0, 1e9])
 def test_a_line_shows_what_its_epoch_logged_and_says_which_epochs_have_none(
     seconds: float, tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

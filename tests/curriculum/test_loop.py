@@ -88,6 +88,7 @@ def curriculum(
 
 
 class TestPlainTraining:
+    @pytest.mark.medium
     def test_with_everything_admitted_it_is_the_plain_loop_bit_for_bit(self) -> None:
         plain = fit(FitLoop)
         for loop in (curriculum(), curriculum(pacing=PacingFunction(start=1.0)), lambda t: CurriculumLoop(t)):
@@ -109,6 +110,7 @@ class TestPlainTraining:
 
 
 class TestArms:
+    @pytest.mark.medium
     def test_all_orders_take_equal_steps_and_equally_many_samples(self) -> None:
         pace = PacingFunction(start=0.2, ramp=0.8)
         arms = {
@@ -217,6 +219,7 @@ def test_an_endless_training_has_no_pace() -> None:
         fit(curriculum(pacing=PacingFunction()), max_epochs=-1)
 
 
+@pytest.mark.medium
 def test_the_report_follows_the_thirds_and_draws(tmp_path: Path) -> None:
     report = CurriculumReport(samples_per_tercile=40, examples=6)
     loop = curriculum(scorer=ClassifierMargin(), pacing=PacingFunction(start=0.3))

@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from image_files import save_image
 from plcourse.data import ArraySource, open_source
 
 # a timing is a benchmark, never a test
@@ -32,3 +33,12 @@ def make_source():
         return ArraySource("made", ids, torch.from_numpy(pixels.copy()), np.asarray(labels), names, parts)
 
     return make
+
+
+@pytest.fixture
+def grey_root(mnist5k, tmp_path):
+    """Ten digits of each of the classes one, two, three, 28x28 grey PNG files."""
+    for label, name in ((1, "one"), (2, "two"), (3, "three")):
+        for i, index in enumerate(np.flatnonzero(mnist5k.labels == label)[:10]):
+            save_image(tmp_path / name / f"{i:02d}.png", mnist5k.images[index, 0].numpy())
+    return tmp_path

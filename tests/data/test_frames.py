@@ -141,6 +141,7 @@ def test_rows_on_several_lines_are_read_and_counted(tmp_path: Path, capsys: pyte
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=8)
 
 
+@pytest.mark.medium
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6))
 def test_what_pandas_writes_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:

@@ -95,6 +95,7 @@ def test_each_epoch_sees_each_sample_once_in_an_order_of_its_own():
     assert not set(validated[0]) & set(epochs[0])
 
 
+@pytest.mark.medium
 def test_workers_change_nothing_and_are_gone_afterwards():
     import multiprocessing
 
@@ -117,6 +118,7 @@ class SaveAt(pl.Callback):
             trainer.save_checkpoint(self.path)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("step", [5, 13, 18, 26, 31])
 def test_a_fit_resumed_at_any_step_equals_the_uninterrupted_one(tmp_path, workers, step):

@@ -139,6 +139,7 @@ def test_a_position_means_nothing_to_a_loader_that_cuts_otherwise(changes, messa
     _loader(**changes).load_state_dict({**state, "position": 0})
 
 
+@pytest.mark.medium
 def test_workers_give_the_same_batches_bit_for_bit_and_none_of_the_global_randomness(mnist5k):
     indices = np.arange(0, 5000, 50)
     data = ImageDataset(mnist5k, indices, Normalisation([0.1], [0.3]), [RandomAffine()], seed=1)
@@ -159,6 +160,7 @@ def test_workers_give_the_same_batches_bit_for_bit_and_none_of_the_global_random
     assert _children() == 0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("persistent", [True, False])
 def test_with_workers_the_position_counts_what_was_handed_out(persistent):
     loader = _loader(n=40, workers=2, persistent_workers=persistent)
@@ -178,6 +180,7 @@ def test_with_workers_the_position_counts_what_was_handed_out(persistent):
     assert _children() == 0
 
 
+@pytest.mark.medium
 def test_workers_stay_between_epochs_and_end_with_lightnings_shutdown():
     from pytorch_lightning.utilities.combined_loader import _shutdown_workers_and_reset_iterator
 
@@ -194,6 +197,7 @@ def test_workers_stay_between_epochs_and_end_with_lightnings_shutdown():
     loader.close()
 
 
+@pytest.mark.medium
 def test_a_loader_that_goes_out_of_scope_takes_its_workers_along():
     loader = _loader(workers=1)
     iterator = iter(loader)
@@ -203,6 +207,7 @@ def test_a_loader_that_goes_out_of_scope_takes_its_workers_along():
     assert _children() == 0
 
 
+@pytest.mark.medium
 def test_an_error_in_a_worker_is_still_one_line():
     loader = _loader(workers=1, data=Stumbles())
     with pytest.raises(UserError) as raised:
@@ -217,12 +222,14 @@ class SignalHandlers:
         return {"ignored": all(ignored)}
 
 
+@pytest.mark.medium
 def test_workers_leave_signals_to_the_main_process():
     loader = _loader(workers=1, data=SignalHandlers())
     assert all(batch["ignored"] for batch in loader)
     loader.close()
 
 
+@pytest.mark.medium
 def test_workers_die_with_a_killed_main_process(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
@@ -246,6 +253,7 @@ def test_workers_die_with_a_killed_main_process(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.medium
 def test_workers_do_not_keep_the_interpreter_from_ending(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

@@ -38,6 +38,7 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
 
 
 class TestDigitsOnPhotos:
+    @pytest.mark.medium
     def test_each_part_is_cut_from_its_own_region(self) -> None:
         source = digits_on_photos()
         digits = open_source("mnist5k").read(np.arange(5000))[:, 0].numpy()
@@ -51,6 +52,7 @@ class TestDigitsOnPhotos:
                 assert columns
                 assert all(first <= column <= last - 28 for column in columns), part
 
+    @pytest.mark.medium
     def test_a_digit_inverts_what_is_behind_it_and_is_the_mask(self) -> None:
         source, digits = digits_on_photos(), open_source("mnist5k")
         ink = digits.read(np.arange(5000))[:, 0]

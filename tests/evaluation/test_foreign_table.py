@@ -36,6 +36,7 @@ def foreign(path: Path, n: int, seed: int, first: int = 0) -> pd.DataFrame:
     return pd.read_csv(path, sep=";", dtype=str, keep_default_na=False, encoding="utf-8-sig").set_index("nr")
 
 
+@pytest.mark.medium
 def test_a_foreign_table_from_fit_to_export(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, new = foreign(tmp_path / "table.csv", 200, 0), foreign(tmp_path / "new.csv", 40, 1, first=1000)
     config = digits_config(trainer__max_epochs=15)

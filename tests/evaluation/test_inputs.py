@@ -76,6 +76,7 @@ class TestImages:
         with pytest.raises(UserError, match=r"leads to no image \(only to 1 .csv\)"):
             find_images([str(photos / "*.csv")], "paths", left_out)
 
+    @pytest.mark.medium
     def test_what_cannot_be_read_is_quarantined_and_the_rest_predicted(
         self, photos: Path, fitted: Run, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -97,6 +98,7 @@ class TestImages:
     def flags(self, run: Run, photos: Path, *more: str) -> list[str]:
         return ["--ckpt_path", str(run.checkpoint("best")), f"--data.init_args.paths=[{photos}]", *more]
 
+    @pytest.mark.medium
     def test_a_new_file_makes_it_another_prediction(self, photos: Path, fitted: Run) -> None:
         fitted.predict({"data.init_args.paths": [str(photos)]})
         (photos / "broken.png").write_bytes((photos / "00.png").read_bytes())
@@ -120,6 +122,7 @@ def table(tmp_path: Path) -> Path:
 
 
 class TestTables:
+    @pytest.mark.medium
     def test_a_table_of_ones_own_from_fit_to_prediction(self, table: Path, tmp_path: Path) -> None:
         data = {"source": "table", "root": str(table), "label_column": "kind", "id_column": "name"}
         run = plcourse.run("fit", classify(data, {"in_features": 2, "num_classes": 3}, 3), runs_root=tmp_path / "runs")
@@ -152,6 +155,7 @@ class TestTables:
         assert across["features"][:, 0].tolist() == [46, 47, 48, 49, 0, 1, 2, 3]
         assert [name.rpartition("/")[2] for name in across["id"][3:5]] == ["a.parquet#49", "b.parquet#0"]
 
+    @pytest.mark.medium
     def test_texts_are_features(self, tmp_path: Path) -> None:
         good, bad = "a fine and warm film", "a dull and cold film"
         frame = pd.DataFrame({"text": [f"{(good, bad)[i % 2]} number {i}" for i in range(60)], "label": [0, 1] * 30})

@@ -62,6 +62,7 @@ def status_after_kill(rows: GeneratedRows, folder: Path, kill_at: int) -> int:
     os._exit(0)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_prediction_goes_on_to_the_same_rows(tmp_path: Path) -> None:
     rows = GeneratedRows(ROWS, labelled=False)

@@ -80,6 +80,7 @@ def test_one_ordered_table_with_every_row_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / PARTIAL).exists()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("stops", [[1], [3, 4], [2, 2, 2, 2], [10]])
 def test_only_what_is_missing_is_computed_and_the_table_is_the_same(tmp_path: Path, stops: list[int]) -> None:
     predict(tmp_path / "whole")
@@ -120,6 +121,7 @@ def test_other_columns_or_batches_are_another_prediction(tmp_path: Path) -> None
     assert predict(tmp_path / "out", rows=ROWS + BATCH) == 12
 
 
+@pytest.mark.medium
 def test_every_format_holds_the_same_rows(tmp_path: Path) -> None:
     tables = {}
     for name in ("parquet", "csv", "jsonl"):
@@ -311,6 +313,7 @@ def test_two_processes_write_the_table_of_one(forked: Command, tmp_path: Path, f
     pd.testing.assert_frame_equal(read(tmp_path / "two"), read(fitted / "predictions"))
 
 
+@pytest.mark.medium
 def test_two_nodes_of_torchrun_write_the_table_of_one(tmp_path: Path, fitted: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

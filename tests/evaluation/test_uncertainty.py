@@ -65,6 +65,7 @@ class TestForward:
         assert opinions.shape == (3, B, K)
         torch.testing.assert_close(model(batch()["image"]).softmax(dim=-1), opinions.mean(dim=0))
 
+    @pytest.mark.medium
     def test_it_compiles_to_torchscript(self) -> None:
         model = Classifier(Ensemble(mlp(), members=2), num_classes=K).eval()
         with known_warnings_aside(), _jit_is_scripting():

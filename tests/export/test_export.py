@@ -1,8 +1,6 @@
 """An exported file equals its model in numbers, decisions and metric, in every format, or the export fails by name."""
 
-import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +9,24 @@ import onnx
 import onnxruntime
 import pandas as pd
 import pytest
-import pytorch_lightning as pl
 import torch
 from onnx.external_data_helper import set_external_data
 from onnx.reference import ReferenceEvaluator
 
-from export_modules import Generator, RecurrentClassifier, TextClassifier, Texts, TwoHeads, certificate
-from plcourse import Run, Trainer
+from export_modules import TextClassifier, certificate
+from plcourse import Run
 from plcourse.__main__ import main
 from plcourse.cli import latency
 from plcourse.cli.request import read_request
 from plcourse.data.resize import as_image, as_pixels, resized
-from plcourse.errors import RunFailed, UserError
+from plcourse.errors import UserError
 from plcourse.export.artefacts import Artefacts, checked_onnx
-from plcourse.export.card import Card, Port
-from plcourse.export.certificate import Comparison
+from plcourse.export.card import Card
 from plcourse.export.data import ExportData
-from plcourse.export.graph import Bridge, Program
 from plcourse.export.preprocessing import Pixels
 from plcourse.export.runners import open_exported, open_onnx
 from plcourse.export.samples import Samples
-from plcourse.export.verb import export
-from plcourse.export.verify import Reference, compare, verify
+from plcourse.export.verify import Reference, verify
 from plcourse.export.worker import Worker
 from plcourse.runs.export_request import FORMATS, ExportRequest
 from plcourse.training.exportable import is_replaced, standing_in
@@ -202,6 +196,7 @@ class TestRefusals:
 
 
 class TestFailedCheck:
+    @pytest.mark.medium
     def test_it_is_named_and_ends_with_status_1(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The other formats, which hold both ways or refuse, are written all the same."""
         model = ["--model.init_args.network", "export_modules.Unstable", "--trust", "export_modules"]
@@ -262,70 +257,6 @@ class TestFailedCheck:
         assert not is_replaced(module)
 
 
-class TestSeveralOutputs:
-    """A classifier with a mask: what is small beside the other output must not hide behind it."""
-
-    PORTS = [Port("class_scores", "float32", [], 1), Port("mask_scores", "float32", [], 1)]
-
-    def found(self, change: Callable[[np.ndarray, np.ndarray], Any]) -> Comparison:
-        draw = np.random.default_rng(0)
-        scores, masks = draw.normal(size=(6, 3)) * 100, draw.normal(size=(6, 2, 4, 4))
-        samples = Samples([f"s/{i}" for i in range(6)], [np.arange(6)], [scores, masks])
-
-        def runner(inputs: Any) -> list[np.ndarray]:
-            own = [scores[inputs[0]].copy(), masks[inputs[0]].copy()]
-            for position, index in enumerate(inputs[0]):
-                if index == 4:
-                    change(own[0][position], own[1][position])
-            return own
-
-        return compare(runner, [samples], 4, self.PORTS)
-
-    def test_preprocessing_and_softmax_go_around_all_of_them(self) -> None:
-        torch.manual_seed(0)
-        module, state = TwoHeads().eval(), {"mean": [0.2], "std": [0.3], "shape": [1, 6, 6]}
-        program = Program(module, module, state, preprocess=True, probabilities=True)
-        image = torch.from_numpy(pixels((4, 1, 6, 6)))
-        batch = {"image": (image / 255 - 0.2) / 0.3}
-        (found,) = program.inputs(batch)
-        assert torch.equal(found, image)
-        for found, expected in zip(program.eager([image.numpy()]), program.reference(batch), strict=True):
-            np.testing.assert_allclose(found, expected, atol=1e-6)
-            np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
-        card = program.card("onnx", [image], {}, {})
-        assert [port.name for port in card.outputs] == ["class_probabilities", "mask_probabilities"]
-        back = Bridge(card).outputs(program.eager([image.numpy()]))
-        assert isinstance(back, tuple)
-        for scores, own in zip(back, module(batch["image"]), strict=True):
-            torch.testing.assert_close(scores.softmax(1), own.softmax(1))
-
-    def test_only_images_have_pixels(self) -> None:
-        module, state = TwoHeads().eval(), {"mean": [0.2], "std": [0.3], "shape": [1, 6, 6]}
-        with pytest.raises(UserError, match="--preprocess is for images and tables: TwoHeads takes 'image'"):
-            Program(module, module, state, preprocess=True).inputs({"image": torch.zeros(4, 7)})
-
-    def test_each_is_held_against_its_own_scale(self) -> None:
-        def change(scores: np.ndarray, masks: np.ndarray) -> None:
-            scores += 1
-            masks[:, 0, 0] = masks[::-1, 0, 0]
-
-        found = self.found(change)
-        mask = found["outputs"]["mask_scores"]
-        assert found["max_deviation"] == mask["max_deviation"] < 5 < found["outputs"]["class_scores"]["scale"]
-        assert found["worst"] == "s/4"
-        assert found["outputs"]["class_scores"]["agreement"] == 1
-        assert found["agreement"] == mask["agreement"] == 1 - 1 / (8 * 16)  # one pixel; two samples come twice
-
-    def test_what_is_no_number_fails(self) -> None:
-        def change(scores: np.ndarray, masks: np.ndarray) -> None:
-            scores[1] = np.nan
-
-        found = self.found(change)
-        assert np.isnan(found["outputs"]["class_scores"]["max_deviation"])
-        assert found["outputs"]["class_scores"]["worst"] == "s/4"
-        assert np.isnan(found["max_deviation"])
-
-
 class TestAsAModel:
     @pytest.mark.parametrize("name", ["onnx", "torch_export"])
     def test_test_and_predict_give_what_the_model_gives(self, exported: Run, runs: Path, name: str) -> None:
@@ -355,61 +286,6 @@ class TestAsAModel:
         assert Run.load("export/test_exported").eval("test")["metrics"]["test/accuracy"] > 0.5
         with pytest.raises(SystemExit):
             main(["test", "-c", "export/test_exported", words[0], "--data.init_args.source=mnist5k"])
-
-
-class TestOtherModules:
-    """What lessons of other kinds need: text of any length, several inputs, outputs without a decision."""
-
-    def exported(self, module: pl.LightningModule, tmp_path: Path, *formats: str) -> Run:
-        torch.manual_seed(1)
-        run = Run.create("export/own", tmp_path, {})
-        trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-        export(run, trainer, module, Texts(), None, ExportRequest(formats=formats, batch_sizes=(1, 5)))
-        return run
-
-    def test_text_of_another_length_and_batch_is_read(self, tmp_path: Path) -> None:
-        module = TextClassifier().eval()
-        run = self.exported(module, tmp_path, "onnx", "onnx_int8_dynamic", "torch_export", "torchscript_script")
-        for row in list(certificate(run).values())[1:]:
-            assert row["other_size"]["max_deviation"] < 0.1
-        words = torch.randint(50, (7, 31))
-        expected = module(words).detach().numpy()
-        for name in ("onnx", "torch_export"):
-            (found,) = open_exported(run, name)[0]([words.numpy()])
-            np.testing.assert_allclose(found, expected, atol=1e-5)
-
-    def test_a_length_is_free_in_a_verified_file_or_the_format_fails_by_name(self, tmp_path: Path) -> None:
-        """Whether torch's exporters keep an LSTM's length free depends on what ran before in the process."""
-        module, names = RecurrentClassifier().eval(), ("onnx", "torchscript_trace", "torch_export")
-        with contextlib.suppress(RunFailed):
-            self.exported(module, tmp_path, *names)
-        run = Run.load(next((tmp_path / "export" / "own").iterdir()))
-        rows, words = certificate(run), torch.randint(50, (7, 31))
-        assert rows["torchscript_trace"]["status"] == "verified"
-        for name in names:
-            if rows[name]["status"] == "verified":
-                (found,) = open_exported(run, name)[0]([words.numpy()])
-                np.testing.assert_allclose(found, module(words).detach().numpy(), atol=1e-5)
-            else:
-                assert "length" in rows[name]["failed"][0]
-
-    def test_a_generator_has_several_inputs_and_named_outputs(self, tmp_path: Path) -> None:
-        run = self.exported(Generator(), tmp_path, "onnx", "torch_export")
-        runner, card = open_exported(run, "onnx")
-        assert [port.name for port in card.outputs] == ["image", "brightness"]
-        assert card.structure == "dict"
-        image, brightness = runner([np.zeros((3, 8), np.float32), np.arange(3)])
-        np.testing.assert_allclose(image.mean(axis=(1, 2, 3)), brightness, atol=1e-6)
-        assert certificate(run)["onnx"]["batches"]["5"]["agreement"] is None
-        assert "metric" not in certificate(run)["onnx"]
-
-    def test_what_does_not_fit_is_said(self, tmp_path: Path) -> None:
-        run = Run.create("export/own", tmp_path, {})
-        trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-        with pytest.raises(UserError, match="a model of one input"):
-            export(run, trainer, Generator(), Texts(), None, ExportRequest(preprocess=True))
-        with pytest.raises(UserError, match="no mean, std"):
-            export(run, trainer, TextClassifier(), Texts(), None, ExportRequest(preprocess=True))
 
 
 class TestLatency:

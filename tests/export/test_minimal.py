@@ -13,6 +13,7 @@ from plcourse.export.samples import Samples
 from plcourse.export.verify import compare
 
 
+@pytest.mark.medium
 def test_the_minimal_comparison_is_that_of_the_lesson(tmp_path: Path) -> None:
     image, label = (each[:200] for each in minimal.part("test"))
     network = minimal.train(*minimal.part("train"), steps=60)
@@ -37,6 +38,7 @@ def test_the_minimal_comparison_is_that_of_the_lesson(tmp_path: Path) -> None:
     assert "max deviation" in minimal.failures(runners[2], network, image, label, batch_size=8)[0]
 
 
+@pytest.mark.medium
 def test_a_frozen_batch_size_is_found(tmp_path: Path) -> None:
     image, label = minimal.part("test")
     network = minimal.train(*minimal.part("train"), steps=1)

@@ -74,6 +74,7 @@ def assert_as_predicted(run: Run, photos: Path, name: str, atol: float) -> None:
     assert len(shapes) >= 4
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rule", ["crop", "stretch", "pad"])
 def test_photos_of_all_shapes_through_fit_predict_export(photos: Path, runs: Path, rule: str) -> None:
     names = {"crop": "onnx,onnx_int8,torchscript_script", "stretch": "onnx", "pad": "torch_export"}[rule]
@@ -98,6 +99,7 @@ class Squeezer(Resizer):
         return functional.interpolate(pixels_BCHW.float(), size=size, mode="bilinear", antialias=True)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("source", ["photos", "digits"])
 def test_another_resize_in_the_graph_fails_the_export(
     photos: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str
@@ -181,6 +183,7 @@ def test_a_data_module_that_knows_no_raw_images_takes_pixels_of_the_trained_size
     np.testing.assert_allclose(fixed.eager(samples.inputs)[0], samples.outputs[0], atol=1e-5)
 
 
+@pytest.mark.medium
 def test_rows_of_a_table_go_in_as_they_were_written(runs: Path, tmp_path: Path) -> None:
     """One column is large and varies little, which float32 could not standardise."""
     draw = np.random.default_rng(0)

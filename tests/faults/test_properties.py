@@ -40,6 +40,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.medium
 @any_example
 @given(st.sampled_from(get_args(Kind)), shares, shares, st.integers(1, 20), st.lists(st.floats(0, 1), min_size=2))
 def test_a_pace_never_shrinks_and_ends_with_everything(
@@ -52,6 +53,7 @@ def test_a_pace_never_shrinks_and_ends_with_everything(
     assert pace.share(1.0) == 1
 
 
+@pytest.mark.medium
 @any_example
 @given(shares, shares, st.integers(1, 4), st.lists(st.floats()), st.data())
 def test_an_adaptive_pace_never_shrinks_and_goes_on_from_its_state(

@@ -41,6 +41,7 @@ def weights(module: Any) -> list[torch.Tensor]:
 
 
 class TestTurns:
+    @pytest.mark.medium
     @pytest.mark.parametrize("cls", MODELS)
     @pytest.mark.parametrize("parts", [3, 7, 99])
     def test_micro_batches_take_the_step_of_the_whole_batch(self, cls: Any, parts: int) -> None:

@@ -29,6 +29,7 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(dict(state))
 
 
+@pytest.mark.medium
 def test_the_minimal_gan_takes_the_steps_of_the_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
     def latents(purpose: str, step: int, turn: int, ids: list[str], dimensions: int) -> Tensor:
         return torch.randn(len(ids), dimensions)

@@ -138,6 +138,7 @@ class TestFeatures:
     def network(self) -> FeatureNetwork:
         return FeatureNetwork(widths=(8, 16), features=16)
 
+    @pytest.mark.medium
     def test_it_is_trained_once_and_leaves_random_numbers_alone(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -157,6 +158,7 @@ class TestFeatures:
         features = first(next(iter(batch))["image"])[0]
         assert features.square().mean().item() == pytest.approx(1, abs=0.1)
 
+    @pytest.mark.medium
     def test_a_damaged_cache_is_refused(self, tmp_path: Path) -> None:
         fit_features(self.network(), self.images(), tmp_path)
         (path,) = tmp_path.glob("*.ckpt")
@@ -172,6 +174,7 @@ class TestFeatures:
         assert name != fingerprint(self.network(), self.images(split_seed=1))
         assert name != fingerprint(FeatureNetwork(widths=(8, 16), features=8), self.images())
 
+    @pytest.mark.medium
     def test_two_processes_at_once_train_it_once(self, tmp_path: Path) -> None:
         code = (
             "from pathlib import Path; from plcourse.gan.features import *; from plcourse.gan.data import SYMMETRIC;"

@@ -6,88 +6,24 @@ Run as a script, it imports torch once and then forks one supervising process pe
 
 import atexit
 import ctypes
-import datetime
 import json
 import os
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from lightning_utilities.core.rank_zero import rank_zero_only
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from plcourse.errors import Interrupted, RunFailed, UserError
+from launch_faults import FAULTS, TIMEOUT, Endless, join_gloo, note
+from plcourse.errors import Interrupted, UserError
 from plcourse.processes import forking
 from plcourse.processes.rank_process import beat, stop_requested
 from plcourse.processes.supervisor import supervise
-
-TIMEOUT = 1.5  # of the collectives, in seconds
-
-
-def note(folder: Path, rank: int, text: object) -> None:
-    with (folder / f"rank{rank}").open("a") as file:
-        file.write(f"{text}\n")
-
-
-def join_gloo(rank: int) -> None:
-    dist.init_process_group(
-        "gloo",
-        rank=rank,
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=datetime.timedelta(seconds=TIMEOUT),
-    )
-
-
-def raise_value_error() -> None:
-    raise ValueError("the label is 12\nand there are 10 classes")
-
-
-def raise_in_vain() -> None:
-    """As a teardown does that meets the others in a barrier which they never enter."""
-    try:
-        raise ValueError("the cause")
-    finally:
-        dist.broadcast(torch.ones(1), 0 if int(os.environ["LOCAL_RANK"]) else 1)
-
-
-def mend_and_fail() -> None:
-    """An error raised while handling the loss of a connection is as secondary as the loss."""
-    try:
-        dist.all_reduce(torch.ones(10))
-    except RuntimeError as error:
-        raise KeyError("nothing to clean up") from error
-
-
-FAULTS: dict[str, Callable[[], object]] = {
-    "raise": raise_value_error,
-    "raise_in_vain": raise_in_vain,
-    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "abort": os.abort,
-    "exit": lambda: os._exit(0),
-    "sys_exit": lambda: sys.exit(0),
-    "exit_3": lambda: sys.exit(3),
-    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
-    "sleep": lambda: time.sleep(100),
-    "other_collective": lambda: dist.broadcast(torch.ones(1), 0),
-    "return": lambda: None,
-    "user_error": lambda: bad_request("no class 'Restnet'; did you mean 'ResNet'?"),
-    "run_failed": lambda: fail_run("the loss is nan"),
-    "mend": mend_and_fail,
-    "term_itself": lambda: os.kill(os.getpid(), signal.SIGTERM),
-}
-
-
-def bad_request(text: str) -> None:
-    raise UserError(text)
-
-
-def fail_run(text: str) -> None:
-    raise RunFailed(text) from ValueError("a detail")
 
 
 def training(folder: Path, n: int, faults: dict[str, str]) -> None:
@@ -267,17 +203,6 @@ def finishes_when_asked(folder: Path) -> None:
 
     supervise(2, worker)
     print("all finished")
-
-
-class Endless(Dataset[torch.Tensor]):
-    """Samples without end, for loader workers."""
-
-    def __len__(self) -> int:
-        return 10**9
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        time.sleep(0.01)
-        return torch.zeros(1)
 
 
 def with_loaders(folder: Path, fault: str, watcher: bool = False) -> None:

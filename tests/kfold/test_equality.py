@@ -19,6 +19,8 @@ from plcourse.training.run_checkpoint import RunCheckpoint
 from support import assert_equal, assert_same_end
 from trainers import quiet_trainer
 
+pytestmark = pytest.mark.medium
+
 EARLY_STOPPING = {
     "class_path": "pytorch_lightning.callbacks.EarlyStopping",
     "init_args": {"monitor": "val/loss", "patience": 1},

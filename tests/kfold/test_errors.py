@@ -13,6 +13,8 @@ from plcourse.cli import run_verb
 from plcourse.errors import RunFailed, UserError
 from plcourse.runs.run import Run
 
+pytestmark = pytest.mark.medium
+
 QUICK = {"trainer__max_epochs": 1, "data__init_args__augment": None}
 
 

@@ -10,6 +10,7 @@ from plcourse.kfold.data import TableData
 from plcourse.kfold.minimal import corrected_interval, cross_validate
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("one_thread")
 def test_the_minimal_loop_gives_the_folds_of_the_lesson(runs: Path) -> None:
     config = {

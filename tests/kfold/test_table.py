@@ -65,6 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.mark.medium
 def test_a_column_that_is_constant_in_a_fold_predicts_nothing_wild(run: Run) -> None:
     rows: Any = pd.read_parquet(run.path / "predictions" / "out_of_fold.parquet").set_index("id")
     assert len(rows) == 48
@@ -74,6 +75,7 @@ def test_a_column_that_is_constant_in_a_fold_predicts_nothing_wild(run: Run) -> 
     assert min(scale["std"][3] for scale in scales) > 0.1
 
 
+@pytest.mark.medium
 def test_new_rows_are_predicted_by_the_mean_of_the_folds_each_with_its_own_scale(run: Run, tmp_path: Path) -> None:
     new = houses(9).drop(columns=["price", "Unnamed: 0"]).sample(frac=1, random_state=0)
     new[["temp", "lift", "house", "size", "rooms"]].to_csv(tmp_path / "new.csv", index=False)
@@ -96,6 +98,7 @@ def test_new_rows_are_predicted_by_the_mean_of_the_folds_each_with_its_own_scale
     assert found[new["house"]].to_numpy() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("change", "message"),
     [

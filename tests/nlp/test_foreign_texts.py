@@ -64,6 +64,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.medium
 def test_foreign_texts_from_fit_to_export(
     folder: Path, tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +97,7 @@ def test_foreign_texts_from_fit_to_export(
         assert softmax(np.asarray(found)[0]) == pytest.approx(probability, abs=1e-5)
 
 
+@pytest.mark.medium
 def test_a_tokenizer_of_words_says_that_it_knows_none(
     folder: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

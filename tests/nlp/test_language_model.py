@@ -67,6 +67,7 @@ def test_a_gpt_starts_as_a_table_of_pairs() -> None:
     assert network.head.weight is network.embedding.weight
 
 
+@pytest.mark.medium
 def test_the_score_is_the_sum_over_the_text_however_it_is_cut(tmp_path: Path) -> None:
     network, found = network_of("GPT"), []
     for length, batch in ((5, 1), (8, 7)):

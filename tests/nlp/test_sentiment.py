@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from tokenizers import Tokenizer
 
-from corpus import language_config, long_text, table
+from corpus import table
 from plcourse import Run
 from plcourse.__main__ import main
 from plcourse.errors import UserError
@@ -21,39 +21,18 @@ from plcourse.export.formats import write
 from plcourse.export.graph import Program
 from plcourse.nlp.attribution import Attributions, integrated_gradients, marked
 from plcourse.nlp.baseline import LinearBaseline, paired
-from plcourse.nlp.bilstm import BiLSTM
 from plcourse.nlp.cnn import TextCNN
 from plcourse.nlp.embedding_bag import EmbeddingBag
-from plcourse.nlp.finetuned import LanguageModelClassifier, take_over
 from plcourse.nlp.generative_classifier import ClassConditionalLSTM
 from plcourse.nlp.gpt import GPT
 from plcourse.nlp.language_model import LanguageModel
 from plcourse.nlp.lstm import LSTMLanguageModel
 from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.sentiment import SentimentClassifier
-from plcourse.training.checkpoint import load
+from sentiment_configs import SIZES, network_of, sentiment_config
 from support import TWO_PROCESSES, Command, kill_at_step, write_config
 
-SIZES: dict[str, dict[str, Any]] = {
-    "EmbeddingBag": {"embedding": 8, "ngrams": 3, "buckets": 50},
-    "BiLSTM": {"embedding": 8, "hidden": 6},
-    "TextCNN": {"embedding": 8, "filters": 6},
-}
 NETWORKS = [*SIZES, "LSTMLanguageModel", "GPT"]
-
-
-def network_of(name: str) -> torch.nn.Module:
-    """A network with three classes and weights that are not small; the last two read with a language model's."""
-    torch.manual_seed(0)
-    if name in SIZES:
-        kind: Any = {"EmbeddingBag": EmbeddingBag, "BiLSTM": BiLSTM, "TextCNN": TextCNN}[name]
-        network = kind(vocab_size=60, num_classes=3, **SIZES[name])
-    else:
-        encoder = GPT(60, 40, 1, 2, 16) if name == "GPT" else LSTMLanguageModel(60, 8, 6)
-        network = LanguageModelClassifier(encoder, 3)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return network.double().eval()
 
 
 def padded(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,35 +42,6 @@ def padded(n: int) -> tuple[torch.Tensor, torch.Tensor]:
     short_BT = torch.randint(1, 60, (4, 12), generator=torch.Generator().manual_seed(2))
     tokens_BT[:, :12] = short_BT
     return tokens_BT * (torch.arange(n) < length_B.unsqueeze(1)), length_B
-
-
-def sentiment_config(path: Path, name: str = "EmbeddingBag", **trainer: Any) -> dict[str, Any]:
-    network = {"vocab_size": 200, "dropout": 0.2, **SIZES[name]}
-    checkpoint = {"monitor": "val/loss", "mode": "min", "every_n_train_steps": 5}
-    return {
-        "seed_everything": 3,
-        "trainer": {
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_epochs": 4,
-            "precision": "64-true",
-            "log_every_n_steps": 2,
-            "callbacks": [
-                {"class_path": "RunCheckpoint", "init_args": checkpoint},
-                {"class_path": "LinearBaseline"},
-                {"class_path": "Attributions", "init_args": {"texts": 3}},
-            ],
-            **trainer,
-        },
-        "model": {
-            "class_path": "SentimentClassifier",
-            "init_args": {"network": {"class_path": name, "init_args": network}},
-        },
-        "data": {
-            "class_path": "TextData",
-            "init_args": {"source": "text_table", "path": str(path), "vocab_size": 200, "batch_size": 8},
-        },
-    }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -120,6 +70,7 @@ def test_the_order_of_words_matters_to_a_bag_of_pairs_only() -> None:
         assert torch.allclose(one, other, rtol=0, atol=1e-12) == same
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", SIZES)
 def test_attributions_add_up_to_the_score(name: str) -> None:
     network = network_of(name)
@@ -213,6 +164,7 @@ def test_wrong_arguments() -> None:
         LinearBaseline(regularisation=0.0)
 
 
+@pytest.mark.medium
 def test_all_verbs(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = sentiment_config(table(tmp_path / "mine.csv", 300))
     config["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.03}}
@@ -292,90 +244,6 @@ def test_a_length_beyond_the_tokens_counts_as_all_of_them() -> None:
     assert torch.equal(module(tokens_BT, torch.tensor([9])), module(tokens_BT, torch.tensor([3])))
 
 
-_SIZES = ("val_size", "test_size")
-
-
-def finetuned_config(path: Path, pretrained: str | None, encoder: str = "LSTMLanguageModel") -> dict[str, Any]:
-    """A classifier whose encoder is the network of `language_config`."""
-    config = sentiment_config(path, max_epochs=1, callbacks=[])
-    network = language_config(path, encoder)["model"]["init_args"]["network"]
-    config["model"]["init_args"] |= {
-        "network": {"class_path": "LanguageModelClassifier", "init_args": {"encoder": network}},
-        "pretrained": pretrained,
-        "encoder_lr": 0.5,
-    }
-    config["data"]["init_args"]["vocab_size"] = 64
-    return config
-
-
-def test_finetuned_begins_with_the_weights_and_words_of_the_language_model(tmp_path: Path, runs: Path) -> None:
-    language = language_config(long_text(tmp_path / "text.txt", 100), trainer__max_epochs=1)
-    main(["fit", "-c", str(write_config(tmp_path / "lm.yaml", language))])
-    config = finetuned_config(table(tmp_path / "mine.csv"), "own/lm")
-    config["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}
-    main(["fit", "-c", str(write_config(tmp_path / "fine.yaml", config))])
-    run, known_run = Run.load(runs / "own/fine/latest"), Run.load(runs / "own/lm/latest")
-    own, known = (load(each.checkpoint(which)) for each, which in ((run, "last"), (known_run, "best")))
-    prefix = "network.encoder."
-    kept = {name: value for name, value in own["state_dict"].items() if name.startswith(prefix)}
-    assert len(kept) == 5
-    for name, value in kept.items():
-        assert torch.equal(value, known["state_dict"][f"network.{name.removeprefix(prefix)}"])
-    assert own["TextData"]["tokenizer"] == known["LanguageData"]["tokenizer"]
-    (runs / "own/lm").rename(runs / "own/moved")  # what was taken over is in the run's own checkpoint
-    main(["test", "--run", str(run.path)])
-
-
-def test_texts_that_the_language_model_has_read_are_not_scored(
-    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = table(tmp_path / "mine.csv")
-    changes = {"trainer__max_epochs": 1, "data__init_args__source": "text_table"}
-    config = finetuned_config(own, "own/lm")
-    for seed, status in ((config["data"]["init_args"].get("split_seed", 0), None), (1, 2)):
-        language = language_config(own, **changes, data__init_args__split_seed=seed)
-        language["data"]["init_args"] |= {size: config["data"]["init_args"].get(size, 0.1) for size in _SIZES}
-        main(["fit", "-c", str(write_config(tmp_path / "lm.yaml", language))])
-        main(["fit", "-c", str(write_config(tmp_path / "fine.yaml", config))])
-        if status is None:
-            main(["test", "--run", "own/fine"])
-            continue
-        with pytest.raises(SystemExit) as ended:
-            main(["test", "--run", "own/fine"])
-        assert ended.value.code == status
-        assert re.search(r"was trained on \d+ of the \d+ test samples.*split_seed=1", capsys.readouterr().err)
-
-
-def test_what_cannot_be_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLCOURSE_RUNS", str(tmp_path))
-    with pytest.raises(UserError, match="needs a LanguageModelClassifier as the network, not TextCNN"):
-        take_over(network_of("TextCNN"), "own/lm")
-    network = network_of("LSTMLanguageModel")
-    with pytest.raises(UserError, match="own/lm"):
-        take_over(network, "own/lm")
-    path = tmp_path / "other.ckpt"
-    torch.save({"state_dict": {}}, path)
-    with pytest.raises(UserError, match="is not a checkpoint of a language model"):
-        take_over(network, str(path))
-    other = LSTMLanguageModel(60, 8, 7)
-    weights = {f"network.{name}": value for name, value in other.state_dict().items()}
-    torch.save({"state_dict": weights, "LanguageData": {"tokenizer": {}}}, path)
-    with pytest.raises(
-        UserError, match=r"lstm.weight_ih_l0 is \(28, 8\) in that run and \(24, 8\) in the encoder; give"
-    ):
-        take_over(network, str(path))
-
-
-def test_the_encoder_has_a_rate_of_its_own() -> None:
-    module = SentimentClassifier(network_of("GPT"), 3, lr_scheduler=None, encoder_lr=0.5)
-    module.optimizer = lambda params: torch.optim.SGD(params, lr=0.1)
-    optimizer = module.configure_optimizers()["optimizer"]
-    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.05]
-    grouped = [each for group in optimizer.param_groups for each in group["params"]]
-    assert {id(each) for each in grouped} == {id(each) for each in module.parameters()}
-    assert len(grouped) == len({id(each) for each in grouped})
-
-
 @pytest.mark.slow
 def test_two_processes_are_one(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = sentiment_config(table(tmp_path / "mine.csv"), max_epochs=2)
@@ -397,6 +265,7 @@ def test_killed_in_mid_epoch_and_resumed(forked: Command, tmp_path: Path, runs: 
     kill_at_step(forked, tmp_path, runs, "kill", 33, config)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("content", "message"),
     [

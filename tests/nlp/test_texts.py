@@ -65,6 +65,7 @@ def test_what_counts_as_a_near_duplicate(other: str, same: bool) -> None:
     assert (first == second) == same
 
 
+@pytest.mark.medium
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=80), max_size=12), st.randoms())
 def test_hashes_do_not_depend_on_the_order(texts: list[str], random: Any) -> None:

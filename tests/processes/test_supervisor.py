@@ -7,123 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from launch_server import Server
 from plcourse.processes import rank_process
 from plcourse.processes.forking import can_fork
 from plcourse.processes.shared_state import Failure, RankReporter, SharedState
 from plcourse.processes.supervisor import supervise
-from support import HELPERS
 
-SERVER = HELPERS / "launch_scenarios.py"
 TIMEOUT = 1.5  # of the jobs' collectives
 BOUND = TIMEOUT + 5  # a failed job has ended by then
-
-
-class Ended:
-    def __init__(self, status: int, seconds: float, folder: Path) -> None:
-        self.status = status
-        self.seconds = seconds
-        self.out = (folder / "out").read_text()
-        self.err = (folder / "err").read_text().strip()
-
-
-class Server:
-    """Starts supervised jobs, and sees whether any of their processes is left."""
-
-    def __init__(self, log: Path) -> None:
-        self.log = log.open("w")
-        self.mark = f"PLCOURSE_LAUNCH_TEST={uuid.uuid4()}"
-        name, value = self.mark.split("=")
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(SERVER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            env={**os.environ, name: value},
-        )
-        self.started = 0.0
-        self.pid = 0
-        self.folder = Path()
-        self.running = False
-
-    def start(self, folder: Path, job: str, **options: Any) -> None:
-        self.folder = folder
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"job": job, "folder": str(folder), **options}) + "\n")
-        self.process.stdin.flush()
-        self.pid = int(self.read())
-        self.started = time.monotonic()
-        self.running = True
-
-    def read(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def wait(self) -> Ended:
-        status = int(self.read())
-        self.running = False
-        return Ended(status, time.monotonic() - self.started, self.folder)
-
-    def run(self, folder: Path, job: str, **options: Any) -> Ended:
-        self.start(folder, job, **options)
-        return self.wait()
-
-    def notes(self, rank: int) -> list[str]:
-        path = self.folder / f"rank{rank}"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def until(self, met: Callable[[], bool], seconds: float = 10) -> None:
-        deadline = time.monotonic() + seconds
-        while not met():
-            assert time.monotonic() < deadline, "it never came to that"
-            time.sleep(0.01)
-
-    def until_ready(self, n: int = 2) -> None:
-        self.until(lambda: all("ready" in self.notes(rank) for rank in range(n)))
-
-    def left(self) -> list[int]:
-        """The processes of this server that still run; forks show the environment of their ancestor."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit() and int(folder.name) != self.process.pid:
-                try:
-                    if self.mark in (folder / "environ").read_text(errors="replace").split("\0"):
-                        found.append(int(folder.name))
-                except OSError:
-                    continue
-        return found
-
-
-@pytest.fixture(scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    server = Server(log)
-    yield server
-    assert server.process.stdin is not None
-    assert server.process.stdout is not None
-    server.process.stdin.close()
-    server.process.stdout.close()
-    server.process.wait(10)
-    server.log.close()
-    assert log.read_text() == ""
-
-
-@pytest.fixture
-def server(_server: Server) -> Iterator[Server]:
-    yield _server
-    if _server.running:  # the test failed
-        os.kill(_server.pid, signal.SIGKILL)
-        _server.wait()
-    # After the command has returned nothing runs any more.
-    assert _server.left() == []
 
 
 def state(pid: int) -> str:
@@ -275,135 +170,6 @@ def test_a_rank_killed_from_outside_is_named(server: Server, tmp_path: Path, vic
     assert ended.err.startswith(f"RunFailed: rank {victim} was killed by SIGKILL after step ")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("to", ["supervisor", "group", "both, as timeout(1) does"])
-def test_a_signal_reaches_each_rank_once_and_all_stop_before_the_same_step(
-    server: Server, tmp_path: Path, signum: signal.Signals, to: str
-) -> None:
-    server.start(tmp_path, "stepping")
-    server.until_ready()
-    if to != "group":
-        os.kill(server.pid, signum)
-    if to != "supervisor":
-        os.killpg(server.pid, signum)
-    ended = server.wait()
-    assert (ended.status, ended.err) == (128 + signum, "")
-    stops = []
-    for rank in (0, 1):
-        _, _, *signals, stop = server.notes(rank)
-        assert signals == [f"signal {signum:d}"]
-        stops.append(stop)
-    assert stops[0] == stops[1]
-    assert stops[0].endswith(f"asked by {signum:d}")
-
-
-@pytest.mark.parametrize("attempt", range(3))
-def test_ranks_that_step_as_fast_as_they_can_stop_together(server: Server, tmp_path: Path, attempt: int) -> None:
-    server.start(tmp_path, "fast_stepping")
-    server.until_ready(3)
-    os.kill(server.pid, signal.SIGTERM)
-    ended = server.wait()
-    assert (ended.status, ended.err) == (143, "")
-    assert len({server.notes(rank)[-1] for rank in range(3)}) == 1
-
-
-def test_a_second_signal_kills_at_once(server: Server, tmp_path: Path) -> None:
-    server.start(tmp_path, "stepping", obey=False)
-    server.until_ready()
-    os.kill(server.pid, signal.SIGINT)
-    server.until(lambda: "signal 2" in server.notes(0))
-    time.sleep(0.4)  # sooner it would be taken for the same signal
-    again = time.monotonic()
-    os.kill(server.pid, signal.SIGTERM)
-    ended = server.wait()
-    assert (ended.status, ended.err) == (130, "")
-    assert time.monotonic() - again < 2
-
-
-def test_ranks_that_do_not_stop_in_time_are_killed(server: Server, tmp_path: Path) -> None:
-    server.start(tmp_path, "stepping", obey=False, stop_timeout=1)
-    server.until_ready()
-    os.kill(server.pid, signal.SIGTERM)
-    ended = server.wait()
-    assert ended.status == 1
-    assert ended.err == (
-        "RunFailed: ranks 0 and 1 did not stop within 1 s of SIGTERM and had to be killed; "
-        "the last checkpoint is intact"
-    )
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ranks_without_handlers_stop_as_python_does(server: Server, tmp_path: Path, signum: signal.Signals) -> None:
-    server.start(tmp_path, "plain")
-    server.until_ready()
-    os.kill(server.pid, signum)
-    ended = server.wait()
-    assert (ended.status, ended.err) == (128 + signum, "")
-    said = ["ready", "KeyboardInterrupt"] if signum == signal.SIGINT else ["ready"]
-    assert [server.notes(rank) for rank in (0, 1)] == [said, said]
-
-
-def test_a_signal_to_one_rank_stops_the_job(server: Server, tmp_path: Path) -> None:
-    server.start(tmp_path, "plain")
-    server.until_ready()
-    victim = next(pid for pid in server.left() if pid != server.pid)
-    os.kill(victim, signal.SIGINT)
-    ended = server.wait()
-    assert (ended.status, ended.err) == (130, "")
-
-
-def test_a_failure_while_stopping_is_a_failure(server: Server, tmp_path: Path) -> None:
-    server.start(tmp_path, "fails_while_stopping")
-    server.until_ready()
-    os.kill(server.pid, signal.SIGTERM)
-    ended = server.wait()
-    assert ended.status == 1
-    assert ended.err.startswith("RunFailed: rank 1 raised OSError at step ")
-    assert ended.err.endswith("[Errno 28] No space left on device, while stopping on SIGTERM")
-
-
-def test_a_job_that_finishes_when_asked_to_stop_is_interrupted_all_the_same(server: Server, tmp_path: Path) -> None:
-    server.start(tmp_path, "finishes_when_asked")
-    server.until_ready()
-    os.kill(server.pid, signal.SIGTERM)
-    ended = server.wait()
-    assert (ended.status, ended.err, ended.out) == (143, "", "")
-
-
-def test_ctrl_z_suspends_the_ranks_too(server: Server, tmp_path: Path) -> None:
-    server.start(tmp_path, "counting")
-    server.until_ready()
-    pids = server.left()
-    assert len(pids) == 3
-    os.killpg(server.pid, signal.SIGTSTP)
-    server.until(lambda: all(state(pid) == "T" for pid in pids))
-    counted = server.notes(0)
-    time.sleep(0.3)
-    assert server.notes(0) == counted
-    os.killpg(server.pid, signal.SIGCONT)
-    ended = server.wait()
-    assert (ended.status, ended.err) == (0, "")
-    assert [len(server.notes(rank)) for rank in (0, 1)] == [15, 15]
-
-
-@pytest.mark.parametrize("watcher", [False, True])
-def test_nobody_outlives_a_killed_supervisor(server: Server, tmp_path: Path, watcher: bool) -> None:
-    server.start(tmp_path, "with_loaders", fault="return", watcher=watcher)
-    server.until_ready()
-    assert len(server.left()) == 7  # the supervisor, two ranks, four loader workers
-    os.kill(server.pid, signal.SIGKILL)
-    assert server.wait().status == -signal.SIGKILL
-    # torch's loader workers look for their parent every 5 s.
-    server.until(lambda: server.left() == [], seconds=8)
-
-
-@pytest.mark.parametrize("fault", ["kill", "exit"])
-def test_the_loader_workers_of_a_dead_rank_go_with_the_job(server: Server, tmp_path: Path, fault: str) -> None:
-    ended = server.run(tmp_path, "with_loaders", fault=fault)
-    assert ended.status == 1
-    assert "rank 1" in ended.err
-
-
 def test_ranks_get_one_thread_if_openmp_would_hang(server: Server, tmp_path: Path) -> None:
     ended = server.run(tmp_path, "used_openmp")
     assert (ended.status, ended.err) == (0, "")
@@ -456,6 +222,7 @@ def test_a_job_has_ranks() -> None:
         supervise(0, print)
 
 
+@pytest.mark.medium
 def test_only_the_main_thread_of_a_linux_process_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert can_fork() == (sys.platform == "linux")
     answers: list[bool] = []
@@ -467,6 +234,7 @@ def test_only_the_main_thread_of_a_linux_process_forks(monkeypatch: pytest.Monke
     assert not can_fork()
 
 
+@pytest.mark.medium
 def test_the_module_does_not_import_torch() -> None:
     code = "import sys, plcourse.processes.supervisor; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -93,6 +93,7 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", HOSTILE)
 def test_refused_before_anything_runs(evil: Path, runs: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     path = write_config(evil / "hostile.yaml", hostile_config(*HOSTILE[name]))
@@ -109,6 +110,7 @@ def test_refused_before_anything_runs(evil: Path, runs: Path, capsys: pytest.Cap
     assert not imported & {"evil_module", "torch.utils.cpp_extension", "torch.package"}
 
 
+@pytest.mark.medium
 def test_every_admitted_callable_is_a_class_or_builds_a_model_of_torchvision() -> None:
     """All public names of the admitted packages, looked up as jsonargparse looks up a name of a config."""
     allowlist.install([])
@@ -161,6 +163,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_trained_weights_are_downloaded_only_where_the_command_allows_it(
     evil: Path, runs: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -181,6 +184,7 @@ def test_trained_weights_are_downloaded_only_where_the_command_allows_it(
     allowlist.check_downloads(config, [model])
 
 
+@pytest.mark.medium
 def test_a_function_is_let_in_by_trust(evil: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     strategy = spec("DDPStrategy", ddp_comm_hook="torch.nn.functional.relu")
     path = write_config(evil / "f.yaml", hostile_config(STRATEGY, strategy))
@@ -188,6 +192,7 @@ def test_a_function_is_let_in_by_trust(evil: Path, runs: Path, capsys: pytest.Ca
     assert "ddp_comm_hook: torch.nn.functional.relu" in capsys.readouterr().out
 
 
+@pytest.mark.medium
 def test_the_same_class_by_flag_is_refused(evil: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(evil / "fine.yaml", digits_config())
     with pytest.raises(SystemExit):
@@ -196,6 +201,7 @@ def test_the_same_class_by_flag_is_refused(evil: Path, runs: Path, capsys: pytes
     assert not (evil / "pwned").exists()
 
 
+@pytest.mark.medium
 def test_a_trusted_module_is_let_in_and_only_then_imported(
     evil: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +211,7 @@ def test_a_trusted_module_is_let_in_and_only_then_imported(
     assert (evil / "pwned").exists()
 
 
+@pytest.mark.medium
 def test_the_environment_can_trust(evil: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLCOURSE_TRUST", "evil_module, other")
     path = write_config(evil / "own.yaml", hostile_config(NETWORK, spec("evil_module.Net")))
@@ -212,6 +219,7 @@ def test_the_environment_can_trust(evil: Path, runs: Path, monkeypatch: pytest.M
     assert (evil / "pwned").exists()
 
 
+@pytest.mark.medium
 def test_trust_ends_with_the_command(evil: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(evil / "own.yaml", hostile_config(NETWORK, spec("evil_module.Net")))
     main(["fit", "-c", str(path), "--trust", "evil_module", "--print_config"])
@@ -251,6 +259,7 @@ def test_trust_takes_module_names(module: str) -> None:
         allowlist.install([module])
 
 
+@pytest.mark.medium
 def test_a_hostile_checkpoint_is_refused(evil: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Bomb:
         def __reduce__(self) -> Any:

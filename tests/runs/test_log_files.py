@@ -12,6 +12,8 @@ from plcourse.runs.run import Run
 from small_runs import EPOCH, small
 from support import Command, failing, write_config
 
+pytestmark = pytest.mark.medium
+
 
 def logging(folder: Path, kind: str = "CSVLogger", **arguments: Any) -> dict[str, Any]:
     return {"class_path": kind, "init_args": {"save_dir": str(folder), "name": "log", **arguments}}

@@ -4,34 +4,25 @@ import contextlib
 import csv
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.optim.lr_scheduler import LRScheduler
 
 from plcourse import Run, Trainer
-from plcourse.data import BatchLoader, EvalSampler
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import ImageClassifier
 from plcourse.ddp.networks import MLP
 from plcourse.errors import RunFailed, UserError
-from plcourse.runs.prediction_writer import PredictionWriter
 from plcourse.runs.recorder import RunRecorder, TidyLogger, shortest
-from plcourse.training.callbacks import Coverage
 from plcourse.training.metrics import SampleMean
 from plcourse.training.random_state import RandomState, apply, capture
 from plcourse.training.run_checkpoint import RunCheckpoint
-from plcourse.training.schedules import WarmupCosine
-from plcourse.vision.schedule import WarmupHoldDecay
-from support import TWO_PROCESSES, Command, digits_config, write_config
 from trainers import quiet_trainer
 
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
@@ -244,243 +235,8 @@ class TestSampleMean:
         assert logged["val/loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-6)
 
 
-def rates(schedule: LRScheduler, steps: int) -> list[float]:
-    values = []
-    for _ in range(steps):
-        values.append(schedule.optimizer.param_groups[0]["lr"])
-        schedule.optimizer.step()
-        schedule.step()
-    return values
-
-
 def sgd(rate: float = 2.0) -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
-
-
-def resumed(
-    schedule: WarmupCosine, stop: int, total: int, change: Callable[[dict[str, Any]], dict[str, Any]] = dict
-) -> WarmupCosine:
-    """A schedule of `total` steps that takes over the state of another after `stop` steps."""
-    rates(schedule, stop)
-    longer = WarmupCosine(sgd(), schedule.warmup, schedule.final, total)
-    longer.optimizer.load_state_dict(schedule.optimizer.state_dict())
-    longer.load_state_dict(change(schedule.state_dict()))
-    return longer
-
-
-class TestWarmupCosine:
-    @pytest.mark.parametrize(("warmup", "final"), [(0.2, 0.0), (0.2, 0.1), (0.0, 0.0), (0.0, 0.5), (1.0, 0.0)])
-    def test_the_rates_are_those_of_the_formula(self, warmup: float, final: float) -> None:
-        total, peak = 50, 2.0
-        w = round(warmup * total)
-        values = rates(WarmupCosine(sgd(peak), warmup, final, total), total)
-        for step in range(w):
-            assert values[step] == pytest.approx(peak * (step + 1) / w)
-        for t in range(w, total):
-            cosine = (1 + math.cos(math.pi * (t - w) / (total - w))) / 2
-            assert values[t] == pytest.approx(peak * (final + (1 - final) * cosine)), t
-
-    def test_start_end_of_the_warm_up_middle_and_end(self) -> None:
-        schedule = WarmupCosine(sgd(2.0), warmup=0.2, final=0.1, total_steps=50)
-        values = rates(schedule, 60)
-        assert values[0] == pytest.approx(0.2)
-        assert values[9] == values[10] == pytest.approx(2.0)
-        assert values[30] == pytest.approx(2.0 * (0.1 + 0.9 / 2))
-        assert values[50] == pytest.approx(0.2)
-        assert values[59] == pytest.approx(0.2)  # beyond the end it stays
-
-    def test_every_group_has_its_own_peak(self) -> None:
-        groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.1)]
-        schedule = WarmupCosine(torch.optim.SGD(groups), warmup=0.5, total_steps=4)
-        assert [group["lr"] for group in schedule.optimizer.param_groups] == [0.5, 0.05]
-
-    @pytest.mark.parametrize("stop", [0, 3, 5, 20, 49])
-    def test_it_goes_on_from_its_state(self, stop: int) -> None:
-        alone = rates(WarmupCosine(sgd(), 0.2, 0.1, 50), 50)
-        first = WarmupCosine(sgd(), 0.2, 0.1, 50)
-        before = rates(first, stop)
-        second = WarmupCosine(sgd(), 0.2, 0.1, 50)
-        second.optimizer.load_state_dict(first.optimizer.state_dict())
-        second.load_state_dict(first.state_dict())
-        assert before + rates(second, 50 - stop) == alone
-
-    @pytest.mark.parametrize("stop", [50, 30])
-    def test_a_longer_run_moves_over_to_its_own_curve_without_a_jump_or_a_step_at_0(self, stop: int) -> None:
-        whole = rates(WarmupCosine(sgd(), 0.2, 0.0, 50), 51)
-        longer = rates(WarmupCosine(sgd(), 0.2, 0.0, 100), 100)
-        values = rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), stop, 100), 100 - stop)
-        steps = round(0.2 * (100 - stop))
-        for k in range(steps):
-            share = (k + 1) / steps
-            assert values[k] == pytest.approx(whole[stop] * (1 - share) + longer[stop + k] * share), k
-        assert values[steps:] == longer[stop + steps :]
-        assert min(values) > 0
-        jumps = [abs(b - a) for a, b in zip([whole[stop], *values], values, strict=False)]
-        assert max(jumps) < 2.0 / (0.2 * 50), "no steeper than a warm-up from 0 to the peak"
-
-    def test_a_longer_run_that_is_interrupted_keeps_its_way(self) -> None:
-        longer = rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), 50, 100), 50)
-        first = resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), 50, 100)
-        before = rates(first, 4)
-        assert before + rates(resumed(first, 0, 100), 46) == longer
-
-    def test_a_curve_that_goes_on_where_it_was_needs_no_way_over(self) -> None:
-        def held(hold: float) -> WarmupHoldDecay:
-            return WarmupHoldDecay(sgd(), 0.1, hold, 0.0, 50)
-
-        trunk = held(1.0)
-        rates(trunk, 30)
-        branch = held(0.6)
-        branch.optimizer.load_state_dict(trunk.optimizer.state_dict())
-        branch.load_state_dict(trunk.state_dict())
-        assert rates(branch, 20) == rates(held(0.6), 50)[30:]
-
-    def test_a_checkpoint_that_does_not_say_its_plan(self) -> None:
-        def older(state: dict[str, Any]) -> dict[str, Any]:
-            return {key: value for key, value in state.items() if key not in ("plan", "_bridge")}
-
-        known = rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), 50, 100), 50)
-        assert rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), 50, 100, older), 50) == pytest.approx(known)
-
-    @pytest.mark.parametrize("name", ["warmup", "final"])
-    @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
-    def test_a_share_outside_0_to_1_is_refused(self, name: str, share: float) -> None:
-        with pytest.raises(ValueError, match=rf"^{name} is .*between 0 and 1$"):
-            WarmupCosine(sgd(), **cast(Any, {name: share}))
-
-    def test_a_training_without_an_end_is_refused_in_one_line(self) -> None:
-        with pytest.raises((UserError, ValueError), match=r"(?i)max_epochs|max_steps"):
-            trainer(max_epochs=-1, max_time="00:00:00:02", limit_train_batches=2, limit_val_batches=0).fit(
-                ImageClassifier(MLP(64)), ImageData("digits")
-            )
-
-
-class Predicts(pl.LightningModule):
-    """Predicts columns of every kind; breaks where it is told to."""
-
-    def __init__(self, breaks_at: int = -1, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.breaks_at, self.kind = breaks_at, dtype
-
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        if batch_idx == self.breaks_at:
-            raise ZeroDivisionError("planted")
-        number = torch.tensor([int(sample) for sample in batch["id"]])
-        probability = torch.stack([number / 10, 1 - number / 10], dim=1).to(self.kind)
-        return {"id": batch["id"], "label": number % 2, "probability": probability}
-
-
-class Counted:
-    """Sample number i has the id str(i)."""
-
-    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        return {"id": [str(index) for index in indices], "image": torch.zeros(len(indices), 1)}
-
-
-def loader(n: int, batch_size: int = 4) -> BatchLoader:
-    return BatchLoader(Counted(), EvalSampler(n, batch_size))
-
-
-def predict(folder: Path, n: int = 10, module: Predicts | None = None, names: list[str] | None = None) -> None:
-    writer = PredictionWriter(folder, names)
-    trainer(callbacks=[writer]).predict(module or Predicts(), loader(n), return_predictions=False)
-    assert writer.rows == n
-
-
-class TestPredictions:
-    def test_the_columns_hold_what_predict_step_returned(self, tmp_path: Path) -> None:
-        predict(tmp_path / "predictions", names=["even", "odd"])
-        (file,) = Run(tmp_path).predictions
-        assert file.name == "part-00000.parquet"
-        table = pq.read_table(file)
-        assert table.column_names == ["id", "label", "probability", "label_name"]
-        assert table["id"].to_pylist() == [str(i) for i in range(10)]
-        assert table["label"].to_pylist() == [i % 2 for i in range(10)]
-        assert table["label_name"].to_pylist() == ["even", "odd"] * 5
-        assert np.allclose(np.stack(table["probability"].to_pylist())[:, 0], np.arange(10) / 10)
-        assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["_manifest.json", file.name]
-
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-    def test_tensors_of_any_precision_are_written(self, tmp_path: Path, dtype: torch.dtype) -> None:
-        predict(tmp_path, module=Predicts(dtype=dtype))
-        rows = np.stack(pq.read_table(tmp_path / "part-00000.parquet")["probability"].to_pylist()).astype(float)
-        assert np.allclose(rows[:, 0], np.arange(10) / 10, atol=0.01)
-
-    def test_an_earlier_prediction_stays_until_the_new_one_is_complete(self, tmp_path: Path) -> None:
-        predict(tmp_path, n=10)
-        before = (tmp_path / "part-00000.parquet").read_bytes()
-        with pytest.raises(ZeroDivisionError, match="planted"):
-            predict(tmp_path, n=12, module=Predicts(breaks_at=2))
-        assert (tmp_path / "part-00000.parquet").read_bytes() == before
-        predict(tmp_path, n=12)
-        assert pq.read_metadata(tmp_path / "part-00000.parquet").num_rows == 12
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["_manifest.json", "part-00000.parquet"]
-
-    def test_the_files_of_ranks_that_no_longer_exist_go(self, tmp_path: Path) -> None:
-        predict(tmp_path)
-        (tmp_path / "part-00000.parquet").rename(tmp_path / "part-00001.parquet")
-        (tmp_path / "notes.txt").write_text("mine")
-        predict(tmp_path)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["_manifest.json", "notes.txt", "part-00000.parquet"]
-
-    def test_two_ranks_write_two_files_that_hold_the_samples_in_order(
-        self, forked: Command, tmp_path: Path, runs: Path
-    ) -> None:
-        network = {"class_path": "MLP", "init_args": {"in_features": 64}}
-        config = digits_config(
-            trainer__max_epochs=1,
-            trainer__limit_train_batches=2,
-            model__init_args__network=network,
-            data__init_args__augment=None,
-            data__init_args__test_size=37,
-            **TWO_PROCESSES,
-        )
-        forked("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "predict")
-        run = Run.load(runs / "own" / "two" / "latest")
-        assert [file.name for file in run.predictions] == ["part-00000.parquet", "part-00001.parquet"]
-        tables = [pq.read_table(file) for file in run.predictions]
-        assert [table.num_rows for table in tables] == [19, 18]
-        samples = ImageData("digits", test_size=37)
-        samples.setup("test")
-        expected = [sample for batch in samples.test_dataloader() for sample in batch["id"]]
-        assert [sample for table in tables for sample in table["id"].to_pylist()] == expected
-
-
-class Twice(EvalSampler):
-    """A broken sampler: the first sample comes again at the end."""
-
-    def batches(self, epoch: int, start: int = 0) -> Any:
-        yield from super().batches(epoch, start)
-        yield np.zeros(1, np.int64)
-
-    def __len__(self) -> int:
-        return super().__len__() + 1
-
-
-class Sizes(pl.LightningModule):
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("test/size", float(len(batch["id"])), batch_size=1)
-
-    validation_step = test_step
-
-
-class TestCoverage:
-    @pytest.mark.parametrize(
-        ("samples", "limit", "expected"),
-        [
-            (EvalSampler(10, 4), 1.0, {"expected": 10, "seen": 10, "twice": 0}),
-            (Twice(10, 4), 1.0, {"expected": 10, "seen": 10, "twice": 1}),
-            (EvalSampler(10, 4), 2, {"expected": 10, "seen": 8, "twice": 0}),
-        ],
-        ids=["exact", "one twice", "limited"],
-    )
-    @pytest.mark.parametrize("verb", ["test", "validate"])
-    def test_samples_seen_and_seen_twice(self, samples: EvalSampler, limit: Any, expected: Any, verb: str) -> None:
-        coverage = Coverage()
-        own = trainer(callbacks=[coverage], limit_test_batches=limit, limit_val_batches=limit)
-        for _ in range(2):  # counted anew each time
-            getattr(own, verb)(Sizes(), BatchLoader(Counted(), samples), verbose=False)
-            assert coverage.report == expected
 
 
 class TestRandomState:

@@ -21,7 +21,7 @@ from plcourse.runs.config_yaml import read_tree, write_tree
 from plcourse.runs.round_trip import repeatable
 from support import digits_config, write_config
 
-THIS = "core.test_round_trip"
+THIS = __name__
 
 
 class Colour(enum.Enum):
@@ -89,6 +89,7 @@ def test_devices_types_and_texts_that_look_like_numbers(tmp_path: Path, flags: l
     assert vars(again(tmp_path, text).trainer.callbacks[-1].init_args) == vars(config.trainer.callbacks[-1].init_args)
 
 
+@pytest.mark.medium
 def test_a_default_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
     config, text = resolved(tmp_path, f"--trainer.callbacks+={THIS}.Untyped")
     written = yaml.safe_load(text)["trainer"]["callbacks"][-1].get("init_args") or {}
@@ -96,6 +97,7 @@ def test_a_default_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
     assert vars(again(tmp_path, text).trainer.callbacks[-1].init_args) == vars(config.trainer.callbacks[-1].init_args)
 
 
+@pytest.mark.medium
 def test_lightnings_callbacks_and_strategies(tmp_path: Path) -> None:
     flags = [
         *("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"),
@@ -118,6 +120,7 @@ def test_the_packaged_configs_are_written_as_they_are_resolved(name: str) -> Non
     assert write_tree(read_tree(text)) == text.split("\n", 2)[2]
 
 
+@pytest.mark.medium
 def test_a_random_seed_is_recorded(runs: Path) -> None:
     fast = {"trainer__max_epochs": 1, "trainer__limit_train_batches": 2, "seed_everything": True}
     first = plcourse.run("fit", digits_config(**fast))

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,7 @@ import pytest
 import plcourse
 from plcourse.cli import api
 from plcourse.errors import RunFailed, UserError
-from plcourse.runs import folders, record
-from plcourse.runs.environment import environment
+from plcourse.runs import folders
 from plcourse.runs.run import Run, list_runs, runs_below, runs_root
 
 NAME = "ddp/two_processes"
@@ -129,6 +127,7 @@ class TestCreate:
         root.write_text("")
         assert "--runs_root" in message(Run.create, NAME, root, {})
 
+    @pytest.mark.medium
     def test_ten_processes_in_the_same_second(self, root):
         code = (
             "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()\n"
@@ -159,6 +158,7 @@ class TestUpdate:
         assert run.record["best"]["value"] == 0.9
         assert sorted(path.name for path in run.path.iterdir()) == ["run.json"]
 
+    @pytest.mark.medium
     def test_a_reader_never_sees_a_torn_file(self, root):
         run = Run.create(NAME, root, {"a": 0, "b": 0, "padding": "x" * 20_000})
         code = "run = Run(sys.argv[1])\nfor n in range(1, 301): run.update(a=n, b=n)"
@@ -172,6 +172,7 @@ class TestUpdate:
         assert run.record["a"] == 300
         assert len(seen) > 10
 
+    @pytest.mark.medium
     def test_no_update_of_several_processes_is_lost(self, root):
         run = Run.create(NAME, root, {})
         code = "run = Run(sys.argv[1])\nfor n in range(20): run.update(**{f'{sys.argv[2]}_{n}': n})"
@@ -208,45 +209,6 @@ class TestUpdate:
         assert (record["status"], record["error"], run.status) == ("failed", "NaN in step 3", "failed")
         assert record["seconds"] >= 0
         assert record["ended"] >= record["started"]
-
-
-class TestStatus:
-    def test_a_killed_process_reads_killed(self, root):
-        code = "run = Run.create('ddp/two_processes', sys.argv[1], {})\nprint(run.path, flush=True); time.sleep(100)"
-        process: Any = script(code, root, stdout=subprocess.PIPE)
-        run = Run(process.stdout.readline().strip(), root)
-        assert run.status == "running"
-        assert "still running" in message(run.resume)
-        process.send_signal(signal.SIGKILL)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert run.status == "killed"  # while it is still a zombie
-        process.communicate()
-        assert run.status == "killed"
-        assert run.record["status"] == "running"
-        run.resume(command="again")
-        assert (run.status, run.record["pid"], run.record["command"]) == ("running", os.getpid(), "again")
-
-    def test_another_process_with_the_same_number_is_not_the_run(self, root):
-        run = Run.create(NAME, root, {})
-        run.update(pid_start="some other boot 1")
-        assert run.status == "killed"
-
-    def test_another_machine_is_not_judged(self, root):
-        run = Run.create(NAME, root, {"pid": 2**30, "hardware": {"hostname": "elsewhere"}})
-        assert run.status == "running"
-
-    def test_a_system_that_tells_nothing_is_not_judged(self, root, monkeypatch):
-        run = Run.create(NAME, root, {})
-        monkeypatch.setattr(record, "process_start", lambda pid: None)
-        assert run.status == "running"
-
-    @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 2}', "\xff"])
-    def test_a_broken_record(self, root, content):
-        run = made(root, "20260101-000000")
-        (run.path / "run.json").write_bytes(content.encode("latin-1"))
-        assert run.status == "unreadable"
-        assert "run.json" in message(lambda: run.record)
-        assert [found.status for found in list_runs(root)] == ["unreadable"]
 
 
 class TestLoad:
@@ -380,56 +342,3 @@ class TestList:
             (run.name, "finished"),
             (f"{NAME}/20260101-000000", "unreadable"),
         ]
-
-
-class TestEnvironment:
-    def test_git(self, root, tmp_path):
-        assert environment()["git"] is None
-        for command in (
-            "git init -q",
-            "git -c user.name=a -c user.email=a@b commit -q --allow-empty -m first",
-        ):
-            subprocess.run(command.split(), check=True, cwd=tmp_path)
-        state = environment()["git"]
-        assert len(state["commit"]) == 40
-        assert state["dirty"] is False
-        (tmp_path / "new").touch()
-        subprocess.run(["git", "add", "new"], check=True, cwd=tmp_path)
-        assert environment()["git"]["dirty"] is True
-
-    def test_a_repository_cannot_start_a_program(self, root, tmp_path):
-        subprocess.run(["git", "init", "-q"], check=True, cwd=tmp_path)
-        subprocess.run(["git", "config", "core.fsmonitor", "touch started; true"], check=True, cwd=tmp_path)
-        (tmp_path / "new").touch()
-        subprocess.run(["git", "-c", "core.fsmonitor=false", "add", "new"], check=True, cwd=tmp_path)
-        subprocess.run(
-            [
-                "git",
-                "-c",
-                "core.fsmonitor=false",
-                "-c",
-                "user.name=a",
-                "-c",
-                "user.email=a@b",
-                "commit",
-                "-q",
-                "-m",
-                "first",
-            ],
-            check=True,
-            cwd=tmp_path,
-        )
-        assert environment()["git"]["dirty"] is False
-        assert not (tmp_path / "started").exists()
-
-    def test_without_git(self, root, monkeypatch):
-        monkeypatch.setenv("PATH", "")
-        assert environment()["git"] is None
-
-    def test_the_command_as_it_can_be_typed_again(self, root, monkeypatch):
-        monkeypatch.setattr(sys, "argv", ["/x/plcourse/__main__.py", "fit", "-c", "my file.yaml"])
-        assert environment()["command"] == "plcourse fit -c 'my file.yaml'"
-
-    def test_nothing_heavy_is_imported(self, root):
-        code = "environment(); list_runs('.'); assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
-        assert script(code).wait() == 0

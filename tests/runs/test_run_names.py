@@ -59,6 +59,7 @@ def test_paths_through_latest_in_any_key(two: tuple[Run, Run], tmp_path: Path) -
     }
 
 
+@pytest.mark.medium
 def test_a_curriculum_that_refers_to_its_own_earlier_run(tmp_path: Path, runs: Path) -> None:
     def config(scorer: dict[str, Any]) -> Path:
         changes = {"trainer__max_epochs": 1, "trainer__fit_loop__init_args__scorer": scorer}

@@ -109,6 +109,7 @@ def lbfgs(params: Any) -> torch.optim.Optimizer:
     return torch.optim.LBFGS(params, lr=0.1, max_iter=3)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("kind", "arguments", "callbacks", "settings"),
     [

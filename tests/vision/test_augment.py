@@ -56,6 +56,7 @@ def test_transforms_do_not_share_their_draws() -> None:
     assert 8 <= changed <= 32
 
 
+@pytest.mark.medium
 def test_workers_and_processes_change_nothing() -> None:
     parts = MaskSplits("digits_on_photos", image_size=12, val_size=10, test_size=4950)
     parts.open()
@@ -101,6 +102,7 @@ def test_another_size_is_refused() -> None:
         Albumentations([{"Resize": {"height": 8, "width": 8}}])(images, masks, 0, 0, keys)
 
 
+@pytest.mark.medium
 def test_nothing_asks_the_network() -> None:
     script = (
         "import socket\n"

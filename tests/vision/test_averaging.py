@@ -129,6 +129,7 @@ def test_a_start_in_mid_epoch_never_validates_or_saves_the_initial_weights(tmp_p
     assert_close(saved["state_dict"], watch.steps[17], 0)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("callback", [SWA(start=0.2), EMA(start=0.2)], ids=["swa", "ema"])
 def test_averaging_changes_no_bit_of_the_training(tmp_path: Path, callback: Averaging) -> None:
     _, plain, _ = fit(tmp_path / "plain")

@@ -62,6 +62,7 @@ def as_shown(path: Path) -> np.ndarray:
     )
 
 
+@pytest.mark.medium
 def test_a_foreign_image_folder_from_fit_to_export(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_foreign_image_folder_from_fit_to_export(
         assert probability[0] == pytest.approx(np.stack(row["probability"]), abs=1e-4), name
 
 
+@pytest.mark.medium
 def test_a_foreign_mask_folder_of_turned_photos_from_fit_to_predicted_masks(tmp_path: Path, runs: Path) -> None:
     """Masks drawn on the photos as shown and as stored; the size is that of the photos, so nothing is scaled."""
     draw, rows, true = np.random.default_rng(0), [("file", "label")], {}

@@ -36,6 +36,7 @@ class Module(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=0.005)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("one_thread")
 def test_the_minimal_average_is_that_of_the_lesson() -> None:
     pl.seed_everything(0, verbose=False)

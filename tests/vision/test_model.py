@@ -190,6 +190,7 @@ def test_a_mask_of_a_long_id_fits_every_file_system() -> None:
     assert all(len(piece.encode()) <= 255 for file in files for piece in file.split("/"))
 
 
+@pytest.mark.medium
 def test_the_schedule_does_not_know_its_end_before_it_falls() -> None:
     def rates(hold: float) -> list[float]:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)

@@ -51,6 +51,7 @@ def test_scores_of_the_padding_are_left_out() -> None:
     assert (mask == 1).all()
 
 
+@pytest.mark.medium
 def test_predicted_masks_leave_the_padding_out(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_predicted_masks_leave_the_padding_out(
     assert "a mask must cover the whole input; give 'pad'" in capsys.readouterr().err
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("rule", ["pad", "stretch"])
 def test_an_exported_segmenter_gives_the_masks_that_predict_writes(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path, rule: str

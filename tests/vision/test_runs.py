@@ -31,6 +31,7 @@ def own_folder_config(root: Path) -> dict[str, Any]:
     )
 
 
+@pytest.mark.medium
 def test_a_users_folder_takes_a_change_of_the_data_block_alone(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_users_folder_takes_a_change_of_the_data_block_alone(
     assert len(weights["network.class_head.bias"]) == len(weights["network.mask_head.bias"]) == 3
 
 
+@pytest.mark.medium
 def test_masks_come_in_the_inputs_own_size_without_the_training_data(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path
 ) -> None:
@@ -86,6 +88,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+@pytest.mark.medium
 def test_a_checkpoint_of_other_classes_is_refused_in_one_line(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +99,7 @@ def test_a_checkpoint_of_other_classes_is_refused_in_one_line(
     assert "digits_on_photos has the class '0', which the checkpoint was not trained on" in line
 
 
+@pytest.mark.medium
 def test_averaging_works_with_another_lessons_model(runs: Path) -> None:
     """`ddp/one_process` with an average: named on the command line, nothing else changed."""
     limits = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1"]

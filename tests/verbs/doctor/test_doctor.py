@@ -36,6 +36,7 @@ def asked(capsys, monkeypatch, tmp_path):
 
 
 class TestInstallation:
+    @pytest.mark.medium
     def test_this_one_is_well(self, asked):
         status, out, err = asked()
         assert (status, err) == (0, "")
@@ -55,6 +56,7 @@ class TestInstallation:
         assert "compromised release" in texts["pytorch-lightning 2.6.2"]
         assert "pip install" in texts["rich is not installed"]
 
+    @pytest.mark.medium
     def test_a_pair_that_does_not_load(self, monkeypatch):
         monkeypatch.setattr(installation, "_PAIR", "raise RuntimeError('operator torchvision::nms does not exist')")
         (found,) = installation._torch_and_torchvision()
@@ -76,6 +78,7 @@ class TestInstallation:
 
 
 class TestConfig:
+    @pytest.mark.medium
     def test_a_good_one(self, asked):
         status, out, err = asked("-c", str(write_config(Path("a.yaml"), digits_config())))
         assert (status, err) == (0, "")
@@ -84,6 +87,7 @@ class TestConfig:
         assert "activations of a batch" in out
         assert not Path("runs").exists()
 
+    @pytest.mark.medium
     def test_a_monitor_that_nobody_logs(self, asked):
         broken = digits_config()
         broken["trainer"]["callbacks"][0]["init_args"]["monitor"] = "val/los"
@@ -92,6 +96,7 @@ class TestConfig:
         assert "FIX   the monitor: monitor 'val/los' is never logged; did you mean 'val/loss'?" in out
         assert "1 problem(s) to fix" in err
 
+    @pytest.mark.medium
     def test_a_batch_larger_than_the_data_and_flags_of_fit(self, asked):
         file = write_config(Path("a.yaml"), digits_config())
         status, out, _ = asked("-c", str(file), "--data.init_args.batch_size", "9999", "--trainer.limit_val_batches=0")
@@ -99,12 +104,14 @@ class TestConfig:
         assert "a batch of 9999 on 1 process(es) is larger than the" in out
         assert "limit_val_batches is 0" in out
 
+    @pytest.mark.medium
     def test_folds_are_tried_as_one_fit(self, asked):
         status, out, _ = asked("-c", "kfold/classifier")
         assert status == 0
         assert "10 folds" not in out
         assert not re.search(r"activations of a batch 0\b(?!\.)", out)
 
+    @pytest.mark.medium
     def test_copies_in_two_parts(self, asked, tmp_path):
         from PIL import Image
 
@@ -139,6 +146,7 @@ class TestConfig:
         assert absent.what == "no sample of class fox to train on"
         assert (skewed.state, skewed.what) == ("note", "2 classes, from 3 samples (dog) to 50 (cat)")
 
+    @pytest.mark.medium
     def test_what_this_machine_or_model_cannot_do(self, asked):
         status, out, _ = asked("-c", "ddp/mlp", "--trainer.accelerator", "tpu")
         assert status == 1
@@ -147,6 +155,7 @@ class TestConfig:
         assert status == 0
         assert "batches of 32 on 2 process(es)" in out
 
+    @pytest.mark.medium
     def test_mistakes(self, asked):
         assert asked("-c", "ddp/one_proces")[0] == 2
         Path("b.yaml").write_text(yaml.safe_dump({"trainer": {"max_epoch": 3}}))
@@ -157,6 +166,7 @@ class TestConfig:
 
 
 class TestNetwork:
+    @pytest.mark.medium
     def test_two_processes_meet(self):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -172,6 +182,7 @@ class TestNetwork:
             assert b"all 2 nodes met" in out
             assert b"gloo sums over the nodes" in out
 
+    @pytest.mark.medium
     def test_one_that_nobody_meets(self, asked):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -183,6 +194,7 @@ class TestNetwork:
         assert status == 1
         assert "nothing listens there" in out
 
+    @pytest.mark.medium
     def test_mistakes(self, asked):
         assert "give HOST:PORT" in asked("--network", "here")[2]
         assert "--node_rank is None" in asked("--network", "a:1")[2]

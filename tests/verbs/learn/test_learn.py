@@ -107,6 +107,7 @@ class TestPath:
         assert "--name goes with" in refused(capsys, "13", "--name", "turns")
         assert "did you mean 'turns'?" in refused(capsys, "13", "--hint", "--name", "turn")
 
+    @pytest.mark.medium
     @pytest.mark.parametrize("words", [[], ["14"], ["14", "--code"], ["13", "--hint"], ["13", "--exercise", "x"]])
     def test_it_imports_nothing_heavy(self, words):
         code = (
@@ -125,6 +126,7 @@ class TestExercises:
         there = {path.relative_to(SOLUTIONS).with_suffix("").as_posix() for path in SOLUTIONS.rglob("*.py")}
         assert there == known
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(("lesson", "name"), ALL, ids=lambda each: getattr(each, "key", each))
     def test_the_start_is_wrong_and_the_solution_right(self, lesson, name, capsys):
         main(["learn", lesson.key, "--exercise", "mine.py", "--name", name])
@@ -137,6 +139,7 @@ class TestExercises:
         assert out.endswith("all right\n")
         assert "WRONG" not in out
 
+    @pytest.mark.medium
     def test_a_folder_hints_and_nothing_overwritten(self, capsys):
         main(["learn", "12", "--exercise", "mine"])
         assert sorted(path.name for path in Path("mine").iterdir()) == ["ddp_shares.py", "ddp_weights.py"]
@@ -150,6 +153,7 @@ class TestExercises:
         assert "65 samples on 2 processes: 66 scored" in out
         assert "found no exercise of lesson 13" in refused(capsys, "13", "--check", "mine")
 
+    @pytest.mark.medium
     @pytest.mark.parametrize(
         ("text", "said"),
         [
@@ -167,6 +171,7 @@ class TestExercises:
         assert stopped.value.code == 1
         assert said in capsys.readouterr().out
 
+    @pytest.mark.medium
     def test_one_that_hangs(self, monkeypatch, capsys):
         monkeypatch.setattr("plcourse.verbs.learn.exercise_files._CHECK_SECONDS", 3)
         Path("mine.py").write_text("# plcourse exercise ddp/shares\nwhile True: pass\n")

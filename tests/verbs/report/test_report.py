@@ -246,6 +246,7 @@ def test_in_a_real_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(backgrounds) == 2
 
 
+@pytest.mark.medium
 def test_a_run_is_reported_without_anything_heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = a_run(tmp_path / "runs")
