@@ -181,9 +181,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("words", "says"),
         [
-            (["export", "--run", "x", "--format", "onx"], "no 'onx'.*did you mean 'onnx'"),
+            (["export", "--run", "x", "--format", "onx"], "unknown format 'onx'.*did you mean 'onnx'"),
             (["export", "--format", "onnx", "-c", "export/classifier"], "needs trained weights"),
-            (["export", "--batch_sizes", "0"], "whole numbers, 1 or more"),
+            (["export", "--batch_sizes", "0"], "integers, 1 or more"),
             (["export", "--opset", "9"], "18 to 23"),
             (["export", "--max_drop", "few"], "such as 0.005"),
             (["fit", "-c", "export/classifier", "--format", "onnx"], "--format goes with export"),

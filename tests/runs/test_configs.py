@@ -196,7 +196,7 @@ class TestClassNames:
         }
         full = expand_class_names(tree, source(""))
         assert full["model"] == "plcourse.ddp.model.ImageClassifier"
-        assert full["data"] == "plcourse.ddp.data.ImageData"
+        assert full["data"] == "plcourse.data.image_data.ImageData"
         assert full["lr_scheduler"] == "plcourse.training.schedules.WarmupCosine"
         assert full["trainer"]["fit_loop"] == "plcourse.training.tracing.TracingFitLoop"
         assert full["trainer"]["callbacks"] == ["plcourse.training.run_checkpoint.RunCheckpoint", "RichProgressBar"]

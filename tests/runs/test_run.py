@@ -22,9 +22,11 @@ NAME = "ddp/two_processes"
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"  # its parent holds nothing else, least of all the runs of other tests
+    here.mkdir()
+    monkeypatch.chdir(here)
     monkeypatch.delenv("PLCOURSE_RUNS", raising=False)
-    return tmp_path / "runs"
+    return here / "runs"
 
 
 def made(root: Path, stamp: str, name: str = NAME, **record) -> Run:
