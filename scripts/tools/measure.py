@@ -22,6 +22,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -106,7 +107,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _score(record: dict[str, Any], tested: dict[str, float]) -> tuple[str, float]:
+def _score(record: Mapping[str, Any], tested: dict[str, float]) -> tuple[str, float]:
     """Chooses the score that represents a run: that of the test part, if there is one."""
     best = record.get("best") or {}
     metric = headline(tested, best.get("metric"))

@@ -136,7 +136,7 @@ class TestOtherSettings:
             ("--trainer.limit_train_batches=2", "trainer.limit_train_batches is null in run .* and 2 is asked for"),
             ("--trainer.callbacks+=GradientAccumulationScheduler", "the plan of the steps go by it"),
             ("--trainer.fast_dev_run=true", "trainer.fast_dev_run is False in run .* and True is asked for"),
-            ("--trainer.callbacks+=BatchSizeFinder", "it chooses a setting before a run begins"),
+            ("--trainer.callbacks+=BatchSizeFinder", "it chooses a setting before a run starts"),
         ],
     )
     def test_what_would_make_another_run_is_refused(self, finished: Run, flag: str, message: str) -> None:

@@ -47,10 +47,10 @@ def test_a_pace_never_shrinks_and_ends_with_everything(
     kind: Kind, start: float, ramp: float, stairs: int, moments: list[float]
 ) -> None:
     pace = PacingFunction(kind, start, ramp, stairs)
-    admitted = [pace.share(moment) for moment in sorted(moments)]
-    assert all(start <= share <= 1 for share in admitted)
+    admitted = [pace.fraction(moment) for moment in sorted(moments)]
+    assert all(start <= fraction <= 1 for fraction in admitted)
     assert all(a <= b for a, b in pairwise(admitted))
-    assert pace.share(1.0) == 1
+    assert pace.fraction(1.0) == 1
 
 
 @pytest.mark.medium
@@ -64,16 +64,16 @@ def test_an_adaptive_pace_never_shrinks_and_goes_on_from_its_state(
 
     pace, resumed = adaptive(), adaptive()
     stop = data.draw(st.integers(0, len(scores)))
-    found = [pace.share(0)]
+    found = [pace.fraction(0)]
     for number, score in enumerate(scores):
         pace.observe({"m": score})
-        found.append(pace.share(0))
+        found.append(pace.fraction(0))
         if number + 1 == stop:
             resumed.load_state_dict(json.loads(json.dumps(pace.state_dict())))
         elif number + 1 > stop > 0:
             resumed.observe({"m": score})
     assert all(a <= b <= 1 for a, b in pairwise(found))
-    assert stop == 0 or resumed.share(0) == pace.share(0)
+    assert stop == 0 or resumed.fraction(0) == pace.fraction(0)
 
 
 class Samples(pl.LightningDataModule):

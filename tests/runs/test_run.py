@@ -167,11 +167,11 @@ class TestUpdate:
         writer = script(code, run.path)
         seen = set()
         while writer.poll() is None:
-            record = run.record
+            record: Any = run.record
             assert record["a"] == record["b"]
             seen.add(record["a"])
         assert writer.returncode == 0
-        assert run.record["a"] == 300
+        assert dict(run.record)["a"] == 300
         assert len(seen) > 10
 
     @pytest.mark.medium

@@ -155,7 +155,7 @@ def test_it_is_taken_unless_switched_off(tmp_path: Path, monkeypatch: pytest.Mon
     class Look(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
             loop: Any = trainer.fit_loop.epoch_loop
-            profiler = type(trainer.profiler) is NoProfiler
+            profiler = type(trainer.profiler) is NoProfiler  # pyright: ignore[reportAttributeAccessIssue]  (set late)
             metrics = all(type(metric) is not _ResultMetric for metric in loop._results.values())
             found.append((loop._path is not None, loop.automatic_optimization.is_direct, profiler, metrics))
 

@@ -63,9 +63,9 @@ def _tested(folder: Path, data: Any, path: Path | None, model: Any = None, **cha
 def test_the_own_test_part_is_scored_and_that_of_another_split_is_not(tmp_path: Path, table: Path) -> None:
     path = _fitted(tmp_path / "run", _data(table))
     assert not _tested(tmp_path, _data(table), path).training_samples.findings
-    data = _data(table, split_seed=5)
+    data: Any = _data(table, split_seed=5)
     data.setup("test")
-    first = _data(table)
+    first: Any = _data(table)
     first.setup("fit")
     seen = np.intersect1d(data.splits.parts["test"], first.splits.parts["train"])
     words = rf"was trained on {len(seen)} of the 16 test samples, the first is table/{seen[0]:05d} .*split_seed=0.*=5"

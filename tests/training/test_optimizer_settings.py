@@ -9,7 +9,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim import lr_scheduler as torch_schedules
 
 from plcourse.errors import UserError
-from plcourse.training.optimizer_settings import apply_changes, check_classes, settings_in, settings_of
+from plcourse.training.optimizer_settings import Settings, apply_changes, check_classes, settings_in, settings_of
 from plcourse.training.schedules import WarmupCosine
 
 Build = Callable[[Optimizer], Any]
@@ -45,7 +45,7 @@ def steps(trained: Optimizer, schedule: Any, number: int) -> list[float]:
     return values
 
 
-def resumed(before: Optimizer, schedule: Any, known: dict[str, Any], now: Optimizer, own: Any) -> None:
+def resumed(before: Optimizer, schedule: Any, known: Settings, now: Optimizer, own: Any) -> None:
     """Loads into `now` what `before` holds, as a resumed run does."""
     wanted = settings_of([now], [own] if own is not None else [])
     now.load_state_dict(before.state_dict())

@@ -99,9 +99,11 @@ def admits(path: str, trusted: Iterable[str] = ()) -> bool:
         path: a dotted path, such as `torch.optim.SGD`.
         trusted: modules of which everything is admitted.
     """
+    module, _, name = path.rpartition(".")
     if covered(path, trusted) or path in catalog.CLASSES.values():
         return True
-    name = path.rpartition(".")[2]
+    if module == catalog.__name__ and name in catalog.CLASSES:  # the name of a suite class in a checkpoint
+        return True
     if not covered(path, FOREIGN) or name == _RUNS_ARGUMENTS:
         return False
     return name[0].isupper() or covered(path, [MODELS]) or path == "datetime.timedelta"
