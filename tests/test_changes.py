@@ -103,7 +103,7 @@ def test_kfold(reader: Reader) -> None:
     assert of_five / of_ten == pytest.approx(wider, rel=0.2)
 
     change, output = reader.change(2)
-    assert change.says("2 of 10 folds are finished already") in output
+    assert change.says("2 of 10 folds are already finished") in output
     change.says("exactly the summary of ten folds")
     assert summary(reader.run("kfold/classifier"), "val/accuracy") == summary(ten, "val/accuracy")
 

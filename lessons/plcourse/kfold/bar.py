@@ -26,7 +26,7 @@ class FoldBar(Callback):
         self._count = 0
 
     def open(self, folds: Sequence[FoldRun], pending: Sequence[FoldRun]) -> None:
-        """Starts the bar with the number of folds that are finished already."""
+        """Starts the bar with the number of folds that are already finished."""
         self._count, self._done = len(folds), len(folds) - len(pending)
         if self._done and self._enabled:
             say(f"{self._done} of {self._count} folds are already finished")
