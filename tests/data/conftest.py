@@ -36,8 +36,8 @@ def make_source():
 
 
 @pytest.fixture
-def grey_root(mnist5k, tmp_path):
-    """Ten digits of each of the classes one, two, three, 28x28 grey PNG files."""
+def gray_root(mnist5k, tmp_path):
+    """Ten digits of each of the classes one, two, three, 28x28 gray PNG files."""
     for label, name in ((1, "one"), (2, "two"), (3, "three")):
         for i, index in enumerate(np.flatnonzero(mnist5k.labels == label)[:10]):
             save_image(tmp_path / name / f"{i:02d}.png", mnist5k.images[index, 0].numpy())

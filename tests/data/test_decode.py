@@ -74,19 +74,19 @@ class TestOrientation:
 class TestDepth:
     """16 bits are scaled by the range that the data use."""
 
-    @pytest.mark.parametrize("name", ["grey.png", "grey.tif", "grey.pgm", "colour.png", "colour.tif", "colour.ppm"])
+    @pytest.mark.parametrize("name", ["gray.png", "gray.tif", "gray.pgm", "color.png", "color.tif", "color.ppm"])
     @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
     def test_the_smallest_depth_that_holds_all_files_fills_8_bits(self, tmp_path: Path, name: str, bits: int) -> None:
-        colour = name.startswith("colour")
-        bright = noise(6, 5, *([3] if colour else []), top=2**bits, kind=np.uint16)
+        color = name.startswith("color")
+        bright = noise(6, 5, *([3] if color else []), top=2**bits, kind=np.uint16)
         bright[0, 0] = 2**bits - 1
         for folder, values in (("a", bright), ("b", bright // 4)):
             (tmp_path / folder).mkdir()
-            cv2.imwrite(str(tmp_path / folder / name), values[..., ::-1] if colour else values)  # it takes BGR
+            cv2.imwrite(str(tmp_path / folder / name), values[..., ::-1] if color else values)  # it takes BGR
         source: Any = open_source("image_folder", str(tmp_path))
         assert source.depth == bits
         read = source.read(np.arange(2)).permute(0, 2, 3, 1).numpy()
-        read = read if colour else read[..., 0]
+        read = read if color else read[..., 0]
         np.testing.assert_array_equal(read[0], bright >> (bits - 8))
         np.testing.assert_array_equal(read[1], (bright // 4) >> (bits - 8))
 
@@ -125,15 +125,15 @@ class TestDepth:
 
 
 def test_what_is_transparent_shows_white_and_is_counted(tmp_path: Path) -> None:
-    colour, alpha = np.full((4, 4, 3), 40, np.uint8), np.full((4, 4), 255, np.uint8)
+    color, alpha = np.full((4, 4, 3), 40, np.uint8), np.full((4, 4), 255, np.uint8)
     alpha[0], alpha[1] = 0, 128
     expected = np.full((4, 4), 40)
     expected[0], expected[1] = 255, round(40 * 128 / 255 + 255 * 127 / 255)
     (tmp_path / "a").mkdir()
-    Image.fromarray(np.dstack([colour, alpha])).save(tmp_path / "a/rgba.png")
-    Image.fromarray(np.dstack([colour[..., 0], alpha])).save(tmp_path / "a/la.png")
-    Image.fromarray(np.dstack([colour, alpha])).save(tmp_path / "a/rgba.tga")
-    Image.fromarray(colour).save(tmp_path / "a/plain.png")
+    Image.fromarray(np.dstack([color, alpha])).save(tmp_path / "a/rgba.png")
+    Image.fromarray(np.dstack([color[..., 0], alpha])).save(tmp_path / "a/la.png")
+    Image.fromarray(np.dstack([color, alpha])).save(tmp_path / "a/rgba.tga")
+    Image.fromarray(color).save(tmp_path / "a/plain.png")
     palette = Image.frombytes("P", (4, 4), bytes([0] * 4 + [1] * 12))
     palette.putpalette([9, 9, 9, 40, 40, 40])
     palette.save(tmp_path / "a/palette.gif", transparency=0)

@@ -11,8 +11,8 @@ from plcourse.data import FolderSource, open_files, open_source, overlap, split
 from plcourse.errors import UserError
 
 
-def test_one_folder_per_class(grey_root, mnist5k):
-    source = open_source("image_folder", str(grey_root))
+def test_one_folder_per_class(gray_root, mnist5k):
+    source = open_source("image_folder", str(gray_root))
     assert source.label_names == ["one", "three", "two"]
     assert source.ids[0] == "one/00.png"
     assert np.bincount(source.labels).tolist() == [10, 10, 10]
@@ -23,8 +23,8 @@ def test_one_folder_per_class(grey_root, mnist5k):
     assert torch.equal(source.read(np.arange(20, 30)), mnist5k.images[first_two])
 
 
-def test_reading_again_comes_from_memory_and_is_the_same(grey_root):
-    source: Any = open_source("image_folder", str(grey_root))
+def test_reading_again_comes_from_memory_and_is_the_same(gray_root):
+    source: Any = open_source("image_folder", str(gray_root))
     picked = np.array([5, 0, 5, 29])
     first = source.read(picked)
     for path in source.paths:
@@ -34,10 +34,10 @@ def test_reading_again_comes_from_memory_and_is_the_same(grey_root):
         source.read(np.array([1]))
 
 
-def test_a_folder_too_large_for_the_memory_is_decoded_every_time(grey_root, monkeypatch):
-    kept = open_source("image_folder", str(grey_root))
+def test_a_folder_too_large_for_the_memory_is_decoded_every_time(gray_root, monkeypatch):
+    kept = open_source("image_folder", str(gray_root))
     monkeypatch.setattr("plcourse.data.image_folder.CACHE_BYTES", 100)
-    decoded: Any = open_source("image_folder", str(grey_root))
+    decoded: Any = open_source("image_folder", str(gray_root))
     picked = np.array([3, 17, 3])
     assert torch.equal(kept.read(picked), decoded.read(picked))
     decoded.paths[3].unlink()
@@ -45,16 +45,16 @@ def test_a_folder_too_large_for_the_memory_is_decoded_every_time(grey_root, monk
         decoded.read(picked)
 
 
-def test_one_colour_image_makes_all_colour(grey_root):
-    save_image(grey_root / "one/red.jpg", np.full((28, 28, 3), (200, 0, 0), np.uint8), quality=95)
-    source = open_source("image_folder", str(grey_root))
+def test_one_color_image_makes_all_color(gray_root):
+    save_image(gray_root / "one/red.jpg", np.full((28, 28, 3), (200, 0, 0), np.uint8), quality=95)
+    source = open_source("image_folder", str(gray_root))
     assert source.shape == (3, 28, 28)
-    grey, red = source.read(np.array([0, source.ids.index("one/red.jpg")]))
-    assert torch.equal(grey[0], grey[2])
+    gray, red = source.read(np.array([0, source.ids.index("one/red.jpg")]))
+    assert torch.equal(gray[0], gray[2])
     assert red.float().mean(dim=(1, 2)).tolist() == pytest.approx([200, 0, 0], abs=3)
 
 
-def test_mixed_sizes_are_scaled_and_cut_about_the_centre(tmp_path):
+def test_mixed_sizes_are_scaled_and_cut_about_the_center(tmp_path):
     wide = np.zeros((40, 120, 3), np.uint8)
     wide[:, 40:80] = (10, 200, 30)  # the middle third, which is what stays
     save_image(tmp_path / "a/wide.png", wide)
@@ -155,20 +155,20 @@ def test_sixteen_bits_are_scaled_and_a_turned_photograph_stands_upright(tmp_path
 
 
 @pytest.mark.parametrize("torn", ["two/03.png", "two/03.jpg"])
-def test_a_torn_file_is_named_or_skipped_counted_and_listed(grey_root, torn):
+def test_a_torn_file_is_named_or_skipped_counted_and_listed(gray_root, torn):
     if torn.endswith("jpg"):
-        Image.open(grey_root / "two/03.png").resize((280, 280)).save(grey_root / torn)
-        (grey_root / "two/03.png").unlink()
-    tear(grey_root / torn)
+        Image.open(gray_root / "two/03.png").resize((280, 280)).save(gray_root / torn)
+        (gray_root / "two/03.png").unlink()
+    tear(gray_root / torn)
 
     def read_all():
-        source = open_source("image_folder", str(grey_root))
+        source = open_source("image_folder", str(gray_root))
         source.read(np.arange(len(source.ids)))  # a JPEG's header does not show it
 
     with pytest.raises(UserError, match=rf"cannot read the image '.*{torn}'.*on_error=skip") as raised:
         read_all()
     assert "\n" not in str(raised.value)
-    source = open_source("image_folder", str(grey_root), on_error="skip")
+    source = open_source("image_folder", str(gray_root), on_error="skip")
     assert len(source.ids) == 29
     assert torn not in source.ids
     [(path, reason)] = source.rejected
@@ -178,22 +178,22 @@ def test_a_torn_file_is_named_or_skipped_counted_and_listed(grey_root, torn):
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text"])
-def test_a_file_that_is_no_image_is_named_at_once(grey_root, content):
-    (grey_root / "one/fake.png").write_bytes(content)
+def test_a_file_that_is_no_image_is_named_at_once(gray_root, content):
+    (gray_root / "one/fake.png").write_bytes(content)
     with pytest.raises(UserError, match=r"one/fake\.png': not an image of a known format"):
-        open_source("image_folder", str(grey_root))
-    assert len(open_source("image_folder", str(grey_root), on_error="skip").rejected) == 1
+        open_source("image_folder", str(gray_root))
+    assert len(open_source("image_folder", str(gray_root), on_error="skip").rejected) == 1
 
 
-def test_a_decompression_bomb_is_an_error_with_its_name(grey_root, monkeypatch):
+def test_a_decompression_bomb_is_an_error_with_its_name(gray_root, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UserError, match=r"one/00\.png.*decompression bomb"):
-        open_source("image_folder", str(grey_root))
+        open_source("image_folder", str(gray_root))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 28 * 28 - 1)  # where Pillow itself would only warn
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UserError, match=r"one/00\.png.*decompression bomb"):
-            open_source("image_folder", str(grey_root))
+            open_source("image_folder", str(gray_root))
 
 
 def test_nothing_readable_at_all_is_an_error_with_skip_too(tmp_path):
@@ -203,23 +203,23 @@ def test_nothing_readable_at_all_is_an_error_with_skip_too(tmp_path):
         open_source("image_folder", str(tmp_path), on_error="skip")
 
 
-def test_one_file_under_two_names_stays_on_one_side(grey_root):
+def test_one_file_under_two_names_stays_on_one_side(gray_root):
     for i in range(10):
-        (grey_root / f"two/copy{i}.png").write_bytes((grey_root / f"one/{i:02d}.png").read_bytes())
-    source = open_source("image_folder", str(grey_root))
+        (gray_root / f"two/copy{i}.png").write_bytes((gray_root / f"one/{i:02d}.png").read_bytes())
+    source = open_source("image_folder", str(gray_root))
     same = source.hashes[source.ids.index("one/04.png")] == source.hashes[source.ids.index("two/copy4.png")]
     assert same
     for seed in range(5):
         assert overlap(split(source, 8, 8, seed), source) == []
 
 
-def test_files_for_prediction_are_shown_as_the_model_was_trained(grey_root):
-    save_image(grey_root / "flat/b.png", noise(50, 40))
-    save_image(grey_root / "flat/a.png", noise(28, 28, 1))
-    loose = str(grey_root / "one/00.png")
-    source = open_files([str(grey_root / "flat"), loose, loose], (1, 28, 28))
+def test_files_for_prediction_are_shown_as_the_model_was_trained(gray_root):
+    save_image(gray_root / "flat/b.png", noise(50, 40))
+    save_image(gray_root / "flat/a.png", noise(28, 28, 1))
+    loose = str(gray_root / "one/00.png")
+    source = open_files([str(gray_root / "flat"), loose, loose], (1, 28, 28))
     assert isinstance(source, FolderSource)
-    assert source.ids == [f"{grey_root}/flat/a.png", f"{grey_root}/flat/b.png", loose]
+    assert source.ids == [f"{gray_root}/flat/a.png", f"{gray_root}/flat/b.png", loose]
     assert source.labels.tolist() == [-1, -1, -1]
     assert source.read(np.arange(3)).shape == (3, 1, 28, 28)
 

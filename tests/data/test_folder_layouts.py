@@ -7,13 +7,13 @@ from plcourse.data import ImageSplits, open_source, split
 from plcourse.errors import UserError
 
 
-def test_train_val_test_folders_are_the_sources_own_parts(grey_root):
+def test_train_val_test_folders_are_the_sources_own_parts(gray_root):
     for part, names in (("train", ("one", "two", "three")), ("valid", ("one",)), ("test", ("two",))):
         for name in names:
             for i in range(4):
-                seed = len(list(grey_root.rglob("*.png")))  # another one for each file
-                save_image(grey_root / "all" / part / name / f"{i}.png", noise(6, 6, 1, seed))
-    source = open_source("image_folder", str(grey_root / "all"))
+                seed = len(list(gray_root.rglob("*.png")))  # another one for each file
+                save_image(gray_root / "all" / part / name / f"{i}.png", noise(6, 6, 1, seed))
+    source = open_source("image_folder", str(gray_root / "all"))
     assert source.label_names == ["one", "three", "two"]
     assert source.parts is not None
     assert {part: len(indices) for part, indices in source.parts.items()} == {

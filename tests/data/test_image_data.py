@@ -138,7 +138,7 @@ def test_a_resume_with_another_batch_size_is_refused_in_mid_epoch(tmp_path):
         _fit(_digits(batch_size=50), max_epochs=3, ckpt_path=path)
 
 
-def test_limits_and_overfitting_are_honoured():
+def test_limits_and_overfitting_are_honored():
     model, _ = _fit(_digits(), max_epochs=2, limit_train_batches=2, limit_val_batches=1)
     assert [len(model.seen[stage]) for stage in ("train", "val")] == [4, 2]
     assert _flat(model.seen["train"][:2]) != _flat(model.seen["train"][2:])
@@ -181,11 +181,11 @@ def test_new_files_are_predicted_without_the_training_data(tmp_path):
     )
     [batch] = predicted
     assert elsewhere.label_names == ["class0", "class1"]
-    assert elsewhere.splits.normalisation == data.splits.normalisation
+    assert elsewhere.splits.normalization == data.splits.normalization
     assert batch["id"][0] == str(new)
     assert batch["image"].shape == (13, 1, 12, 12)
-    grey = (128 / 255 - data.splits.normalisation.mean[0]) / data.splits.normalisation.std[0]
-    torch.testing.assert_close(batch["image"][0], torch.full((1, 12, 12), grey))
+    gray = (128 / 255 - data.splits.normalization.mean[0]) / data.splits.normalization.std[0]
+    torch.testing.assert_close(batch["image"][0], torch.full((1, 12, 12), gray))
     assert batch["label"].tolist() == [-1] * 13
 
 
@@ -267,7 +267,7 @@ def test_the_loaders_follow_the_trainers_rank_and_device():
 def test_ranks_get_disjoint_shares_of_the_test_part():
     data = _digits(test_size=200)
     images = data.splits
-    part = ImageDataset(images.source, images.parts["test"], images.normalisation)
+    part = ImageDataset(images.source, images.parts["test"], images.normalization)
     shares = [eval_loader(part, 7, Process(rank, 3)) for rank in range(3)]
     ids = [name for loader in shares for batch in loader for name in batch["id"]]
     assert ids == [images.source.ids[i] for i in images.parts["test"]]

@@ -17,7 +17,7 @@ from plcourse.data import (
     BatchLoader,
     EvalSampler,
     ImageDataset,
-    Normalisation,
+    Normalization,
     RandomAffine,
     TrainSampler,
 )
@@ -142,7 +142,7 @@ def test_a_position_means_nothing_to_a_loader_that_cuts_otherwise(changes, messa
 @pytest.mark.medium
 def test_workers_give_the_same_batches_bit_for_bit_and_none_of_the_global_randomness(mnist5k):
     indices = np.arange(0, 5000, 50)
-    data = ImageDataset(mnist5k, indices, Normalisation([0.1], [0.3]), [RandomAffine()], seed=1)
+    data = ImageDataset(mnist5k, indices, Normalization([0.1], [0.3]), [RandomAffine()], seed=1)
     alone = BatchLoader(data, TrainSampler(len(data), 16, seed=1))
     helped = BatchLoader(data, TrainSampler(len(data), 16, seed=1), num_workers=2)
     before = torch.get_rng_state()

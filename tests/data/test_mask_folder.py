@@ -229,17 +229,17 @@ class TestValues:
             Image.fromarray(lines).save(root / f"masks/{i}.png")
         assert open_masks("mask_folder", str(root)).mask_names == ["0", "1", "2", "3", "4", "5"]
 
-    def test_grey_saved_as_colours_is_grey_and_colours_are_counted(self, root: Path) -> None:
+    def test_gray_saved_as_colors_is_gray_and_colors_are_counted(self, root: Path) -> None:
         circle(32).convert("RGB").save(root / "masks/0.png")
         circle(32).convert("RGBA").save(root / "masks/1.png")
         read = open_masks("mask_folder", str(root)).read_masks(np.arange(3))
         assert (read[0] == read[2]).all()
         assert (read[1] == read[2]).all()
-        coloured = np.zeros((32, 32, 3), np.uint8)
-        coloured[:9], coloured[20:] = (255, 0, 0), (0, 90, 7)
-        Image.fromarray(coloured).save(root / "masks/0.png")
+        colored = np.zeros((32, 32, 3), np.uint8)
+        colored[:9], colored[20:] = (255, 0, 0), (0, 90, 7)
+        Image.fromarray(colored).save(root / "masks/0.png")
         with pytest.raises(
-            UserError, match=r"0.png' is wrong: it has 3 colours \(mode RGB\), and a mask has one integer"
+            UserError, match=r"0.png' is wrong: it has 3 colors \(mode RGB\), and a mask has one integer"
         ):
             open_masks("mask_folder", str(root))
 

@@ -170,7 +170,7 @@ class TestMaskFolder:
             (
                 {"a": np.eye(16, dtype=np.uint8)[..., None] * np.array([9, 0, 0], np.uint8)},
                 None,
-                "it has 2 colours (mode RGB), and a mask",
+                "it has 2 colors (mode RGB), and a mask",
             ),
             ({"a": np.full((16, 16), 300, np.uint16)}, None, "it has the value 300; classes are 0 to 254"),
             ({}, "file,label\na.png,cat\nb.png,dog\n", "has no label for 'c.png'"),
@@ -181,7 +181,7 @@ class TestMaskFolder:
             ({}, "file,label\n" + "".join(f"{n}.png,cat\n" for n in "abcdef"), "1 label(s); a classifier needs two"),
             ({}, "file,label\n" + "".join(f"{n}.png,cat\n" for n in "abcdefg") + "h.png,dog\n", "names 'g.png', which"),
         ],
-        ids=["size", "missing", "colours", "value", "no_label", "column", "empty", "blank", "twice", "one", "no_file"],
+        ids=["size", "missing", "colors", "value", "no_label", "column", "empty", "blank", "twice", "one", "no_file"],
     )
     def test_what_is_wrong_is_said_in_one_line(
         self, folder: Callable[..., Path], masks: dict[str, np.ndarray], labels: str | None, told: str
@@ -244,7 +244,7 @@ def test_a_checkpoint_of_other_masks_is_refused(folder: Callable[..., Path]) -> 
         parts.load_state_dict({**parts.state_dict(), "mask_names": ["sky", "sea"]})
 
 
-def test_another_split_keeps_the_test_part_and_fits_the_normalisation_anew() -> None:
+def test_another_split_keeps_the_test_part_and_fits_the_normalization_anew() -> None:
     parts = MaskSplits("digits_on_photos", image_size=8, val_size=100, test_size=4700)
     parts.open()
     ids = parts.ids
@@ -252,6 +252,6 @@ def test_another_split_keeps_the_test_part_and_fits_the_normalisation_anew() -> 
     (batch,) = anew.eval_loader(None, "val", 20)
     assert batch["id"] == ids[50:60]
     assert anew.parts["test"].tolist() == parts.parts["test"].tolist()
-    assert anew.normalisation != parts.normalisation
+    assert anew.normalization != parts.normalization
     with pytest.raises(ValueError, match="is not for training or validation"):
         parts.with_split([parts.source.ids[parts.parts["test"][0]]], [])

@@ -42,8 +42,8 @@ def cifar_root(mnist5k, tmp_path, monkeypatch):
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     picked = np.random.default_rng(1).permutation(5000)[:120]
-    grey = torch.nn.functional.pad(mnist5k.images[picked], (2, 2, 2, 2)).numpy()
-    images = np.concatenate([grey, grey // 2, 255 - grey], axis=1)  # [120, 3, 32, 32]
+    gray = torch.nn.functional.pad(mnist5k.images[picked], (2, 2, 2, 2)).numpy()
+    images = np.concatenate([gray, gray // 2, 255 - gray], axis=1)  # [120, 3, 32, 32]
     labels = mnist5k.labels[picked].tolist()
 
     def write(name, content):
@@ -210,7 +210,7 @@ def test_images_are_scaled_when_asked(mnist5k):
 
 
 @pytest.mark.parametrize("call", [open_source, prepare])
-def test_a_misspelt_source_gets_the_nearest_name(call):
+def test_a_misspelled_source_gets_the_nearest_name(call):
     with pytest.raises(UserError, match=r"unknown source 'fashon_mnist'.*did you mean 'fashion_mnist'\?"):
         call("fashon_mnist")
 

@@ -39,7 +39,7 @@ def test_the_seed_decides(digits):
 
 
 @st.composite
-def _labelled(draw):
+def _labeled(draw):
     """Contents, some of them repeated, with a label that belongs to the content."""
     n_classes = draw(st.integers(1, 4))
     contents, labels = [], []
@@ -54,7 +54,7 @@ def _labelled(draw):
 
 
 @pytest.mark.medium
-@given(made=_labelled(), val=st.floats(0, 0.4), test=st.floats(0, 0.4), seed=st.integers(0, 99))
+@given(made=_labeled(), val=st.floats(0, 0.4), test=st.floats(0, 0.4), seed=st.integers(0, 99))
 def test_parts_share_nothing_and_lose_nothing(make_source, made, val, test, seed):
     contents, labels = made
     source = make_source(contents, labels)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import plcourse
 from plcourse import Run
-from plcourse.data.features import Standardiser
+from plcourse.data.features import Standardizer
 from plcourse.data.frames import read_frame
 from plcourse.data.image_files import find_images
 from plcourse.errors import RunFailed, UserError
@@ -141,7 +141,7 @@ class TestTables:
         frame = pd.DataFrame({"x": np.arange(50.0), "y": np.arange(50.0) ** 2})
         pq.write_table(pa.Table.from_pandas(frame), tmp_path / "a.parquet", row_group_size=7)
         pq.write_table(pa.Table.from_pandas(frame), tmp_path / "b.parquet", row_group_size=50)
-        schema, unchanged = Schema(features=["x", "y"]), Standardiser(["x", "y"], np.zeros(2), np.ones(2))
+        schema, unchanged = Schema(features=["x", "y"]), Standardizer(["x", "y"], np.zeros(2), np.ones(2))
         grouped = TableInputs([str(tmp_path / "a.parquet")], schema, unchanged)
         whole = TableInputs([str(tmp_path / "b.parquet")], schema, unchanged)
         both = TableInputs([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")], schema, unchanged)
@@ -197,7 +197,7 @@ class TestTables:
         assert [hashes[0] == hashes[1], hashes[1] == hashes[2], hashes[3] == hashes[4]] == [False, True, True]
 
     def test_a_row_beyond_float32_is_named(self, tmp_path: Path) -> None:
-        small = Standardiser.fit(np.array([[1.0], [1.0 + 1e-9]]), ["x"])
+        small = Standardizer.fit(np.array([[1.0], [1.0 + 1e-9]]), ["x"])
         assert small.std[0] == pytest.approx(5e-10)
         assert list(small.beyond(np.array([[1.5], [1e35]]))) == [1]
         with pytest.raises(UserError, match=r"column 'x' is 1e\+35, too far from the training rows"):

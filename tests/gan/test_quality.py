@@ -133,7 +133,7 @@ class TestPoints:
 
 class TestFeatures:
     def images(self, **changes: Any) -> ImageSplits:
-        return ImageSplits("digits", **{"test_size": 100, **changes}, normalisation=SYMMETRIC)
+        return ImageSplits("digits", **{"test_size": 100, **changes}, normalization=SYMMETRIC)
 
     def network(self) -> FeatureNetwork:
         return FeatureNetwork(widths=(8, 16), features=16)
@@ -179,7 +179,7 @@ class TestFeatures:
         code = (
             "from pathlib import Path; from plcourse.gan.features import *; from plcourse.gan.data import SYMMETRIC;"
             "n = FeatureNetwork(widths=(8, 16), features=16);"
-            f"fit_features(n, ImageSplits('digits', normalisation=SYMMETRIC), Path({str(tmp_path)!r}));"
+            f"fit_features(n, ImageSplits('digits', normalization=SYMMETRIC), Path({str(tmp_path)!r}));"
             "print(float(n.head.weight.sum()))"
         )
         started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]

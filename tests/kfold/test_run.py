@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 import plcourse
 from kfold_configs import kfold_config, own_config
 from plcourse import Run
-from plcourse.data.images import fit_normalisation
+from plcourse.data.images import fit_normalization
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import ImageClassifier
 from plcourse.ddp.networks import MLP
@@ -56,7 +56,7 @@ def member(finished: Run, k: int) -> tuple[ImageClassifier, ImageData]:
 
 @pytest.fixture(scope="module")
 def probability(finished: Run) -> torch.Tensor:
-    """The mean over the folds, each with images as its own normalisation makes them."""
+    """The mean over the folds, each with images as its own normalization makes them."""
     found = []
     for k in range(3):
         model, data = member(finished, k)
@@ -247,14 +247,14 @@ class TestNothingLeaks:
             ends.append(self.weights(split(data, train, val), tmp_path / str(noisy)))
         return not all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
-    def test_the_normalisation_is_fitted_inside_the_fold(self, tmp_path: Path) -> None:
+    def test_the_normalization_is_fitted_inside_the_fold(self, tmp_path: Path) -> None:
         assert not self.held_out_matters(lambda data, train, val: data.with_split(train, val), tmp_path)
 
     def test_a_planted_leak_is_caught(self, tmp_path: Path) -> None:
         def leaking(data: ImageData, train: list[str], val: list[str]) -> ImageData:
             everything = data.splits._pool
             fold = data.with_split(train, val)
-            fold.splits.__dict__["_fitted"] = fit_normalisation(data.splits.source, everything)
+            fold.splits.__dict__["_fitted"] = fit_normalization(data.splits.source, everything)
             return fold
 
         assert self.held_out_matters(leaking, tmp_path)

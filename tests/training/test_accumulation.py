@@ -40,7 +40,7 @@ class Digits(ImageData):
 
     def train_dataloader(self) -> BatchLoader:
         parts = self.splits
-        part = ImageDataset(parts.source, parts.parts["train"][:N], parts.normalisation, None, run_seed())
+        part = ImageDataset(parts.source, parts.parts["train"][:N], parts.normalization, None, run_seed())
         return train_loader(part, self.batch_size, Process.of(self.trainer), drop_last=self.drop_last)
 
 

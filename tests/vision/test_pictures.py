@@ -13,7 +13,7 @@ from plcourse.vision.pictures import draw
 
 NAMES = ["golden retriever", "Zwergschnauzer dog", "cat"]
 DATA = SimpleNamespace(
-    normalisation=SimpleNamespace(mean=[0, 0, 0], std=[1, 1, 1]), label_names=NAMES, mask_names=["none", "animal"]
+    normalization=SimpleNamespace(mean=[0, 0, 0], std=[1, 1, 1]), label_names=NAMES, mask_names=["none", "animal"]
 )
 
 

@@ -69,4 +69,4 @@ class CurriculumData(ImageData):
         labels = noisy_labels(
             splits.source.labels[indices], keys, splits.num_classes, self.label_noise, self.noise_seed
         )
-        return ImageDataset(splits.source, indices, splits.normalisation, augment, run_seed(), labels)
+        return ImageDataset(splits.source, indices, splits.normalization, augment, run_seed(), labels)

@@ -5,16 +5,16 @@ from plcourse.data.image_folder import FolderSource, open_files
 from plcourse.data.image_splits import ImageSplits
 from plcourse.data.images import (
     ImageDataset,
-    Normalisation,
+    Normalization,
     Process,
     eval_loader,
-    fit_normalisation,
+    fit_normalization,
     train_loader,
 )
 from plcourse.data.loader import Batch, BatchLoader
 from plcourse.data.mask_splits import JointAugmentation, MaskDataset, MaskSplits
 from plcourse.data.masks import IGNORE, MASK_SOURCES, MaskSource, open_masks
-from plcourse.data.protocols import BatchSampler, Fetcher, Labelled, Source, Splittable
+from plcourse.data.protocols import BatchSampler, Fetcher, Labeled, Source, Splittable
 from plcourse.data.randoms import keys_of, normals, permutation, run_seed, uniforms
 from plcourse.data.resize import ImageSize, Resize
 from plcourse.data.samplers import EvalSampler, TrainSampler
@@ -40,11 +40,11 @@ __all__ = [
     "ImageSize",
     "ImageSplits",
     "JointAugmentation",
-    "Labelled",
+    "Labeled",
     "MaskDataset",
     "MaskSource",
     "MaskSplits",
-    "Normalisation",
+    "Normalization",
     "OnError",
     "Process",
     "RandomAffine",
@@ -59,7 +59,7 @@ __all__ = [
     "delegated",
     "duplicate_groups",
     "eval_loader",
-    "fit_normalisation",
+    "fit_normalization",
     "keys_of",
     "normals",
     "open_files",

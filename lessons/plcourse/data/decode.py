@@ -29,7 +29,7 @@ DECODE_ERRORS = (
     Image.DecompressionBombWarning,
 )
 
-_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _ONE_PICTURE = ("MPO", "PSD")  # formats whose other frames are previews or layers of the same picture
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of the values from cameras, scanners and microscopes
@@ -57,17 +57,17 @@ class Facts:
 
     Attributes:
         content: 8 bytes of BLAKE2b over the file.
-        grey: whether it has no colours.
+        gray: whether it has no colors.
         size: height and width as shown.
         orientation: its EXIF orientation, 1 to 8.
-        transparent: whether it has an alpha channel or a transparent colour.
+        transparent: whether it has an alpha channel or a transparent color.
         frames: whether it has more than one frame or page.
         peak: the largest value of a 16-bit file; 0 for an 8-bit file.
         error: why it cannot be read, or None.
     """
 
     content: bytes = b""
-    grey: bool = False
+    gray: bool = False
     size: tuple[int, int] = (0, 0)
     orientation: int = 1
     transparent: bool = False
@@ -89,7 +89,7 @@ def inspect(path: Path, decode: bool = False) -> Facts:
             width, height = image.size
             if orientation >= 5 and image.format != "TIFF":  # for a TIFF Pillow already gives the size as shown
                 height, width = width, height
-            grey, peak = image.mode in _GREY_MODES, 0
+            gray, peak = image.mode in _GRAY_MODES, 0
             if _is_deep(image):
                 peak = int(_deep_values(image)[0].max())
             elif decode:
@@ -99,7 +99,7 @@ def inspect(path: Path, decode: bool = False) -> Facts:
     except DECODE_ERRORS as error:
         return Facts(error=reason_of(error))
     digest = hashlib.blake2b(content, digest_size=8).digest()
-    return Facts(digest, grey, (height, width), orientation, transparent, frames, peak)
+    return Facts(digest, gray, (height, width), orientation, transparent, frames, peak)
 
 
 def glance(path: Path) -> Facts:
@@ -228,7 +228,7 @@ def _has_exif(png: bytes) -> bool:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether a file that is not yet loaded has 16 bits; of colours Pillow itself only keeps the upper 8."""
+    """Whether a file that is not yet loaded has 16 bits; of colors Pillow itself only keeps the upper 8."""
     if image.mode.startswith("I"):  # Pillow stretches a PGM to 16 bits
         return True
     tiles = [tile[3] for tile in image.tile]  # pyright: ignore[reportAttributeAccessIssue]  (an ImageFile)
@@ -254,7 +254,7 @@ def _deep_values(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     except cv2.error:
         values = None
     if values is None or values.dtype != np.uint16 or values.shape[:2] != (image.height, image.width):
-        raise ValueError("its 16-bit colours cannot be decoded; convert the file to 8 bits")
+        raise ValueError("its 16-bit colors cannot be decoded; convert the file to 8 bits")
     if values.ndim == 2:
         return values, None
     return values[..., 2::-1], values[..., 3] if values.shape[2] == 4 else None

@@ -169,7 +169,7 @@ class _Parser:
     def _check_broken(self, frame: pd.DataFrame, n: int) -> None:
         """Refuses a row that has swallowed other rows, and says how many rows extend over several lines.
 
-        A stray quote extends a cell to the next quote, across rows of the table. Such rows are recognised: a line
+        A stray quote extends a cell to the next quote, across rows of the table. Such rows are recognized: a line
         within the cell has as many cells as the table has columns, and one of them is a value that occurs elsewhere in
         its column.
         """

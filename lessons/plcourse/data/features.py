@@ -1,4 +1,4 @@
-"""The columns of a table: which are features, which cells cannot be used, and how features are standardised.
+"""The columns of a table: which are features, which cells cannot be used, and how features are standardized.
 
 Shapes: N rows of a table, B rows of a batch, D features.
 """
@@ -142,7 +142,7 @@ def is_index(name: str, column: str, values: np.ndarray) -> bool:
 
 
 @dataclass(frozen=True)
-class Standardiser:
+class Standardizer:
     """Subtracts the mean of each feature and divides by its standard deviation, in float64.
 
     Args:
@@ -156,7 +156,7 @@ class Standardiser:
     std: np.ndarray
 
     @classmethod
-    def fit(cls, features_ND: np.ndarray, names: Sequence[str]) -> "Standardiser":
+    def fit(cls, features_ND: np.ndarray, names: Sequence[str]) -> "Standardizer":
         """Mean and standard deviation of the training rows; a constant feature is divided by 1."""
         largest_D = np.abs(features_ND).max(axis=0)
         unit_D = np.where(largest_D > 1e100, largest_D, 1.0)  # whose squares would overflow
@@ -165,7 +165,7 @@ class Standardiser:
         return cls(names, scaled_ND.mean(axis=0) * unit_D, np.where(std_D > _CONSTANT * largest_D, std_D, 1.0))
 
     def __call__(self, features_BD: np.ndarray) -> torch.Tensor:
-        """Standardises features [B, D] to float32 [B, D].
+        """Standardizes features [B, D] to float32 [B, D].
 
         Raises:
             UserError: a value beyond the range of float32, with its column.
@@ -176,7 +176,7 @@ class Standardiser:
         return torch.from_numpy(((features_BD - self.mean) / self.std).astype(np.float32))
 
     def beyond(self, features_BD: np.ndarray) -> dict[int, str]:
-        """The reason for each row that exceeds the range of float32 after it was standardised, by row number."""
+        """The reason for each row that exceeds the range of float32 after it was standardized, by row number."""
         with np.errstate(over="ignore"):
             far_BD = np.abs((features_BD - self.mean) / self.std) > np.finfo(np.float32).max
         return {

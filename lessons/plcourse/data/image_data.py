@@ -1,4 +1,4 @@
-"""The data module for labelled images, on which the lessons' own image data modules are built."""
+"""The data module for labeled images, on which the lessons' own image data modules are built."""
 
 import copy
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import pytorch_lightning as pl
 
 from plcourse.data.image_splits import ImageSplits
-from plcourse.data.images import Normalisation
+from plcourse.data.images import Normalization
 from plcourse.data.loader import BatchLoader
 from plcourse.data.names import restore_first
 from plcourse.data.resize import ImageSize, Resize
@@ -17,9 +17,9 @@ from plcourse.data.transforms import Augmentation
 
 
 class ImageData(pl.LightningDataModule):
-    """Labelled images of any source, for training, evaluation and prediction; satisfies `Splittable`.
+    """Labeled images of any source, for training, evaluation and prediction; satisfies `Splittable`.
 
-    Batches are dicts of ``image`` (normalised float32 [B, C, H, W]), ``label`` (int64 [B], -1 for new files) and ``id``
+    Batches are dicts of ``image`` (normalized float32 [B, C, H, W]), ``label`` (int64 [B], -1 for new files) and ``id``
     (B strings).
 
     Args:
@@ -42,7 +42,7 @@ class ImageData(pl.LightningDataModule):
         splits: the source with its split, and what was fitted to the training part.
     """
 
-    fixed_normalisation: ClassVar[Normalisation | None] = None  # None fits it to the training part
+    fixed_normalization: ClassVar[Normalization | None] = None  # None fits it to the training part
 
     ids = delegated("splits.ids")
     labels = delegated("splits.labels")
@@ -73,7 +73,7 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         sizes = (val_size, test_size, split_seed)
-        self.splits = ImageSplits(source, root, image_size, on_error, *sizes, self.fixed_normalisation, resize)
+        self.splits = ImageSplits(source, root, image_size, on_error, *sizes, self.fixed_normalization, resize)
         self.batch_size = self.eval_batch_size = batch_size
         self.augment: Any = augment
         self.num_workers, self.predict_paths = num_workers, predict_paths
@@ -110,7 +110,7 @@ class ImageData(pl.LightningDataModule):
         return self.splits.files_loader(self.trainer, paths, self.eval_batch_size, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the model must know to read new inputs: for images normalisation, shape and label names."""
+        """What the model must know to read new inputs: for images normalization, shape and label names."""
         return self.splits.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class ImageData(pl.LightningDataModule):
         self.splits.load_state_dict(state_dict)
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
-        """The same data with another training and validation part; normalisation is fitted again."""
+        """The same data with another training and validation part; normalization is fitted again."""
         resplit = copy.copy(self)
         resplit.splits, resplit.trainer = self.splits.with_split(train_ids, val_ids), None
         return resplit

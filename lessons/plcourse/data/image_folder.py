@@ -72,7 +72,7 @@ class FolderSource:
         name: the source's name.
         files: N files.
         label_names: one name per class.
-        shape: (channels, height, width) to decode to. None takes it from the files: grey if all are, and the size
+        shape: (channels, height, width) to decode to. None takes it from the files: gray if all are, and the size
             that all share if it is at most 256 pixels a side, else 64 x 64.
         image_size: height and width, or one number for both, instead of those of `shape`.
         on_error: ``raise`` names the first unreadable file, at once where its header shows it and otherwise when it is
@@ -248,7 +248,7 @@ def _notes(name: str, facts: Sequence[Facts]) -> list[str]:
 
 
 def _common_shape(facts: Sequence[Facts]) -> tuple[int, int, int]:
-    channels = 1 if all(each.grey for each in facts) else 3
+    channels = 1 if all(each.gray for each in facts) else 3
     sizes = {each.size for each in facts}
     height, width = sizes.pop()
     if sizes or max(height, width) > LARGEST_KEPT:

@@ -13,10 +13,10 @@ from plcourse.data.image_folder import open_files
 from plcourse.data.images import (
     BatchDataset,
     ImageDataset,
-    Normalisation,
+    Normalization,
     Process,
     eval_loader,
-    fit_normalisation,
+    fit_normalization,
 )
 from plcourse.data.loader import BatchLoader
 from plcourse.data.names import adopt_classes
@@ -33,7 +33,7 @@ _LISTED = 10  # rejected files named in the log; all of them are in `source.reje
 class ImageSplits(SourceSplits):
     """Training, validation and test part of an image source, opened when first needed.
 
-    A model must see new images as it saw its training images. What that takes (normalisation, shape, resizing rule,
+    A model must see new images as it saw its training images. What that takes (normalization, shape, resizing rule,
     label names) is the `state_dict`.
 
     Args:
@@ -44,7 +44,7 @@ class ImageSplits(SourceSplits):
         val_size: samples for validation (int), or their fraction (float); see `split`.
         test_size: the same for the test part.
         split_seed: another seed gives another split.
-        normalisation: a fixed one, whose single value holds for all channels; None fits it to the training part.
+        normalization: a fixed one, whose single value holds for all channels; None fits it to the training part.
         resize: how images of another size are brought to `image_size`; see `plcourse.data.resize`.
     """
 
@@ -59,14 +59,14 @@ class ImageSplits(SourceSplits):
         val_size: int | float = 0.1,
         test_size: int | float = 0.2,
         split_seed: int = 0,
-        normalisation: Normalisation | None = None,
+        normalization: Normalization | None = None,
         resize: Resize = "crop",
     ) -> None:
         super().__init__(val_size, test_size, split_seed)
         check_resize(resize)
         if image_size is not None:
             size_of(image_size)
-        self._fixed = normalisation
+        self._fixed = normalization
         self._resize: Resize = resize
         self.name, self.root, self.image_size = source, root, image_size
         self.on_error: OnError = on_error
@@ -92,14 +92,14 @@ class ImageSplits(SourceSplits):
         return source
 
     @cached_property
-    def _fitted(self) -> Normalisation:
-        return self._fixed or fit_normalisation(self.source, self.parts["train"])
+    def _fitted(self) -> Normalization:
+        return self._fixed or fit_normalization(self.source, self.parts["train"])
 
     @property
-    def normalisation(self) -> Normalisation:
+    def normalization(self) -> Normalization:
         """The checkpoint's where one was loaded, else fitted to the training part."""
         if self._restored is not None:
-            return Normalisation(self._restored["mean"], self._restored["std"])
+            return Normalization(self._restored["mean"], self._restored["std"])
         return self._fitted
 
     @property
@@ -124,14 +124,14 @@ class ImageSplits(SourceSplits):
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for colour."""
+        """1 for gray, 3 for color."""
         return self.shape[0]
 
     def state_dict(self) -> dict[str, Any]:
         """What a model needs to know of its training data, in plain types."""
         return {
-            "mean": self.normalisation.mean,
-            "std": self.normalisation.std,
+            "mean": self.normalization.mean,
+            "std": self.normalization.std,
             "shape": list(self.shape),
             "resize": self.resize,
             "depth": self.depth,
@@ -153,8 +153,8 @@ class ImageSplits(SourceSplits):
         return [self.source.read_raw(self.position[each]) for each in ids]
 
     def dataset(self, source: Source, indices: np.ndarray, augment: Any = None, seed: int = 0) -> BatchDataset:
-        """The samples at `indices` (int64 [N]) of a source, normalised as the model was trained."""
-        return ImageDataset(source, indices, self.normalisation, augment, seed)
+        """The samples at `indices` (int64 [N]) of a source, normalized as the model was trained."""
+        return ImageDataset(source, indices, self.normalization, augment, seed)
 
     def dataset_of(self, part: str, augment: Any = None) -> BatchDataset:
         """The samples of a part, with the augmentation of training samples where it is given."""

@@ -1,4 +1,4 @@
-"""Normalised batches of the images of a source, and the loaders of the parts.
+"""Normalized batches of the images of a source, and the loaders of the parts.
 
 Images stay uint8 until a batch needs them, which takes a quarter of the memory and of the copying.
 
@@ -27,24 +27,24 @@ _CHUNK = 256  # images held as float64 at a time while fitting
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """Mean and standard deviation of each channel, for pixels in [0, 1]."""
 
     mean: list[float]
     std: list[float]
 
 
-def fit_normalisation(source: Source, indices: np.ndarray, limit: int = FIT_LIMIT) -> Normalisation:
+def fit_normalization(source: Source, indices: np.ndarray, limit: int = FIT_LIMIT) -> Normalization:
     """Fits mean and standard deviation to the samples at `indices`, which must be training samples only.
 
     Args:
         source: where the images are.
         indices: int64 [N].
         limit: the number of images that are read at most, evenly spaced in `indices`. It also holds for sources in
-            memory, so that a folder and the same images in memory are normalised in the same way.
+            memory, so that a folder and the same images in memory are normalized in the same way.
 
     Returns:
-        The normalisation; a constant channel gets the standard deviation 1.
+        The normalization; a constant channel gets the standard deviation 1.
     """
     if len(indices) > limit:
         indices = indices[np.linspace(0, len(indices) - 1, limit).round().astype(np.int64)]
@@ -57,17 +57,17 @@ def fit_normalisation(source: Source, indices: np.ndarray, limit: int = FIT_LIMI
         squares_C = squares_C + pixels_BCHW.square().sum(dim=(0, 2, 3))
     mean_C = totals_C / n_pixels
     std_C = (squares_C / n_pixels - mean_C.square()).clamp_min(0).sqrt() / 255
-    return Normalisation((mean_C / 255).tolist(), torch.where(std_C > 0, std_C, 1.0).tolist())
+    return Normalization((mean_C / 255).tolist(), torch.where(std_C > 0, std_C, 1.0).tolist())
 
 
 class ImageDataset:
-    """The images of one part as batches, normalised and, for training, augmented.
+    """The images of one part as batches, normalized and, for training, augmented.
 
     Args:
         source: where the images are.
         indices: int64 [N], the part's samples in the source.
-        normalisation: fitted on the training part.
-        augment: applied to images in [0, 1], before normalisation; None or empty for evaluation.
+        normalization: fitted on the training part.
+        augment: applied to images in [0, 1], before normalization; None or empty for evaluation.
         seed: the run's seed, for the augmentation.
         labels: int64 [N], in place of the source's own.
     """
@@ -76,21 +76,21 @@ class ImageDataset:
         self,
         source: Source,
         indices: np.ndarray,
-        normalisation: Normalisation,
+        normalization: Normalization,
         augment: Sequence[Augmentation] | None = None,
         seed: int = 0,
         labels: np.ndarray | None = None,
     ) -> None:
         self.source = source
         self.indices = indices
-        self._normalisation = normalisation
+        self._normalization = normalization
         self.augment = list(augment or ())
         self.seed = seed
         self.ids = [source.ids[i] for i in indices.tolist()]
         self.labels = source.labels[indices] if labels is None else labels
         self._labels = torch.from_numpy(self.labels)
-        mean = torch.tensor(normalisation.mean, dtype=torch.float64)
-        std = torch.tensor(normalisation.std, dtype=torch.float64)
+        mean = torch.tensor(normalization.mean, dtype=torch.float64)
+        std = torch.tensor(normalization.std, dtype=torch.float64)
         # one multiplication and one addition per pixel: (x / unit - mean) / std = x * factor + shift
         self._factor_C11 = _per_channel(1 / (std if self.augment else std * 255))
         self._shift_C11 = _per_channel(-mean / std)
@@ -100,7 +100,7 @@ class ImageDataset:
 
     def plain(self) -> "ImageDataset":
         """The same samples without augmentation."""
-        return ImageDataset(self.source, self.indices, self._normalisation, None, self.seed, self.labels)
+        return ImageDataset(self.source, self.indices, self._normalization, None, self.seed, self.labels)
 
     @cached_property
     def identities(self) -> Identities:
@@ -125,7 +125,7 @@ class ImageDataset:
         if self.augment:
             image_BCHW.div_(255)
             image_BCHW = augment_batch(self.augment, image_BCHW, self.seed, epoch, self._keys[indices])
-        image_BCHW = self.normalised(image_BCHW)
+        image_BCHW = self.normalized(image_BCHW)
         ids = self.ids
         return {
             "image": image_BCHW,
@@ -133,8 +133,8 @@ class ImageDataset:
             "id": [ids[i] for i in indices.tolist()],
         }
 
-    def normalised(self, image_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalises float32 images in place; their range is 0 to 255, or 0 to 1 if there are augmentations."""
+    def normalized(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        """Normalizes float32 images in place; their range is 0 to 255, or 0 to 1 if there are augmentations."""
         return image_BCHW.mul_(self._factor_C11).add_(self._shift_C11)
 
 

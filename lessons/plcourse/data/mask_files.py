@@ -172,7 +172,7 @@ def smeared(masks: Sequence[MaskFile], listed: Sequence[int] | None = None) -> d
 
 
 def _integers(image: Image.Image) -> np.ndarray:
-    """The values [H, W]; colours whose channels are equal count as grey."""
+    """The values [H, W]; colors whose channels are equal count as gray."""
     if image.mode in _INTEGER_MODES:
         return np.asarray(image)
     if image.mode not in ("LA", "RGB", "RGBA"):
@@ -185,8 +185,8 @@ def _integers(image: Image.Image) -> np.ndarray:
     if not (channels_HWC == channels_HWC[..., :1]).all():
         n = len(np.unique(channels_HWC.reshape(-1, 3), axis=0))
         raise ValueError(
-            f"it has {n} colours (mode {image.mode}), and a mask has one integer per pixel; save the numbers of the "
-            "classes, in grey or with a palette"
+            f"it has {n} colors (mode {image.mode}), and a mask has one integer per pixel; save the numbers of the "
+            "classes, in gray or with a palette"
         )
     return channels_HWC[..., 0]
 

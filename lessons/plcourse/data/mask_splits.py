@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from plcourse.data.image_splits import ImageSplits
-from plcourse.data.images import ImageDataset, Normalisation
+from plcourse.data.images import ImageDataset, Normalization
 from plcourse.data.masks import MaskSource, open_masks, prepare_masks
 from plcourse.data.names import adopt_mask_names
 from plcourse.data.protocols import Source
@@ -42,7 +42,7 @@ class MaskDataset:
     Args:
         source: images and masks, or files without masks.
         indices: int64 [N], the part's samples in the source.
-        normalisation: fitted to the training part.
+        normalization: fitted to the training part.
         augment: applied to training samples; None for evaluation.
         seed: the run's seed, for the augmentation.
         resize: the rule by which the source resizes.
@@ -52,12 +52,12 @@ class MaskDataset:
         self,
         source: Any,
         indices: np.ndarray,
-        normalisation: Normalisation,
+        normalization: Normalization,
         augment: JointAugmentation | None = None,
         seed: int = 0,
         resize: Resize = "stretch",
     ) -> None:
-        self._images = ImageDataset(source, indices, normalisation)
+        self._images = ImageDataset(source, indices, normalization)
         self.source, self.indices, self.augment, self.seed = source, indices, augment, seed
         self._keys = keys_of(self._images.ids) if augment is not None else None
         self._sizes = torch.from_numpy(source.sizes[indices])
@@ -102,7 +102,7 @@ class MaskDataset:
             assert self._keys is not None
             image_BCHW, mask_BHW = self.augment(image_BCHW, mask_BHW, self.seed, epoch, self._keys[indices])
         return {
-            "image": self._images.normalised(image_BCHW.float()),
+            "image": self._images.normalized(image_BCHW.float()),
             "mask": mask_BHW.long(),
             "label": torch.from_numpy(self._images.labels[indices]),
             **places,
@@ -167,4 +167,4 @@ class MaskSplits(ImageSplits):
         self, source: Source, indices: np.ndarray, augment: JointAugmentation | None = None, seed: int = 0
     ) -> MaskDataset:
         """The samples at `indices` (int64 [N]) of a source with their masks; files without masks give none."""
-        return MaskDataset(source, indices, self.normalisation, augment, seed, self.resize)
+        return MaskDataset(source, indices, self.normalization, augment, seed, self.resize)

@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from plcourse.data.part_names import normal
-from plcourse.data.protocols import Labelled
+from plcourse.data.protocols import Labeled
 from plcourse.errors import UserError, nearest
 
 _SHOWN = 10  # names listed in a message
@@ -36,7 +36,7 @@ def restore_first(data: pl.LightningDataModule) -> None:
         restore(data)
 
 
-def adopt_classes(source: Labelled, names: Sequence[str]) -> None:
+def adopt_classes(source: Labeled, names: Sequence[str]) -> None:
     """Numbers the classes of a source as a model was trained on them, in place.
 
     Args:
@@ -48,10 +48,10 @@ def adopt_classes(source: Labelled, names: Sequence[str]) -> None:
     """
     if source.label_names == list(names):
         return
-    labelled = source.labels >= 0
-    used = [source.label_names[number] for number in np.unique(source.labels[labelled]).tolist()]
+    labeled = source.labels >= 0
+    used = [source.label_names[number] for number in np.unique(source.labels[labeled]).tolist()]
     numbers = _numbers(source.name, "class", used, source.label_names, names)
-    source.labels = np.where(labelled, numbers[source.labels], -1)
+    source.labels = np.where(labeled, numbers[source.labels], -1)
     source.label_names = list(names)
 
 

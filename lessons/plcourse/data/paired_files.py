@@ -72,7 +72,7 @@ class PairedFiles(FolderSource):
             if not kept:
                 each, reason = next(iter(rejected.items()))
                 raise UserError(f"none of {len(masks)} masks can be used; the first is '{path_of[each]}': {reason}")
-            # one model for grey and colour: a grey image has three equal channels
+            # one model for gray and color: a gray image has three equal channels
             return cls(name, files.take(kept), files.label_names, None, image_size, on_error, 3, resize)
 
         wrong = {i: mask.error for i, mask in enumerate(masks.values()) if mask.error}

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 
-class Labelled(Protocol):
-    """N labelled samples before any split, in an order that never changes.
+class Labeled(Protocol):
+    """N labeled samples before any split, in an order that never changes.
 
     Attributes:
         name: the name they were opened by.
@@ -32,7 +32,7 @@ class Labelled(Protocol):
         ...
 
 
-class Source(Labelled, Protocol):
+class Source(Labeled, Protocol):
     """Images with labels.
 
     Attributes:

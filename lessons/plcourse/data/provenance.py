@@ -1,6 +1,6 @@
 """The samples that a model was trained on, kept with its weights so that none of them is scored as a test sample.
 
-A sample is identified by a 64-bit hash of its content, not by its name: a training file is recognised under another
+A sample is identified by a 64-bit hash of its content, not by its name: a training file is recognized under another
 name and in another folder, and two files ``0001.png`` in two folders are not confused. A split uses the same hashes to
 keep equal samples together, so that no sample of a run's own test part is among them.
 """

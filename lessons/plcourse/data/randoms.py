@@ -3,7 +3,7 @@
 The draws of a generator with a state change with the number of workers, the rank, the batch size and the point where a
 run was resumed. Here each draw is computed from its coordinates, so that none of these matters (Salmon et al. 2011,
 "Parallel Random Numbers: As Easy as 1, 2, 3"). The mixing function is SplitMix64's (Steele, Lea and Flood 2014, "Fast
-Splittable Pseudorandom Number Generators", figure 15), with the finaliser that they call variant 13.
+Splittable Pseudorandom Number Generators", figure 15), with the finalizer that they call variant 13.
 
 Shape suffixes: B samples of a batch, N draws per sample.
 """
@@ -20,7 +20,7 @@ _PERMUTATION = 0x7065726D  # makes the order of an epoch independent of the draw
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser, a bijection of uint64 integers in which every input bit affects every output bit."""
+    """SplitMix64's finalizer, a bijection of uint64 integers in which every input bit affects every output bit."""
     mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))

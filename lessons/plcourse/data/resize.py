@@ -2,13 +2,13 @@
 
 | rule | what happens | what is lost |
 |---|---|---|
-| ``crop`` | scaled to cover the size, then cropped at the centre | the margins |
+| ``crop`` | scaled to cover the size, then cropped at the center | the margins |
 | ``stretch`` | each axis scaled separately | the proportions |
 | ``pad`` | scaled to fit into the size, the rest black | nothing |
 
 `resized` does this to a file with Pillow, and `Resizer` to a tensor with operators that every exporter supports. Both
 give the same pixels, bit for bit. Pillow's bilinear filter is a product with one matrix per axis: a triangle as wide as
-the scale, whose weights are rounded to 22 bits; each of the two products is rounded to whole grey levels. In float64
+the scale, whose weights are rounded to 22 bits; each of the two products is rounded to whole gray levels. In float64
 these products are exact. The columns always come first here, because Pillow 13 and later choose the order by the shape,
 and the order decides how halves are rounded.
 
@@ -146,7 +146,7 @@ class Resizer(nn.Module):
 class Unresizer(nn.Module):
     """Scales the scores of a resized image's pixels back to the size of the input, without the padding.
 
-    Scores are interpolated bilinearly between the centres of pixels, as ``torch.nn.functional.interpolate`` does.
+    Scores are interpolated bilinearly between the centers of pixels, as ``torch.nn.functional.interpolate`` does.
 
     Args:
         rule: the rule by which the image was resized, not ``crop``.
@@ -166,7 +166,7 @@ class Unresizer(nn.Module):
         )
         row_PN = _between(row_P, scores_BMHW.shape[2], first_row, rows)
         column_PN = _between(column_P, scores_BMHW.shape[3], first_column, columns)
-        # in float64, which is never quantised
+        # in float64, which is never quantized
         return torch.matmul(torch.matmul(row_PN, scores_BMHW.double()), column_PN.t()).float()
 
 
@@ -197,8 +197,8 @@ def _weights(position_P: Tensor, start: Tensor, end: Tensor, n: int, first: Tens
     start, end = start.float(), end.float()  # as in Pillow
     scale = (end - start).double() / count
     own_N = torch.arange(n, dtype=torch.float64, device=position_P.device) - first
-    centre_N = start.double() + (own_N + 0.5) * scale
-    distance_NP = (position_P[None, :] - centre_N[:, None] + 0.5) * (1.0 / torch.clamp(scale, min=1.0))
+    center_N = start.double() + (own_N + 0.5) * scale
+    distance_NP = (position_P[None, :] - center_N[:, None] + 0.5) * (1.0 / torch.clamp(scale, min=1.0))
     weight_NP = torch.clamp(1.0 - distance_NP.abs(), min=0.0)
     weight_NP = weight_NP / weight_NP.sum(dim=1, keepdim=True).clamp(min=1e-30)
     shown_N = (own_N >= 0) & (own_N < count)

@@ -1,4 +1,4 @@
-"""The training, validation and test part of labelled samples: what images, masks, tables and texts have in common."""
+"""The training, validation and test part of labeled samples: what images, masks, tables and texts have in common."""
 
 import copy
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from pytorch_lightning import Trainer
 
 from plcourse.data.images import BatchDataset, Process, eval_loader, train_loader
 from plcourse.data.loader import BatchLoader
-from plcourse.data.protocols import Labelled
+from plcourse.data.protocols import Labeled
 from plcourse.data.splits import check_classes, duplicate_groups, split, training_parts
 
 
 class SourceSplits:
-    """A source of labelled samples that is opened and split when it is first needed.
+    """A source of labeled samples that is opened and split when it is first needed.
 
     A subclass defines the cached property `source` and the method `dataset_of`. What a model must know to read new
     inputs goes into the checkpoint as `state_dict`; after `load_state_dict`, new inputs can be read without the
@@ -43,7 +43,7 @@ class SourceSplits:
 
     @cached_property
     def source(self) -> Any:
-        """All samples, as `Labelled`."""
+        """All samples, as `Labeled`."""
         raise NotImplementedError
 
     @cached_property
@@ -54,7 +54,7 @@ class SourceSplits:
             check_classes(parts, self.source)
         return parts
 
-    def _split(self, source: Labelled) -> dict[str, np.ndarray]:
+    def _split(self, source: Labeled) -> dict[str, np.ndarray]:
         return split(source, self.val_size, self.test_size, self.split_seed)
 
     def dataset_of(self, part: str, augment: Any = None) -> BatchDataset:

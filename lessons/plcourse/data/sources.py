@@ -1,4 +1,4 @@
-"""Sources of labelled images: packaged arrays, torchvision's files and a user's own folders.
+"""Sources of labeled images: packaged arrays, torchvision's files and a user's own folders.
 
 | name | from | needs |
 |---|---|---|
@@ -148,7 +148,7 @@ def open_source(
     on_error: OnError = "raise",
     resize: Resize = "crop",
 ) -> Source:
-    """Opens a source of labelled images.
+    """Opens a source of labeled images.
 
     Args:
         name: one of `SOURCES`.

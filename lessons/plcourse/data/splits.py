@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from plcourse.console import say
-from plcourse.data.protocols import Labelled
+from plcourse.data.protocols import Labeled
 from plcourse.data.randoms import mix, stream
 from plcourse.errors import UserError
 
@@ -22,7 +22,7 @@ _EMPTY = np.empty(0, np.int64)
 
 
 def split(
-    source: Labelled, val_size: int | float = 0.1, test_size: int | float = 0.2, seed: int = 0
+    source: Labeled, val_size: int | float = 0.1, test_size: int | float = 0.2, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Splits a source, stratified by label, with exact duplicates on one side.
 
@@ -71,7 +71,7 @@ def split(
     return parts
 
 
-def check_classes(parts: dict[str, np.ndarray], source: Labelled) -> None:
+def check_classes(parts: dict[str, np.ndarray], source: Labeled) -> None:
     """Raises a UserError for a class that is validated or tested but has no training samples.
 
     Args:
@@ -90,7 +90,7 @@ def check_classes(parts: dict[str, np.ndarray], source: Labelled) -> None:
             )
 
 
-def overlap(parts: dict[str, np.ndarray], source: Labelled) -> list[tuple[str, str, str]]:
+def overlap(parts: dict[str, np.ndarray], source: Labeled) -> list[tuple[str, str, str]]:
     """The leaks between parts: (part, other part, id) for each sample of a part that another part holds too.
 
     Samples are compared by id and by content.
@@ -105,7 +105,7 @@ def overlap(parts: dict[str, np.ndarray], source: Labelled) -> list[tuple[str, s
 
 
 def training_parts(
-    source: Labelled, pool: np.ndarray, train_ids: Sequence[str], val_ids: Sequence[str]
+    source: Labeled, pool: np.ndarray, train_ids: Sequence[str], val_ids: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """The parts ``train`` and ``val`` with the given ids, as sorted int64 index arrays; see `Splittable.with_split`.
 
@@ -166,7 +166,7 @@ class _Class:
         return taken
 
 
-def _choose(source: Labelled, pool: np.ndarray, wanted: dict[str, int], seed: int) -> dict[str, np.ndarray]:
+def _choose(source: Labeled, pool: np.ndarray, wanted: dict[str, int], seed: int) -> dict[str, np.ndarray]:
     """The pool divided into the wanted parts, and ``train`` for the remaining samples."""
     classes = _classes(source, pool, seed)
     asked = ", ".join(f"{part}_size={n}" for part, n in wanted.items())
@@ -204,7 +204,7 @@ def _choose(source: Labelled, pool: np.ndarray, wanted: dict[str, int], seed: in
     return chosen
 
 
-def _classes(source: Labelled, pool: np.ndarray, seed: int) -> dict[int, _Class]:
+def _classes(source: Labeled, pool: np.ndarray, seed: int) -> dict[int, _Class]:
     """The pool by label; equal samples with different labels get the label of the first of them."""
     hashes = source.hashes[pool]
     # a stable sort by (seed, content) puts equal samples next to each other, in their original order

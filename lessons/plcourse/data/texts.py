@@ -26,7 +26,7 @@ from plcourse.data.part_names import by_part
 from plcourse.data.sources import OnError
 from plcourse.errors import UserError, nearest
 
-LABELLED = ("reviews", "imdb", "rotten_tomatoes", "text_table")
+LABELED = ("reviews", "imdb", "rotten_tomatoes", "text_table")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 LONGEST = 1_000_000  # characters of a text in a table; in a longer one a quote or a line end is probably missing
 _LABEL_NAMES = ["negative", "positive"]
@@ -34,7 +34,7 @@ _LABEL_NAMES = ["negative", "positive"]
 
 @dataclass
 class TextSource:
-    """N texts with labels, before any split; see `Labelled` for the other arguments.
+    """N texts with labels, before any split; see `Labeled` for the other arguments.
 
     Args:
         texts: N texts.
@@ -70,10 +70,10 @@ def open_texts(
     label_column: str = "label",
     on_error: OnError = "raise",
 ) -> TextSource:
-    """Opens a source of labelled texts.
+    """Opens a source of labeled texts.
 
     Args:
-        source: one of `LABELLED`.
+        source: one of `LABELED`.
         path: the file or folder of a ``text_table``; the packaged sources take none.
         text_column: its column of texts.
         label_column: its column of classes.
@@ -82,9 +82,9 @@ def open_texts(
     Raises:
         UserError: an unknown name, a missing file or column, a row that cannot be used, or fewer than two classes.
     """
-    if source not in LABELLED:
+    if source not in LABELED:
         also = "; a text_file has no labels" if source == "text_file" else ""
-        raise UserError(f"unknown source '{source}' of labelled texts; the sources are {', '.join(LABELLED)}{also}")
+        raise UserError(f"unknown source '{source}' of labeled texts; the sources are {', '.join(LABELED)}{also}")
     if source != "text_table":
         return _reviews(source)
     if path is None:

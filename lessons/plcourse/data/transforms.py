@@ -1,7 +1,7 @@
 """Augmentation of a whole batch at once, from given uniform numbers instead of a random generator.
 
 Each result is, bit for bit, a function of the image and of its own row of uniforms, whatever the size and the other
-samples of the batch. That rules out matrix products over the batch (``affine_grid``) and vectorised sines, whose last
+samples of the batch. That rules out matrix products over the batch (``affine_grid``) and vectorized sines, whose last
 bit depends on the position in the array.
 
 Shape suffixes: B batch, C channels, H height, W width, N uniforms of one augmentation.
@@ -54,7 +54,7 @@ def augment_batch(
 
 
 class RandomAffine(Augmentation):
-    """Rotates, shifts, scales and shears about the image's centre, with bilinear sampling and black borders.
+    """Rotates, shifts, scales and shears about the image's center, with bilinear sampling and black borders.
 
     Args:
         degrees: rotation, uniform in [-degrees, degrees].
@@ -96,9 +96,9 @@ class RandomAffine(Augmentation):
         cos_B, sin_B = _each(math.cos, angle_B), _each(math.sin, angle_B)
         tan_B = _each(math.tan, signed_BN[:, 4] * math.radians(self.shear))
         zoom_B = self.scale[0] + uniforms_BN[:, 3] * (self.scale[1] - self.scale[0])
-        # from output to input pixels, counted from the centre: undo shift, rotation, shear and zoom in turn
-        x_BW = _centred(width) - _column(signed_BN[:, 1] * (self.translate * width))
-        y_BH = _centred(height) - _column(signed_BN[:, 2] * (self.translate * height))
+        # from output to input pixels, counted from the center: undo shift, rotation, shear and zoom in turn
+        x_BW = _centered(width) - _column(signed_BN[:, 1] * (self.translate * width))
+        y_BH = _centered(height) - _column(signed_BN[:, 2] * (self.translate * height))
         # grid_sample counts from -1 to 1 over the whole width and height
         to_x_B, to_y_B = 2 / (width * zoom_B), 2 / (height * zoom_B)
         xx_B, xy_B = _column((cos_B + tan_B * sin_B) * to_x_B), _column((sin_B - tan_B * cos_B) * to_x_B)
@@ -171,6 +171,6 @@ def _column(values_B: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values_B.astype(np.float32))[:, None]
 
 
-def _centred(n: int) -> torch.Tensor:
-    """The positions of n pixels relative to their centre: float32 [n]."""
+def _centered(n: int) -> torch.Tensor:
+    """The positions of n pixels relative to their center: float32 [n]."""
     return torch.arange(n, dtype=torch.float32) - (n - 1) / 2

@@ -82,9 +82,9 @@ class EvaluationData(ImageData):
             raise UserError("data.paths is set, but a model of generated rows takes no new inputs; leave it out")
         if isinstance(splits, TableSplits):
             tables = [found for path in paths for found in expand(path) or [path]]
-            return TableInputs(tables, splits.schema, splits.normalisation)
+            return TableInputs(tables, splits.schema, splits.normalization)
         left_out: Counter[str] = Counter()
         files = find_images(paths, "paths", left_out)
         for line in (*left_out_line("paths", left_out), *header_notes("paths", files)):
             say(line)
-        return ImageInputs(files, splits.shape, splits.normalisation, splits.resize, splits.depth)
+        return ImageInputs(files, splits.shape, splits.normalization, splits.resize, splits.depth)

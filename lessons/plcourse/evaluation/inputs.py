@@ -14,10 +14,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from plcourse.data.features import Standardiser, require_columns
+from plcourse.data.features import Standardizer, require_columns
 from plcourse.data.frames import as_text, read_frame, readable, to_frame
 from plcourse.data.image_folder import UnreadableImage, read_image
-from plcourse.data.images import Normalisation
+from plcourse.data.images import Normalization
 from plcourse.data.resize import Resize
 from plcourse.evaluation.tables import Schema, to_features
 
@@ -28,7 +28,7 @@ class ImageInputs:
     Args:
         paths: the files.
         shape: (channels, height, width) of the model's training images.
-        normalisation: that of the training images.
+        normalization: that of the training images.
         resize: the rule by which the training images were resized.
         depth: the bits of 16-bit files; see `FolderSource`.
     """
@@ -37,14 +37,14 @@ class ImageInputs:
         self,
         paths: Sequence[str],
         shape: tuple[int, int, int],
-        normalisation: Normalisation,
+        normalization: Normalization,
         resize: Resize = "crop",
         depth: int = 0,
     ) -> None:
         self.paths, self.shape, self.depth = list(paths), shape, depth
         self.resize: Resize = resize
-        self._mean_C11 = torch.tensor(normalisation.mean)[:, None, None]
-        self._std_C11 = torch.tensor(normalisation.std)[:, None, None]
+        self._mean_C11 = torch.tensor(normalization.mean)[:, None, None]
+        self._std_C11 = torch.tensor(normalization.std)[:, None, None]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -83,7 +83,7 @@ class TableInputs:
         UserError: a file that is not a table or lacks a column.
     """
 
-    def __init__(self, paths: Sequence[str], schema: Schema, standardise: Standardiser) -> None:
+    def __init__(self, paths: Sequence[str], schema: Schema, standardise: Standardizer) -> None:
         self.paths, self.schema, self.standardise = list(paths), schema, standardise
         self._blocks = [block for path in paths for block in _blocks(path)]
         self._starts = np.concatenate([[0], np.cumsum([rows for _, _, _, rows in self._blocks])])

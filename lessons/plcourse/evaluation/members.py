@@ -45,7 +45,7 @@ def load_members(network: nn.Module, checkpoints: Sequence[str], trainer: Any = 
     """Loads copies of a network with the weights of other checkpoints, in evaluation mode.
 
     A checkpoint with the same weights as ``network`` is skipped, so that no member counts twice. If a member was
-    trained with other normalisation or another order of columns or classes, a `Member` translates between the two.
+    trained with other normalization or another order of columns or classes, a `Member` translates between the two.
 
     Args:
         network: the network of this model.
@@ -110,7 +110,7 @@ def data_state(state: Any) -> DataState | None:
 
 
 class Member(nn.Module):
-    """A network that was trained (``there``) with other normalisation, columns or classes than this model (``here``).
+    """A network that was trained (``there``) with other normalization, columns or classes than this model (``here``).
 
     Raises:
         UserError: the columns or classes differ in more than their order.

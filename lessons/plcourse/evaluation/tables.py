@@ -21,7 +21,7 @@ import torch
 from plcourse.console import say
 from plcourse.data import OnError, SourceSplits
 from plcourse.data.classes import class_names
-from plcourse.data.features import Standardiser, feature_matrix, numeric_columns, require_columns, row_ids
+from plcourse.data.features import Standardizer, feature_matrix, numeric_columns, require_columns, row_ids
 from plcourse.data.frames import as_text, numbers, read_frame
 from plcourse.data.names import adopt_classes, listed
 from plcourse.data.provenance import Identities, row_hashes
@@ -91,7 +91,7 @@ def _hashed(texts: pd.Series, buckets: int) -> np.ndarray:
 
 
 class TableSource:
-    """A labelled table in memory. See `plcourse.data.Labelled` for the other attributes.
+    """A labelled table in memory. See `plcourse.data.Labeled` for the other attributes.
 
     Args:
         name: the file, or the name of a packaged table.
@@ -184,7 +184,7 @@ class TableDataset:
 
     source: TableSource
     indices: np.ndarray
-    standardise: Standardiser
+    standardise: Standardizer
     fingerprint: str = field(default="", init=False)
 
     def __len__(self) -> int:
@@ -250,16 +250,16 @@ class TableSplits(SourceSplits):
         return source
 
     @cached_property
-    def _fitted(self) -> Standardiser:
-        return Standardiser.fit(self.source.features[self.parts["train"]], feature_names(self.schema))
+    def _fitted(self) -> Standardizer:
+        return Standardizer.fit(self.source.features[self.parts["train"]], feature_names(self.schema))
 
     @property
-    def normalisation(self) -> Standardiser:
+    def normalization(self) -> Standardizer:
         """The checkpoint's, or one fitted to the training rows."""
         if self._restored is None:
             return self._fitted
         mean, std = np.array(self._restored["mean"]), np.array(self._restored["std"])
-        return Standardiser(feature_names(self.schema), mean, std)
+        return Standardizer(feature_names(self.schema), mean, std)
 
     def raw_inputs(self, ids: Sequence[str]) -> list[torch.Tensor]:
         """The features of rows before they were standardised, float64 [D] each."""
@@ -274,7 +274,7 @@ class TableSplits(SourceSplits):
         """What new rows need, in plain types."""
         if self._restored is not None:
             return self._restored
-        mean, std = self.normalisation.mean, self.normalisation.std
+        mean, std = self.normalization.mean, self.normalization.std
         known = {"label_names": list(self.label_names), "columns": self.source.columns}
         return {"mean": mean.tolist(), "std": std.tolist(), "features": list(self.schema.features or []), **known}
 
@@ -297,4 +297,4 @@ class TableSplits(SourceSplits):
         """The rows of a part; tables cannot be augmented."""
         if augment:
             raise UserError("data.augment changes images; leave it out for a table")
-        return TableDataset(self.source, self.parts[part], self.normalisation)
+        return TableDataset(self.source, self.parts[part], self.normalization)

@@ -22,7 +22,7 @@ from plcourse.training.leak_check import learn
 class ExportedModel(pl.LightningModule):
     """A model that answers with an exported file; it has nothing to train and needs no checkpoint.
 
-    The data module takes the normalisation, image shape and classes of the training data from the file, as it would
+    The data module takes the normalization, image shape and classes of the training data from the file, as it would
     from a checkpoint.
 
     Args:

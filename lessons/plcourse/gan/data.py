@@ -7,7 +7,7 @@ from plcourse.data import (
     BatchLoader,
     ImageData,
     ImageSize,
-    Normalisation,
+    Normalization,
     OnError,
     Process,
     Resize,
@@ -16,7 +16,7 @@ from plcourse.data import (
 from plcourse.data.names import restore_first
 from plcourse.gan.latents import Seeds
 
-SYMMETRIC = Normalisation([0.5], [0.5])  # pixels of [0, 1] to [-1, 1]
+SYMMETRIC = Normalization([0.5], [0.5])  # pixels of [0, 1] to [-1, 1]
 
 
 class RealImages(ImageData):
@@ -27,7 +27,7 @@ class RealImages(ImageData):
         predict_seeds: the seeds to generate from instead; a sample can be generated again from its seed.
     """
 
-    fixed_normalisation = SYMMETRIC
+    fixed_normalization = SYMMETRIC
 
     def __init__(
         self,

@@ -89,8 +89,9 @@ def fit_features(network: FeatureNetwork, images: ImageSplits, cache: Path, devi
 
 def fingerprint(network: FeatureNetwork, images: ImageSplits) -> str:
     """A hash of the training samples, their labels, the network and the recipe: 16 hexadecimal digits."""
-    train, source = images.parts["train"], images.source
-    digest = hashlib.sha256(f"{network.arguments} {_RECIPE} {images.shape} {images.normalisation}".encode())
+    train, source, fitted = images.parts["train"], images.source, images.normalization
+    scale = f"Normalisation(mean={fitted.mean}, std={fitted.std})"  # spelled as in version 0.1.0, to find its networks
+    digest = hashlib.sha256(f"{network.arguments} {_RECIPE} {images.shape} {scale}".encode())
     digest.update(source.hashes[train].tobytes())
     digest.update(source.labels[train].tobytes())
     digest.update(images.parts["test"].tobytes())  # the accuracy depends on it
@@ -102,7 +103,7 @@ def part_of(images: ImageSplits, part: str, n: int | None = None) -> ImageDatase
     indices = images.parts[part]
     if n is not None and n < len(indices):
         indices = indices[[len(indices) * i // n for i in range(n)]]
-    return ImageDataset(images.source, indices, images.normalisation)
+    return ImageDataset(images.source, indices, images.normalization)
 
 
 def batches(data: ImageDataset, size: int, order: np.ndarray | None = None) -> Iterator[dict[str, Any]]:

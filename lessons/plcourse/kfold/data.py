@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from plcourse.data import BatchLoader, Process, eval_loader, train_loader
-from plcourse.data.features import Standardiser
+from plcourse.data.features import Standardizer
 from plcourse.data.names import restore_first
 from plcourse.data.provenance import Identities
 from plcourse.kfold.table import Columns, Rows, Table, new_rows
@@ -81,7 +81,7 @@ class TableData(pl.LightningDataModule):
         if self._restored is not None:
             return self._restored
         features, targets = self.table.features[self.parts["train"]], self.table.targets[self.parts["train"]]
-        standardise, target = Standardiser.fit(features, self.table.names), Standardiser.fit(targets[:, None], [""])
+        standardise, target = Standardizer.fit(features, self.table.names), Standardizer.fit(targets[:, None], [""])
         return {
             "mean": standardise.mean.tolist(),
             "std": standardise.std.tolist(),
@@ -180,7 +180,7 @@ class TableData(pl.LightningDataModule):
 
     def _rows(self, part: str) -> Rows:
         rows, scale = self.parts[part], self.scale
-        standardise = Standardiser(self.table.names, np.array(scale["mean"]), np.array(scale["std"]))
+        standardise = Standardizer(self.table.names, np.array(scale["mean"]), np.array(scale["std"]))
         ids = [self.table.ids[row] for row in rows.tolist()]
         targets = torch.from_numpy(self.table.targets[rows]).float()
         identities = Identities(self.table.hashes[rows], ids)

@@ -11,7 +11,7 @@ import torch
 
 from plcourse.console import say
 from plcourse.data import keys_of, permutation
-from plcourse.data.features import Standardiser, feature_matrix, is_index, require_columns, row_ids
+from plcourse.data.features import Standardizer, feature_matrix, is_index, require_columns, row_ids
 from plcourse.data.frames import as_text, numbers, read_frame
 from plcourse.data.names import listed
 from plcourse.data.provenance import Identities, row_hashes
@@ -156,7 +156,7 @@ def new_rows(path: str, scale: dict[str, Any], id_column: str | None) -> Rows:
     require_columns(path, frame, (*names, id_column))
     if frame.empty:
         raise UserError(f"the table '{path}' has no rows")
-    standardise = Standardiser(names, np.array(scale["mean"]), np.array(scale["std"]))
+    standardise = Standardizer(names, np.array(scale["mean"]), np.array(scale["std"]))
     return Rows(standardise(_values(path, frame, names)), row_ids(path, frame, id_column, Path(path).stem))
 
 

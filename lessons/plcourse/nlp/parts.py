@@ -1,4 +1,4 @@
-"""Labelled texts with their split and tokenizer, and batches of texts of similar length.
+"""Labeled texts with their split and tokenizer, and batches of texts of similar length.
 
 Shapes: N texts of a part, B texts of a batch, T tokens of the longest of them.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from plcourse.console import say
 from plcourse.data import (
     BatchLoader,
-    Labelled,
+    Labeled,
     OnError,
     Process,
     SourceSplits,
@@ -119,7 +119,7 @@ class TextSplits(SourceSplits):
     """Training, validation and test part of labelled texts, and the tokenizer fitted to the training part.
 
     Args:
-        source: one of `plcourse.data.texts.LABELLED`.
+        source: one of `plcourse.data.texts.LABELED`.
         path: the file or folder of a ``text_table``.
         text_column: its column of texts.
         label_column: its column of classes.
@@ -176,7 +176,7 @@ class TextSplits(SourceSplits):
         if names is not None:  # a language model knows no classes
             adopt_classes(source, names)
 
-    def _split(self, source: Labelled) -> dict[str, np.ndarray]:
+    def _split(self, source: Labeled) -> dict[str, np.ndarray]:
         parts = super()._split(source)
         if self.train_size is not None:
             parts["train"] = _first(parts["train"], source.labels, self.train_size, self.split_seed)

@@ -43,6 +43,6 @@ def within_difference(metric: str, low: float | None, high: float | None) -> tup
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The score interval of a binomial fraction, accurate near 0 and 1 too; n is 1 or more (Wilson 1927)."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    centre = (successes + z * z / 2) / (n + z * z)
+    center = (successes + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * (successes * (n - successes) / n + z * z / 4) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)

@@ -20,7 +20,7 @@ class VisionData(ImageData):
     """
 
     mask_names = delegated("splits.mask_names")
-    normalisation = delegated("splits.normalisation")
+    normalization = delegated("splits.normalization")
     raw_masks = delegated("splits.raw_masks")
 
     def __init__(

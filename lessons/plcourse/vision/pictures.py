@@ -123,7 +123,7 @@ def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path,
     grid = figure.subplots(down, across * columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    mean, std = (np.array(each)[:, None, None] for each in (data.normalisation.mean, data.normalisation.std))
+    mean, std = (np.array(each)[:, None, None] for each in (data.normalization.mean, data.normalization.std))
     names = data.label_names
     for at, (rank, _, sample) in enumerate(rows):
         row, first = at // across, at % across * columns
