@@ -108,6 +108,84 @@ class ClassifierSegmenter(pl.LightningModule):
         """Whether the network segments images."""
         return "mask" in self.total.weights
 
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Maps normalized images to class scores [B, K] and mask scores [B, M, H, W] of the heads that exist."""
+        return tuple(scores for scores in self.network(image_BCHW) if scores is not None)
+
+    def heads(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Returns the output of `forward`, with None for a head that does not exist."""
+        scores = list(self(image_BCHW))
+        return (scores.pop(0) if self.classifies else None), (scores.pop(0) if self.segments else None)
+
+    def losses(
+        self, class_BK: Tensor | None, mask_BMHW: Tensor | None, batch: dict[str, Any], label_smoothing: float = 0.0
+    ) -> dict[str, Tensor]:
+        """The loss of each task per sample [B]."""
+        found = {}
+        if class_BK is not None:
+            found["class"] = class_loss(class_BK, batch["label"], label_smoothing)
+        if mask_BMHW is not None:
+            found["mask"] = mask_loss(mask_BMHW, batch["mask"], self.dice_weight)
+        return found
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The mean loss of this process's samples, weighted so that the mean over all processes is exact."""
+        losses = self.losses(*self.heads(batch["image"]), batch, self.label_smoothing)
+        means = {task: loss_B.mean() for task, loss_B in losses.items()}
+        rank_weight = batch.get("rank_weight", 1.0)  # foreign data modules may lack it
+        loss = self.total(means) * rank_weight
+        values = {"train/loss": loss, **{f"train/{task}_loss": mean * rank_weight for task, mean in means.items()}}
+        if step_values := self._step_means.add(self.trainer, values):
+            self._log_step(step_values)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Adds one batch to the validation scores."""
+        self._score(self.val_scores, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation scores on every rank, even one without samples."""
+        self.val_scores.log_and_reset(self)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Adds one batch to the test scores; returns probabilities and masks for pictures and diagnostics."""
+        class_BK, mask_BMHW = self._score(self.test_scores, batch)
+        found = {}
+        if class_BK is not None:
+            found["probability"] = probabilities(class_BK)
+        if mask_BMHW is not None:
+            found["mask"] = mask_BMHW.argmax(dim=1)
+        return found
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test scores on every rank, even one without samples."""
+        self.test_scores.log_and_reset(self)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Columns:
+        """The columns id, label, probability [B, K], and foreground, the fraction of pixels outside class 0.
+
+        The masks have the sizes of the inputs. Scores are resized bilinearly before the argmax.
+        """
+        class_BK, mask_BMHW = self._full_heads(batch["image"])
+        found = Columns(id=batch["id"])
+        if class_BK is not None:
+            probability_BK = probabilities(class_BK)
+            found |= {"label": probability_BK.argmax(dim=1), "probability": probability_BK}
+        if mask_BMHW is not None:
+            whole = [(0, 0, *mask_BMHW.shape[-2:])] * len(mask_BMHW)
+            windows = batch["window"].tolist() if "window" in batch else whole
+            sizes = batch["size"].tolist() if "size" in batch else [window[2:] for window in windows]
+            found.masks = [
+                in_size_of_input(scores_MHW, size, window).argmax(dim=0).to(torch.uint8)
+                for scores_MHW, size, window in zip(mask_BMHW, sizes, windows, strict=True)
+            ]
+            found["foreground"] = torch.stack([(mask > 0).float().mean() for mask in found.masks])
+        return found
+
+    def configure_optimizers(self) -> Any:
+        """Builds the optimizer and its schedule."""
+        return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)
+
     def configure_model(self) -> None:
         """Builds the heads for the classes of the data; Lightning calls it before it loads any weights."""
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
@@ -142,93 +220,6 @@ class ClassifierSegmenter(pl.LightningModule):
             if saved != here:
                 raise UserError(f"the checkpoint has {saved} {what}, but the data with this model have {here}")
 
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Maps normalized images to class scores [B, K] and mask scores [B, M, H, W] of the heads that exist."""
-        return tuple(scores for scores in self.network(image_BCHW) if scores is not None)
-
-    def heads(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The output of `forward`, with None for a head that does not exist."""
-        scores = list(self(image_BCHW))
-        return (scores.pop(0) if self.classifies else None), (scores.pop(0) if self.segments else None)
-
-    def _scores(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The output of `heads` in at least single precision, for decisions and metrics."""
-        class_BK, mask_BMHW = (None if scores is None else in_full(scores) for scores in self.heads(image_BCHW))
-        return class_BK, mask_BMHW
-
-    def losses(
-        self, class_BK: Tensor | None, mask_BMHW: Tensor | None, batch: dict[str, Any], label_smoothing: float = 0.0
-    ) -> dict[str, Tensor]:
-        """The loss of each task per sample [B]."""
-        found = {}
-        if class_BK is not None:
-            found["class"] = class_loss(class_BK, batch["label"], label_smoothing)
-        if mask_BMHW is not None:
-            found["mask"] = mask_loss(mask_BMHW, batch["mask"], self.dice_weight)
-        return found
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The mean loss of this process's samples, weighted so that the mean over all processes is exact."""
-        class_BK, mask_BMHW = self.heads(batch["image"])
-        means = {
-            task: each.mean() for task, each in self.losses(class_BK, mask_BMHW, batch, self.label_smoothing).items()
-        }
-        rank_weight = batch.get("rank_weight", 1.0)  # foreign data modules may lack it
-        loss = self.total(means) * rank_weight
-        losses = {"train/loss": loss, **{f"train/{k}_loss": v * rank_weight for k, v in means.items()}}
-        if step_losses := self._step_means.add(self.trainer, losses):
-            self._log_step(step_losses)
-        return loss
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch to the validation scores."""
-        class_BK, mask_BMHW = self._scores(batch["image"])
-        self.val_scores.update(self._score_loss(class_BK, mask_BMHW, batch), class_BK, mask_BMHW, batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validation scores on every rank, even one without samples."""
-        self.val_scores.log_and_reset(self)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Adds one batch to the test scores; returns probabilities and masks for pictures and diagnostics."""
-        class_BK, mask_BMHW = self._scores(batch["image"])
-        self.test_scores.update(self._score_loss(class_BK, mask_BMHW, batch), class_BK, mask_BMHW, batch)
-        found = {}
-        if class_BK is not None:
-            found["probability"] = probabilities(class_BK)
-        if mask_BMHW is not None:
-            found["mask"] = mask_BMHW.argmax(dim=1)
-        return found
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the test scores on every rank, even one without samples."""
-        self.test_scores.log_and_reset(self)
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Columns:
-        """The columns id, label, probability [B, K], and foreground, the fraction of pixels outside class 0.
-
-        The masks have the sizes of the inputs. Scores are resized bilinearly before the argmax.
-        """
-        class_BK, mask_BMHW = self._scores(batch["image"])
-        found = Columns(id=batch["id"])
-        if class_BK is not None:
-            probability_BK = probabilities(class_BK)
-            found |= {"label": probability_BK.argmax(dim=1), "probability": probability_BK}
-        if mask_BMHW is not None:
-            whole = [(0, 0, *mask_BMHW.shape[-2:])] * len(mask_BMHW)
-            windows = batch["window"].tolist() if "window" in batch else whole
-            sizes = batch["size"].tolist() if "size" in batch else [window[2:] for window in windows]
-            found.masks = [
-                in_size_of_input(scores_MHW, size, window).argmax(dim=0).to(torch.uint8)
-                for scores_MHW, size, window in zip(mask_BMHW, sizes, windows, strict=True)
-            ]
-            found["foreground"] = torch.stack([(mask > 0).float().mean() for mask in found.masks])
-        return found
-
-    def configure_optimizers(self) -> Any:
-        """Builds the optimizer and its schedule."""
-        return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)
-
     def export_signature(self) -> Signature:
         """Maps an image of any size with at least two pixels at the coarsest resolution to the heads' scores."""
         encoder: Any = self.encoder
@@ -245,10 +236,18 @@ class ClassifierSegmenter(pl.LightningModule):
         """The normalized images [B, C, H, W]."""
         return (batch["image"],)
 
-    def _score_loss(self, class_BK: Tensor | None, mask_BMHW: Tensor | None, batch: dict[str, Any]) -> Tensor:
+    def _full_heads(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The output of `heads` in at least single precision, for decisions and metrics."""
+        class_BK, mask_BMHW = (None if scores is None else in_full(scores) for scores in self.heads(image_BCHW))
+        return class_BK, mask_BMHW
+
+    def _score(self, scores: VisionScores, batch: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+        class_BK, mask_BMHW = self._full_heads(batch["image"])
         losses = self.losses(class_BK, mask_BMHW, batch)
         # always with the fixed weights: learned ones would change the scale between epochs
-        return torch.stack([self.total.weights[task] * loss_B for task, loss_B in losses.items()]).sum(dim=0)
+        loss_B = torch.stack([self.total.weights[task] * each for task, each in losses.items()]).sum(dim=0)
+        scores.update(loss_B, class_BK, mask_BMHW, batch)
+        return class_BK, mask_BMHW
 
     def _log_step(self, values: dict[str, Tensor]) -> None:
         """Logs the losses of an optimizer step over all its batches and processes."""

@@ -16,119 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def conv_block(c_in: int, c_out: int, stride: int = 1, groups: int = 0) -> nn.Sequential:
-    """3x3 convolution, group norm of ``groups`` groups (batch norm for 0), ReLU."""
-    norm = nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm2d(c_out)
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False), norm, nn.ReLU())
-
-
-class ConvEncoder(nn.Module):
-    """Two convolutions per stage; each stage after the first halves the resolution.
-
-    Args:
-        widths: channels of each stage, 2 stages or more.
-        channels: channels of the images.
-        groups: groups of the group norms, a divisor of every width; 0 uses batch norms.
-
-    Attributes:
-        widths: channels of the output features, finest first.
-        stride: image pixels per pixel of the finest features.
-    """
-
-    stride = 1
-
-    def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), channels: int = 3, groups: int = 0) -> None:
-        super().__init__()
-        if len(widths) < 2:
-            raise ValueError(f"widths={list(widths)} has fewer than 2 stages")
-        self.widths = tuple(widths)
-        self.groups = groups
-        self.stages = nn.ModuleList()
-        for stage, c_out in enumerate(widths):
-            first = conv_block(channels, c_out, stride=2 if stage else 1, groups=groups)
-            self.stages.append(nn.Sequential(first, conv_block(c_out, c_out, groups=groups)))
-            channels = c_out
-
-    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
-        """Maps normalized images [B, C, H, W] to the features of each stage, finest first."""
-        features = []
-        for stage in self.stages:
-            image_BCHW = stage(image_BCHW)
-            features.append(image_BCHW)
-        return features
-
-
-class TorchvisionEncoder(nn.Module):
-    """A residual network of torchvision (He et al. 2016) with random weights; nothing is downloaded.
-
-    Args:
-        name: the network.
-        small_images: whether to drop the stride and the pooling before the first stage, for images of up to about
-            64 pixels.
-
-    Attributes:
-        widths: channels of the output features, finest first.
-        stride: image pixels per pixel of the finest features.
-    """
-
-    groups = 0
-
-    def __init__(
-        self, name: Literal["resnet18", "resnet34", "resnet50"] = "resnet18", small_images: bool = True
-    ) -> None:
-        super().__init__()
-        from torchvision.models import get_model  # 0.5 s that the default encoder does not need
-
-        network: Any = get_model(name, weights=None)
-        first: nn.Conv2d = network.conv1
-        if small_images:
-            first = nn.Conv2d(3, first.out_channels, 3, padding=1, bias=False)
-        stem = nn.Sequential(first, network.bn1, network.relu)
-        layers = [network.layer1, network.layer2, network.layer3, network.layer4]
-        if small_images:
-            self.stages = nn.ModuleList([nn.Sequential(stem, layers[0]), *layers[1:]])
-        else:
-            self.stages = nn.ModuleList([stem, nn.Sequential(network.maxpool, layers[0]), *layers[1:]])
-        widths = [network.fc.in_features // 2**step for step in (3, 2, 1, 0)]
-        self.widths = tuple(widths if small_images else [first.out_channels, *widths])
-        self.stride = 1 if small_images else 2
-
-    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
-        """Maps normalized images [B, C, H, W] to the features of each stage, finest first."""
-        features = []
-        for stage in self.stages:
-            image_BCHW = stage(image_BCHW)
-            features.append(image_BCHW)
-        return features
-
-
-class Decoder(nn.Module):
-    """Upsamples the coarsest features stage by stage and adds the encoder's features of each resolution.
-
-    They are added, as in a feature pyramid (Lin et al. 2017, figure 3; arXiv 1612.03144), not concatenated as in the
-    U-Net, which halves the input channels of the 3x3 convolution, where most of the time goes.
-
-    Args:
-        widths: channels of the encoder's features, finest first.
-        groups: see `ConvEncoder`.
-    """
-
-    def __init__(self, widths: Sequence[int], groups: int = 0) -> None:
-        super().__init__()
-        self.ups, self.steps = nn.ModuleList(), nn.ModuleList()
-        for below, width in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True):
-            self.ups.append(nn.Conv2d(below, width, 1, bias=False))
-            self.steps.append(conv_block(width, width, groups=groups))
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps features, finest first, to features at the finest resolution."""
-        x_BCHW = features[-1]
-        for up, step, skip_BCHW in zip(self.ups, self.steps, reversed(features[:-1]), strict=True):
-            # to the exact size of the skip: doubling does not undo the halving of an odd size
-            x_BCHW = step(functional.interpolate(up(x_BCHW), size=skip_BCHW.shape[-2:]) + skip_BCHW)
-        return x_BCHW
-
-
 class TwoHeads(nn.Module):
     """An encoder with a head for the class of the image, and a decoder with a head for the class of each pixel.
 
@@ -166,7 +53,7 @@ class TwoHeads(nn.Module):
         return class_BK, mask_BMHW
 
     def _features(self, image_BCHW: Tensor) -> list[Tensor]:
-        if not self.recompute or not isinstance(self.encoder, ConvEncoder | TorchvisionEncoder):
+        if not (self.recompute and isinstance(self.encoder, StagedEncoder)):
             return self._run(self.encoder, image_BCHW)
         features = []
         for stage in self.encoder.stages:
@@ -177,13 +64,121 @@ class TwoHeads(nn.Module):
     def _run(self, part: nn.Module, value: Any) -> Any:
         if self.recompute and self.training:
             return checkpoint(
-                part, value, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(part))
+                part, value, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(part))
             )
         return part(value)
 
 
+class StagedEncoder(nn.Module):
+    """Runs its stages one after the other.
+
+    Attributes:
+        stages: the modules to run, the first of them on the image.
+        widths: channels of the features of each stage, finest first.
+        groups: groups of the group norms, for the decoder too; 0 for batch norms.
+        stride: image pixels per pixel of the finest features.
+    """
+
+    stages: nn.ModuleList
+    widths: tuple[int, ...]
+    groups = 0
+    stride = 1
+
+    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Maps normalized images [B, C, H, W] to the features of each stage, finest first."""
+        features = []
+        for stage in self.stages:
+            image_BCHW = stage(image_BCHW)
+            features.append(image_BCHW)
+        return features
+
+
+class ConvEncoder(StagedEncoder):
+    """Two convolutions per stage; each stage after the first halves the resolution.
+
+    Args:
+        widths: channels of each stage, 2 stages or more.
+        channels: channels of the images.
+        groups: groups of the group norms, a divisor of every width; 0 uses batch norms.
+    """
+
+    def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), channels: int = 3, groups: int = 0) -> None:
+        super().__init__()
+        if len(widths) < 2:
+            raise ValueError(f"widths={list(widths)} has fewer than 2 stages")
+        self.widths, self.groups = tuple(widths), groups
+        self.stages = nn.ModuleList()
+        for stage, c_out in enumerate(widths):
+            first = conv_block(channels, c_out, stride=2 if stage else 1, groups=groups)
+            self.stages.append(nn.Sequential(first, conv_block(c_out, c_out, groups=groups)))
+            channels = c_out
+
+
+class TorchvisionEncoder(StagedEncoder):
+    """A residual network of torchvision (He et al. 2016) with random weights; nothing is downloaded.
+
+    Args:
+        name: the network.
+        small_images: whether to drop the stride and the pooling before the first stage, for images of up to about
+            64 pixels.
+    """
+
+    def __init__(
+        self, name: Literal["resnet18", "resnet34", "resnet50"] = "resnet18", small_images: bool = True
+    ) -> None:
+        super().__init__()
+        from torchvision.models import get_model  # 0.5 s that the default encoder does not need
+
+        network: Any = get_model(name, weights=None)
+        first: nn.Conv2d = network.conv1
+        if small_images:
+            first = nn.Conv2d(3, first.out_channels, 3, padding=1, bias=False)
+        stem = nn.Sequential(first, network.bn1, network.relu)
+        layers = [network.layer1, network.layer2, network.layer3, network.layer4]
+        if small_images:
+            self.stages = nn.ModuleList([nn.Sequential(stem, layers[0]), *layers[1:]])
+        else:
+            self.stages = nn.ModuleList([stem, nn.Sequential(network.maxpool, layers[0]), *layers[1:]])
+        widths = [network.fc.in_features // 2**step for step in (3, 2, 1, 0)]
+        self.widths = tuple(widths if small_images else [first.out_channels, *widths])
+        self.stride = 1 if small_images else 2
+
+
+class Decoder(nn.Module):
+    """Upsamples the coarsest features stage by stage and adds the encoder's features of each resolution.
+
+    They are added, as in a feature pyramid (Lin et al. 2017, figure 3; arXiv 1612.03144), not concatenated as in the
+    U-Net, which halves the input channels of the 3x3 convolution, where most of the time goes.
+
+    Args:
+        widths: channels of the encoder's features, finest first.
+        groups: see `ConvEncoder`.
+    """
+
+    def __init__(self, widths: Sequence[int], groups: int = 0) -> None:
+        super().__init__()
+        self.ups, self.steps = nn.ModuleList(), nn.ModuleList()
+        for below, width in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True):
+            self.ups.append(nn.Conv2d(below, width, 1, bias=False))
+            self.steps.append(conv_block(width, width, groups=groups))
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Maps features, finest first, to features at the finest resolution."""
+        x_BCHW = features[-1]
+        for up, step, skip_BCHW in zip(self.ups, self.steps, reversed(features[:-1]), strict=True):
+            # to the exact size of the skip: doubling does not undo the halving of an odd size
+            x_BCHW = step(functional.interpolate(up(x_BCHW), size=skip_BCHW.shape[-2:]) + skip_BCHW)
+        return x_BCHW
+
+
+def conv_block(c_in: int, c_out: int, stride: int = 1, groups: int = 0) -> nn.Sequential:
+    """3x3 convolution, group norm of ``groups`` groups (batch norm for 0), ReLU."""
+    norm = nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm2d(c_out)
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False), norm, nn.ReLU())
+
+
 @contextmanager
-def _statistics_kept(part: nn.Module) -> Iterator[None]:
+def _frozen_statistics(part: nn.Module) -> Iterator[None]:
     """Freezes the running statistics of batch norms, which the first pass over the batch has already updated."""
     layers = [layer for layer in part.modules() if isinstance(layer, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]

@@ -22,7 +22,7 @@ from plcourse.training.variant import results_folder
 from plcourse.vision.model import Columns
 
 # one per pixel class, repeated beyond these; class 0 is not colored
-COLOURS = np.array(
+COLORS = np.array(
     [(0, 0, 0), (230, 75, 53), (0, 160, 135), (60, 84, 136), (243, 155, 127), (132, 145, 180), (145, 209, 194)],
     np.uint8,
 )
@@ -59,8 +59,7 @@ class Overlays(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the samples of this batch that are among the best or worst so far."""
-        rank_B = ranks(outputs, batch)
-        for i, rank in enumerate(rank_B.tolist()):
+        for i, rank in enumerate(ranks(outputs, batch).tolist()):
             for name, sign in (("best", 1), ("worst", -1)):
                 heap, entry = self._kept[name], (sign * rank, batch["id"][i])
                 if len(heap) < self.samples or entry > heap[0][:2]:
@@ -103,9 +102,9 @@ def _sample(outputs: dict[str, Tensor], batch: dict[str, Any], i: int) -> dict[s
 
 def overlaid(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     """The image blended with the colors of its mask; unknown pixels become white."""
-    colour_HWC = COLOURS[1 + (mask_HW.astype(int) - 1) % (len(COLOURS) - 1)].astype(float)
-    colour_HWC[mask_HW == IGNORE] = 255
-    return np.where((mask_HW == 0)[:, :, None], image_HWC, (image_HWC + colour_HWC) / 2).round().astype(np.uint8)
+    color_HWC = COLORS[1 + (mask_HW.astype(int) - 1) % (len(COLORS) - 1)].astype(float)
+    color_HWC[mask_HW == IGNORE] = 255
+    return np.where((mask_HW == 0)[:, :, None], image_HWC, (image_HWC + color_HWC) / 2).round().astype(np.uint8)
 
 
 def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path, name: str) -> None:
@@ -153,8 +152,8 @@ def _legend(figure: Any, mask_names: list[str], any_unknown: bool) -> None:
     """Adds the legend of pixel classes below the rows."""
     from matplotlib.patches import Patch
 
-    shown = mask_names[1 : len(COLOURS)]
-    patches = [Patch(color=COLOURS[1 + i] / 255, label=caption(each)) for i, each in enumerate(shown)]
+    shown = mask_names[1 : len(COLORS)]
+    patches = [Patch(color=COLORS[1 + i] / 255, label=caption(each)) for i, each in enumerate(shown)]
     if any_unknown:
         patches.append(Patch(facecolor="white", edgecolor="black", label="unknown"))
     if patches:
@@ -231,7 +230,7 @@ def save_mask(mask_HW: np.ndarray, path: Path) -> None:
     """Writes a mask as a PNG with a palette, which `mask_folder` reads back unchanged."""
     height, width = mask_HW.shape
     image = Image.frombytes("P", (width, height), mask_HW.astype(np.uint8).tobytes())
-    image.putpalette(bytes(COLOURS[[0, *(1 + i % (len(COLOURS) - 1) for i in range(255))]].reshape(-1)))
+    image.putpalette(bytes(COLORS[[0, *(1 + i % (len(COLORS) - 1) for i in range(255))]].reshape(-1)))
     image.save(path)
 
 
