@@ -17,16 +17,16 @@ from plcourse.data import TrainSampler
 from plcourse.nlp.gpt import GPT
 from plcourse.nlp.language_model import LanguageModel
 from plcourse.nlp.lstm import LSTMLanguageModel
-from plcourse.nlp.parts import BucketSampler, TextSplits
 from plcourse.nlp.sampled import sampled_cross_entropy
+from plcourse.nlp.splits import BucketSampler, TextSplits
 
 VOCABULARY, ROWS, LENGTH = 20_000, 32, 32
 
 
 def padding() -> None:
     """Prints the fraction of padding in the training batches of Rotten Tomatoes, shuffled and bucketed."""
-    parts = TextSplits("rotten_tomatoes", None, "text", "label", "raise", 0.1, 0.1, 0, None, "words", VOCABULARY, None)
-    lengths = parts.tokens("train").lengths
+    splits = TextSplits("rotten_tomatoes", None, "text", "label", "raise", 0.1, 0.1, 0, None, "words", VOCABULARY, None)
+    lengths = splits.dataset_of("train").lengths
     samplers = {"shuffled": TrainSampler(len(lengths), 64), "similar length": BucketSampler(lengths, 64)}
     for name, sampler in samplers.items():
         batches = [lengths[batch] for batch in sampler.batches(0)]
@@ -40,7 +40,7 @@ def step_of(model: LSTMLanguageModel, tokens_BT: torch.Tensor, sampled: int | No
     target_N = tokens_BT[:, 1:].flatten()
 
     def step() -> None:
-        features_NE = model.features(tokens_BT[:, :-1])[0].flatten(0, 1)
+        features_NE = model.read(model.embedding(tokens_BT[:, :-1]))[0].flatten(0, 1)
         if sampled is None:
             loss = torch.nn.functional.cross_entropy(model.head(features_NE), target_N)
         else:

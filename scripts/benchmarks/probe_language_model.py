@@ -20,7 +20,7 @@ from torch import Tensor
 
 from plcourse.nlp.data import TextData
 from plcourse.nlp.lstm import LSTMLanguageModel
-from plcourse.nlp.parts import TokenDataset
+from plcourse.nlp.splits import TokenDataset
 from plcourse.nlp.tokenizers import END
 from plcourse.runs.run import Run, runs_root
 from plcourse.training.checkpoint import load
@@ -37,7 +37,7 @@ def main() -> None:
     network = network_of(checkpoint["state_dict"])
     data = TextData(source="rotten_tomatoes", max_length=None)
     data.load_state_dict({"tokenizer": checkpoint["LanguageData"]["tokenizer"], "label_names": data.label_names})
-    parts = {part: data.parts.tokens(part) for part in ("train", "val", "test")}
+    parts = {part: data.splits.dataset_of(part) for part in ("train", "val", "test")}
 
     torch.manual_seed(0)
     random = torch.randn_like(network.embedding.weight)
@@ -64,7 +64,7 @@ def network_of(weights: dict[str, Any]) -> LSTMLanguageModel:
 
 def states(network: LSTMLanguageModel, tokens_T: Tensor) -> Tensor:
     """Returns the state at each word, [T, H]; the text follows an end token, as in training."""
-    return network.features(torch.cat([torch.tensor([END]), tokens_T]).unsqueeze(0))[0][0, 1:]
+    return network.read(network.embedding(torch.cat([torch.tensor([END]), tokens_T]).unsqueeze(0)))[0][0, 1:]
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from plcourse.evaluation.data import EvaluationData
 from plcourse.evaluation.model import Classifier
 from plcourse.evaluation.tables import Schema, TableSplits
 from plcourse.kfold.data import TableData
-from plcourse.nlp.parts import TextSplits
+from plcourse.nlp.splits import TextSplits
 from plcourse.training.trainer import Trainer
 
 

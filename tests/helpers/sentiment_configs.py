@@ -5,12 +5,10 @@ from typing import Any
 
 import torch
 
-from plcourse.nlp.bilstm import BiLSTM
-from plcourse.nlp.cnn import TextCNN
-from plcourse.nlp.embedding_bag import EmbeddingBag
 from plcourse.nlp.finetuned import LanguageModelClassifier
 from plcourse.nlp.gpt import GPT
 from plcourse.nlp.lstm import LSTMLanguageModel
+from plcourse.nlp.networks import BiLSTM, EmbeddingBag, TextCNN
 
 SIZES: dict[str, dict[str, Any]] = {
     "EmbeddingBag": {"embedding": 8, "ngrams": 3, "buckets": 50},

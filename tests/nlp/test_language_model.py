@@ -83,7 +83,7 @@ def test_the_score_is_the_sum_over_the_text_however_it_is_cut(tmp_path: Path) ->
             score.update(nats, target_BT != NOT_SCORED, rows["characters"])
             total, n = total + nats.sum().item(), n + int((target_BT != NOT_SCORED).sum())
         values = score.compute()
-        text = data.parts.texts("test")[0]
+        text = data.splits.texts("test")[0]
         assert n == len(text)
         assert values["loss"].item() == pytest.approx(total / n, rel=1e-12)
         assert values["bits_per_character"].item() == pytest.approx(total / math.log(2) / len(text), rel=1e-12)
@@ -97,7 +97,7 @@ def test_bits_count_characters_whatever_the_tokens_are(tmp_path: Path, kind: str
     data = LanguageData("text_table", str(table(tmp_path / "mine.csv")), tokenizer=cast(Any, kind), vocab_size=300)
     data.setup("test")
     characters = sum(int(rows["characters"].sum()) for rows in data.test_dataloader())
-    assert characters == sum(map(len, data.parts.texts("test")))
+    assert characters == sum(map(len, data.splits.texts("test")))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

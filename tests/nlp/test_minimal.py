@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> LanguageData:
 @pytest.mark.usefixtures("one_thread")
 def test_the_minimal_gpt_takes_the_steps_of_the_lesson(data: LanguageData, tmp_path: Path) -> None:
     pl.seed_everything(0, verbose=False)
-    size = data.parts.tokenizer.size
+    size = data.tokenizer.size
     lesson = gpt.GPT(vocab_size=size, context=32, layers=2, heads=4, width=64)
     page = minimal.GPT(vocab_size=size)
     page.load_state_dict({name: value for name, value in lesson.state_dict().items() if name != "head.weight"})
@@ -56,6 +56,6 @@ def test_the_minimal_gpt_takes_the_steps_of_the_lesson(data: LanguageData, tmp_p
 
 
 def test_a_continuation_begins_with_its_prompt(data: LanguageData) -> None:
-    text = minimal.continuation(minimal.GPT(data.parts.tokenizer.size), data, "the fox", length=9)
+    text = minimal.continuation(minimal.GPT(data.tokenizer.size), data, "the fox", length=9)
     assert text.startswith("the fox")
     assert len(text) == len("the fox") + 9

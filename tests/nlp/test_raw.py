@@ -12,7 +12,7 @@ from plcourse.export.graph import Bridge, Program
 from plcourse.export.samples import Samples
 from plcourse.export.scoring import RawAnswers
 from plcourse.nlp.data import TextData
-from plcourse.nlp.embedding_bag import EmbeddingBag
+from plcourse.nlp.networks import EmbeddingBag
 from plcourse.nlp.sentiment import SentimentClassifier
 
 

@@ -20,13 +20,12 @@ from plcourse.errors import UserError
 from plcourse.export.formats import write
 from plcourse.export.graph import Program
 from plcourse.nlp.attribution import Attributions, integrated_gradients, marked
-from plcourse.nlp.baseline import LinearBaseline, paired
-from plcourse.nlp.cnn import TextCNN
-from plcourse.nlp.embedding_bag import EmbeddingBag
+from plcourse.nlp.baselines import LinearBaseline, paired
 from plcourse.nlp.generative_classifier import ClassConditionalLSTM
 from plcourse.nlp.gpt import GPT
 from plcourse.nlp.language_model import LanguageModel
 from plcourse.nlp.lstm import LSTMLanguageModel
+from plcourse.nlp.networks import EmbeddingBag, TextCNN
 from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.sentiment import SentimentClassifier
 from sentiment_configs import SIZES, network_of, sentiment_config

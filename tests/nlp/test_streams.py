@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from plcourse.data import TrainSampler
 from plcourse.errors import UserError
-from plcourse.nlp.parts import BucketSampler, TokenDataset
+from plcourse.nlp.splits import BucketSampler, TokenDataset
 from plcourse.nlp.streams import NOT_SCORED, EvalWindows, Stream, TrackSampler, TrainWindows
 from plcourse.nlp.tokenizers import END, PAD, UNKNOWN, CharacterTokenizer
 

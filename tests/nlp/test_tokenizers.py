@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from corpus import COMMON, WORDS
 from plcourse.errors import UserError
-from plcourse.nlp.baseline import LinearBaseline
+from plcourse.nlp.baselines import LinearBaseline
 from plcourse.nlp.tokenizers import (
     SPECIALS,
     UNKNOWN,

@@ -17,8 +17,7 @@ from plcourse.ddp.data import ImageData
 from plcourse.errors import UserError
 from plcourse.evaluation.data import EvaluationData
 from plcourse.evaluation.model import Classifier
-from plcourse.nlp.corpora import OneText
-from plcourse.nlp.parts import TextSplits
+from plcourse.nlp.splits import OneText, TextSplits
 from plcourse.training.trainer import Trainer
 from trainers import quiet_trainer
 

@@ -1,10 +1,11 @@
-"""The same reviews as labelled texts and as text to be continued, and the same of a user's own files."""
+"""Texts to classify, and texts to continue; both from the packaged reviews or from a user's own files."""
 
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self
 
+import numpy as np
 import pytorch_lightning as pl
 from torch import Tensor
 
@@ -13,10 +14,9 @@ from plcourse.data import BatchLoader, OnError, Process, delegated, eval_loader,
 from plcourse.data.lines import read_lines
 from plcourse.data.names import restore_first
 from plcourse.errors import UserError
-from plcourse.nlp.corpora import OneText, Prompts, read_prompts, stream_of
-from plcourse.nlp.parts import TextSplits, encoded_by
-from plcourse.nlp.streams import EvalWindows, TrackSampler, TrainWindows
-from plcourse.nlp.tokenizers import Kind
+from plcourse.nlp.splits import OneText, TextSplits, TokenDataset
+from plcourse.nlp.streams import EvalWindows, Prompts, TrackSampler, TrainWindows, read_prompts, stream_of
+from plcourse.nlp.tokenizers import Kind, load_tokenizer
 
 
 class TextData(pl.LightningDataModule):
@@ -44,14 +44,14 @@ class TextData(pl.LightningDataModule):
             their lines. None predicts the test part.
     """
 
-    ids = delegated("parts.ids")
-    labels = delegated("parts.labels")
-    groups = delegated("parts.groups")
-    sizes = delegated("parts.sizes")
-    label_names = delegated("parts.label_names")
-    terms = delegated("parts.terms")
-    tokenizer = delegated("parts.tokenizer")
-    max_length = delegated("parts.max_length")
+    ids = delegated("splits.ids")
+    labels = delegated("splits.labels")
+    groups = delegated("splits.groups")
+    sizes = delegated("splits.sizes")
+    label_names = delegated("splits.label_names")
+    terms = delegated("splits.terms")
+    tokenizer = delegated("splits.tokenizer")
+    max_length = delegated("splits.max_length")
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class TextData(pl.LightningDataModule):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         table = (source, path, text_column, label_column, on_error)
-        self.parts = TextSplits(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, max_length)
+        self.splits = TextSplits(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, max_length)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.predict_path = num_workers, predict_path
 
@@ -83,19 +83,19 @@ class TextData(pl.LightningDataModule):
         """Opens and splits the texts; the prediction of a new file needs only the checkpoint."""
         restore_first(self)
         if not (stage == "predict" and self.predict_path):
-            self.parts.open()
+            self.splits.open()
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled batches of texts of similar length; each has a ``rank_weight``."""
-        return self.parts.train_loader(self.trainer, self.batch_size, num_workers=self.num_workers)
+        return self.splits.train_loader(self.trainer, self.batch_size, num_workers=self.num_workers)
 
     def val_dataloader(self) -> BatchLoader:
         """Each validation text once."""
-        return self.parts.eval_loader(self.trainer, "val", self.eval_batch_size, self.num_workers)
+        return self.splits.eval_loader(self.trainer, "val", self.eval_batch_size, self.num_workers)
 
     def test_dataloader(self) -> BatchLoader:
         """Each test text once."""
-        return self.parts.eval_loader(self.trainer, "test", self.eval_batch_size, self.num_workers)
+        return self.splits.eval_loader(self.trainer, "test", self.eval_batch_size, self.num_workers)
 
     def predict_dataloader(self) -> BatchLoader:
         """The lines of the new file, or each test text once."""
@@ -103,26 +103,29 @@ class TextData(pl.LightningDataModule):
             return self.test_dataloader()
         lines = read_lines(self.predict_path)
         ids = [f"line/{number:05d}" for number, _ in lines]
-        data = self.parts.new_tokens([line for _, line in lines], ids, self.predict_path)
+        data = self.splits.unlabeled([line for _, line in lines], ids, self.predict_path)
         return eval_loader(data, self.eval_batch_size, Process.of(self.trainer), self.num_workers)
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
         """See `Splittable`; the tokenizer is fitted to the new training part."""
         resplit = copy.copy(self)
-        resplit.parts = self.parts.with_split(train_ids, val_ids)
+        resplit.splits = self.splits.with_split(train_ids, val_ids)
         return resplit
 
     def encoded(self, state: Mapping[str, Any], written: Sequence[str]) -> dict[str, Tensor]:
-        """The padded tokens of texts, from the state in a checkpoint or an exported file alone."""
-        return encoded_by(state, written)
+        """The padded tokens of texts and their lengths, from the state in a checkpoint or an exported file alone."""
+        tokens = [each[: state["max_length"]] for each in load_tokenizer(state["tokenizer"]).encode(written)]
+        n = len(written)
+        batch = TokenDataset(tokens, np.full(n, -1, np.int64), [""] * n).fetch(np.arange(n), 0)
+        return {name: batch[name] for name in ("text", "length")}
 
     def state_dict(self) -> dict[str, Any]:
         """The tokenizer, the length that texts are cut to, and the label names."""
-        return self.parts.state_dict()
+        return self.splits.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what the model was trained with; other classes are a UserError."""
-        self.parts.load_state_dict(state_dict)
+        self.splits.load_state_dict(state_dict)
 
 
 class LanguageData(pl.LightningDataModule):
@@ -149,9 +152,9 @@ class LanguageData(pl.LightningDataModule):
         samples: continuations of each prompt.
     """
 
-    label_names = delegated("parts.label_names")
-    terms = delegated("parts.terms")
-    tokenizer = delegated("parts.tokenizer")
+    label_names = delegated("splits.label_names")
+    terms = delegated("splits.terms")
+    tokenizer = delegated("splits.tokenizer")
 
     def __init__(
         self,
@@ -178,14 +181,14 @@ class LanguageData(pl.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         if min(block_size, samples) < 1 or eval_context < 0:
             raise ValueError(f"block_size={block_size}, samples={samples}, eval_context={eval_context}: give 1 or more")
-        self.parts: TextSplits | OneText
+        self.splits: TextSplits | OneText
         if source == "text_file":
             if path is None:
                 raise UserError("text_file needs a file: give --data.init_args.path")
-            self.parts = OneText(path, val_size, test_size, tokenizer, vocab_size)
+            self.splits = OneText(path, val_size, test_size, tokenizer, vocab_size)
         else:
             table = (source, path, text_column, label_column, "raise")
-            self.parts = TextSplits(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, None)
+            self.splits = TextSplits(*table, val_size, test_size, split_seed, train_size, tokenizer, vocab_size, None)
         self.block_size, self.eval_context, self.order = block_size, eval_context, order
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.prompts, self.prompts_path, self.samples = prompts, prompts_path, samples
@@ -194,11 +197,11 @@ class LanguageData(pl.LightningDataModule):
         """Reads and splits the text; a prediction needs only the checkpoint."""
         restore_first(self)
         if stage != "predict":
-            self.parts.open()
+            self.splits.open()
 
     def train_dataloader(self) -> BatchLoader:
         """Windows of the training part, in the requested order."""
-        windows = TrainWindows(stream_of(self.parts, "train"), self.block_size, run_seed())
+        windows = TrainWindows(stream_of(self.splits, "train"), self.block_size, run_seed())
         process = Process.of(self.trainer)
         if self.order == "shuffled":
             return train_loader(windows, self.batch_size, process, drop_last=True)
@@ -214,27 +217,27 @@ class LanguageData(pl.LightningDataModule):
         return self._eval_loader("test")
 
     def _eval_loader(self, part: str) -> BatchLoader:
-        windows = EvalWindows(stream_of(self.parts, part), self.block_size, self.eval_context, part)
+        windows = EvalWindows(stream_of(self.splits, part), self.block_size, self.eval_context, part)
         return eval_loader(windows, self.eval_batch_size, Process.of(self.trainer), part=part)
 
     def predict_dataloader(self) -> BatchLoader:
         """One prompt per batch."""
-        prompts = Prompts(read_prompts(self.prompts, self.prompts_path), self.samples, self.parts.tokenizer)
+        prompts = Prompts(read_prompts(self.prompts, self.prompts_path), self.samples, self.splits.tokenizer)
         return eval_loader(prompts, 1, Process.of(self.trainer))
 
     @cached_property
     def training_text(self) -> str | None:
         """The training text in one piece, to find copies of it; None where it can no longer be read."""
         try:
-            return "\n".join(self.parts.texts("train"))
+            return "\n".join(self.splits.texts("train"))
         except UserError as error:
             say(f"copies of the training text are not searched for: {error}")
             return None
 
     def state_dict(self) -> dict[str, Any]:
         """The tokenizer."""
-        return self.parts.state_dict()
+        return self.splits.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the tokenizer; classes mean nothing to a language model."""
-        self.parts.load_state_dict({name: value for name, value in state_dict.items() if name != "label_names"})
+        self.splits.load_state_dict({name: value for name, value in state_dict.items() if name != "label_names"})

@@ -1,7 +1,8 @@
 """Lesson 19: sampling from a language model, and measuring how much of a sample is memorized.
 
-Each draw is a function of the run's seed, the sample's id and the position, so any sample can be reproduced alone.
-Temperature, top-k (Fan et al. 2018) and top-p (Holtzman et al. 2020, arXiv 1904.09751) reshape the distribution first.
+Temperature, top-k (Fan et al. 2018) and top-p (Holtzman et al. 2020, arXiv 1904.09751) reshape the distribution of the
+next token before it is drawn. Each draw is a function of the run's seed, the sample's id and the position, so any
+sample can be reproduced alone.
 
 Shapes: B rows, T tokens of the prompt, V vocabulary.
 """
@@ -10,7 +11,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,8 +19,6 @@ from torch import Tensor, nn
 
 from plcourse.data import keys_of, uniforms
 from plcourse.nlp.tokenizers import END, PAD, UNKNOWN, TextTokenizer
-
-SCORES = ("distinct_1", "distinct_2", "distinct_3", "repetition", "copied")
 
 
 @dataclass(frozen=True)
@@ -52,30 +51,6 @@ class Sampling:
             raise ValueError(f"top_p={self.top_p} is not above 0 and at most 1; use null for all tokens")
 
 
-def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
-    """The distribution of the next token, float64 [B, V]; padding and unknown have probability 0."""
-    logits_BV = logits_BV.double().index_fill(1, torch.tensor([PAD, UNKNOWN], device=logits_BV.device), -math.inf)
-    if sampling.temperature == 0:
-        return torch.zeros_like(logits_BV).scatter_(1, logits_BV.argmax(dim=1, keepdim=True), 1.0)
-    ranked_BV, order_BV = (logits_BV / sampling.temperature).sort(dim=1, descending=True, stable=True)
-    kept_BV = ranked_BV.softmax(dim=1)
-    if sampling.top_p is not None:  # keeps a token while the more likely ones have less than top_p
-        before_BV = kept_BV.cumsum(dim=1) - kept_BV
-        kept_BV = kept_BV.masked_fill(before_BV >= sampling.top_p, 0.0)
-    if sampling.top_k is not None:
-        kept_BV[:, sampling.top_k :] = 0.0
-    return torch.zeros_like(kept_BV).scatter_(1, order_BV, kept_BV / kept_BV.sum(dim=1, keepdim=True))
-
-
-def draw(probability_BV: Tensor, uniform_B: np.ndarray) -> Tensor:
-    """Draws one token per row by inverse transform sampling, int64 [B]."""
-    threshold_B1 = torch.from_numpy(uniform_B)[:, None].to(probability_BV.device)
-    cumulative_BV = probability_BV.cumsum(dim=1)
-    # scaled by the sum, which may differ from 1 by rounding; the token drawn always has a probability above 0
-    beyond_BV = cumulative_BV > threshold_B1 * cumulative_BV[:, -1:]
-    return beyond_BV.int().argmax(dim=1)
-
-
 @torch.inference_mode()
 def continuations(
     network: nn.Module,
@@ -100,13 +75,13 @@ def continuations(
     Returns:
         int64 [B, new tokens]; end tokens fill the rows that end early.
     """
-    context: Any = network.context
+    context = cast(int | None, network.context)
     keys, made_BT = keys_of(ids), prompt_BT
     ended_B = torch.zeros(len(prompt_BT), dtype=torch.bool, device=prompt_BT.device)
     printer = Printer(show)
     printer.write(prompt_BT[0, 1:].tolist())
-    state, unread_BT = None, prompt_BT if context is None else prompt_BT[:, -context:]
-    read = 0
+    state, read = None, 0
+    unread_BT = prompt_BT if context is None else prompt_BT[:, -context:]
     for step in range(sampling.max_new_tokens):
         if context is not None and read + unread_BT.shape[1] > context:
             # the cache of keys and values is full: restart from the last half context
@@ -125,6 +100,30 @@ def continuations(
     return made_BT[:, prompt_BT.shape[1] :]
 
 
+def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+    """The distribution of the next token, float64 [B, V]; padding and unknown have probability 0."""
+    logits_BV = logits_BV.double().index_fill(1, torch.tensor([PAD, UNKNOWN], device=logits_BV.device), -math.inf)
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits_BV).scatter_(1, logits_BV.argmax(dim=1, keepdim=True), 1.0)
+    ranked_BV, order_BV = (logits_BV / sampling.temperature).sort(dim=1, descending=True, stable=True)
+    kept_BV = ranked_BV.softmax(dim=1)
+    if sampling.top_p is not None:  # keeps a token while the more likely ones have less than top_p
+        before_BV = kept_BV.cumsum(dim=1) - kept_BV
+        kept_BV = kept_BV.masked_fill(before_BV >= sampling.top_p, 0.0)
+    if sampling.top_k is not None:
+        kept_BV[:, sampling.top_k :] = 0.0
+    return torch.zeros_like(kept_BV).scatter_(1, order_BV, kept_BV / kept_BV.sum(dim=1, keepdim=True))
+
+
+def draw(probability_BV: Tensor, uniform_B: np.ndarray) -> Tensor:
+    """Draws one token per row by inverse transform sampling, int64 [B]."""
+    threshold_B1 = torch.from_numpy(uniform_B)[:, None].to(probability_BV.device)
+    cumulative_BV = probability_BV.cumsum(dim=1)
+    # scaled by the sum, which may differ from 1 by rounding; the token drawn always has a probability above 0
+    beyond_BV = cumulative_BV > threshold_B1 * cumulative_BV[:, -1:]
+    return beyond_BV.int().argmax(dim=1)
+
+
 class Printer:
     """Prints a text as its tokens arrive.
 
@@ -133,7 +132,9 @@ class Printer:
     """
 
     def __init__(self, tokenizer: TextTokenizer | None) -> None:
-        self._tokenizer, self._tokens, self._written = tokenizer, [], 0
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._written = 0  # characters
 
     def write(self, tokens: Sequence[int]) -> None:
         """Appends tokens; an incomplete character waits for its last byte."""
@@ -143,8 +144,7 @@ class Printer:
         text = self._tokenizer.decode(self._tokens)
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):
             # generated text must not contain control sequences of the terminal
-            fresh = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text[self._written :])
-            sys.stdout.write(fresh)
+            sys.stdout.write("".join(c if c.isprintable() or c in "\n\t" else "?" for c in text[self._written :]))
             sys.stdout.flush()
             self._written = len(text)
 
@@ -155,7 +155,7 @@ class Printer:
             sys.stdout.flush()
 
 
-def describe(text: str, prompt: str, training_text: str | None) -> dict[str, Any]:
+def describe(text: str, prompt: str, training_text: str | None) -> dict[str, float | int | None]:
     """Measures how varied a continuation is, and how much of it is copied from the training text.
 
     Args:
@@ -166,17 +166,20 @@ def describe(text: str, prompt: str, training_text: str | None) -> dict[str, Any
     Returns:
         ``distinct_1`` to ``distinct_3``, the fraction of distinct n-grams of words (Li et al. 2016, arXiv 1510.03055);
         ``repetition``, the fraction of four-word sequences that occurred before; ``copied``, the characters of the
-        longest span that is also in the training text, None without it.
+        longest span that is also in the training text, None without it; ``characters`` and ``prompt_characters``.
     """
     words = text.split()
-    scores: dict[str, Any] = {}
-    for n in (1, 2, 3):
-        runs = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-        scores[f"distinct_{n}"] = len(set(runs)) / len(runs) if runs else 0.0
-    fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    scores["repetition"] = 1 - len(set(fours)) / len(fours) if fours else 0.0
-    copied = len(longest_copy(text, training_text)) if training_text is not None else None
-    return {**scores, "copied": copied, "characters": len(text), "prompt_characters": len(prompt)}
+    distinct = {}
+    for n in (1, 2, 3, 4):
+        ngrams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        distinct[n] = len(set(ngrams)) / len(ngrams) if ngrams else None
+    return {
+        **{f"distinct_{n}": distinct[n] or 0.0 for n in (1, 2, 3)},
+        "repetition": 0.0 if distinct[4] is None else 1 - distinct[4],
+        "copied": None if training_text is None else len(longest_copy(text, training_text)),
+        "characters": len(text),
+        "prompt_characters": len(prompt),
+    }
 
 
 def longest_copy(text: str, training_text: str) -> str:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plcourse.nlp.embedding_bag import mask_of
-from plcourse.nlp.recurrent import read_forwards
+from plcourse.nlp.lstm import read_forwards
+from plcourse.nlp.networks import mask_of
 from plcourse.nlp.tokenizers import END
 
 

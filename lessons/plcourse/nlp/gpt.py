@@ -53,19 +53,11 @@ class GPT(nn.Module):
 
     def forward(self, tokens_BT: Tensor, state: Past | None = None) -> tuple[Tensor, Past]:
         """Scores of the next token [B, T, V], and the keys and values of all tokens so far."""
-        features_BTE, past = self.features(tokens_BT, state)
+        features_BTE, past = self.read(self.embedding(tokens_BT), state)
         return self.head(features_BTE), past
 
-    def features(self, tokens_BT: Tensor, state: Past | None = None) -> tuple[Tensor, Past]:
-        """The input of the last layer [B, T, E], and the keys and values of all tokens so far."""
-        return self.read(self.embed(tokens_BT), state)
-
-    def embed(self, tokens_BT: Tensor) -> Tensor:
-        """The embedding of each token, [B, T, E]."""
-        return self.embedding(tokens_BT)
-
     def read(self, embedded_BTE: Tensor, state: Past | None = None) -> tuple[Tensor, Past]:
-        """`features` of embedded tokens."""
+        """The input of the last layer [B, T, E], and the keys and values of all tokens so far."""
         x_BTE, past = self.dropout(embedded_BTE), []
         for i, block in enumerate(self.blocks):
             x_BTE, kept = block(x_BTE, state[i] if state is not None else None)

@@ -4,6 +4,8 @@ A language model assigns every text a probability, token by token (Shannon 1951)
 -ln p(next token). Its bits per character are the sum of -log2 p over a held-out text divided by the characters of that
 text, which makes models with different tokens, and even file compressors, comparable.
 
+`plcourse.nlp.gpt` and `plcourse.nlp.lstm` have the networks, `plcourse.nlp.generate` the sampling.
+
     plcourse fit -c nlp/char_gpt --then test,predict
 
 Shapes: B rows, T tokens, V vocabulary.
@@ -23,8 +25,8 @@ from torchmetrics import Metric
 
 from plcourse.data import run_seed
 from plcourse.errors import UserError
+from plcourse.nlp.data import LanguageData
 from plcourse.nlp.generate import Sampling, continuations, describe
-from plcourse.nlp.lstm import from_cpu, to_cpu
 from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.streams import NOT_SCORED
 from plcourse.nlp.tokenizers import check_vocabulary, save_tokenizer
@@ -32,40 +34,6 @@ from plcourse.processes.collectives import gather_states
 from plcourse.training.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.training.metrics import StepMeans
 from plcourse.training.schedules import WarmupCosine, with_schedule
-
-
-class TextScore(Metric):
-    """Sums -ln p in double precision, tokens and characters; exact on any number of processes."""
-
-    full_state_update = False
-    total: Tensor
-    tokens: Tensor
-    characters: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("characters", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, nats: Tensor, tokens: Tensor, characters: Tensor) -> None:
-        """Adds -ln p of tokens, their number, and the number of their characters."""
-        self.total += nats.sum(dtype=torch.float64)
-        self.tokens += tokens.sum()
-        self.characters += characters.sum()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
-        # casting the model to half precision must not cast the sum
-        super()._apply(fn, *args, **kwargs)
-        self.total = self.total.double()
-        self._defaults["total"] = torch.zeros((), dtype=torch.float64)
-        return self
-
-    def compute(self) -> dict[str, Tensor]:
-        """The loss in nats per token, the perplexity per token, and the bits per character."""
-        loss = self.total / self.tokens
-        bits = self.total / math.log(2) / self.characters
-        return {"loss": loss, "perplexity": loss.exp(), "bits_per_character": bits}
 
 
 class LanguageModel(pl.LightningModule):
@@ -107,13 +75,13 @@ class LanguageModel(pl.LightningModule):
         super().__init__()
         if sampled is not None and sampled < 1:
             raise ValueError(f"sampled={sampled} is below 1; use null for the whole vocabulary")
-        self.network, self.sampled = network, sampled
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         if carry_state and not hasattr(network, "detached"):
             raise ValueError(
                 f"carry_state=true needs a network with a state, such as an LSTM, not {type(network).__name__}"
             )
-        self.carry_state, self.stream = carry_state, stream
+        self.network: Any = network  # a user's own network has no base class in common with the lesson's
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.sampled, self.carry_state, self.stream = sampled, carry_state, stream
         self.sampling = Sampling(max_new_tokens, temperature, top_k, top_p)
         self._step_means = StepMeans()
         self.val_score, self.test_score = TextScore(), TextScore()
@@ -123,43 +91,21 @@ class LanguageModel(pl.LightningModule):
         """Maps tokens int64 [B, T] to scores of each next token [B, T, V]."""
         return self.network(tokens_BT)[0]
 
-    def on_fit_start(self) -> None:
-        """Checks that network and tokenizer fit, and saves the tokenizer in the run's folder.
-
-        `setup` would be too early: it runs before the tokenizer of a checkpoint is loaded.
-
-        Raises:
-            UserError: the network scores fewer tokens than the tokenizer has, or a window exceeds its context.
-        """
-        data: Any = getattr(self.trainer, "datamodule", None)
-        check_vocabulary(data.tokenizer, self.network)
-        context, window = self.network.context, data.block_size + data.eval_context
-        if context is not None and window > context:
-            raise UserError(
-                f"block_size + eval_context is {window} and exceeds the network's context of {context}; raise "
-                "--model.init_args.network.init_args.context"
-            )
-        if self.carry_state and data.order != "tracks":
-            raise UserError("carry_state=true needs windows that follow each other; set --data.init_args.order tracks")
-        if self.trainer.is_global_zero:
-            save_tokenizer(data.tokenizer, Path(self.trainer.default_root_dir))
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean of -ln p over this process's windows."""
         state = None
         if self.carry_state and batch_idx > 0 and self._state is not None:
-            detached: Any = self.network.detached
-            state = detached(self._state)
-        net: Any = self.network
+            state = self.network.detached(self._state)
+        target_N = batch["target"].flatten()
         if self.sampled is None:
-            logits_BTV, after = net(batch["text"], state)
-            loss = functional.cross_entropy(logits_BTV.flatten(0, 1), batch["target"].flatten())
+            logits_BTV, state = self.network(batch["text"], state)
+            loss = functional.cross_entropy(logits_BTV.flatten(0, 1), target_N)
         else:
-            features_BTE, after = net.features(batch["text"], state)
-            features_NE, target_N = features_BTE.flatten(0, 1), batch["target"].flatten()
-            loss = sampled_cross_entropy(features_NE, target_N, net.head.weight, net.head.bias, self.sampled)
+            features_BTE, state = self.network.read(self.network.embedding(batch["text"]), state)
+            head = self.network.head
+            loss = sampled_cross_entropy(features_BTE.flatten(0, 1), target_N, head.weight, head.bias, self.sampled)
         if self.carry_state:
-            self._state = after
+            self._state = state
         loss = loss * batch.get("rank_weight", 1.0)
         for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
             self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
@@ -184,12 +130,11 @@ class LanguageModel(pl.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Continuations of one prompt: the columns id, prompt, text and those of `describe`."""
-        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        tokenizer = data.tokenizer
+        tokenizer = self._data.tokenizer
         show = tokenizer if self.stream and self.trainer.is_global_zero else None
         draws = (batch["id"], run_seed(), self.sampling, tokenizer.size)
         texts = [tokenizer.decode(row) for row in continuations(self.network, batch["text"], *draws, show).tolist()]
-        described = [describe(text, batch["prompt"][0], data.training_text) for text in texts]
+        described = [describe(text, batch["prompt"][0], self._data.training_text) for text in texts]
         columns = {name: [each[name] for each in described] for name in described[0]}
         return {"id": batch["id"], "prompt": batch["prompt"], "text": texts, **columns}
 
@@ -197,36 +142,95 @@ class LanguageModel(pl.LightningModule):
         """Builds the optimizer and its schedule."""
         return with_schedule(self, self.optimizer(self.parameters()), self.lr_scheduler)
 
+    def on_fit_start(self) -> None:
+        """Checks that network and tokenizer fit, and saves the tokenizer in the run's folder.
+
+        `setup` would be too early: it runs before the tokenizer of a checkpoint is loaded.
+
+        Raises:
+            UserError: the network scores fewer tokens than the tokenizer has, or a window exceeds its context.
+        """
+        data = self._data
+        check_vocabulary(data.tokenizer, self.network.vocab_size)
+        context, window = self.network.context, data.block_size + data.eval_context
+        if context is not None and window > context:
+            raise UserError(
+                f"block_size + eval_context is {window} and exceeds the network's context of {context}; raise "
+                "--model.init_args.network.init_args.context"
+            )
+        if self.carry_state and data.order != "tracks":
+            raise UserError("carry_state=true needs windows that follow each other; set --data.init_args.order tracks")
+        if self.trainer.is_global_zero:
+            save_tokenizer(data.tokenizer, Path(self.trainer.default_root_dir))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the carried state of every rank; a collective."""
         if self.carry_state and self._state is not None:
-            checkpoint["carried_states"] = gather_states(to_cpu(self._state))
+            own = [part.detach().cpu().clone() for part in self._state]  # a list, which a `weights_only` load accepts
+            checkpoint["carried_states"] = gather_states(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the carried state of this rank, so that a resumed run is bit-exact."""
         states = checkpoint.get("carried_states")
         if self.carry_state and states is not None and self._trainer is not None and self.trainer.training:
-            self._state = from_cpu(states[self.trainer.global_rank], self.device)
+            self._state = tuple(part.to(self.device) for part in states[self.trainer.global_rank])
+
+    @property
+    def _data(self) -> LanguageData:
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
 
     def export_signature(self) -> Signature:
         """Maps tokens, up to the context, to scores."""
-        context: Any = self.network.context
-        tokens = Input("tokens", {0: BATCH, 1: Dimension("length", 2, context)})
+        tokens = Input("tokens", {0: BATCH, 1: Dimension("length", 2, self.network.context)})
         return Signature((tokens,), (Output("logits", classes=2),), "test/loss", "min")
 
     def export_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """The tokens of a batch of windows."""
         return (batch["text"],)
 
-    def _score(self, score: TextScore, batch: dict[str, Any]) -> None:
+    def _score(self, score: "TextScore", batch: dict[str, Any]) -> None:
         logits_BTV, target_BT = self(batch["text"]), batch["target"]
         nats = functional.cross_entropy(
             logits_BTV.flatten(0, 1).float(), target_BT.flatten(), ignore_index=NOT_SCORED, reduction="none"
         )
         score.update(nats, target_BT != NOT_SCORED, batch["characters"])
 
-    def _log_score(self, stage: str, score: TextScore) -> None:
+    def _log_score(self, stage: str, score: "TextScore") -> None:
         values: dict[str, Any] = {f"{stage}/{name}": value for name, value in score.compute().items()}
         score.reset()
         # sync_dist averages values that are already equal on all ranks; without it Lightning warns
         self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
+
+
+class TextScore(Metric):
+    """Sums -ln p in double precision, tokens and characters; exact on any number of processes."""
+
+    full_state_update = False
+    total: Tensor
+    tokens: Tensor
+    characters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("tokens", "characters"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, nats: Tensor, tokens: Tensor, characters: Tensor) -> None:
+        """Adds -ln p of tokens, their number, and the number of their characters."""
+        self.total += nats.sum(dtype=torch.float64)
+        self.tokens += tokens.sum()
+        self.characters += characters.sum()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
+        # casting the model to half precision must not cast the sum
+        super()._apply(fn, *args, **kwargs)
+        self.total = self.total.double()
+        self._defaults["total"] = torch.zeros((), dtype=torch.float64)
+        return self
+
+    def compute(self) -> dict[str, Tensor]:
+        """The loss in nats per token, the perplexity per token, and the bits per character."""
+        loss = self.total / self.tokens
+        bits = self.total / math.log(2) / self.characters
+        return {"loss": loss, "perplexity": loss.exp(), "bits_per_character": bits}

@@ -3,9 +3,9 @@
     python -m plcourse.nlp.minimal
 
 A language model predicts the probability of each possible next character. It is trained on the actual next characters,
-and generates text by sampling from its predictions. The network is a decoder-only transformer (Vaswani et al.
-2017; Radford et al. 2019) with the parts of today's models: RMS normalization before each layer, rotary positions (Su
-et al. 2021, arXiv 2104.09864, equation 34), no biases, and one matrix for the first and the last layer.
+and writes by sampling from its predictions. The network is a decoder-only transformer (Vaswani et al. 2017; Radford et
+al. 2019) with the parts of today's models: RMS normalization before each layer, rotary positions (Su et al. 2021,
+arXiv 2104.09864, equation 34), no biases, and one matrix for the first and the last layer.
 
 Shape suffixes: B rows, T tokens, V vocabulary, E width, N heads, D = E / N.
 """
@@ -88,18 +88,18 @@ def train(model: GPT, data: LanguageData, steps: int, lr: float = 0.004) -> list
 @torch.no_grad()
 def continuation(model: GPT, data: LanguageData, prompt: str, length: int = 200, temperature: float = 0.8) -> str:
     """Samples one character after the other. A temperature below 1 makes likely characters even more likely."""
-    tokens = data.parts.tokenizer.encode([prompt])[0].tolist()
+    tokens = data.tokenizer.encode([prompt])[0].tolist()
     for _ in range(length):
         logits_V = model(torch.tensor([tokens[-data.block_size :]]))[0, -1]
         tokens.append(int(torch.multinomial((logits_V / temperature).softmax(dim=0), 1)))
-    return data.parts.tokenizer.decode(tokens)
+    return data.tokenizer.decode(tokens)
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
     reviews = LanguageData("rotten_tomatoes", block_size=64, batch_size=32)
     reviews.setup("fit")
-    gpt = GPT(reviews.parts.tokenizer.size)
+    gpt = GPT(reviews.tokenizer.size)
     losses = train(gpt, reviews, steps=380)  # nearly one epoch
     for first in range(0, len(losses), 95):
         mean = sum(losses[first : first + 95]) / 95

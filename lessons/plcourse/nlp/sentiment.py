@@ -1,7 +1,8 @@
 """Lesson 19: a classifier of texts, such as positive and negative reviews.
 
-It trains any network that maps tokens and lengths to class scores: a bag of word pairs, a BiLSTM with attention, a CNN.
-`LinearBaseline` fits a linear classifier on TF-IDF to the same split, which is hard to beat with few texts.
+It trains any network that maps tokens and lengths to class scores; `plcourse.nlp.networks` has a bag of word pairs, a
+CNN and a BiLSTM with attention. `LinearBaseline` fits a linear classifier on TF-IDF to the same texts, which is hard to
+beat with few of them.
 
     plcourse fit -c nlp/sentiment_bag --then test,predict
 
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plcourse.errors import UserError
+from plcourse.nlp.data import TextData
 from plcourse.nlp.finetuned import take_over
-from plcourse.nlp.tokenizers import check_vocabulary, save_tokenizer
+from plcourse.nlp.tokenizers import PAD, UNKNOWN, check_vocabulary, save_tokenizer
 from plcourse.training.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.training.metrics import ClassificationScores, StepMeans, probabilities
 from plcourse.training.schedules import WarmupCosine, with_schedule
@@ -61,43 +63,13 @@ class SentimentClassifier(pl.LightningModule):
             raise ValueError(f"word_dropout={word_dropout} is not at least 0 and below 1")
         if encoder_lr <= 0:
             raise ValueError(f"encoder_lr={encoder_lr} is not above 0")
+        self.network: Any = network  # a user's own network has no base class in common with the lesson's
+        self.num_classes, self.word_dropout = num_classes, word_dropout
         self.pretrained, self.encoder_lr = pretrained, encoder_lr
-        self.network, self.num_classes, self.word_dropout = network, num_classes, word_dropout
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self._step_means = StepMeans()
         self.val_scores = ClassificationScores(num_classes, "val")
         self.test_scores = ClassificationScores(num_classes, "test")
-
-    def setup(self, stage: str) -> None:
-        """Loads the pretrained language model into a new run; otherwise weights and tokenizer are in the checkpoint."""
-        if stage == "fit" and self.pretrained is not None and self.trainer.ckpt_path is None:
-            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            tokenizer = take_over(self.network, self.pretrained, self)
-            data.load_state_dict({"tokenizer": tokenizer, "label_names": data.label_names})
-
-    def on_fit_start(self) -> None:
-        """Checks that network, tokenizer and classes fit, and saves the tokenizer in the run's folder.
-
-        `setup` would be too early: it runs before the tokenizer of a checkpoint is loaded.
-
-        Raises:
-            UserError: the network has fewer embeddings than the tokenizer tokens, reads shorter texts than the data
-                allow, or has another number of classes than the data.
-        """
-        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        longest: Any = getattr(self.network, "longest", None)
-        if longest is not None and (data.max_length is None or data.max_length > longest):
-            raise UserError(
-                f"the network reads at most {longest} tokens of a text; set --data.init_args.max_length to that or less"
-            )
-        check_vocabulary(data.tokenizer, self.network)
-        if len(data.label_names) != self.num_classes:
-            raise UserError(
-                f"the texts have {len(data.label_names)} classes, but the model {self.num_classes}; set "
-                "--model.init_args.num_classes and --model.init_args.network.init_args.num_classes"
-            )
-        if self.trainer.is_global_zero:
-            save_tokenizer(data.tokenizer, Path(self.trainer.default_root_dir))
 
     def forward(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
         """Maps tokens int64 [B, T], padded with 0, and lengths int64 [B] to scores [B, K].
@@ -110,19 +82,17 @@ class SentimentClassifier(pl.LightningModule):
         """The mean loss of this process's samples."""
         tokens_BT = batch["text"]
         if self.word_dropout:
-            lost_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) < self.word_dropout
-            tokens_BT = torch.where(lost_BT & (tokens_BT > 0), 1, tokens_BT)
-        loss = self._loss(tokens_BT, batch["length"], batch["label"]) * batch.get("rank_weight", 1.0)
+            dropped_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) < self.word_dropout
+            tokens_BT = torch.where(dropped_BT & (tokens_BT != PAD), UNKNOWN, tokens_BT)
+        if hasattr(self.network, "loss"):  # that of a generative classifier, which does not compare classes
+            loss = self.network.loss(tokens_BT, batch["length"], batch["label"])
+        else:
+            loss = functional.cross_entropy(self(tokens_BT, batch["length"]), batch["label"])
+        loss = loss * batch.get("rank_weight", 1.0)
         for name, value in self._step_means.add(self.trainer, {"train/loss": loss}).items():
             self.log(name, value, prog_bar=True, sync_dist=True, batch_size=1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
-
-    def _loss(self, tokens_BT: Tensor, length_B: Tensor, label_B: Tensor) -> Tensor:
-        own: Any = getattr(self.network, "loss", None)  # that of a generative classifier does not compare classes
-        if own is not None:
-            return own(tokens_BT, length_B, label_B)
-        return functional.cross_entropy(self(tokens_BT, length_B), label_B)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Adds one batch to the validation scores."""
@@ -149,20 +119,56 @@ class SentimentClassifier(pl.LightningModule):
         return {**columns, "text": batch["written"]} if "written" in batch else columns
 
     def configure_optimizers(self) -> Any:
-        """Builds the optimizer and its schedule."""
-        encoder: Any = getattr(self.network, "encoder", None)
-        slow = list(encoder.parameters()) if encoder is not None else []
-        known = {id(each) for each in slow}
-        groups = [{"params": [each for each in self.parameters() if id(each) not in known]}]
-        optimizer = self.optimizer([*groups, {"params": slow}] if slow else groups)
+        """Builds the optimizer, with separate rates for an encoder and the other layers, and its schedule."""
+        named = list(self.named_parameters())
+        of_encoder = [parameter for name, parameter in named if name.startswith("network.encoder.")]
+        others = [parameter for name, parameter in named if not name.startswith("network.encoder.")]
+        optimizer = self.optimizer([{"params": each} for each in (others, of_encoder) if each])
         for group in optimizer.param_groups[1:]:
             group["lr"] *= self.encoder_lr
         return with_schedule(self, optimizer, self.lr_scheduler)
 
+    def setup(self, stage: str) -> None:
+        """Loads the pretrained language model into a new run; otherwise weights and tokenizer are in the checkpoint."""
+        if stage == "fit" and self.pretrained is not None and self.trainer.ckpt_path is None:
+            tokenizer = take_over(self.network, self.pretrained, self)
+            self._data.load_state_dict({"tokenizer": tokenizer, "label_names": self._data.label_names})
+
+    def on_fit_start(self) -> None:
+        """Checks that network, tokenizer and classes fit, and saves the tokenizer in the run's folder.
+
+        `setup` would be too early: it runs before the tokenizer of a checkpoint is loaded.
+
+        Raises:
+            UserError: the network has fewer embeddings than the tokenizer tokens, reads shorter texts than the data
+                allow, or has another number of classes than the data.
+        """
+        data, longest = self._data, self._longest
+        if longest is not None and (data.max_length is None or data.max_length > longest):
+            raise UserError(
+                f"the network reads at most {longest} tokens of a text; set --data.init_args.max_length to that or less"
+            )
+        check_vocabulary(data.tokenizer, self.network.vocab_size)
+        if len(data.label_names) != self.num_classes:
+            raise UserError(
+                f"the texts have {len(data.label_names)} classes, but the model {self.num_classes}; set "
+                "--model.init_args.num_classes and --model.init_args.network.init_args.num_classes"
+            )
+        if self.trainer.is_global_zero:
+            save_tokenizer(data.tokenizer, Path(self.trainer.default_root_dir))
+
+    @property
+    def _data(self) -> TextData:
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+
+    @property
+    def _longest(self) -> int | None:
+        """The tokens of a text that the network can read; None for any number."""
+        return getattr(self.network, "longest", None)
+
     def export_signature(self) -> Signature:
         """Maps tokens, as many as the network can read, and lengths to scores."""
-        longest: Any = getattr(self.network, "longest", None)
-        inputs = (Input("tokens", {0: BATCH, 1: Dimension("length", 2, longest)}), Input("lengths"))
+        inputs = (Input("tokens", {0: BATCH, 1: Dimension("length", 2, self._longest)}), Input("lengths"))
         return Signature(inputs, (Output("logits", classes=1),), "test/accuracy")
 
     def export_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:

@@ -1,11 +1,11 @@
-"""Lesson 19: a stream of tokens, cut into windows in three ways.
+"""Lesson 19: what a language model reads: a stream of tokens, cut into windows in three ways, and prompts.
 
 Shuffled windows suit a network without memory. *Tracks* suit a recurrent one: the stream is cut into as many tracks as
 a batch has rows, and each step takes the next window of every track, so each step continues from the state of the last
 (truncated backpropagation through time, Williams and Peng 1990). Evaluation scores every token once, after context
 tokens that are read but not scored, so its sum does not depend on batches or processes.
 
-Shapes: B rows of a batch, L tokens of a window, C tokens of context.
+Shapes: B rows of a batch, L tokens of a window, C tokens of context, S continuations of a prompt, T tokens of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from plcourse.data import uniforms
+from plcourse.data.lines import read_lines
 from plcourse.data.provenance import Identities
 from plcourse.errors import UserError
-from plcourse.nlp.tokenizers import END, PAD, TextTokenizer
+from plcourse.nlp.splits import OneText, TextSplits
+from plcourse.nlp.tokenizers import END, PAD, TextTokenizer, check_known, report_unknown
 
 NOT_SCORED = -100  # the target that torch's cross-entropy ignores
 _PHASE_KEY = np.zeros(1, np.uint64)
@@ -49,14 +51,19 @@ class Stream:
     @cached_property
     def characters(self) -> np.ndarray:
         """The number of characters of each token, int32 [N]; 0 for an end token."""
-        characters = self._joined([self._tokenizer.lengths(text) for text in self._texts], 0)
-        assert len(self.tokens) == len(characters)
-        return characters
+        return self._joined([self._tokenizer.lengths(text) for text in self._texts], 0)
 
     def _joined(self, parts: Sequence[np.ndarray], between: int) -> np.ndarray:
         edge = np.array([between], np.int32)
         joined = [edge, *(each for part in parts for each in (part, edge))]
         return np.concatenate(joined[:-1] if len(parts) == 1 else joined)
+
+
+def stream_of(splits: TextSplits | OneText, part: str) -> Stream:
+    """The tokens of all texts of a part, one text after the other."""
+    stream = Stream(splits.texts(part), splits.tokenizer, splits.identities(part))
+    report_unknown(splits.tokenizer, [stream.tokens], part)
+    return stream
 
 
 class TrainWindows:
@@ -157,19 +164,55 @@ class EvalWindows:
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """The windows at `indices` (int64 [B]), the same in every epoch."""
-        tokens, width = self._stream.tokens, self._context + self._length
-        text_BT = np.full((len(indices), width), PAD, np.int64)
-        target_BT = np.full((len(indices), width), NOT_SCORED, np.int64)
-        characters_B = np.zeros(len(indices), np.int64)
-        for row, index in enumerate(indices.tolist()):
-            first = index * self._length
-            start, stop = max(0, first - self._context), min(first + self._length, len(tokens) - 1)
-            text_BT[row, : stop - start] = tokens[start:stop]
-            target_BT[row, first - start : stop - start] = tokens[first + 1 : stop + 1]
-            characters_B[row] = self._stream.characters[first + 1 : stop + 1].sum()
+        tokens, last = self._stream.tokens, len(self._stream) - 1
+        first_B1 = indices[:, None] * self._length
+        place_BT = np.maximum(first_B1 - self._context, 0) + np.arange(self._context + self._length)
+        read_BT = place_BT < np.minimum(first_B1 + self._length, last)
+        scored_BT = read_BT & (place_BT >= first_B1)
+        place_BT = np.minimum(place_BT, last - 1)
+        target_BT = np.where(scored_BT, tokens[place_BT + 1], NOT_SCORED)
+        characters_B = (self._stream.characters[place_BT + 1] * scored_BT).sum(axis=1)
         return {
-            "text": torch.from_numpy(text_BT),
-            "target": torch.from_numpy(target_BT),
-            "characters": torch.from_numpy(characters_B),
+            "text": torch.from_numpy(np.where(read_BT, tokens[place_BT], PAD)).long(),
+            "target": torch.from_numpy(target_BT).long(),
+            "characters": torch.from_numpy(characters_B).long(),
             "id": [f"{self._name}/{index:06d}" for index in indices.tolist()],
         }
+
+
+class Prompts:
+    """Prompts to continue, one per batch and repeated S times: ``text`` int64 [S, T], ``prompt`` and ``id``.
+
+    Args:
+        prompts: the name and the text of each prompt; after an empty text, the model itself begins.
+        samples: continuations of each, S.
+        tokenizer: the model's.
+
+    Raises:
+        UserError: a prompt has a character that the training text does not have.
+    """
+
+    def __init__(self, prompts: Sequence[tuple[str, str]], samples: int, tokenizer: TextTokenizer) -> None:
+        for name, prompt in prompts:
+            check_known(tokenizer, prompt, f"the prompt {name}")
+        self._prompts, self._samples, self._tokenizer = prompts, samples, tokenizer
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The prompt at `indices` (int64 [1])."""
+        name, prompt = self._prompts[indices.item()]
+        tokens_T = torch.tensor([END, *self._tokenizer.encode([prompt])[0].tolist()])
+        return {
+            "text": tokens_T.expand(self._samples, -1),
+            "prompt": [prompt] * self._samples,
+            "id": [f"{name}/{sample:03d}" for sample in range(self._samples)],
+        }
+
+
+def read_prompts(prompts: Sequence[str] | None, path: str | None) -> list[tuple[str, str]]:
+    """Name and text of the given prompts and of those in a file, one per line; one empty prompt if there are none."""
+    given = [(f"prompt/{i:04d}", prompt) for i, prompt in enumerate(prompts or ())]
+    lines = [(f"line/{number:05d}", line) for number, line in read_lines(path)] if path is not None else []
+    return [*given, *lines] or [("prompt/0000", "")]

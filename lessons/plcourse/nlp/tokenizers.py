@@ -2,17 +2,18 @@
 
 A tokenizer is fitted to the training part alone and saved with the model: in the checkpoint as plain types, in the run
 folder as `tokenizer.json`. The first three tokens are always padding, unknown, and the end of a text, which also
-precedes its first token.
+precedes the first token of a text.
 
-Words and byte pairs (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1) come from the tokenizers library.
+The tokenizers library splits words and merges byte pairs (Sennrich et al. 2016, arXiv 1508.07909, algorithm 1).
+Characters need only a sorted table, which numpy searches faster.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -27,38 +28,7 @@ SPECIALS = ("<pad>", "<unk>", "<end>")
 _SAMPLE = 1000  # texts, and characters per text, examined for their script
 # Thai and Lao, Burmese, Khmer, kana, Chinese characters
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
-_MANY = 0.2  # fraction of unknown tokens from which another tokenizer is recommended
-
-
-class TextTokenizer(Protocol):
-    """What data modules and models require of a tokenizer.
-
-    Attributes:
-        kind: ``characters``, ``words`` or ``bpe``.
-    """
-
-    kind: Kind
-
-    @property
-    def size(self) -> int:
-        """The number of tokens, including the three special ones."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The tokens of each text, int32 [T], without an end token."""
-        ...
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
-        ...
-
-    def lengths(self, text: str) -> np.ndarray:
-        """The number of characters of each token of `text`, int32 [T]; they sum to the length of the text."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """The tokenizer as plain types, for `load_tokenizer`."""
-        ...
+_MANY = 0.2  # from this fraction of unknown tokens on, another tokenizer is recommended
 
 
 class CharacterTokenizer:
@@ -72,13 +42,13 @@ class CharacterTokenizer:
 
     def __init__(self, symbols: str) -> None:
         self.symbols = symbols
-        points = _points(symbols)
+        points = _code_points(symbols)
         self._order = np.argsort(points)
         self._sorted = points[self._order]
 
     @classmethod
     def fit(cls, texts: Sequence[str], vocab_size: int) -> "CharacterTokenizer":
-        """The most frequent characters, in the order of their code points."""
+        """Takes the most frequent characters, in the order of their code points."""
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text)
@@ -87,38 +57,38 @@ class CharacterTokenizer:
 
     @property
     def size(self) -> int:
-        """See `TextTokenizer`."""
+        """The number of tokens, including the three special ones."""
         return len(self.symbols) + len(SPECIALS)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """See `TextTokenizer`."""
-        return [self._numbers(_points(text)) for text in texts]
+        """Returns the tokens of each text, int32 [T], without an end token."""
+        return [self._tokens(_code_points(text)) for text in texts]
 
-    def _numbers(self, points: np.ndarray) -> np.ndarray:
+    def _tokens(self, points: np.ndarray) -> np.ndarray:
         place = np.minimum(np.searchsorted(self._sorted, points), len(self._sorted) - 1)
         known = self._sorted[place] == points
         return np.where(known, self._order[place] + len(SPECIALS), UNKNOWN).astype(np.int32)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """See `TextTokenizer`; unknown characters become the replacement character."""
+        """Returns the text of tokens, without padding and ends; an unknown character becomes U+FFFD."""
         first = len(SPECIALS)
         return "".join(
             self.symbols[token - first] if token >= first else "\N{REPLACEMENT CHARACTER}"
             for token in map(int, tokens)
-            if token >= UNKNOWN and token != END
+            if token not in (PAD, END)
         )
 
     def lengths(self, text: str) -> np.ndarray:
-        """See `TextTokenizer`."""
+        """Returns the number of characters of each token of `text`, int32 [T]; their sum is the text's length."""
         return np.ones(len(text), np.int32)
 
-    def state_dict(self) -> dict[str, Any]:
-        """See `TextTokenizer`."""
-        return {"kind": "characters", "symbols": self.symbols}
+    def state_dict(self) -> dict[str, str]:
+        """Returns the tokenizer as plain types, for `load_tokenizer`."""
+        return {"kind": self.kind, "symbols": self.symbols}
 
 
 class SubwordTokenizer:
-    """Words or byte pairs, by the tokenizers library.
+    """Words or byte pairs, by the tokenizers library; its methods are those of `CharacterTokenizer`.
 
     Args:
         kind: ``words`` (lower case, the `vocab_size` most frequent) or ``bpe`` (lossless for any text).
@@ -132,63 +102,54 @@ class SubwordTokenizer:
     @classmethod
     def fit(cls, texts: Sequence[str], vocab_size: int, kind: Kind) -> "SubwordTokenizer":
         """Counts words, or merges the most frequent pairs until there are `vocab_size` tokens."""
-        special: Any = list(SPECIALS)
+        shared: Any = {"vocab_size": vocab_size, "special_tokens": list(SPECIALS), "show_progress": False}
         if kind == "words":
             inner = Tokenizer(models.WordLevel(unk_token=SPECIALS[UNKNOWN]))
-            inner.normalizer = normalizers.Sequence(
-                [normalizers.Replace(Regex("<[^>]{1,20}>"), " "), normalizers.Lowercase()]
-            )
+            without_tags = normalizers.Replace(Regex("<[^>]{1,20}>"), " ")
+            inner.normalizer = normalizers.Sequence([without_tags, normalizers.Lowercase()])
             inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+(?:'\w+)?|[^\w\s]"), "removed", invert=True)
-            trainer: Any = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=special, min_frequency=2)
+            trainer = trainers.WordLevelTrainer(min_frequency=2, **shared)
         else:
             inner = Tokenizer(models.BPE(unk_token=None))
             inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             inner.decoder = decoders.ByteLevel()
-            trainer = trainers.BpeTrainer(
-                vocab_size=vocab_size,
-                special_tokens=special,
-                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                show_progress=False,
-            )
-        trainer.show_progress = False
+            trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **shared)
         inner.train_from_iterator(texts, trainer, length=len(texts))
         return cls(kind, inner)
 
     @property
     def size(self) -> int:
-        """See `TextTokenizer`."""
+        """The number of tokens, including the three special ones."""
         return self._inner.get_vocab_size()
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """See `TextTokenizer`."""
+        """See `CharacterTokenizer`."""
         encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(each.ids, np.int32) for each in encodings]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """See `TextTokenizer`."""
-        kept = [int(token) for token in tokens if int(token) not in (PAD, END)]
+        """See `CharacterTokenizer`; an unknown word becomes ``<unk>``."""
+        kept = [token for token in map(int, tokens) if token not in (PAD, END)]
         return self._inner.decode(kept, skip_special_tokens=False)
 
     def lengths(self, text: str) -> np.ndarray:
-        """See `TextTokenizer`; characters between two words count with the second word."""
+        """See `CharacterTokenizer`; characters between two words count with the second word."""
         ends = np.array([end for _, end in self._inner.encode(text, add_special_tokens=False).offsets], np.int32)
         if len(ends):
             ends = np.maximum.accumulate(ends)
             ends[-1] = len(text)
         return np.diff(ends, prepend=0).astype(np.int32)
 
-    def state_dict(self) -> dict[str, Any]:
-        """See `TextTokenizer`."""
+    def state_dict(self) -> dict[str, str]:
+        """See `CharacterTokenizer`."""
         return {"kind": self.kind, "json": self._inner.to_str()}
 
 
-def fit_tokenizer(kind: Kind, texts: Sequence[str], vocab_size: int) -> TextTokenizer:
-    """Fits a tokenizer to training texts.
+TextTokenizer = CharacterTokenizer | SubwordTokenizer
 
-    Args:
-        kind: ``characters``, ``words`` or ``bpe``.
-        texts: the training part.
-        vocab_size: the maximum number of tokens, including special ones.
+
+def fit_tokenizer(kind: Kind, texts: Sequence[str], vocab_size: int) -> TextTokenizer:
+    """Fits a tokenizer of at most `vocab_size` tokens, including the special ones, to the training texts.
 
     Raises:
         ValueError: the kind is unknown or the size too small for it.
@@ -203,7 +164,7 @@ def fit_tokenizer(kind: Kind, texts: Sequence[str], vocab_size: int) -> TextToke
     return SubwordTokenizer.fit(texts, vocab_size, kind)
 
 
-def load_tokenizer(state: dict[str, Any]) -> TextTokenizer:
+def load_tokenizer(state: Mapping[str, Any]) -> TextTokenizer:
     """Restores a tokenizer from its `state_dict`."""
     if state["kind"] == "characters":
         return CharacterTokenizer(state["symbols"])
@@ -213,16 +174,11 @@ def load_tokenizer(state: dict[str, Any]) -> TextTokenizer:
 def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
     """Writes `tokenizer.json`, which the tokenizers library reads for words and byte pairs."""
     state = tokenizer.state_dict()
-    content = state["json"] if "json" in state else json.dumps(state, ensure_ascii=False)
-    write_text(folder / "tokenizer.json", content)
+    write_text(folder / "tokenizer.json", state.get("json") or json.dumps(state, ensure_ascii=False))
 
 
 def check_known(tokenizer: TextTokenizer, text: str, what: str) -> None:
-    """Checks that a character tokenizer knows every character of a text.
-
-    Raises:
-        UserError: it does not; the message names the character and its position.
-    """
+    """Raises a `UserError` that names the first character of a text that a character tokenizer does not know."""
     if not isinstance(tokenizer, CharacterTokenizer):
         return
     unknown = np.flatnonzero(tokenizer.encode([text])[0] == UNKNOWN)
@@ -234,15 +190,11 @@ def check_known(tokenizer: TextTokenizer, text: str, what: str) -> None:
         )
 
 
-def check_vocabulary(tokenizer: TextTokenizer, network: Any) -> None:
-    """Checks that a network has an embedding for every token.
-
-    Raises:
-        UserError: the network's ``vocab_size`` is below the tokenizer's size.
-    """
-    if tokenizer.size > network.vocab_size:
+def check_vocabulary(tokenizer: TextTokenizer, vocab_size: int) -> None:
+    """Raises a `UserError` if a network has embeddings for fewer tokens than the tokenizer has."""
+    if tokenizer.size > vocab_size:
         raise UserError(
-            f"the tokenizer has {tokenizer.size} tokens, but the network {network.vocab_size}; set "
+            f"the tokenizer has {tokenizer.size} tokens, but the network {vocab_size}; set "
             "--data.init_args.vocab_size and --model.init_args.network.init_args.vocab_size to the same number"
         )
 
@@ -254,14 +206,9 @@ def is_unspaced(texts: Sequence[str]) -> bool:
 
 
 def report_unknown(tokenizer: TextTokenizer, tokens: Sequence[np.ndarray], name: str) -> None:
-    """Prints the fraction of unknown tokens, and which tokenizer to use if there are many.
+    """Prints the fraction of unknown tokens in the texts called `name`, and which tokenizer to use if there are many.
 
     Byte pairs encode every text, so nothing is printed for them.
-
-    Args:
-        tokenizer: the tokenizer that made the tokens.
-        tokens: the tokens of each text.
-        name: the name of the texts in the printed line.
     """
     if tokenizer.kind == "bpe" or not (total := sum(map(len, tokens))):
         return
@@ -277,5 +224,5 @@ def report_unknown(tokenizer: TextTokenizer, tokens: Sequence[np.ndarray], name:
     say(f"{name}: {unknown:.1%} of {total:,} tokens are unknown to the tokenizer ({tokenizer.kind}){advice}")
 
 
-def _points(text: str) -> np.ndarray:
+def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4").astype(np.int64)
