@@ -35,7 +35,7 @@ def finetuned_config(path: Path, pretrained: str | None, encoder: str = "LSTMLan
 
 
 @pytest.mark.medium
-def test_finetuned_begins_with_the_weights_and_words_of_the_language_model(tmp_path: Path, runs: Path) -> None:
+def test_finetuning_starts_from_the_weights_and_tokenizer_of_the_language_model(tmp_path: Path, runs: Path) -> None:
     language = language_config(long_text(tmp_path / "text.txt", 100), trainer__max_epochs=1)
     main(["fit", "-c", str(write_config(tmp_path / "lm.yaml", language))])
     config = finetuned_config(table(tmp_path / "mine.csv"), "own/lm")
@@ -54,7 +54,7 @@ def test_finetuned_begins_with_the_weights_and_words_of_the_language_model(tmp_p
 
 
 @pytest.mark.medium
-def test_texts_that_the_language_model_has_read_are_not_scored(
+def test_texts_that_the_language_model_was_trained_on_are_not_scored(
     tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = table(tmp_path / "mine.csv")
@@ -74,7 +74,7 @@ def test_texts_that_the_language_model_has_read_are_not_scored(
         assert re.search(r"was trained on \d+ of the \d+ test samples.*split_seed=1", capsys.readouterr().err)
 
 
-def test_what_cannot_be_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsuitable_networks_and_checkpoints_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLCOURSE_RUNS", str(tmp_path))
     with pytest.raises(UserError, match="needs a LanguageModelClassifier as the network, not TextCNN"):
         take_over(network_of("TextCNN"), "own/lm")
@@ -94,7 +94,7 @@ def test_what_cannot_be_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         take_over(network, str(path))
 
 
-def test_the_encoder_has_a_rate_of_its_own() -> None:
+def test_the_encoder_has_a_separate_learning_rate() -> None:
     module = SentimentClassifier(network_of("GPT"), 3, lr_scheduler=None, encoder_lr=0.5)
     module.optimizer = lambda params: torch.optim.SGD(params, lr=0.1)
     optimizer = module.configure_optimizers()["optimizer"]

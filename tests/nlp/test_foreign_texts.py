@@ -98,7 +98,7 @@ def test_foreign_texts_from_fit_to_export(
 
 
 @pytest.mark.medium
-def test_a_tokenizer_of_words_says_that_it_knows_none(
+def test_a_word_tokenizer_reports_that_it_knows_no_chinese_word(
     folder: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plcourse.run("fit", {**config(folder, "words")}, {"trainer.max_epochs": 1}, then=["test"])

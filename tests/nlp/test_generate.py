@@ -49,7 +49,7 @@ def test_draws_follow_the_distribution() -> None:
 
 
 @pytest.mark.parametrize("network", [LSTMLanguageModel(30, 8, 16), GPT(30, 12, 1, 2, 16)])
-def test_a_sample_is_its_seed_and_id_alone(network: nn.Module) -> None:
+def test_a_sample_depends_on_its_seed_and_id_alone(network: nn.Module) -> None:
     network.double().eval()
     prompt_BT = torch.tensor([[END, 5, 6]])
     together = continuations(network, prompt_BT.expand(3, -1), ["a", "b", "c"], 1, sampling(), 30)
@@ -60,7 +60,7 @@ def test_a_sample_is_its_seed_and_id_alone(network: nn.Module) -> None:
     assert continuations(network, prompt_BT, ["b"], 2, sampling(), 30).tolist() != alone.tolist()
 
 
-def test_a_context_that_is_full_starts_again_from_its_later_half() -> None:
+def test_a_full_context_restarts_from_its_second_half() -> None:
     network = GPT(30, 8, 2, 2, 16).eval()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.4)
@@ -76,7 +76,7 @@ def test_a_context_that_is_full_starts_again_from_its_later_half() -> None:
         window += 1
 
 
-def test_nothing_follows_the_end_and_nothing_is_drawn_that_the_tokenizer_does_not_know() -> None:
+def test_sampling_stops_at_the_end_token_and_draws_known_tokens_only() -> None:
     class Ends(nn.Module):
         context = None
 
@@ -90,7 +90,7 @@ def test_nothing_follows_the_end_and_nothing_is_drawn_that_the_tokenizer_does_no
     assert made.tolist() == [[4, END]]
 
 
-def test_what_is_said_of_a_text() -> None:
+def test_describe_measures_variety_and_copies() -> None:
     said = describe("a b a b a b", "p", "x a b a. y")
     assert said["distinct_1"] == pytest.approx(2 / 6)
     assert said["distinct_2"] == pytest.approx(2 / 5)

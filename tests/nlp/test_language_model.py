@@ -55,7 +55,7 @@ def test_no_score_depends_on_a_later_token(name: str) -> None:
     assert not torch.allclose(first_BTV[:, 12:], second_BTV[:, 12:])
 
 
-def test_a_gpt_starts_as_a_table_of_pairs() -> None:
+def test_a_new_gpt_predicts_from_the_last_token_alone() -> None:
     """Zero residual projections: the score of the next token depends on this one alone."""
     network = GPT(40, 24, 2, 2, 16).eval()
     tokens_BT = torch.tensor([[5, 6, 7], [9, 8, 7]])
@@ -68,7 +68,7 @@ def test_a_gpt_starts_as_a_table_of_pairs() -> None:
 
 
 @pytest.mark.medium
-def test_the_score_is_the_sum_over_the_text_however_it_is_cut(tmp_path: Path) -> None:
+def test_the_score_is_a_sum_over_the_text_whatever_the_windows(tmp_path: Path) -> None:
     network, found = network_of("GPT"), []
     for length, batch in ((5, 1), (8, 7)):
         sizes: Any = {"block_size": length, "eval_context": 0, "eval_batch_size": batch}
@@ -125,7 +125,7 @@ def test_two_processes_are_one(name: str, forked: Command, tmp_path: Path, runs:
         assert two.eval("test")["metrics"][metric] == pytest.approx(value, rel=1e-9), metric
 
 
-def test_carrying_the_state_changes_what_is_learned_from(tmp_path: Path) -> None:
+def test_a_carried_state_starts_each_window_without_gradient(tmp_path: Path) -> None:
     """Window t of a track begins with the state behind window t - 1, the first with none, and no gradient goes back."""
     from types import SimpleNamespace
 
@@ -157,14 +157,14 @@ class TestFloors:
         bits = -np.log2([(6 + 2 / 2) / 10, (2 + 2 / 2) / 10])
         assert ngram_bits("aaaaaabb", "ab", 1) == pytest.approx(bits.sum(), rel=1e-12)
 
-    def test_what_repeats_is_cheap(self) -> None:
+    def test_repetitive_text_needs_few_bits(self) -> None:
         text = "the film was good but the ending was not " * 30
         assert ngram_bits(text, text[:200]) < 0.2 * 200
         assert lzma_bits(text, text[:400]) < zlib_bits(text[:400])
 
     @pytest.mark.parametrize("kind", ["characters", "words", "bpe"])
     @pytest.mark.parametrize("texts", [["A film, really."], ["A film.", "Not a  film!", "Ends\u2026 here"]])
-    def test_floors_and_models_code_the_same_and_divide_by_the_same(self, kind: Kind, texts: list[str]) -> None:
+    def test_floors_and_models_score_the_same_symbols_and_characters(self, kind: Kind, texts: list[str]) -> None:
         stream = Stream(texts, fit_tokenizer(kind, texts * 2, 300))
         assert stream.characters.sum() == sum(map(len, texts))  # what the floors divide by
         if kind == "characters":  # every token but the first is scored: each character, and the end of each of several
@@ -188,7 +188,7 @@ class TestFloors:
         ({"model__init_args__temperature": -1.0}, "temperature=-1.0 is not a number of 0 or more"),
     ],
 )
-def test_one_line_says_what_does_not_fit(
+def test_a_mismatch_is_reported_in_one_line(
     changes: dict[str, object], message: str, forked: Command, tmp_path: Path
 ) -> None:
     config = language_config(long_text(tmp_path / "text.txt", 100), "GPT", **changes)

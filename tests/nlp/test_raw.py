@@ -34,7 +34,7 @@ def test_tokens_come_from_the_card_alone(tmp_path: Path, kind: str) -> None:
         assert torch.equal(found, expected)
 
 
-def test_a_card_that_encodes_otherwise_fails(tmp_path: Path) -> None:
+def test_a_card_with_another_encoding_fails(tmp_path: Path) -> None:
     data, module = parts(tmp_path, "characters")
     state = json.loads(json.dumps(data.state_dict()))
     state["tokenizer"]["symbols"] = state["tokenizer"]["symbols"][::-1]

@@ -101,7 +101,7 @@ def test_a_generative_classifier_sums_to_one_over_texts_and_classes() -> None:
     assert joint_BK.sum(dim=0).tolist() == pytest.approx([0.25, 0.75], rel=1e-6)
 
 
-def test_a_generative_classifier_is_blind_to_padding() -> None:
+def test_padding_never_changes_a_generative_classifier() -> None:
     torch.manual_seed(0)
     network = ClassConditionalLSTM(60, 3).double().eval()
     torch.nn.init.normal_(network.class_bias)
@@ -119,7 +119,7 @@ def test_words_are_escaped() -> None:
     assert "&amp;" in page
 
 
-def test_a_network_without_embeddings_to_walk_between_is_not_explained() -> None:
+def test_a_network_without_embed_and_score_is_not_explained() -> None:
     module: Any = SentimentClassifier(ClassConditionalLSTM(60))
     with pytest.raises(UserError, match="which ClassConditionalLSTM lacks"):
         Attributions().on_predict_start(pl.Trainer(logger=False, accelerator="cpu", devices=1), module)
@@ -137,7 +137,7 @@ def test_a_paired_comparison() -> None:
     assert (same["test/minus_tfidf"], same["test/mcnemar_p"]) == (0.0, 1.0)
 
 
-def test_a_sampled_loss_is_the_loss_of_many_samples() -> None:
+def test_a_sampled_loss_of_many_draws_is_the_exact_loss() -> None:
     """With weights for how they were drawn, 20,000 draws of 30 words give the sum over all 30, and its gradient."""
     draw = torch.Generator().manual_seed(0)
     features_NE = torch.randn(7, 5, generator=draw, dtype=torch.float64)
@@ -237,7 +237,7 @@ def text_inputs(module: Any, batch: int, length: int) -> tuple[torch.Tensor, ...
     return (tokens_BT, length_B) if isinstance(module, SentimentClassifier) else (tokens_BT,)
 
 
-def test_a_length_beyond_the_tokens_counts_as_all_of_them() -> None:
+def test_a_length_above_the_number_of_tokens_means_all_of_them() -> None:
     module = SentimentClassifier(network_of("LSTMLanguageModel"), 3).eval()
     tokens_BT = torch.tensor([[5, 6, 7]])
     assert torch.equal(module(tokens_BT, torch.tensor([9])), module(tokens_BT, torch.tensor([3])))
@@ -274,7 +274,7 @@ def test_killed_in_mid_epoch_and_resumed(forked: Command, tmp_path: Path, runs: 
         ("text,label\n" + "".join(f"film {i},{'abc'[i % 3]}\n" for i in range(60)), "num_classes is 2, but the data"),
     ],
 )
-def test_one_line_says_what_is_wrong(
+def test_wrong_data_are_reported_in_one_line(
     content: str, message: str, tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mine.csv"

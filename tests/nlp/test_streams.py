@@ -17,7 +17,7 @@ from plcourse.nlp.tokenizers import END, PAD, UNKNOWN, CharacterTokenizer
 LETTERS = CharacterTokenizer("abcdefghij")
 
 
-def test_texts_follow_each_other_with_an_end_between_and_one_text_has_none_behind_it() -> None:
+def test_an_end_token_follows_each_of_several_texts_but_not_a_single_one() -> None:
     assert Stream(["ab", "c"], LETTERS).tokens.tolist() == [END, 3, 4, END, 5, END]
     assert Stream(["ab", "c"], LETTERS).characters.tolist() == [0, 1, 1, 0, 1, 0]
     assert Stream(["abc"], LETTERS).tokens.tolist() == [END, 3, 4, 5]
@@ -45,7 +45,7 @@ def test_evaluation_scores_every_token_once_after_its_context(text: str, length:
     assert characters == len(text)
 
 
-def test_training_windows_lie_side_by_side_and_move_from_epoch_to_epoch() -> None:
+def test_training_windows_are_adjacent_and_shift_from_epoch_to_epoch() -> None:
     stream = Stream(["abcdefghij" * 20], LETTERS)
     windows = TrainWindows(stream, 7, seed=1)
     starts = set()
@@ -61,7 +61,7 @@ def test_training_windows_lie_side_by_side_and_move_from_epoch_to_epoch() -> Non
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_each_step_goes_on_where_the_one_before_ended(world_size: int) -> None:
+def test_each_step_continues_where_the_previous_one_ended(world_size: int) -> None:
     stream = Stream(["abcdefghij" * 30], LETTERS)
     windows = TrainWindows(stream, 5, seed=1)
     seen = []
@@ -81,7 +81,7 @@ def test_each_step_goes_on_where_the_one_before_ended(world_size: int) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 400), st.integers(1, 9), st.integers(1, 2), st.integers(0, 3))
-def test_buckets_see_every_text_once_on_one_rank(n: int, batch: int, world_size: int, epoch: int) -> None:
+def test_buckets_contain_every_text_once_over_all_ranks(n: int, batch: int, world_size: int, epoch: int) -> None:
     lengths = np.random.default_rng(n).integers(1, 50, n)
     seen, n_batches = [], set()
     for rank in range(world_size):

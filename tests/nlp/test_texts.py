@@ -31,7 +31,7 @@ def test_the_packaged_reviews() -> None:
     assert source.ids[0] == "rotten_tomatoes/00000"
 
 
-def test_no_training_review_is_in_validation_or_test_not_even_nearly() -> None:
+def test_no_duplicate_of_a_training_review_is_in_validation_or_test() -> None:
     source = open_texts("rotten_tomatoes")
     parts = split(source, 0.1, 0.1)
     assert not overlap(parts, source)
@@ -77,7 +77,7 @@ def test_hashes_do_not_depend_on_the_order(texts: list[str], random: Any) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_a_table_of_ones_own(tmp_path: Path, suffix: str) -> None:
+def test_a_users_table(tmp_path: Path, suffix: str) -> None:
     frame = pd.read_csv(table(tmp_path / "mine.csv", 20)).rename(columns={"text": "body", "label": "mood"})
     path = tmp_path / f"mine{suffix}"
     if suffix == ".parquet":
@@ -91,13 +91,13 @@ def test_a_table_of_ones_own(tmp_path: Path, suffix: str) -> None:
     assert [source.label_names[i] for i in source.labels] == frame["mood"].tolist()
 
 
-def test_classes_that_are_numbers_are_in_the_order_of_their_value(tmp_path: Path) -> None:
+def test_numeric_classes_are_sorted_by_value(tmp_path: Path) -> None:
     path = tmp_path / "stars.csv"
     path.write_text("text,label\none,10\ntwo,2\nthree,1\n")
     assert open_texts("text_table", str(path)).label_names == ["1", "2", "10"]
 
 
-def test_a_folder_keeps_its_own_parts_without_what_leaks(tmp_path: Path) -> None:
+def test_a_folder_keeps_its_parts_without_leaking_texts(tmp_path: Path) -> None:
     table(tmp_path / "train.csv", 30, seed=1)
     rows = table(tmp_path / "test.csv", 10, seed=2).read_text().splitlines()
     leaked = (tmp_path / "train.csv").read_text().splitlines()[1]
@@ -112,7 +112,7 @@ def test_a_folder_keeps_its_own_parts_without_what_leaks(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "names", [("Train.csv", "TEST.csv"), ("training.csv", "eval.tsv"), ("train.csv", "testing.csv")]
 )
-def test_parts_are_known_in_any_case_and_by_their_usual_names(
+def test_parts_are_recognized_in_any_case_and_by_their_usual_names(
     tmp_path: Path, names: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, rows in zip((*names, "unlabelled.csv", "Dev.csv"), (30, 10, 5, 7), strict=True):
@@ -129,7 +129,7 @@ def test_parts_are_known_in_any_case_and_by_their_usual_names(
         open_texts("text_table", str(tmp_path))
 
 
-def test_rows_that_cannot_be_used_are_named_or_left_out(tmp_path: Path) -> None:
+def test_unusable_rows_are_named_or_left_out(tmp_path: Path) -> None:
     path = tmp_path / "holes.csv"
     path.write_text("text,label\nfine,good\n,bad\nfair,\n   ,bad\nflat,bad\n" + "x" * 1_000_001 + ",good\n")
     with pytest.raises(UserError, match=r"holes/00001: the text is missing; .*on_error=skip"):
@@ -154,7 +154,7 @@ def test_rows_that_cannot_be_used_are_named_or_left_out(tmp_path: Path) -> None:
         ("table.xlsx", b"", r"ends with '.xlsx'; give a file that ends with .csv"),
     ],
 )
-def test_a_file_that_is_no_table_of_texts(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_an_unusable_table_is_reported(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError, match=message) as error:
@@ -162,7 +162,7 @@ def test_a_file_that_is_no_table_of_texts(tmp_path: Path, name: str, content: by
     assert "\n" not in str(error.value)
 
 
-def test_names_and_paths_that_lead_nowhere(tmp_path: Path) -> None:
+def test_unknown_sources_and_missing_paths(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown source 'imbd'"):
         open_texts("imbd")
     with pytest.raises(UserError, match=r"a text_file has no labels"):

@@ -25,7 +25,7 @@ KINDS: list[Kind] = ["characters", "words", "bpe"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_text_comes_back(kind: Kind) -> None:
+def test_decoding_restores_a_text(kind: Kind) -> None:
     tokenizer = fit_tokenizer(kind, TEXTS, 300)
     (tokens,) = tokenizer.encode([TEXTS[0]])
     assert tokens.min() >= len(SPECIALS)
@@ -35,7 +35,7 @@ def test_a_text_comes_back(kind: Kind) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_byte_pairs_bring_any_text_back_and_lengths_add_up(text: str) -> None:
+def test_byte_pairs_restore_any_text_and_lengths_add_up(text: str) -> None:
     tokenizer = fit_tokenizer("bpe", TEXTS, 300)
     (tokens,) = tokenizer.encode([text])
     assert tokenizer.decode(tokens.tolist()) == text
@@ -52,7 +52,7 @@ def test_the_lengths_of_the_tokens_add_up_to_the_text(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_state_is_plain_and_enough(kind: Kind) -> None:
+def test_the_state_is_plain_and_complete(kind: Kind) -> None:
     tokenizer = fit_tokenizer(kind, TEXTS, 300)
     state = tokenizer.state_dict()
     assert all(isinstance(value, str) for value in state.values())
@@ -77,7 +77,7 @@ def test_an_unseen_character_of_a_prompt_is_named() -> None:
 
 
 @pytest.mark.parametrize(("kind", "size"), [("characters", 3), ("words", 3), ("bpe", 258)])
-def test_a_vocabulary_without_room_is_refused(kind: Kind, size: int) -> None:
+def test_a_vocabulary_that_is_too_small_is_refused(kind: Kind, size: int) -> None:
     with pytest.raises(ValueError, match=f"vocab_size={size} is too small; {kind} need {size + 1} or more"):
         fit_tokenizer(kind, TEXTS, size)
 
@@ -100,7 +100,7 @@ def test_unknown_tokens_are_counted_and_another_tokenizer_recommended(capsys: py
     assert not capsys.readouterr().out
 
 
-def test_scripts_without_blanks_are_known_and_counted_by_characters() -> None:
+def test_scripts_without_spaces_are_detected_and_counted_by_characters() -> None:
     chinese = [f"这部电影{i}很{'好' if i % 2 else '差'}看" for i in range(1200)]
     assert is_unspaced(chinese)
     assert is_unspaced(["ภาพยนตร์เรื่องนี้"])

@@ -11,7 +11,7 @@ SHAPES = ("disc", "bar", "cross")
 
 
 def picture(shape: int, rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A coloured figure on noise, and its mask; class 1 is the figure, class 2 its middle."""
+    """A colored figure on noise, and its mask; class 1 is the figure, class 2 its middle."""
     image = rng.integers(0, 120, (height, width, 3)).astype(np.uint8)
     y, x = np.mgrid[:height, :width]
     dy, dx = y - height / 2, x - width / 2

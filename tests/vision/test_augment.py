@@ -36,7 +36,7 @@ def test_a_sample_gets_the_same_draws_in_any_batch_and_others_in_another_epoch()
     assert not torch.equal(whole[0], images)
 
 
-def test_what_moves_in_the_image_moves_in_the_mask() -> None:
+def test_image_and_mask_move_together() -> None:
     square = torch.zeros(5, 3, 21, 21, dtype=torch.uint8)
     square[:, :, 4:12, 6:15] = 255
     move: Any = {"Affine": {"translate_px": {"x": [-4, 4], "y": [-4, 4]}, "rotate": [90, 90], "p": 1.0}}
@@ -103,7 +103,7 @@ def test_another_size_is_refused() -> None:
 
 
 @pytest.mark.medium
-def test_nothing_asks_the_network() -> None:
+def test_albumentations_makes_no_network_request() -> None:
     script = (
         "import socket\n"
         "def refuse(*a, **k): raise SystemExit('asked the network')\n"

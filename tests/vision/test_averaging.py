@@ -108,7 +108,7 @@ def test_the_average_is_torchs_own(tmp_path: Path, callback: Averaging, taken: l
     assert_close({name: own[name] for name in statistics}, statistics)
 
 
-def test_what_is_validated_is_live_until_there_is_an_average_and_then_the_newest(tmp_path: Path) -> None:
+def test_validation_uses_the_live_weights_and_then_the_newest_average(tmp_path: Path) -> None:
     _, watch, module = fit(tmp_path, SWA(start=0.5))
     for epoch in (0, 1):
         assert_close(watch.validated[epoch], watch.steps[STEPS * (epoch + 1) - 1], 0)
@@ -138,7 +138,7 @@ def test_averaging_changes_no_bit_of_the_training(tmp_path: Path, callback: Aver
         assert_close(a, b, 0)
 
 
-def test_a_checkpoint_holds_both_and_evaluation_takes_what_is_asked_for(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_both_weights_and_evaluation_loads_the_requested_ones(tmp_path: Path) -> None:
     swa = SWA(start=0.4)
     trainer, watch, module = fit(tmp_path, swa)
     averaged = copied(module)
@@ -161,7 +161,7 @@ def test_a_run_without_averaging_has_one_set_of_weights(tmp_path: Path) -> None:
         trainer.test(module, data(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt", weights_only=True, verbose=False)
 
 
-def test_the_end_is_refreshed_without_a_validation(tmp_path: Path) -> None:
+def test_the_last_average_is_refreshed_without_a_validation(tmp_path: Path) -> None:
     fit(tmp_path / "with", SWA(start=0.4))
     fit(tmp_path / "without", SWA(start=0.4), limit_val_batches=0)
     with_, without = (
@@ -171,7 +171,7 @@ def test_the_end_is_refreshed_without_a_validation(tmp_path: Path) -> None:
     assert_close(with_["state_dict"], without["state_dict"], 0)
 
 
-def test_accumulated_gradients_are_averaged_once_a_step(tmp_path: Path) -> None:
+def test_weights_are_averaged_once_per_optimizer_step(tmp_path: Path) -> None:
     ema = EMA(start=0.0)
     fit(tmp_path, ema, accumulate_grad_batches=2)
     assert ema.n_averaged == 3 * EPOCHS
@@ -187,6 +187,6 @@ def test_accumulated_gradients_are_averaged_once_a_step(tmp_path: Path) -> None:
     ],
     ids=["start", "every", "decay", "batches"],
 )
-def test_arguments_out_of_their_range(make: Any, told: str) -> None:
+def test_arguments_out_of_range(make: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         make()

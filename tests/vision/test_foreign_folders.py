@@ -101,7 +101,7 @@ def test_a_foreign_image_folder_from_fit_to_export(
 
 
 @pytest.mark.medium
-def test_a_foreign_mask_folder_of_turned_photos_from_fit_to_predicted_masks(tmp_path: Path, runs: Path) -> None:
+def test_a_foreign_mask_folder_of_rotated_photos_from_fit_to_predicted_masks(tmp_path: Path, runs: Path) -> None:
     """Masks drawn on the photos as shown and as stored; the size is that of the photos, so nothing is scaled."""
     draw, rows, true = np.random.default_rng(0), [("file", "label")], {}
     for i in range(60):

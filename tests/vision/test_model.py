@@ -59,7 +59,7 @@ class TestNetwork:
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
     @pytest.mark.parametrize(("off", "shapes"), [("class_weight", [(2, 2, 8, 8)]), ("mask_weight", [(2, 3)])])
-    def test_a_weight_of_0_leaves_a_head_out(self, off: str, shapes: list[tuple[int, ...]]) -> None:
+    def test_a_weight_of_0_omits_a_head(self, off: str, shapes: list[tuple[int, ...]]) -> None:
         model = built(**{off: 0.0})
         assert [tuple(each.shape) for each in model(torch.randn(2, 3, 8, 8))] == shapes
         names = [name for name, _ in model.named_parameters()]
@@ -112,7 +112,7 @@ class TestLosses:
 
 
 class TestScores:
-    def test_all_of_them_against_numpy_however_the_batches_are_cut(self) -> None:
+    def test_all_scores_equal_numpys_whatever_the_batches(self) -> None:
         rng = np.random.default_rng(0)
         label, guess = rng.integers(0, 3, 20), rng.integers(0, 3, 20)
         mask, found = rng.integers(0, 3, (20, 6, 6)), rng.integers(0, 3, (20, 6, 6))
@@ -145,7 +145,7 @@ class TestScores:
         # two outlines of 16 pixels, one row further: the two sides share 3 + 1 pixels each
         assert exact.compute().item() == pytest.approx(8 / 16)
 
-    def test_a_class_that_is_not_there_has_no_metric_and_is_in_no_mean(self) -> None:
+    def test_an_absent_class_has_no_metric_and_is_in_no_mean(self) -> None:
         scores = VisionScores("val", [], ["bg", "x", "rare"])
         mask = torch.zeros(1, 4, 4, dtype=torch.long)
         mask[0, 1:3, 1:3] = 1
@@ -155,7 +155,7 @@ class TestScores:
         assert "val/iou_rare" not in values
         assert not any(value.isnan() for value in values.values())
 
-    def test_no_boundary_at_all_has_no_score(self) -> None:
+    def test_masks_without_a_boundary_have_no_score(self) -> None:
         metric = BoundaryF1(2)
         metric.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 4, 4, dtype=torch.long))
         assert metric.compute().isnan()
@@ -174,13 +174,13 @@ def test_a_mask_stays_inside_the_runs_folder() -> None:
 
 
 @given(st.lists(st.text(st.sampled_from("a./%:\\\0é\ud800"), max_size=12).map(lambda name: f"{name}.jpg"), unique=True))
-def test_two_ids_never_share_a_mask_and_every_mask_lies_inside(names: list[str]) -> None:
+def test_each_id_has_a_separate_mask_inside_the_folder(names: list[str]) -> None:
     names += [f"{name}.png" for name in names]
     paths = [os.path.normpath(mask_file(name)) for name in names]
     assert len(set(paths)) == len(set(names))
     assert all(path.startswith("masks/") and path.endswith(".png") for path in paths)
     assert not any(other.startswith(f"{path}/") for path in paths for other in paths)  # no file in the way of a folder
-    assert all(mask_file(name) == path for name, path in zip(names, paths, strict=True))  # nothing to normalise
+    assert all(mask_file(name) == path for name, path in zip(names, paths, strict=True))  # nothing to normalize
 
 
 def test_a_mask_of_a_long_id_fits_every_file_system() -> None:
@@ -191,7 +191,7 @@ def test_a_mask_of_a_long_id_fits_every_file_system() -> None:
 
 
 @pytest.mark.medium
-def test_the_schedule_does_not_know_its_end_before_it_falls() -> None:
+def test_the_held_rate_does_not_depend_on_the_decay() -> None:
     def rates(hold: float) -> list[float]:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
         schedule = WarmupHoldDecay(optimizer, warmup=0.2, hold=hold)

@@ -1,4 +1,4 @@
-"""Captions of pictures say what is shown, and none runs into its neighbour."""
+"""Captions of pictures say what is shown, and none runs into its neighbor."""
 
 from pathlib import Path
 from types import SimpleNamespace

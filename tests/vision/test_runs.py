@@ -32,7 +32,7 @@ def own_folder_config(root: Path) -> dict[str, Any]:
 
 
 @pytest.mark.medium
-def test_a_users_folder_takes_a_change_of_the_data_block_alone(
+def test_a_users_folder_needs_another_data_block_only(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path / "mine.yaml", own_folder_config(mask_folder()))
@@ -55,7 +55,7 @@ def test_a_users_folder_takes_a_change_of_the_data_block_alone(
 
 
 @pytest.mark.medium
-def test_masks_come_in_the_inputs_own_size_without_the_training_data(
+def test_masks_have_the_size_of_their_inputs_without_the_training_data(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path
 ) -> None:
     root = mask_folder()
@@ -138,7 +138,9 @@ def killed_run_ends_alike(
         assert_equal(states[0].get(part), states[1].get(part), part)
 
 
-def test_a_run_killed_while_it_averages_ends_like_one_that_was_not(forked: Command, tmp_path: Path, runs: Path) -> None:
+def test_a_run_killed_while_averaging_ends_like_an_uninterrupted_one(
+    forked: Command, tmp_path: Path, runs: Path
+) -> None:
     killed_run_ends_alike(forked, tmp_path, runs, "ema", 2 * STEPS_PER_EPOCH + 5, averaged("EMA", decay=0.9))
 
 

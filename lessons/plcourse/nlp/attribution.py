@@ -1,12 +1,12 @@
 """Lesson 19: which words a prediction rests on.
 
 Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365, equation 1) average the gradient of the predicted
-class's score along a straight line of embeddings, from a baseline text of unknown tokens to the text itself. Token t,
-with embedding e_t and baseline b_t, is attributed
+class's score along a straight line of embeddings, from a baseline text of unknown tokens to the text itself. The
+attribution of token t, with embedding e_t and baseline b_t, is
 
     a_t = (e_t - b_t) . mean over s in (0, 1) of d score / d e_t  at  b + s (e - b)
 
-Completeness (proposition 1): the attributions sum to the score of the text minus that of the baseline. With finitely
+The attributions sum to the score of the text minus that of the baseline (completeness, proposition 1). With finitely
 many steps the sum deviates; the deviation is reported beside each text.
 
 Shapes: B texts, T tokens, E embedding.
@@ -15,7 +15,7 @@ Shapes: B texts, T tokens, E embedding.
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from plcourse.console import say
 from plcourse.errors import UserError
+from plcourse.nlp.data import TextData
+from plcourse.nlp.networks import TextNetwork
 from plcourse.nlp.tokenizers import UNKNOWN
 from plcourse.training.metrics import probabilities
 from plcourse.training.variant import results_folder
@@ -57,7 +59,7 @@ def integrated_gradients(network: nn.Module, tokens_BT: Tensor, length_B: Tensor
         length_B: int64.
         steps: midpoints along the line, 1 or more.
     """
-    net: Any = network
+    net = cast(TextNetwork, network)  # or any other network with these two methods
     with torch.inference_mode(False), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         tokens_BT, length_B = tokens_BT.clone(), length_B.clone()
         unknown_BT = torch.where(tokens_BT > 0, UNKNOWN, tokens_BT)
@@ -106,7 +108,7 @@ class Attributions(pl.Callback):
         Raises:
             UserError: the network does not expose its embeddings.
         """
-        network: Any = pl_module.network
+        network = pl_module.network
         if self.texts and not (hasattr(network, "embed") and hasattr(network, "score")):
             raise UserError(
                 f"Attributions needs a network with `embed` and `score`, which {type(network).__name__} lacks; "
@@ -127,23 +129,22 @@ class Attributions(pl.Callback):
         left = self.texts - len(self._rows)
         if left <= 0 or not trainer.is_global_zero:
             return
-        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        model: Any = pl_module
-        text_BT, length_B = batch["text"][:left], batch["length"][:left]
-        found = integrated_gradients(model.network, text_BT, length_B, self.steps)
-        for row in range(len(text_BT)):
-            n = int(length_B[row])
-            words = [data.tokenizer.decode([token]).strip() or "?" for token in text_BT[row, :n].tolist()]
+        data: TextData = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        tokens_BT, length_B = batch["text"][:left], batch["length"][:left]
+        found = integrated_gradients(cast(nn.Module, pl_module.network), tokens_BT, length_B, self.steps)
+        for row, n in enumerate(length_B.tolist()):
+            words = [data.tokenizer.decode([token]).strip() or "?" for token in tokens_BT[row, :n].tolist()]
             values = found.values[row, :n].tolist()
             label = int(outputs["label"][row])
             name, probability = data.label_names[label], float(outputs["probability"][row, label])
+            number = int(batch["label"][row]) if "label" in batch else -1
+            true = None if number < 0 else data.label_names[number]
             explained = float(found.score[row] - found.baseline[row])
             gap = f"completeness within {float(found.gap[row]):.1e} of {explained:.3g}"
-            true = _true_label(batch, row, data.label_names)
             first = sorted(range(n), key=lambda i: -abs(values[i]))[: self.words]
-            weighed = ", ".join(f"{words[i]} {values[i]:+.2f}" for i in first)
+            largest = ", ".join(f"{words[i]} {values[i]:+.2f}" for i in first)
             said = f"{name} {probability:.3f}{'' if true is None else f', true {true}'}"
-            say(f"{batch['id'][row]}: {said}; {weighed}; {gap}")
+            say(f"{batch['id'][row]}: {said}; {largest}; {gap}")
             verdict = "" if true is None else f"; true label {true}, {'right' if true == name else 'wrong'}"
             fact = f"predicted {name} with probability {probability:.3f}{verdict}; {gap}"
             title = f'<h2>{html.escape(str(batch["id"][row]))}</h2>\n<p class="fact">{html.escape(fact)}</p>'
@@ -155,12 +156,6 @@ class Attributions(pl.Callback):
             path = results_folder(trainer) / "plots" / "attributions.html"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(_PAGE.format(rows="\n".join(self._rows)), encoding="utf-8")
-
-
-def _true_label(batch: Any, row: int, names: Sequence[str]) -> str | None:
-    """The true label of a text, None for a new text."""
-    label = batch.get("label")
-    return None if label is None or int(label[row]) < 0 else names[int(label[row])]
 
 
 def marked(words: Sequence[str], values: Sequence[float]) -> str:
