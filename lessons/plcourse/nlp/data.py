@@ -20,7 +20,7 @@ from plcourse.nlp.tokenizers import Kind, load_tokenizer
 
 
 class TextData(pl.LightningDataModule):
-    """Labelled texts: batches of ``text`` int64 [B, T], padded with 0, ``length``, ``label`` int64 [B] and ``id``.
+    """Labeled texts: batches of ``text`` int64 [B, T], padded with 0, ``length``, ``label`` int64 [B] and ``id``.
 
     Satisfies `Splittable`.
 
@@ -29,7 +29,7 @@ class TextData(pl.LightningDataModule):
         path: the file or the folder of a ``text_table``.
         text_column: its column of texts.
         label_column: its column of classes.
-        on_error: ``skip`` leaves rows that cannot be used out and lists them, ``raise`` stops at the first.
+        on_error: ``skip`` leaves out and lists rows that cannot be used, ``raise`` stops at the first.
         val_size: texts for validation (int), or their fraction (float below 1).
         test_size: the same for the test part; a folder that is already split keeps its parts.
         split_seed: another seed gives another split.
@@ -40,8 +40,8 @@ class TextData(pl.LightningDataModule):
         batch_size: texts per batch and process.
         eval_batch_size: the same for validation, test and prediction; None for `batch_size`.
         num_workers: processes per loader that fetch ahead; 0 fetches in the training process.
-        predict_path: a file of texts to predict, one per line (see `read_lines`), which are named by the numbers of
-            their lines. None predicts the test part.
+        predict_path: a file of texts to predict, one per line (see `read_lines`); the number of its line is the id of a
+            text. None predicts the test part.
     """
 
     ids = delegated("splits.ids")
@@ -107,7 +107,7 @@ class TextData(pl.LightningDataModule):
         return eval_loader(data, self.eval_batch_size, Process.of(self.trainer), self.num_workers)
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
-        """See `Splittable`; the tokenizer is fitted to the new training part."""
+        """The same texts with another training and validation part, to which the tokenizer is fitted again."""
         resplit = copy.copy(self)
         resplit.splits = self.splits.with_split(train_ids, val_ids)
         return resplit
@@ -124,7 +124,7 @@ class TextData(pl.LightningDataModule):
         return self.splits.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what the model was trained with; other classes are a UserError."""
+        """Restores what the model was trained with; classes that it does not know are a UserError."""
         self.splits.load_state_dict(state_dict)
 
 
@@ -144,10 +144,10 @@ class LanguageData(pl.LightningDataModule):
         vocab_size: the largest number of tokens.
         block_size: tokens of a window, L.
         eval_context: tokens before each window that evaluation reads without scoring them.
-        order: ``shuffled`` windows, or ``tracks`` of consecutive windows, for a state that is carried along.
+        order: ``shuffled`` windows, or ``tracks`` of consecutive windows, for a state that is carried on.
         batch_size: windows per batch and process, and the number of tracks.
         eval_batch_size: windows per batch of validation and test; None for `batch_size`.
-        prompts: what `predict` continues; with None the model itself begins.
+        prompts: what `predict` continues; None lets the model begin.
         prompts_path: a UTF-8 file of further prompts, one per line (see `read_lines`).
         samples: continuations of each prompt.
     """
@@ -239,5 +239,5 @@ class LanguageData(pl.LightningDataModule):
         return self.splits.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the tokenizer; classes mean nothing to a language model."""
+        """Restores the tokenizer; a language model has no classes."""
         self.splits.load_state_dict({name: value for name, value in state_dict.items() if name != "label_names"})

@@ -23,17 +23,7 @@ from plcourse.nlp.tokenizers import END, PAD, UNKNOWN, TextTokenizer
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn.
-
-    Args:
-        max_new_tokens: tokens of a continuation, 1 or more.
-        temperature: divides the scores, 0 or more; 0 always takes the most likely token.
-        top_k: keeps this many of the most likely tokens, 1 or more; None for all.
-        top_p: keeps the fewest tokens with at least this probability, above 0 to 1; None for all.
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
+    """How the next token is drawn; see `LanguageModel`. An argument out of range is a ValueError."""
 
     max_new_tokens: int
     temperature: float

@@ -29,15 +29,7 @@ _PHASE_KEY = np.zeros(1, np.uint64)
 class Stream:
     """The concatenated tokens of texts, with an end token before each and after the last.
 
-    A single text has no end token after it: exactly its characters are scored.
-
-    Args:
-        texts: one text or more.
-        tokenizer: encodes the texts.
-        identities: identities of the texts, or of the pieces of a single text; None if not needed.
-
-    Attributes:
-        tokens: int32 [N].
+    A single text has no end token after it: exactly its characters are scored. The attribute `tokens` is int32 [N].
     """
 
     def __init__(self, texts: Sequence[str], tokenizer: TextTokenizer, identities: Identities | None = None) -> None:
@@ -71,11 +63,6 @@ class TrainWindows:
 
     Each epoch starts at a random one of the first L tokens, so no token is always at the edge of a window.
 
-    Args:
-        stream: the training part.
-        length: tokens per window, L.
-        seed: the run's seed.
-
     Raises:
         UserError: the stream is shorter than two windows.
     """
@@ -101,14 +88,9 @@ class TrainWindows:
 
 
 class TrackSampler:
-    """Takes window t of every track in step t; each process has `batch_size` tracks.
+    """Takes window t of every track in step t, of n windows; each process has `batch_size` tracks.
 
-    Args:
-        n: number of windows in the stream.
-        batch_size: tracks per process.
-        seed: the run's seed, only compared on resuming.
-        rank: rank of this process.
-        world_size: number of processes.
+    The seed is only compared on resuming.
 
     Raises:
         UserError: there are fewer windows than tracks.
@@ -145,14 +127,8 @@ class TrackSampler:
 class EvalWindows:
     """Windows that score every token except the first exactly once.
 
-    Batches have ``text`` and ``target`` int64 [B, C + L], ``characters`` int64 [B] and ``id``. Targets in the context
-    or the padding are `NOT_SCORED`.
-
-    Args:
-        stream: the part to score.
-        length: scored tokens per window, L.
-        context: preceding tokens that are only read, C; the first windows have fewer.
-        name: the part's name, for the ids.
+    Batches have ``text`` and ``target`` int64 [B, C + L], ``characters`` int64 [B] and ``id``, which begins with the
+    `name` of the part. Targets in the context or the padding are `NOT_SCORED`; the first windows have less context.
     """
 
     def __init__(self, stream: Stream, length: int, context: int, name: str) -> None:
@@ -183,10 +159,7 @@ class EvalWindows:
 class Prompts:
     """Prompts to continue, one per batch and repeated S times: ``text`` int64 [S, T], ``prompt`` and ``id``.
 
-    Args:
-        prompts: the name and the text of each prompt; after an empty text, the model itself begins.
-        samples: continuations of each, S.
-        tokenizer: the model's.
+    Each prompt is given by its name and its text; after an empty text, the model begins.
 
     Raises:
         UserError: a prompt has a character that the training text does not have.
