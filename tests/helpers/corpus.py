@@ -4,7 +4,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from support import changed
+import pytest
+
+from plcourse import Run
+from support import TWO_PROCESSES, Command, changed, write_config
 
 WORDS = {
     "good": ["fine", "warm", "clever", "lovely", "bright", "funny", "tender", "sharp"],
@@ -89,3 +92,22 @@ def language_config(path: Path, network: str = "LSTMLanguageModel", **changes: A
         },
     }
     return changed(config, changes)
+
+
+def assert_two_processes_equal_one(forked: Command, folder: Path, config: dict[str, Any], batch_size: int) -> None:
+    """Runs a config without dropout in one process, and in two with `batch_size` each; all metrics must agree."""
+    config["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.0  # each process draws its own
+    found = []
+    for name in ("one", "two"):
+        forked("fit", "-c", write_config(folder / f"{name}.yaml", config), "--then", "test,predict")
+        found.append(Run.load(f"own/{name}/latest"))
+        config["trainer"] |= {"devices": 2, "strategy": TWO_PROCESSES["trainer__strategy"]}
+        config["data"]["init_args"]["batch_size"] = batch_size
+    one, two = found
+    assert len(one.metrics) == len(two.metrics) > 10
+    for row, row_2 in zip(one.metrics, two.metrics, strict=True):
+        assert (row["step"], row["metric"]) == (row_2["step"], row_2["metric"])
+        assert row_2["value"] == pytest.approx(row["value"], rel=1e-9), row
+    tests = [run.eval("test") for run in found]
+    assert tests[0]["coverage"] == tests[1]["coverage"]
+    assert tests[1]["metrics"] == pytest.approx(tests[0]["metrics"], rel=1e-9)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -9,16 +10,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from corpus import language_config, long_text, table
+from corpus import assert_two_processes_equal_one, language_config, long_text, table
 from forking import Forker, kill_and_resume
 from plcourse.nlp.baselines import joined, lzma_bits, ngram_bits, zlib_bits
 from plcourse.nlp.data import LanguageData
 from plcourse.nlp.gpt import GPT
-from plcourse.nlp.language_model import TextScore
+from plcourse.nlp.language_model import LanguageModel, TextScore
 from plcourse.nlp.lstm import LSTMLanguageModel
 from plcourse.nlp.streams import NOT_SCORED, Stream
 from plcourse.nlp.tokenizers import Kind, fit_tokenizer
-from plcourse.runs.run import Run
 from support import TWO_PROCESSES, Command, assert_same_end, kill_at_step, write_config
 
 NETWORKS = ["LSTMLanguageModel", "GPT"]
@@ -60,9 +60,8 @@ def test_a_new_gpt_predicts_from_the_last_token_alone() -> None:
     network = GPT(40, 24, 2, 2, 16).eval()
     tokens_BT = torch.tensor([[5, 6, 7], [9, 8, 7]])
     logits_BTV, _ = network(tokens_BT)
-    assert torch.allclose(
-        logits_BTV[0, -1], logits_BTV[1, -1], rtol=0, atol=1e-5
-    )  # rows of a product round differently
+    # rows of a product round differently
+    assert torch.allclose(logits_BTV[0, -1], logits_BTV[1, -1], rtol=0, atol=1e-5)
     assert not torch.allclose(logits_BTV[0, 0], logits_BTV[1, 0], rtol=0, atol=1e-2)
     assert network.head.weight is network.embedding.weight
 
@@ -110,27 +109,11 @@ def test_killed_in_mid_epoch_and_resumed(name: str, forked: Command, tmp_path: P
 @pytest.mark.parametrize("name", NETWORKS)
 def test_two_processes_are_one(name: str, forked: Command, tmp_path: Path, runs: Path) -> None:
     config = language_config(long_text(tmp_path / "text.txt", 200), name, trainer__max_epochs=2)
-    config["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.0  # each process draws its own
-    forked("fit", "-c", write_config(tmp_path / "one.yaml", config), "--then", "test,predict")
-    config["trainer"] |= {"devices": 2, "strategy": TWO_PROCESSES["trainer__strategy"]}
-    config["data"]["init_args"]["batch_size"] = 8
-    forked("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "test,predict")
-    one, two = Run.load(runs / "own/one/latest"), Run.load(runs / "own/two/latest")
-    assert len(one.metrics) == len(two.metrics) > 10
-    for row, row_2 in zip(one.metrics, two.metrics, strict=True):
-        assert (row["step"], row["metric"]) == (row_2["step"], row_2["metric"])
-        assert row_2["value"] == pytest.approx(row["value"], rel=1e-9), row
-    assert two.eval("test")["coverage"] == one.eval("test")["coverage"]
-    for metric, value in one.eval("test")["metrics"].items():
-        assert two.eval("test")["metrics"][metric] == pytest.approx(value, rel=1e-9), metric
+    assert_two_processes_equal_one(forked, tmp_path, config, batch_size=8)
 
 
-def test_a_carried_state_starts_each_window_without_gradient(tmp_path: Path) -> None:
+def test_a_carried_state_starts_each_window_without_gradient() -> None:
     """Window t of a track begins with the state behind window t - 1, the first with none, and no gradient goes back."""
-    from types import SimpleNamespace
-
-    from plcourse.nlp.language_model import LanguageModel
-
     model = LanguageModel(LSTMLanguageModel(40, 8, 16), carry_state=True).double()
     model._trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
         log_every_n_steps=0, fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=0))

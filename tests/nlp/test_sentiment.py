@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from tokenizers import Tokenizer
 
-from corpus import table
+from corpus import assert_two_processes_equal_one, table
 from plcourse import Run
 from plcourse.__main__ import main
 from plcourse.errors import UserError
@@ -29,7 +29,7 @@ from plcourse.nlp.networks import EmbeddingBag, TextCNN
 from plcourse.nlp.sampled import sampled_cross_entropy
 from plcourse.nlp.sentiment import SentimentClassifier
 from sentiment_configs import SIZES, network_of, sentiment_config
-from support import TWO_PROCESSES, Command, kill_at_step, write_config
+from support import Command, kill_at_step, write_config
 
 NETWORKS = [*SIZES, "LSTMLanguageModel", "GPT"]
 
@@ -246,16 +246,7 @@ def test_a_length_above_the_number_of_tokens_means_all_of_them() -> None:
 @pytest.mark.slow
 def test_two_processes_are_one(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = sentiment_config(table(tmp_path / "mine.csv"), max_epochs=2)
-    config["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.0  # each process draws its own
-    forked("fit", "-c", write_config(tmp_path / "one.yaml", config), "--then", "test,predict")
-    config["trainer"] |= {"devices": 2, "strategy": TWO_PROCESSES["trainer__strategy"]}
-    config["data"]["init_args"]["batch_size"] = 4
-    forked("fit", "-c", write_config(tmp_path / "two.yaml", config), "--then", "test,predict")
-    one, two = Run.load(runs / "own/one/latest"), Run.load(runs / "own/two/latest")
-    for row, row_2 in zip(one.metrics, two.metrics, strict=True):
-        assert (row["step"], row["metric"]) == (row_2["step"], row_2["metric"])
-        assert row_2["value"] == pytest.approx(row["value"], rel=1e-9), row
-    assert two.eval("test")["metrics"] == pytest.approx(one.eval("test")["metrics"], rel=1e-9)
+    assert_two_processes_equal_one(forked, tmp_path, config, batch_size=4)
 
 
 @pytest.mark.slow

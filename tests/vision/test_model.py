@@ -1,21 +1,17 @@
 """The network, its losses and its metrics, each against something computed by hand."""
 
 import math
-import os
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional
 
 from plcourse.data import IGNORE
 from plcourse.vision.losses import TaskWeights, mask_loss, soft_dice_loss
 from plcourse.vision.model import ClassifierSegmenter
 from plcourse.vision.networks import ConvEncoder, TorchvisionEncoder, TwoHeads
-from plcourse.vision.pictures import mask_file
 from plcourse.vision.schedule import WarmupHoldDecay
 from plcourse.vision.scores import BoundaryF1, VisionScores
 
@@ -159,35 +155,6 @@ class TestScores:
         metric = BoundaryF1(2)
         metric.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 4, 4, dtype=torch.long))
         assert metric.compute().isnan()
-
-
-def test_a_mask_stays_inside_the_runs_folder() -> None:
-    names = ["digits/7", "/home/me/a.jpg", "../../b.png", "c:\\d\\e.tif", "a.png", "a.jpg.png"]
-    assert [mask_file(name) for name in names] == [
-        "masks/digits/7.png",
-        "masks/%/home/me/a.jpg.png",
-        "masks/%2E%2E/%2E%2E/b.png",
-        "masks/c%3A%5Cd%5Ce.tif.png",
-        "masks/a.png",
-        "masks/a.jpg%2Epng.png",
-    ]
-
-
-@given(st.lists(st.text(st.sampled_from("a./%:\\\0é\ud800"), max_size=12).map(lambda name: f"{name}.jpg"), unique=True))
-def test_each_id_has_a_separate_mask_inside_the_folder(names: list[str]) -> None:
-    names += [f"{name}.png" for name in names]
-    paths = [os.path.normpath(mask_file(name)) for name in names]
-    assert len(set(paths)) == len(set(names))
-    assert all(path.startswith("masks/") and path.endswith(".png") for path in paths)
-    assert not any(other.startswith(f"{path}/") for path in paths for other in paths)  # no file in the way of a folder
-    assert all(mask_file(name) == path for name, path in zip(names, paths, strict=True))  # nothing to normalize
-
-
-def test_a_mask_of_a_long_id_fits_every_file_system() -> None:
-    names = ["x" * 300 + end + ".png" for end in ("a", "b")]
-    files = [mask_file(name) for name in names]
-    assert len(set(files)) == 2
-    assert all(len(piece.encode()) <= 255 for file in files for piece in file.split("/"))
 
 
 @pytest.mark.medium

@@ -1,18 +1,21 @@
-"""Captions of pictures say what is shown, and none runs into its neighbor."""
+"""Captions name what is shown and never overlap; each predicted mask has a separate file inside the run."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from plcourse.vision.pictures import draw
+from plcourse.vision.pictures import draw, mask_file
 
 NAMES = ["golden retriever", "Zwergschnauzer dog", "cat"]
-DATA = SimpleNamespace(
+DATA: Any = SimpleNamespace(
     normalization=SimpleNamespace(mean=[0, 0, 0], std=[1, 1, 1]), label_names=NAMES, mask_names=["none", "animal"]
 )
 
@@ -48,3 +51,32 @@ def test_captions_name_truth_and_prediction_and_do_not_overlap(
     across, width = 6 if masks else 2, pixels_HW.shape[1]
     edges = [0, *(round(at * width / across) for at in range(1, across)), width - 1]
     assert (pixels_HW[:, edges] == 255).all()  # nothing crosses from one picture into the next, or out of the page
+
+
+def test_a_mask_stays_inside_the_runs_folder() -> None:
+    names = ["digits/7", "/home/me/a.jpg", "../../b.png", "c:\\d\\e.tif", "a.png", "a.jpg.png"]
+    assert [mask_file(name) for name in names] == [
+        "masks/digits/7.png",
+        "masks/%/home/me/a.jpg.png",
+        "masks/%2E%2E/%2E%2E/b.png",
+        "masks/c%3A%5Cd%5Ce.tif.png",
+        "masks/a.png",
+        "masks/a.jpg%2Epng.png",
+    ]
+
+
+@given(st.lists(st.text(st.sampled_from("a./%:\\\0é\ud800"), max_size=12).map(lambda name: f"{name}.jpg"), unique=True))
+def test_each_id_has_a_separate_mask_inside_the_folder(names: list[str]) -> None:
+    names += [f"{name}.png" for name in names]
+    paths = [os.path.normpath(mask_file(name)) for name in names]
+    assert len(set(paths)) == len(set(names))
+    assert all(path.startswith("masks/") and path.endswith(".png") for path in paths)
+    assert not any(other.startswith(f"{path}/") for path in paths for other in paths)  # no file in the way of a folder
+    assert all(mask_file(name) == path for name, path in zip(names, paths, strict=True))  # nothing to normalize
+
+
+def test_a_mask_of_a_long_id_fits_every_file_system() -> None:
+    names = ["x" * 300 + end + ".png" for end in ("a", "b")]
+    files = [mask_file(name) for name in names]
+    assert len(set(files)) == 2
+    assert all(len(piece.encode()) <= 255 for file in files for piece in file.split("/"))

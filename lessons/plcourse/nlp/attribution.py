@@ -15,6 +15,8 @@ Shapes: B texts, T tokens, E embedding.
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -155,7 +157,8 @@ class Attributions(pl.Callback):
         if trainer.is_global_zero and self._rows:
             path = results_folder(trainer) / "plots" / "attributions.html"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_PAGE.format(rows="\n".join(self._rows)), encoding="utf-8")
+            page = Template(Path(__file__).with_name("attributions.html").read_text(encoding="utf-8"))
+            path.write_text(page.substitute(rows="\n".join(self._rows)), encoding="utf-8")
 
 
 def marked(words: Sequence[str], values: Sequence[float]) -> str:
@@ -168,34 +171,3 @@ def marked(words: Sequence[str], values: Sequence[float]) -> str:
         style = f'style="--s: {strength:.2f}" title="{value:+.4f}"'
         spans.append(f'<span class="{side}{faint}" {style}>{html.escape(word)}</span>')
     return " ".join(spans)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Attributions</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #1b1b1b; --soft: #5a5a5a; --page: #fff; --line: #ddd; --blue: 60, 120, 255;
-  --red: 230, 80, 60; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #ececec; --soft: #a8a8a8; --page: #161616; --line: #3a3a3a;
-  --blue: 50, 100, 235; --red: 200, 60, 45; }} }}
-body {{ font: 16px/1.8 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 46em;
-  margin: 1.5em auto; padding: 0 16px; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.4em; line-height: 1.3; }}
-h2 {{ font-size: 1em; margin: 0; }}
-article {{ border-top: 1px solid var(--line); padding: 0.8em 0; }}
-article p {{ margin: 0.2em 0; }}
-.fact {{ color: var(--soft); font-size: 0.875em; line-height: 1.5; }}
-span {{ border-radius: 3px; padding: 1px 2px; }}
-.for {{ background: rgba(var(--blue), calc(0.6 * var(--s))); }}
-.against {{ background: rgba(var(--red), calc(0.6 * var(--s))); text-decoration: underline 2px rgb(var(--red)); }}
-.faint {{ text-decoration: none; }}
-</style></head>
-<body><h1>Which words the predictions rest on</h1>
-<p>Integrated gradients from a text of unknown words: <span class="for" style="--s: 1">blue</span> speaks for the
-predicted class, <span class="against" style="--s: 1">red and underlined</span> against it; stronger colors mean larger
-values. The values sum to the score of the text minus that of the unknown words, up to the deviation given.</p>
-{rows}
-</body></html>
-"""

@@ -3,8 +3,9 @@
 import hashlib
 import heapq
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from plcourse.data.masks import IGNORE
 from plcourse.files import atomic_write
 from plcourse.processes.collectives import gather_objects, is_distributed
 from plcourse.training.variant import results_folder
+from plcourse.vision.data import VisionData
 from plcourse.vision.model import Columns
 
 # one per pixel class, repeated beyond these; class 0 is not colored
@@ -26,6 +28,18 @@ COLORS = np.array(
     [(0, 0, 0), (230, 75, 53), (0, 160, 135), (60, 84, 136), (243, 155, 127), (132, 145, 180), (145, 209, 194)],
     np.uint8,
 )
+
+
+class Sample(TypedDict):
+    """A test sample as it is drawn; without ``label`` there is no classifier, without ``masks`` no segmenter."""
+
+    image: np.ndarray
+    label: NotRequired[int]
+    predicted: NotRequired[int]
+    masks: NotRequired[list[np.ndarray]]  # the true and the predicted one
+
+
+Ranked = tuple[float, str, Sample]  # with the score that it is ranked by, and its id
 
 
 class Overlays(Callback):
@@ -43,7 +57,7 @@ class Overlays(Callback):
         if samples < 1:
             raise ValueError(f"samples={samples} is below 1")
         self.samples = samples
-        self._kept: dict[str, list[Any]] = {}
+        self._kept: dict[str, list[Ranked]] = {}
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forgets the samples of an earlier test."""
@@ -69,7 +83,7 @@ class Overlays(Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the best and worst samples of all ranks on rank 0."""
         found = gather_objects(self._kept)
-        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        data: VisionData = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
         if not trainer.is_global_zero or not any(kept["best"] for kept in found):
             return
         folder = results_folder(trainer) / "plots"
@@ -91,13 +105,13 @@ def ranks(outputs: dict[str, Tensor], batch: dict[str, Any]) -> Tensor:
     return torch.where(either_B > 0, both_B / either_B.clamp_min(1), 1.0)
 
 
-def _sample(outputs: dict[str, Tensor], batch: dict[str, Any], i: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"image": batch["image"][i].cpu().float().numpy()}
+def _sample(outputs: dict[str, Tensor], batch: dict[str, Any], i: int) -> Sample:
+    sample: Sample = {"image": batch["image"][i].cpu().float().numpy()}
     if "probability" in outputs:
-        found |= {"label": int(batch["label"][i]), "predicted": int(outputs["probability"][i].argmax())}
+        sample |= {"label": int(batch["label"][i]), "predicted": int(outputs["probability"][i].argmax())}
     if "mask" in outputs:
-        found["masks"] = [each[i].cpu().numpy().astype(np.uint8) for each in (batch["mask"], outputs["mask"])]
-    return found
+        sample["masks"] = [each[i].cpu().numpy().astype(np.uint8) for each in (batch["mask"], outputs["mask"])]
+    return sample
 
 
 def overlaid(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
@@ -107,16 +121,16 @@ def overlaid(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     return np.where((mask_HW == 0)[:, :, None], image_HWC, (image_HWC + color_HWC) / 2).round().astype(np.uint8)
 
 
-def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path, name: str) -> None:
-    """Writes ``plots/test-<name>.png``."""
+def draw(rows: Sequence[Ranked], data: VisionData, folder: Path, name: str) -> None:
+    """Writes the samples in the order given to ``test-<name>.png``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = 3 if "masks" in rows[0][2] else 1
     across = 2 if len(rows) > 1 else 1
     down = -(-len(rows) // across)
-    labelled = "label" in rows[0][2]
-    lines = 2 if columns > 1 else 1 + 2 * labelled  # of the captions
+    has_labels = "label" in rows[0][2]
+    lines = 2 if columns > 1 else 1 + 2 * has_labels  # of the captions
     figure = Figure(figsize=(across * columns * 1.35, down * (1.4 + 0.13 * lines)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(down, across * columns, squeeze=False)
@@ -128,22 +142,22 @@ def draw(rows: list[tuple[float, str, dict[str, Any]]], data: Any, folder: Path,
         row, first = at // across, at % across * columns
         image_HWC = ((sample["image"] * std + mean) * 255).round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
         pictures = [image_HWC, *(overlaid(image_HWC, mask) for mask in sample.get("masks", ()))]
-        for axes, picture in zip(grid[row, first : first + columns], pictures, strict=True):
-            axes.imshow(picture, interpolation="nearest")
         titles = ["image"]
-        if labelled:
+        if has_labels:
             true, predicted = (caption(names[sample[key]], 13) for key in ("label", "predicted"))
             titles = [f"true {true}\npredicted {predicted}"]
         if columns > 1:
             titles += ["true mask", f"predicted mask\nIoU {rank:.3f}"]
         else:
             titles[0] += f"\np(true) {rank:.3f}"
-        for axes, title in zip(grid[row, first : first + columns], titles, strict=True):
+        for axes, picture, title in zip(grid[row, first : first + columns], pictures, titles, strict=True):
+            axes.imshow(picture, interpolation="nearest")
             axes.set_title(title, fontsize=7)
-        if labelled and sample["label"] != sample["predicted"]:
+        if has_labels and sample["label"] != sample["predicted"]:
             grid[row, first].title.set_color("#c8553d")
     if columns > 1:
-        _legend(figure, data.mask_names, any((mask == IGNORE).any() for _, _, each in rows for mask in each["masks"]))
+        masks = [mask for _, _, sample in rows for mask in sample.get("masks", ())]
+        _legend(figure, data.mask_names, any((mask == IGNORE).any() for mask in masks))
     with atomic_write(folder / f"test-{name}.png") as temporary:
         figure.savefig(temporary, dpi=150, format="png")
 
