@@ -134,8 +134,8 @@ class TestWheel:
         assert len(configs) >= 4
         wanted = {f"plcourse/{name}" for name in configs}
         wanted |= {f"plcourse/configs/_resolved/{name}.yaml" for name in catalog.config_names()}
-        wanted |= {"plcourse/README.md"}
-        wanted |= {f"plcourse/{path.parent.name}/README.md" for path in ROOT.glob("lessons/plcourse/*/README.md")}
+        wanted |= {"plcourse/README.md", "plcourse/results.md"}
+        wanted |= {f"plcourse/{path.parent.name}/{path.name}" for path in ROOT.glob("lessons/plcourse/*/*.md")}
         modules = {path.relative_to(ROOT / "lessons").as_posix() for path in ROOT.glob("lessons/plcourse/**/*.py")}
         assert wanted | modules <= names
         assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "scripts"))]

@@ -2,7 +2,7 @@
 
     python scripts/tools/measure.py                           # seed 0 of every config that has no record of it
     python scripts/tools/measure.py ddp/mlp --seeds 0 1 2     # runs these; keeps their records in measured/
-    python scripts/tools/measure.py --table                   # rewrites the tables of lessons/results.md and the guides
+    python scripts/tools/measure.py --table                   # rewrites the table of lessons/results.md
 
 A page has a table between the two lines `<!-- measured: LESSON -->` (or `all`) and `<!-- end of measured -->`, with a
 row for every config. A score is the mean over all seeds. Minutes and memory come from runs *alone*, beside which all

@@ -1,13 +1,14 @@
 """Measures each lesson's tips on speed, memory and debugging: the same training with and without one change.
 
     python scripts/tools/measure_tips.py [LESSON ...] [--rounds 3]    # measures; keeps records in measured/tips/
-    python scripts/tools/measure_tips.py --table                      # rewrites the tables of the guides
+    python scripts/tools/measure_tips.py --table                      # rewrites the tables of lessons/results.md
 
 Every measurement is a separate command, as a user types it. The changes of a lesson take turns in each round, and only
 ratios within a round count, so that a slow phase of the machine affects all of them. Time is that of the training at
 equal optimizer steps of equal batches without validation, or that of the whole command where the table says so. Memory
-is the largest resident set of a process, including the libraries, whose size printing the config shows. A guide has its
-table between the two lines `<!-- tips: LESSON -->` and `<!-- end of tips -->`; a test compares it with the record.
+is the largest resident set of a process, including the libraries, whose size printing the config shows. The page
+has a table of each lesson between the two lines `<!-- tips: LESSON -->` and `<!-- end of tips -->`; a test compares it
+with the record.
 """
 
 import argparse
@@ -25,11 +26,11 @@ from statistics import median
 from typing import Any
 
 from other_work import OtherWork, is_alone
-from plcourse.catalog import LESSONS
 from plcourse.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "scripts" / "tools" / "measured" / "tips"
+PAGE = ROOT / "lessons" / "results.md"
 _BLOCK = re.compile(r"(<!-- tips: (\w+) -->\n)(.*?)(<!-- end of tips -->)", re.DOTALL)
 _CHECKS = ("--trainer.fast_dev_run true", "--trainer.limit_train_batches 10 --trainer.max_epochs 1")
 
@@ -186,13 +187,8 @@ def _ratio(found: dict[str, list[dict[str, float]]], flags: str, key: str) -> st
     return f"{median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def guides() -> list[Path]:
-    """Lists the guides of the lessons."""
-    return [ROOT / "lessons" / "plcourse" / lesson.key / "README.md" for lesson in LESSONS]
-
-
 def written(text: str) -> str:
-    """Replaces the table of a guide by that of the record."""
+    """Replaces the tables of a page by those of the records."""
     return _BLOCK.sub(lambda block: f"{block[1]}{table(block[2])}{block[4]}", text)
 
 
@@ -210,8 +206,7 @@ def main() -> None:
             record = measure(lesson, options.rounds)
             RECORDS.mkdir(parents=True, exist_ok=True)
             (RECORDS / f"{lesson}.json").write_text(json.dumps(record, indent=1) + "\n")
-    for guide in guides():
-        guide.write_text(written(guide.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
