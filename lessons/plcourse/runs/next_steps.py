@@ -18,7 +18,7 @@ def verbs_after(trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
     data: Any = getattr(trainer, "datamodule", None)
     if data is None:
         return []
-    sizes = getattr(data, "sizes", None) or getattr(getattr(data, "parts", None), "sizes", None)
+    sizes = getattr(data, "sizes", None) or getattr(getattr(data, "splits", None), "sizes", None)
     has_test = not isinstance(sizes, dict) or sizes.get("n_test") != 0
     # the suite's data modules predict the test part if there are no new inputs
     new_inputs = [getattr(data, name) for name in _NEW_INPUTS if hasattr(data, name)]

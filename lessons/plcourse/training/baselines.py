@@ -74,7 +74,7 @@ def find_baselines(data: Any, metrics: Mapping[str, float]) -> Baselines | None:
     Returns:
         None if there is no accuracy, error or IoU, or if the samples have no features.
     """
-    if hasattr(getattr(data, "parts", None), "texts"):
+    if hasattr(getattr(data, "splits", None), "texts"):
         return None  # texts have another baseline, and neither pixels nor columns
     if data is None or not {"test/accuracy", "test/rmse", "test/foreground_iou"}.intersection(metrics):
         return None
