@@ -12,10 +12,10 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from torch.optim.swa_utils import update_bn
 
 from plcourse import Trainer
@@ -34,7 +34,11 @@ def seconds(arm: str, epochs: int, batches: int, clock: Callable[[], float]) -> 
     pl.seed_everything(0, verbose=False)
     data = VisionData(batch_size=64, val_size=250, test_size=1000)
     module = ClassifierSegmenter(optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), lr_scheduler=None)
-    averaging: dict[str, list[Any]] = {"plain": [], "swa": [SWA(start=0.0)], "ema": [EMA(start=0.0)]}
+    averaging: dict[str, list[pl.Callback]] = {"plain": [], "swa": [SWA(start=0.0)], "ema": [EMA(start=0.0)]}
+    stamps: list[float] = []  # of the first step, and of the end, after the last pass of an average
+    watch = LambdaCallback(
+        on_train_start=lambda *_: stamps.append(clock()), on_train_end=lambda *_: stamps.append(clock())
+    )
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -44,30 +48,13 @@ def seconds(arm: str, epochs: int, batches: int, clock: Callable[[], float]) -> 
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[Clock(clock), *averaging[arm]],
+        callbacks=[watch, *averaging[arm]],
     )
     trainer.fit(module, data)
-    timed: Any = trainer.callbacks[0]
-    loader: Any = data.train_dataloader()
+    loader = data.train_dataloader()
     started = clock()
     update_bn((batch["image"] for batch in loader), module)  # all batches, like the pass of the averages
-    return timed.seconds, clock() - started, len(loader)
-
-
-class Clock(pl.Callback):
-    """Times the training from its first step to its end, including the last pass."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.seconds = self._started = 0.0
-        self._clock = clock
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock."""
-        self._started = self._clock()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops the clock."""
-        self.seconds = self._clock() - self._started
+    return stamps[1] - stamps[0], clock() - started, len(loader)
 
 
 def main() -> None:

@@ -78,8 +78,8 @@ def peer(path: Path, seed: int) -> tuple[float, float]:
     place_T = torch.arange(CONTEXT)
     start = time.perf_counter()
     for step in range(STEPS):
-        share = (step - WARMUP) / (STEPS - WARMUP)
-        rate = 1e-3 * (step + 1) / (WARMUP + 1) if share < 0 else 1e-4 + 9e-4 * (1 + math.cos(math.pi * share)) / 2
+        decay = (step - WARMUP) / (STEPS - WARMUP)
+        rate = 1e-3 * (step + 1) / (WARMUP + 1) if decay < 0 else 1e-4 + 9e-4 * (1 + math.cos(math.pi * decay)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate
         rows = torch.randint(len(train_N) - CONTEXT, (BATCH,))[:, None] + place_T
