@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from plcourse.console.captions import caption
+from plcourse.console.figures import caption
 from plcourse.data.frames import read_frame
 from plcourse.data.image_folder import FolderSource
 from plcourse.data.texts import open_texts

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from plcourse.console.captions import caption
+from plcourse.console.figures import caption
 from plcourse.console.flags import as_flags
 from plcourse.curriculum.pacing import AdaptivePacing, Kind, PacingFunction
 from plcourse.errors import RunFailed, printable

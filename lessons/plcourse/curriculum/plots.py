@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from plcourse.console.captions import caption
+from plcourse.console.figures import caption, new_figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_COLOURS = {"easy": "#2a7f62", "medium": "#d18f00", "hard": "#b5342b"}
+_COLORS = {"easy": "#2a7f62", "medium": "#d18f00", "hard": "#b5342b"}
 _COLUMNS = 8  # images in a row
 
 
@@ -33,8 +34,8 @@ def draw_difficulty(path: Path, scores_N: np.ndarray, scorer: str) -> None:
     for border in borders:
         axes.axvline(border, color="#555555", linewidth=1, linestyle=(0, (4, 3)))
     places = (edges[0] + borders[0]) / 2, borders.mean(), (borders[1] + edges[-1]) / 2
-    for (name, colour), place in zip(_COLOURS.items(), places, strict=True):
-        axes.text(place, counts.max() * 1.1, name, color=colour, ha="center", fontsize=9)
+    for (name, color), place in zip(_COLORS.items(), places, strict=True):
+        axes.text(place, counts.max() * 1.1, name, color=color, ha="center", fontsize=9)
     axes.set_ylim(0, counts.max() * 1.2)
     axes.set(xlabel=f"difficulty ({scorer})", ylabel="training samples")
     _save(figure, axes, path)
@@ -45,7 +46,7 @@ def draw_terciles(path: Path, accuracy: Mapping[str, Sequence[tuple[int, float]]
     figure, axes = _figure(6, 3.2)
     for name, points in accuracy.items():
         steps, values = zip(*points, strict=True) if points else ((), ())
-        axes.plot(steps, values, color=_COLOURS[name], linewidth=1.8, marker=".", label=name)
+        axes.plot(steps, values, color=_COLORS[name], linewidth=1.8, marker=".", label=name)
     axes.set(xlabel="optimizer step", ylabel="accuracy on training samples", ylim=(0, 1.04))
     axes.legend(frameon=False, loc="lower right", fontsize=9)
     _save(figure, axes, path)
@@ -74,7 +75,7 @@ def draw_examples(path: Path, images_MCHW: np.ndarray, labels: Sequence[str], sc
     for title, (top, left) in zip(titles, (corners[0], corners[half]), strict=True):
         axes.text(left, top - 0.4 * size, title, fontsize=11, fontweight="bold", va="bottom")
     axes.set_axis_off()
-    figure.savefig(path, format="png")
+    save(figure, path)
 
 
 def _mosaic(images_MCHW: np.ndarray, half: int, rows: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
@@ -95,17 +96,11 @@ def _mosaic(images_MCHW: np.ndarray, half: int, rows: int) -> tuple[np.ndarray, 
     return sheet, corners
 
 
-def _figure(width: float, height: float) -> tuple[Any, "Axes"]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
+    figure = new_figure(width, height, dpi=130)
     return figure, figure.subplots()
 
 
-def _save(figure: Any, axes: "Axes", path: Path) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    figure.savefig(path, format="png")
+def _save(figure: "Figure", axes: "Axes", path: Path) -> None:
+    tidy(axes)
+    save(figure, path)

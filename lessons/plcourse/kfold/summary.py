@@ -10,6 +10,7 @@ import pyarrow as pa
 from pytorch_lightning.loggers import Logger
 
 from plcourse.console import say
+from plcourse.console.figures import new_figure, save
 from plcourse.console.layout import broken, fitted, width
 from plcourse.files import write_json
 from plcourse.kfold.fold_run import FoldRun, write_table
@@ -144,11 +145,9 @@ def _range(counts: Sequence[int]) -> str:
 
 def plot(table: dict[str, Any], path: Path) -> None:
     """Draws a panel per metric: the folds as dots, their mean as a line, the corrected interval as a band."""
-    from matplotlib.figure import Figure  # takes half a second to import
-
     metrics = table["metrics"]
     wide = 3.4 * len(metrics)
-    figure = Figure(figsize=(wide, 3.2))
+    figure = new_figure(wide, 3.2, dpi=120, layout=None)
     # fixed margins in inches: a layout engine draws everything twice, which takes as long as a short fold
     margins = {"left": 0.85 / wide, "right": 1 - 0.1 / wide, "bottom": 0.16, "top": 0.88, "wspace": 0.36}
     panels = figure.subplots(1, len(metrics), squeeze=False, gridspec_kw=margins)[0]
@@ -164,4 +163,4 @@ def plot(table: dict[str, Any], path: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=3, fontsize="small", frameon=False)
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save(figure, path)

@@ -14,10 +14,9 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from plcourse.console.captions import caption
+from plcourse.console.figures import caption, new_figure, save
 from plcourse.data.image_files import is_image
 from plcourse.data.masks import IGNORE
-from plcourse.files import atomic_write
 from plcourse.processes.collectives import gather_objects, is_distributed
 from plcourse.training.variant import results_folder
 from plcourse.vision.data import VisionData
@@ -123,16 +122,12 @@ def overlaid(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
 
 def draw(rows: Sequence[Ranked], data: VisionData, folder: Path, name: str) -> None:
     """Writes the samples in the order given to ``test-<name>.png``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = 3 if "masks" in rows[0][2] else 1
     across = 2 if len(rows) > 1 else 1
     down = -(-len(rows) // across)
     has_labels = "label" in rows[0][2]
     lines = 2 if columns > 1 else 1 + 2 * has_labels  # of the captions
-    figure = Figure(figsize=(across * columns * 1.35, down * (1.4 + 0.13 * lines)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(across * columns * 1.35, down * (1.4 + 0.13 * lines))
     grid = figure.subplots(down, across * columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -158,8 +153,7 @@ def draw(rows: Sequence[Ranked], data: VisionData, folder: Path, name: str) -> N
     if columns > 1:
         masks = [mask for _, _, sample in rows for mask in sample.get("masks", ())]
         _legend(figure, data.mask_names, any((mask == IGNORE).any() for mask in masks))
-    with atomic_write(folder / f"test-{name}.png") as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    save(figure, folder / f"test-{name}.png")
 
 
 def _legend(figure: Any, mask_names: list[str], any_unknown: bool) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from plcourse.evaluation.diagnostics.drawing import INK, SECOND, figure, save, tidy
+from plcourse.console.figures import new_figure, save, tidy
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores, cross_entropy, log_probability
 
 _FEW = 10  # bins with fewer samples get a faint line but no marker
+_COLORS = "#1f4e79", "#c8553d"  # before and after scaling
 _LOG_RANGE = 4.0  # temperatures from 1/55 to 55; a fit at either end means that no temperature helps
 
 
@@ -114,18 +115,19 @@ def brier(probability: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _draw(bins: dict[str, np.ndarray], errors: dict[str, float], path: Path) -> None:
-    drawn, (above, below) = figure(4.6, 5.4, nrows=2, gridspec_kw={"height_ratios": (3, 1)}, sharex=True)
+    figure = new_figure(4.6, 5.4)
+    above, below = figure.subplots(2, gridspec_kw={"height_ratios": (3, 1)}, sharex=True)
     above.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfect")
     edges = np.linspace(0, 1, len(next(iter(bins.values()))) + 1)
-    for (version, table), colour, marker in zip(bins.items(), (INK, SECOND), "os", strict=False):
+    for (version, table), color, marker in zip(bins.items(), _COLORS, "os", strict=False):
         label = f"{version}, error {errors[version]:.3f}"
         filled, many = table[table[:, 0] > 0], table[table[:, 0] >= _FEW]
-        above.plot(filled[:, 1], filled[:, 2], color=colour, linewidth=1, alpha=0.4)
-        above.plot(many[:, 1], many[:, 2], color=colour, marker=marker, markersize=5, linestyle="", label=label)
-        below.stairs(table[:, 0], edges, color=colour)
+        above.plot(filled[:, 1], filled[:, 2], color=color, linewidth=1, alpha=0.4)
+        above.plot(many[:, 1], many[:, 2], color=color, marker=marker, markersize=5, linestyle="", label=label)
+        below.stairs(table[:, 0], edges, color=color)
     above.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1.01), title="reliability")
     above.legend(fontsize=8, loc="upper left", frameon=False)
     below.set(xlabel="confidence", ylabel="samples", yscale="log", ylim=(0.8, None))
     tidy(above)
     tidy(below)
-    save(drawn, path)
+    save(figure, path)

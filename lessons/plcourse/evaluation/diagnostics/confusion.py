@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plcourse.console.captions import caption
-from plcourse.evaluation.diagnostics.drawing import figure, save
+from plcourse.console.figures import caption, new_figure, save
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 
 _LISTED = 5
@@ -37,7 +36,8 @@ def confusion_matrix(scores: Scores) -> np.ndarray:
 
 def _draw(matrix_KK: np.ndarray, names: list[str], path: Path) -> None:
     size = min(10.0, 2.6 + 0.36 * len(names))
-    drawn, axes = figure(size, size)
+    figure = new_figure(size, size)
+    axes = figure.subplots()
     fractions = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
     axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= _NUMBERED:
@@ -46,8 +46,8 @@ def _draw(matrix_KK: np.ndarray, names: list[str], path: Path) -> None:
         axes.set_yticks(range(len(names)), names)
         for (truth, guess), count in np.ndenumerate(matrix_KK):
             if count:
-                colour = "white" if fractions[truth, guess] > 0.6 else "black"
-                axes.text(guess, truth, count, ha="center", va="center", fontsize=7, color=colour)
+                color = "white" if fractions[truth, guess] > 0.6 else "black"
+                axes.text(guess, truth, count, ha="center", va="center", fontsize=7, color=color)
     axes.set(xlabel="predicted", ylabel="true", title="sample counts; shade: fraction of the true class")
     axes.title.set_fontsize(9)
-    save(drawn, path)
+    save(figure, path)

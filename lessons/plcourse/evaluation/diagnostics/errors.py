@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from plcourse.console.captions import caption
-from plcourse.evaluation.diagnostics.drawing import figure, save
+from plcourse.console.figures import caption, new_figure, save
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 from plcourse.files import atomic_write
 
@@ -57,11 +56,12 @@ class ConfidentErrors(Diagnostic):
 
 def _draw(scores: Scores, rows: list[int], path: Path) -> None:
     n_rows = -(-len(rows) // _COLUMNS)
-    drawn, grid = figure(1.3 * _COLUMNS, 1.75 * n_rows, nrows=n_rows, ncols=_COLUMNS, squeeze=False)
+    figure = new_figure(1.3 * _COLUMNS, 1.75 * n_rows)
+    grid = figure.subplots(n_rows, _COLUMNS, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, row in zip(grid.flat, rows, strict=False):
         axes.imshow(scores.pictures[row], cmap="gray", vmin=0, vmax=1)
         truth, guess = (caption(scores.label_names[k], 13) for k in (scores.labels[row], scores.predicted[row]))
         axes.set_title(f"true {truth}\npredicted {guess}\nconfidence {scores.confidence[row]:.3f}", fontsize=7)
-    save(drawn, path)
+    save(figure, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plcourse.evaluation.diagnostics.drawing import figure, save, tidy
+from plcourse.console.figures import new_figure, save, tidy
 from plcourse.evaluation.diagnostics.per_class import auroc
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 
@@ -62,7 +62,8 @@ def risk_coverage(uncertainty: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 
 def _draw(curves: dict[str, np.ndarray], path: Path) -> None:
-    drawn, axes = figure()
+    figure = new_figure(5, 4.2)
+    axes = figure.subplots()
     for name, risk in curves.items():
         chosen = np.unique(np.linspace(0, len(risk) - 1, _POINTS).astype(int))
         axes.plot((chosen + 1) / len(risk), risk[chosen], label=f"{name}, area {risk.mean():.4f}", linewidth=1.4)
@@ -70,4 +71,4 @@ def _draw(curves: dict[str, np.ndarray], path: Path) -> None:
     axes.set(xlim=(0, 1), ylim=(0, None))
     axes.legend(fontsize=8, frameon=False)
     tidy(axes)
-    save(drawn, path)
+    save(figure, path)

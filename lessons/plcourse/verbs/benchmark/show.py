@@ -47,7 +47,7 @@ def as_text(result: ScalingResult) -> str:
 
 def draw(result: ScalingResult, path: Path) -> None:
     """Writes a PNG: the samples per second of every job on the left, where a step's time goes on the right."""
-    figure = new_figure(1.6 + 0.5 * max(len(result.rows), len(result.splits)))
+    figure = new_figure(11, 1.6 + 0.5 * max(len(result.rows), len(result.splits)))
     left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.06})
     figure.suptitle(f"{result.config}, {result.global_batch} samples a step over all ranks", fontsize=11)
     _draw_rates(left, result)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plcourse.console.captions import caption
-from plcourse.console.figures import as_rows, new_figure, note, save
+from plcourse.console.figures import as_rows, caption, new_figure, note, save
 from plcourse.console.layout import broken, fitted, width
+from plcourse.errors import UserError
 from plcourse.verbs.compare.cells import ScoredCell, as_key
 from plcourse.verbs.compare.result import Comparison, ComparisonResult
 from plcourse.verbs.compare.wording import grid_line, interval_name, one_line, p_value_text
@@ -95,7 +95,7 @@ def draw(result: ComparisonResult, path: Path) -> None:
     """Writes a PNG: the scores on the left, joined across the arms, the differences' intervals on the right."""
     comparisons = result.comparisons
     heights = [0.5 + 0.55 * len(comparison.arms) for comparison in comparisons]
-    figure = new_figure(1.5 + sum(heights) + 0.55 * len(comparisons))
+    figure = new_figure(11, 1.5 + sum(heights) + 0.55 * len(comparisons))
     axes = figure.subplots(
         len(comparisons), 2, squeeze=False, sharex="col", gridspec_kw={"height_ratios": heights, "wspace": 0.04}
     )
@@ -107,7 +107,7 @@ def draw(result: ComparisonResult, path: Path) -> None:
     axes[-1][1].set_xlabel(f"difference to the baseline, {interval_name(1 - result.alpha)}{adjusted}")
     if result.forced:
         figure.suptitle("forced: the runs are not alike in everything", fontsize=10, color="#a33b00")
-    save(figure, path)
+    save(figure, path, UserError)
 
 
 def _draw_scores(axes: "Axes", comparison: Comparison) -> None:
