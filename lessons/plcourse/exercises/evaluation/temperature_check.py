@@ -1,6 +1,6 @@
 """Checks `temperature`."""
 
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ def _data(scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return calibrated[0] * scale, labels[0], calibrated[1] * scale, labels[1]
 
 
-def check_test_labels(answer: Any) -> None:
+def check_test_labels(answer: ModuleType) -> None:
     """The labels of the test split do not change the temperature."""
     val, val_label, test, test_label = _data(3.0)
     found, _ = answer.calibrated(val, val_label, test, test_label)
@@ -21,14 +21,14 @@ def check_test_labels(answer: Any) -> None:
     assert found == shuffled, f"other test labels change it from {found:.3f} to {shuffled:.3f}"
 
 
-def check_temperature(answer: Any) -> None:
+def check_temperature(answer: ModuleType) -> None:
     """If the logits are 3 times too large, the temperature is about 3."""
     for scale in (3.0, 0.5):
         found, _ = answer.calibrated(*_data(scale))
         assert abs(found / scale - 1) < 0.1, f"logits {scale:g} times too large: the temperature is {found:.3f}"
 
 
-def check_probabilities(answer: Any) -> None:
+def check_probabilities(answer: ModuleType) -> None:
     """The probabilities sum to 1, and the predicted classes do not change."""
     val, val_label, test, test_label = _data(3.0)
     _, probability = answer.calibrated(val, val_label, test, test_label)

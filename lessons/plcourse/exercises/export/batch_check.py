@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 from plcourse.export.formats import known_warnings_aside
 
 
-def check_any_batch(answer: Any) -> None:
+def check_any_batch(answer: ModuleType) -> None:
     """For batches of 1, 2, 7 and 64 samples, the file returns what the model returns."""
     import onnxruntime
 

@@ -1,12 +1,12 @@
 """Checks `penalty`."""
 
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import nn
 
 
-def check_linear(answer: Any) -> None:
+def check_linear(answer: ModuleType) -> None:
     """For a linear critic the penalty is (norm of its weight - 1) squared, whatever the batch size."""
     critic = nn.Linear(5, 1).double()
     wanted = float((critic.weight.norm() - 1).square())
@@ -15,7 +15,7 @@ def check_linear(answer: Any) -> None:
         assert abs(found - wanted) < 1e-9, f"a batch of {size}: {found:.4f} instead of {wanted:.4f}"
 
 
-def check_it_teaches(answer: Any) -> None:
+def check_it_teaches(answer: ModuleType) -> None:
     """The critic's weights get a gradient that reduces the penalty."""
     critic = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     sample = torch.randn(20, 5, dtype=torch.float64)

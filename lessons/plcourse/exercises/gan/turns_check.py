@@ -1,14 +1,14 @@
 """Checks `turns`."""
 
 import copy
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 
-def _played(answer: Any) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, torch.Tensor, torch.Tensor]:
+def _played(answer: ModuleType) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, torch.Tensor, torch.Tensor]:
     """Returns both networks before and after one iteration; with a learning rate of 1, steps equal gradients."""
     before = [nn.Sequential(nn.Linear(i, 4), nn.Tanh(), nn.Linear(4, o)).double() for i, o in ((2, 3), (3, 1))]
     after = copy.deepcopy(before)
@@ -18,7 +18,7 @@ def _played(answer: Any) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module, to
     return before[0], before[1], after[0], after[1], real, latent
 
 
-def check_discriminator(answer: Any) -> None:
+def check_discriminator(answer: ModuleType) -> None:
     """The discriminator takes one step against the gradient of its own loss."""
     generator, discriminator, _, stepped, real, latent = _played(answer)
     real_B, fake_B = discriminator(real), discriminator(generator(latent))
@@ -27,7 +27,7 @@ def check_discriminator(answer: Any) -> None:
     assert off < 1e-9, f"its step is off by {off:.2g}"
 
 
-def check_generator(answer: Any) -> None:
+def check_generator(answer: ModuleType) -> None:
     """The generator takes one step for its own loss alone, which uses the updated discriminator."""
     generator, _, stepped, discriminator, _, latent = _played(answer)
     off = _off(generator, stepped, functional.softplus(-discriminator(generator(latent))).mean())

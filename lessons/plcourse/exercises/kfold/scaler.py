@@ -1,4 +1,4 @@
-"""Standardised folds.
+"""Standardized folds.
 
 A colleague cross-validates with these folds and gets scores that new data do not confirm. Find the leak and fix it.
 """
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 
-def standardised_folds(feature_NF: np.ndarray, fold_N: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Standardises the features of each fold's training and held-out samples.
+def standardized_folds(feature_NF: np.ndarray, fold_N: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Standardizes the features of each fold's training and held-out samples.
 
     Args:
         feature_NF: float64 [N, F].

@@ -1,13 +1,13 @@
 """Checks `windows`."""
 
-from typing import Any
+from types import ModuleType
 
 import torch
 
 _TEXT = torch.randperm(40, generator=torch.Generator().manual_seed(0))
 
 
-def check_next(answer: Any) -> None:
+def check_next(answer: ModuleType) -> None:
     """The target at each position is the token after the input token."""
     for start in (0, 5, 20):
         given, target = answer.window(_TEXT, start, 8)
@@ -15,7 +15,7 @@ def check_next(answer: Any) -> None:
         assert torch.equal(target, _TEXT[start + 1 : start + 9]), f"the target at {start} is not the next token"
 
 
-def check_all_fit(answer: Any) -> None:
+def check_all_fit(answer: ModuleType) -> None:
     """Every window has full length, including the last one."""
     for length, block in ((40, 8), (9, 8), (40, 1)):
         count = answer.n_windows(length, block)
@@ -24,12 +24,11 @@ def check_all_fit(answer: Any) -> None:
         assert sizes == {(block, block)}, f"{length} tokens, windows of {block}: some have the sizes {sorted(sizes)[0]}"
 
 
-def check_none_is_lost(answer: Any) -> None:
+def check_none_is_lost(answer: ModuleType) -> None:
     """Every token but the first is a target of some window."""
     for length, block in ((40, 8), (9, 8), (13, 3)):
         text = _TEXT[:length]
         count = min(answer.n_windows(length, block), length)
         seen = {int(each) for start in range(count) for each in answer.window(text, start, block)[1]}
-        assert set(text[1:].tolist()) <= seen, (
-            f"{length} tokens, windows of {block}: {length - 1 - len(seen)} tokens are never a target"
-        )
+        missed = set(text[1:].tolist()) - seen
+        assert not missed, f"{length} tokens, windows of {block}: {len(missed)} tokens are never a target"

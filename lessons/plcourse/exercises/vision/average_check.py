@@ -1,7 +1,7 @@
 """Checks `average`."""
 
 import copy
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -13,14 +13,14 @@ def _network() -> nn.Module:
     return network
 
 
-def _averaged(answer: Any, count: int) -> tuple[nn.Module, list[nn.Module]]:
+def _averaged(answer: ModuleType, count: int) -> tuple[nn.Module, list[nn.Module]]:
     average, models = _network(), [_network() for _ in range(count)]
     for number, model in enumerate(models):
         answer.update(average, model, number)
     return average, models
 
 
-def check_mean(answer: Any) -> None:
+def check_mean(answer: ModuleType) -> None:
     """After 1, 2 and 7 models the parameters are their mean."""
     for count in (1, 2, 7):
         average, models = _averaged(answer, count)
@@ -30,14 +30,14 @@ def check_mean(answer: Any) -> None:
             assert off < 1e-12, f"after {count} models {name} is off by {off:.2g}"
 
 
-def check_buffers(answer: Any) -> None:
+def check_buffers(answer: ModuleType) -> None:
     """The buffers equal those of the newest model."""
     average, models = _averaged(answer, 3)
     for name, buffer in average.named_buffers():
         assert torch.equal(buffer, dict(models[-1].named_buffers())[name]), f"{name} differs from the newest model"
 
 
-def check_apart(answer: Any) -> None:
+def check_apart(answer: ModuleType) -> None:
     """The models are not changed and share no memory with the average."""
     average, model = _network(), _network()
     before = copy.deepcopy(model.state_dict())

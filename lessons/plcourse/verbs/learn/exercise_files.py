@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -19,16 +18,9 @@ from plcourse.exercises import MARK, Exercise, exercises_of, starting_file
 _CHECK_SECONDS = 90
 
 
-def chosen_exercises(lesson: catalog.Lesson | None, name: str | None) -> list[Exercise]:
-    """The exercises of a lesson, or the one with this name.
-
-    Raises:
-        UserError: no exercise has this name.
-    """
-    assert lesson is not None
+def chosen_exercises(lesson: catalog.Lesson, name: str | None) -> list[Exercise]:
+    """The exercises of a lesson, or the one with this name; a UserError if there is none."""
     known = exercises_of(lesson.key)
-    if not known:
-        raise UserError(f"lesson {lesson.number} ({lesson.key}) has no exercises in this version")
     chosen = [each for each in known if name in (None, each.name)]
     if not chosen:
         names = [each.name for each in known]
@@ -36,25 +28,15 @@ def chosen_exercises(lesson: catalog.Lesson | None, name: str | None) -> list[Ex
     return chosen
 
 
-def write(lesson: catalog.Lesson | None, chosen: Sequence[Exercise], dest: Path, typed: str) -> None:
-    """Writes starting files, and never overwrites a file of the learner.
+def write(lesson: catalog.Lesson, chosen: Sequence[Exercise], dest: Path, typed: str) -> None:
+    """Writes the starting files of a lesson's exercises; a UserError if one exists or cannot be written.
 
-    Args:
-        lesson: the lesson.
-        chosen: its exercises.
-        dest: a folder, or one new file ending in .py for one exercise.
-        typed: the destination as the learner typed it.
-
-    Raises:
-        UserError: a file exists already, or the destination does not fit or cannot be written.
+    `dest` is a folder or, for one exercise, a new file ending in .py; `typed` is what the learner typed for it.
     """
-    assert lesson is not None
     if dest.suffix == ".py":
         if len(chosen) > 1:
-            names = ", ".join(each.name for each in chosen)
-            raise UserError(
-                f"--exercise {typed!r} is one file; choose an exercise by --name ({names}) or give a folder"
-            )
+            choice = f"choose an exercise by --name ({', '.join(each.name for each in chosen)}) or give a folder"
+            raise UserError(f"--exercise {typed!r} is one file; {choice}")
         files = [dest]
         if not dest.parent.is_dir():
             raise UserError(f"--exercise {typed!r}: folder '{dest.parent}' does not exist; create it first")
@@ -62,8 +44,7 @@ def write(lesson: catalog.Lesson | None, chosen: Sequence[Exercise], dest: Path,
         if dest.is_file() or not dest.absolute().parent.is_dir():
             raise UserError(f"--exercise {typed!r}: give a folder or a new file ending in .py")
         files = [dest / f"{lesson.key}_{each.name}.py" for each in chosen]
-    existing = [file for file in files if file.exists()]
-    if existing:
+    if existing := [file for file in files if file.exists()]:
         raise UserError(f"'{existing[0]}' exists; remove it to start over, or check it: plcourse learn --check {typed}")
     try:
         if dest.suffix != ".py":
@@ -77,21 +58,12 @@ def write(lesson: catalog.Lesson | None, chosen: Sequence[Exercise], dest: Path,
 
 
 def check(dest: Path, lesson: catalog.Lesson | None, hints: bool) -> None:
-    """Checks one file, or all exercises in a folder.
-
-    Args:
-        dest: the file or folder.
-        lesson: checks only exercises of this lesson; None for all.
-        hints: whether to print a hint for each wrong exercise.
-
-    Raises:
-        UserError: there is no exercise, or one of them is not solved yet (exit status 1).
-    """
+    """Checks a file, or the exercises in a folder, all or those of one lesson; a UserError until all are right."""
     if not dest.exists():
         raise UserError(f"--check {str(dest)!r}: no such file or folder; --exercise creates one")
     files = sorted(dest.glob("*.py")) if dest.is_dir() else [dest]
-    found = [(file, name) for file in files if (name := _exercise_of(file))]
-    found = [(file, name) for file, name in found if lesson is None or name.startswith(f"{lesson.key}/")]
+    prefix = f"{lesson.key}/" if lesson else ""
+    found = [(file, name) for file in files if (name := _exercise_of(file)) and name.startswith(prefix)]
     if not found:
         of = f" of lesson {lesson.number}" if lesson else ""
         raise UserError(f"--check {str(dest)!r}: found no exercise{of}; exercises start with {MARK.strip()!r}")
@@ -108,11 +80,9 @@ def _exercise_of(file: Path) -> str:
             first = stream.readline().strip()
     except OSError as error:
         raise UserError(f"cannot read '{file}': {error.strerror}") from error
-    name = first.removeprefix(MARK.strip()).strip() if first.startswith(MARK.strip()) else ""
+    name = first.removeprefix(MARK).strip() if first.startswith(MARK) else ""
     key, _, exercise = name.partition("/")
-    keys = [lesson.key for lesson in catalog.LESSONS]
-    known = key in keys and exercise in [each.name for each in exercises_of(key)]
-    return name if known and re.fullmatch(r"\w+/\w+", name) else ""
+    return name if exercise in [each.name for each in exercises_of(key)] else ""
 
 
 def _is_wrong(file: Path, name: str, hints: bool) -> bool:
@@ -120,13 +90,10 @@ def _is_wrong(file: Path, name: str, hints: bool) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = [sys.executable, "-m", "plcourse.exercises.runner", name, str(file.resolve()), str(result)]
-        package = str(catalog.PACKAGE.parent)
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(filter(None, [str(catalog.PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+        env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_CHECK_SECONDS, cwd=folder, env=environment
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_CHECK_SECONDS, cwd=folder, env=env)
             rows = json.loads(result.read_bytes()) if result.is_file() else None
             last = (done.stderr.strip().splitlines() or ["the process ended without a message"])[-1]
         except subprocess.TimeoutExpired:

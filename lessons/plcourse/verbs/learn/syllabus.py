@@ -1,4 +1,4 @@
-"""What the learning path says of each lesson: one table, read by `plcourse learn` and shown in `lessons/README.md`."""
+"""The plan of each lesson, which `plcourse learn` and `lessons/README.md` show."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,13 @@ from plcourse.catalog import LESSONS
 
 @dataclass(frozen=True)
 class Plan:
-    """How a lesson is learnt.
+    """How long a lesson takes, what it builds on and what it teaches."""
 
-    Args:
-        needs: lessons whose mechanism it takes as known, by number.
-        concepts: what one meets in it.
-        minutes: planned, for the guide, the first commands and the exercises, without long training runs.
-        hardware: enough for every config that needs nothing; further what the others take.
-        outcome: what one can do afterwards.
-    """
-
-    needs: tuple[int, ...]
+    needs: tuple[int, ...]  # lessons that it builds on
     concepts: tuple[str, ...]
-    minutes: int
-    hardware: str
-    outcome: str
+    minutes: int  # for the guide, the first commands and the exercises, without long training runs
+    hardware: str  # enough for every config that needs nothing; then what the others need
+    outcome: str  # what one can do afterwards
 
 
 PLANS = {

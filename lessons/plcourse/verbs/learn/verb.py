@@ -4,34 +4,26 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from plcourse import catalog
 from plcourse.console import say
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError, nearest
 from plcourse.exercises import exercises_of
+from plcourse.runs.config_keys import lookup
 from plcourse.runs.headline import test_score
 from plcourse.runs.run import Run, list_runs, runs_root
 from plcourse.verbs.learn.exercise_files import check, chosen_exercises, write
 from plcourse.verbs.learn.syllabus import PLANS, TRACKS
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 def learn_parser() -> LineParser:
     """Returns the parser of `plcourse learn`."""
     parser = LineParser("learn", "[LESSON] [--code | --exercise DEST | --check DEST] [--hint]")
     add = parser.add_argument
-    add(
-        "lesson",
-        nargs="?",
-        metavar="LESSON",
-        help="the lesson whose guide is shown, by number or name; without it, the learning path",
-    )
+    lesson = "the lesson whose guide is shown, by number or name; without it, the learning path"
+    add("lesson", nargs="?", metavar="LESSON", help=lesson)
     add("--code", action="store_true", help="print the lesson's idea as one short Python file, minimal.py")
     exercise = "write the lesson's exercises into a folder, or one into a file that ends with .py"
     add("--exercise", metavar="DEST", help=exercise)
@@ -51,26 +43,24 @@ def learn(argv: list[str]) -> None:
     given = [flag for flag, is_given in actions.items() if is_given]
     if len(given) > 1:
         raise UserError(f"plcourse learn: {' and '.join(given)} exclude each other; give one of them")
+    if args.name is not None and args.exercise is None and not args.hint:
+        raise UserError("plcourse learn: --name goes with --exercise or --hint")
     if args.check is not None:
         check(Path(args.check), lesson, args.hint)
-        return
-    if (args.code or args.exercise is not None or args.hint) and lesson is None:
-        flag = given[0] if given else "--hint"
-        raise UserError(f"plcourse learn: {flag} needs a lesson, for example `plcourse learn 13 {flag}`")
-    if args.code:
-        _show_code(_file_of(lesson, "minimal.py"))
-        return
-    if args.exercise is None and not args.hint:
-        if args.name is not None:
-            raise UserError("plcourse learn: --name goes with --exercise or --hint")
-        finished = _finished(args.runs_root)
-        _show_guide(_path(finished) if lesson is None else _guide(lesson, finished))
-        return
-    chosen = chosen_exercises(lesson, args.name)
-    if args.exercise is not None:
-        write(lesson, chosen, Path(args.exercise), args.exercise)
-    if args.hint:
-        say("\n".join(f"{each.name}: {each.hint}" for each in chosen))
+    elif lesson is None:
+        if needy := [*given, *["--hint"] * args.hint]:
+            raise UserError(f"plcourse learn: {needy[0]} needs a lesson, for example `plcourse learn 13 {needy[0]}`")
+        _show(_path(_finished(args.runs_root)))
+    elif args.code:
+        _show(_file_of(lesson, "minimal.py"), is_code=True)
+    elif args.exercise is None and not args.hint:
+        _show(_guide(lesson, _finished(args.runs_root)))
+    else:
+        chosen = chosen_exercises(lesson, args.name)
+        if args.exercise is not None:
+            write(lesson, chosen, Path(args.exercise), args.exercise)
+        if args.hint:
+            say("\n".join(f"{each.name}: {each.hint}" for each in chosen))
 
 
 def _lesson(word: str) -> catalog.Lesson:
@@ -78,30 +68,26 @@ def _lesson(word: str) -> catalog.Lesson:
         if word in (lesson.key, str(lesson.number)):
             return lesson
     keys = [lesson.key for lesson in catalog.LESSONS]
-    raise UserError(
-        f"plcourse learn: unknown lesson {word!r}; choose 12 to 19 or {', '.join(keys)}{nearest(word, keys)}"
-    )
+    known = f"12 to 19 or {', '.join(keys)}"
+    raise UserError(f"plcourse learn: unknown lesson {word!r}; choose {known}{nearest(word, keys)}")
 
 
 def _finished(flag: str | None) -> dict[str, str]:
     """The score of the newest finished run of each config, by the config's name."""
     found: dict[str, str] = {}
     for run in list_runs(runs_root(flag)):
-        if run.status == "finished":
-            record = run.record
-            found.setdefault(str(record.get("config")), _score(run, record))
+        if run.status == "finished" and (config := str(run.record.get("config"))) not in found:
+            found[config] = _score(run)
     return found
 
 
-def _score(run: Run, record: Mapping[str, Any]) -> str:
+def _score(run: Run) -> str:
     """The run's test score, or else its best score during training."""
+    record, score = run.record, None
     with contextlib.suppress(UserError):  # a damaged evaluation file does not hide the run
-        if tested := test_score(run, record):
-            return f"{tested[0]} {tested[1]:.4g}"
-    best = record.get("best")
-    if isinstance(best, dict) and isinstance(best.get("value"), int | float):
-        return f"{best.get('metric')} {best['value']:.4g}"
-    return "finished"
+        score = test_score(run, record)
+    name, value = score or (lookup(record, "best.metric"), lookup(record, "best.value"))
+    return f"{name} {value:.4g}" if isinstance(value, int | float) else "finished"
 
 
 def _path(finished: dict[str, str]) -> str:
@@ -142,38 +128,24 @@ def _first_commands(lesson: catalog.Lesson) -> list[str]:
     return re.findall(r"^    plcourse (?:.*\\\n)*.*", start, re.MULTILINE)
 
 
-def _file_of(lesson: catalog.Lesson | None, name: str) -> str:
-    assert lesson is not None
+def _file_of(lesson: catalog.Lesson, name: str) -> str:
     file = catalog.PACKAGE / lesson.key / name
     if not file.is_file():
         raise UserError(f"lesson {lesson.number} ({lesson.key}) has no {name} in this version")
     return file.read_text(encoding="utf-8")
 
 
-def _show_guide(markdown: str) -> None:
-    """Renders a guide on a terminal; prints its Markdown elsewhere."""
-    if sys.stdout.isatty():
-        from plcourse.console.markdown import Guide
-
-        _page(Guide(markdown))
-    else:
-        say(markdown.rstrip())
-
-
-def _show_code(code: str) -> None:
-    """Highlights a Python file on a terminal; prints it unchanged elsewhere, so that it can be saved with ``>``."""
-    if sys.stdout.isatty():
-        from rich.syntax import Syntax
-
-        _page(Syntax(code, "python", background_color="default"))
-    else:
-        say(code.rstrip())
-
-
-def _page(content: "RenderableType") -> None:
+def _show(text: str, is_code: bool = False) -> None:
+    """Pages Markdown or Python on a terminal; prints it unchanged elsewhere, so that it can be saved with ``>``."""
+    if not sys.stdout.isatty():
+        say(text.rstrip())
+        return
     from rich.console import Console
+    from rich.syntax import Syntax
+
+    from plcourse.console.markdown import Guide
 
     os.environ.setdefault("LESS", "-FRX")  # keeps colors, and does not page what fits on the screen
     console = Console(width=min(100, Console().width))
     with console.pager(styles=True):
-        console.print(content)
+        console.print(Syntax(text, "python", background_color="default") if is_code else Guide(text))
