@@ -1,6 +1,6 @@
 """Keys of a config: the lines where they are, and the class names that they hold. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -47,6 +47,13 @@ def locate_key(files: Sequence[ConfigSource], dotted_key: str, parents: bool = F
         if node is not None and (found is None or matched >= found[0]):
             found = (matched, Place(source.label, line_of(node)))
     return found[1] if found is not None and (parents or found[0] == len(parts)) else None
+
+
+def lookup(tree: object, dotted_key: str) -> Any:
+    """Returns the value of a key such as `model.init_args.lr` in nested mappings; None if it is missing."""
+    for part in dotted_key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def expand_class_names(tree: dict[str, Any], source: ConfigSource) -> dict[str, Any]:

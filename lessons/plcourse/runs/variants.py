@@ -12,6 +12,7 @@ from typing import Any
 
 from plcourse.console.flags import as_flags
 from plcourse.errors import UserError
+from plcourse.runs.config_keys import lookup
 from plcourse.runs.config_yaml import parse_config
 from plcourse.runs.configs import ConfigSource, find_config
 from plcourse.runs.differences import differences
@@ -38,7 +39,7 @@ def variant_of(run: Run, config: str, checkpoint: Path | None, trust: Sequence[s
         asked = parse_config(ConfigSource("command", "this command", config, packaged=False))
         for key in differences(recorded, asked):
             whole = re.split(r"\.\d+(?:\.|$)", key)[0]  # a flag sets a whole list
-            settings[whole] = _lookup(asked, whole)
+            settings[whole] = lookup(asked, whole)
     return Variant(settings, tuple(trust))
 
 
@@ -157,9 +158,3 @@ def _checkpoint_name(run: Run, checkpoint: Path) -> str:
     if checkpoint.resolve().parent != (run.path / "checkpoints").resolve():
         return str(checkpoint)
     return "" if checkpoint.stem == "best" else checkpoint.stem
-
-
-def _lookup(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
-    return config

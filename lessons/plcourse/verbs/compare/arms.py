@@ -1,17 +1,17 @@
 """Assigns each cell to an arm and to a comparison."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from plcourse.errors import UserError, nearest
-from plcourse.verbs.compare.cells import ScoredCell, as_key, lookup
+from plcourse.runs.config_keys import lookup
+from plcourse.verbs.compare.cells import ScoredCell, Settings, as_key
 from plcourse.verbs.compare.wording import first_names, one_line
 
 
 def comparison_groups(
     cells: list[ScoredCell], grid_by: str | None, baseline: str | None
-) -> list[tuple[dict[str, Any], list[ScoredCell]]]:
+) -> list[tuple[Settings, list[ScoredCell]]]:
     """Groups the cells by comparison, named by arm, with the grid values that each comparison is for.
 
     With `grid_by`, a config key, there is one comparison per value or, if there is only one config, the values are the
@@ -24,14 +24,14 @@ def comparison_groups(
     if grid_by is not None:
         _check_grid_key(grid_by, cells, keys)
     varying = [key for key in keys if len({as_key(_grid_value(cell, key)) for cell in cells}) > 1 and key != grid_by]
-    values_are_arms = grid_by is not None and len({cell.config_name for cell in cells}) == 1
-    groups: dict[str, tuple[dict[str, Any], list[ScoredCell]]] = {}
+    of_arm, of_group = varying, [] if grid_by is None else [grid_by]
+    only_config = len({cell.config_name for cell in cells}) == 1
+    if grid_by is not None and only_config:
+        of_arm, of_group = of_group, of_arm
+    groups: dict[str, tuple[Settings, list[ScoredCell]]] = {}
     for cell in cells:
-        if grid_by is not None and values_are_arms:
-            arm, of_group = _grid_label(cell, [grid_by]), varying
-        else:
-            arm = f"{cell.config_name} {_grid_label(cell, varying)}".strip()
-            of_group = [] if grid_by is None else [grid_by]
+        values = " ".join(f"{key.rpartition('.')[2]}={one_line(_grid_value(cell, key))}" for key in of_arm)
+        arm = values if grid_by is not None and only_config else f"{cell.config_name} {values}".strip()
         grid = {key: _grid_value(cell, key) for key in of_group}
         groups.setdefault(as_key(grid), (grid, []))[1].append(replace(cell, arm=arm))
     _check_arms(list(dict.fromkeys(cell.arm for _, group in groups.values() for cell in group)), cells, baseline)
@@ -40,13 +40,8 @@ def comparison_groups(
     return list(groups.values())
 
 
-def _grid_value(cell: ScoredCell, key: str) -> Any:
+def _grid_value(cell: ScoredCell, key: str) -> object:
     return cell.grid[key] if key in cell.grid else lookup(cell.config, key)
-
-
-def _grid_label(cell: ScoredCell, keys: Iterable[str]) -> str:
-    """The part of an arm's name that is from the grid: `lr=0.1`."""
-    return " ".join(f"{key.rpartition('.')[2]}={one_line(_grid_value(cell, key))}" for key in keys)
 
 
 def _check_grid_key(key: str, cells: list[ScoredCell], grid_keys: list[str]) -> None:
@@ -60,8 +55,7 @@ def _check_grid_key(key: str, cells: list[ScoredCell], grid_keys: list[str]) -> 
 
 def _check_arms(arms: list[str], cells: list[ScoredCell], baseline: str | None) -> None:
     if len(arms) < 2:
-        which = _differing_keys(cells)
-        hint = f"; its runs differ in {first_names(which)}: --grid_by compares by one of these" if which else ""
+        hint = _hint(cells, "; its runs differ")
         raise UserError(f"only one arm, {arms[0]}: add runs of another config{hint}")
     if baseline is not None and baseline not in arms:
         known = f"{first_names(arms, 8)}{nearest(baseline, arms)}"
@@ -69,24 +63,24 @@ def _check_arms(arms: list[str], cells: list[ScoredCell], baseline: str | None) 
 
 
 def _check_duplicates(cells: list[ScoredCell]) -> None:
-    seen: dict[Any, ScoredCell] = {}
+    seen: dict[object, ScoredCell] = {}
     for cell in (cell for cell in cells if not cell.left_out):
         twin = seen.setdefault((cell.arm, cell.place, cell.resample), cell)
-        if twin is cell:
-            continue
-        which = _differing_keys([twin, cell])
-        hint = f"they differ in {first_names(which)}: --grid_by compares by one of these" if which else "leave one out"
-        fold = "" if cell.fold is None else f", fold {cell.fold}"
-        raise UserError(f"arm {cell.arm} has seed {cell.seed}{fold} twice, in {twin.name} and {cell.name}; {hint}")
+        if twin is not cell:
+            hint = _hint([twin, cell], "they differ") or "leave one out"
+            fold = "" if cell.fold is None else f", fold {cell.fold}"
+            raise UserError(f"arm {cell.arm} has seed {cell.seed}{fold} twice, in {twin.name} and {cell.name}; {hint}")
 
 
-def _differing_keys(cells: Sequence[ScoredCell]) -> list[str]:
+def _hint(cells: Sequence[ScoredCell], they_differ: str) -> str:
+    """The keys by which `--grid_by` could compare these cells; empty if their configs are equal."""
     flat = [_flat(cell.config) for cell in cells]
-    keys = dict.fromkeys(key for config in flat for key in config)
-    return [key for key in keys if len({as_key(config.get(key)) for config in flat}) > 1 and key != "seed_everything"]
+    keys = dict.fromkeys(key for config in flat for key in config if key != "seed_everything")
+    differing = [key for key in keys if len({as_key(config.get(key)) for config in flat}) > 1]
+    return f"{they_differ} in {first_names(differing)}: --grid_by compares by one of these" if differing else ""
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(config: object, prefix: str = "") -> Settings:
     """Flattens a config to dotted keys and values."""
     if not isinstance(config, dict) or not config:
         return {prefix: config} if prefix else {}

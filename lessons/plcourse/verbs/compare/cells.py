@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plcourse.errors import UserError, nearest
+from plcourse.runs.config_keys import lookup
 from plcourse.runs.config_yaml import parse_config
 from plcourse.runs.configs import find_config
 from plcourse.runs.folders import find_folder
@@ -22,41 +23,38 @@ _USER_SOURCES = ("image_folder", "mask_folder", "text_file", "text_table")
 _FILE_KEYS = ("root", "path", "file", "files", "train", "val", "test")
 _SWEEP = "sweep.json"
 
+Settings = dict[str, Any]  # of a config, a grid or a record, by key
+
 
 @dataclass(frozen=True)
 class ScoredCell:
-    """A run, or a fold of one, with everything about it that matters to a comparison.
-
-    Attributes:
-        scores: each metric's value by source (`eval`, `best` or `last`); empty unless the run finished.
-        sizes: samples of the parts, `n_train`, `n_val` and `n_test`, as far as they are known.
-    """
+    """A run, or a fold of one, with everything about it that matters to a comparison."""
 
     config_name: str  # the run's config, such as `ddp/tuned`
     seed: Hashable  # the run's seed; None if it had none
     fold: int | None  # the number of the fold within the run; None for a run that is not a cross-validation
-    grid: dict[str, Any]  # values of a sweep's grid, by dotted key
+    grid: Settings  # values of a sweep's grid, by dotted key
     folder: Path  # the run's folder, or the fold's below it
     name: str  # its name in messages
     status: str  # as of `Run.status`, or the sweep's status of a cell without a run
-    config: dict[str, Any] = field(default_factory=dict)  # the run's resolved config; empty if there is none
-    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    config: Settings = field(default_factory=dict)  # the run's resolved config; empty if there is none
+    scores: dict[str, Settings] = field(default_factory=dict)  # values by metric, by source: `eval`, `best`, `last`
     steps: int | None = None  # see `optimizer_steps`
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)  # `n_train`, `n_val`, `n_test` samples, where known
     checkpoints: dict[str, str | None] = field(default_factory=dict)  # the file that each stage's evaluation scored
     arm: str = ""  # the arm that it belongs to
     value: float | None = None  # the score that is compared; None until it is chosen
     left_out: str | None = None  # why it is not compared; None while it is
 
     @property
-    def split(self) -> dict[str, Any]:
-        """The settings that decide which samples are for training and which for testing."""
+    def split(self) -> Settings:
+        """The settings that determine which samples are for training and which for testing."""
         of_data = _selected(self.config, "data.init_args", _SPLIT_KEYS)
         return of_data | _selected(self.config, "trainer.fit_loop.init_args", _FOLD_KEYS)
 
     @property
-    def data(self) -> dict[str, Any]:
-        """The settings that decide which samples there are before the split, and the noise in their labels."""
+    def data(self) -> Settings:
+        """The settings that determine the samples before the split, and the noise in their labels."""
         source = lookup(self.config, "data.init_args.source")
         noise = _NOISE_KEYS if lookup(self.config, "data.init_args.label_noise") else ()
         keys = ("source", *noise, *(_FILE_KEYS if source in _USER_SOURCES else ()))
@@ -69,10 +67,10 @@ class ScoredCell:
 
     @property
     def resample(self) -> tuple[int | None, str]:
-        """Fold and split: cells that differ in it were trained or tested on other samples."""
+        """Fold and split: cells that differ in them were trained or tested on other samples."""
         return self.fold, as_key(self.split)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Settings:
         """The cell as the JSON file of a comparison lists it."""
         keys = ("seed", "fold", "split", "grid", "value", "steps", "status", "left_out")
         fields = {key: getattr(self, key) for key in keys}
@@ -80,33 +78,20 @@ class ScoredCell:
         return {"arm": self.arm, "config": self.config_name, **fields, "used": self.left_out is None, "run": run}
 
 
-def lookup(config: Any, key: str) -> Any:
-    """The value of a dotted key such as `model.init_args.lr`, None if it is missing."""
-    for part in key.split("."):
-        if not isinstance(config, dict) or part not in config:
-            return None
-        config = config[part]
-    return config
-
-
-def _selected(config: dict[str, Any], parent: str, keys: Sequence[str]) -> dict[str, Any]:
+def _selected(config: Settings, parent: str, keys: Sequence[str]) -> Settings:
     found = {key: lookup(config, f"{parent}.{key}") for key in keys}
     return {key: value for key, value in found.items() if value is not None}
 
 
-def as_key(value: Any) -> str:
+def as_key(value: object) -> str:
     """A value of a config as text, to compare and to group by."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def read_cells(inputs: Sequence[str], root: Path) -> tuple[list[ScoredCell], dict[str, Any]]:
-    """Reads the cells of runs and sweeps, each once, and the `name` and `mode` of the first sweep's metric.
-
-    Raises:
-        UserError: no such run or sweep, or an unreadable file.
-    """
+def read_cells(inputs: Sequence[str], root: Path) -> tuple[list[ScoredCell], Settings]:
+    """Reads the cells of runs and sweeps, each once, and the `name` and `mode` of the first sweep's metric."""
     cells: dict[Path, ScoredCell] = {}
-    hint: dict[str, Any] = {}
+    hint: Settings = {}
     for name in inputs:
         sweep = find_sweep_folder(name, root)
         if sweep is None:
@@ -114,8 +99,8 @@ def read_cells(inputs: Sequence[str], root: Path) -> tuple[list[ScoredCell], dic
         else:
             record = _read_sweep(sweep)
             found = [cell for entry in record["cells"] for cell in _sweep_cells(entry, sweep, root)]
-            metric = record.get("metric")
-            hint = hint or (metric if isinstance(metric, dict) else {})
+            if not hint.get("name"):
+                hint = {key: lookup(record, f"metric.{key}") for key in ("name", "mode")}
         for cell in found:
             cells.setdefault(cell.folder.resolve(), cell)
     return list(cells.values()), hint
@@ -140,7 +125,7 @@ def _load_run(name: str, root: Path) -> Run:
         raise
 
 
-def _read_sweep(folder: Path) -> dict[str, Any]:
+def _read_sweep(folder: Path) -> Settings:
     """Reads a sweep's record with its cells in the order of the arms."""
     file = folder / _SWEEP
     record = read_record(file)
@@ -152,7 +137,7 @@ def _read_sweep(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _sweep_cells(entry: dict[str, Any], sweep: Path, root: Path) -> list[ScoredCell]:
+def _sweep_cells(entry: Settings, sweep: Path, root: Path) -> list[ScoredCell]:
     """Reads one cell of a sweep from its run or, if it has none, from the sweep's list."""
     place = entry.get("run")
     folders = [base / place for base in (sweep, root, Path())] if place else []
@@ -167,18 +152,16 @@ def _sweep_cells(entry: dict[str, Any], sweep: Path, root: Path) -> list[ScoredC
 
 
 def _run_cells(
-    run: Run, arm: str | None = None, seed: Any = None, grid: dict[str, Any] | None = None
+    run: Run, arm: str | None = None, seed: int | None = None, grid: Settings | None = None
 ) -> list[ScoredCell]:
     """Reads a run as one cell, or as one per fold if its folds have scores."""
     record = run.record
-    sweep = record.get("sweep")
-    sweep = sweep if isinstance(sweep, dict) else {}
     seed = record.get("seed") if seed is None else seed
     cell = ScoredCell(
-        config_name=arm or str(sweep.get("arm") or record.get("config") or run.path.parent.name),
+        config_name=arm or str(lookup(record, "sweep.arm") or record.get("config") or run.path.parent.name),
         seed=None if isinstance(seed, bool) else seed,
         fold=None,
-        grid=grid or sweep.get("grid") or {},
+        grid=grid or lookup(record, "sweep.grid") or {},
         folder=run.path,
         name=run.name,
         status=status_of(record),
@@ -198,25 +181,22 @@ def _with_results(cell: ScoredCell) -> ScoredCell:
     record = _record(run)
     # Evaluations with other settings than the run's are not what is compared.
     found = {each.stage: each.content for each in evaluations(run) if not each.is_variant}
-    best = record.get("best")
+    monitored = lookup(record, "best.metric")
     scores = {
         "eval": {name: value for each in found.values() for name, value in (each.get("metrics") or {}).items()},
-        "best": {best["metric"]: best.get("value")} if isinstance(best, dict) and best.get("metric") else {},
+        "best": {monitored: lookup(record, "best.value")} if monitored else {},
         "last": {row["metric"]: row["value"] for row in run.metrics},
     }
     recorded = record.get("data")
-    recorded = recorded if isinstance(recorded, dict) else {}
-    sizes = {key: size for key, size in recorded.items() if key.startswith("n_") and isinstance(size, int)}
-    checkpoints = {}
-    for stage, content in found.items():
-        checkpoints[stage] = Path(content["checkpoint"]).name if content.get("checkpoint") else None
-        coverage = content.get("coverage")
-        if isinstance(coverage, dict) and isinstance(coverage.get("seen"), int):
-            sizes[f"n_{stage}"] = coverage["seen"]
+    known = [*recorded.items()] if isinstance(recorded, dict) else []
+    known += [(f"n_{stage}", lookup(each, "coverage.seen")) for stage, each in found.items()]
+    sizes = {key: size for key, size in known if key.startswith("n_") and isinstance(size, int)}
+    files = {stage: each.get("checkpoint") for stage, each in found.items()}
+    checkpoints = {stage: Path(file).name if file else None for stage, file in files.items()}
     return replace(cell, scores=scores, steps=optimizer_steps(run), sizes=sizes, checkpoints=checkpoints)
 
 
-def _record(run: Run) -> Mapping[str, Any]:
+def _record(run: Run) -> Mapping[str, object]:
     """A run's record; empty for a fold without one."""
     return run.record if (run.path / "run.json").is_file() else {}
 
@@ -230,10 +210,7 @@ def optimizer_steps(run: Run) -> int | None:
     several optimizers counts a batch once.
     """
     record = _record(run)
-    if isinstance(record.get("steps"), int):
-        return record["steps"]
-    best = record.get("best")
-    steps = [row["step"] for row in run.metrics]
-    if isinstance(best, dict) and isinstance(best.get("step"), int):
-        steps.append(best["step"])
-    return max(steps) + 1 if steps else None
+    if isinstance(counted := record.get("steps"), int):
+        return counted
+    steps = [*(row["step"] for row in run.metrics), lookup(record, "best.step")]
+    return max((step + 1 for step in steps if isinstance(step, int)), default=None)

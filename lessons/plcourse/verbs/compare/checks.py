@@ -22,13 +22,7 @@ class Checks:
             self.notes.append(line)
 
     def refuse(self, problem: str, where: str, instead: str) -> None:
-        """Raises a UserError, or records the problem as overruled.
-
-        Args:
-            problem: what is wrong, in the same words for all runs that share it.
-            where: the runs.
-            instead: what `--force` does.
-        """
+        """Raises a UserError or, with `force`, records the problem, the runs where it is, and what is done instead."""
         if not self._force:
             raise UserError(f"{problem} {where}; --force {instead}")
         self._overruled.setdefault((problem, instead), []).append(where)
@@ -50,17 +44,13 @@ class Checks:
 
 def leave_out_unusable(cells: list[ScoredCell], checks: Checks) -> list[ScoredCell]:
     """Marks the cells as left out that did not finish or whose data cannot be checked."""
-    unfinished = [f"{cell.name} ({cell.status})" for cell in cells if cell.status != "finished"]
-    checks.leave_out(unfinished, "did not finish")
-    unknown = [cell.name for cell in cells if cell.status == "finished" and not cell.config]
-    checks.leave_out(unknown, "have no config.yaml, so their data cannot be checked")
-    return [replace(cell, left_out=_unusable_because(cell)) for cell in cells]
-
-
-def _unusable_because(cell: ScoredCell) -> str | None:
-    if cell.status != "finished":
-        return f"its run is {cell.status}"
-    return None if cell.config else "no config.yaml"
+    unfinished = [cell for cell in cells if cell.status != "finished"]
+    checks.leave_out([f"{cell.name} ({cell.status})" for cell in unfinished], "did not finish")
+    unknown = [cell for cell in cells if cell.status == "finished" and not cell.config]
+    checks.leave_out([cell.name for cell in unknown], "have no config.yaml, so their data cannot be checked")
+    reasons = {cell.folder: f"its run is {cell.status}" for cell in unfinished}
+    reasons |= {cell.folder: "no config.yaml" for cell in unknown}
+    return [replace(cell, left_out=reasons.get(cell.folder)) for cell in cells]
 
 
 def check_alike(base: ScoredCell, cell: ScoredCell, metric: str, checks: Checks) -> None:

@@ -5,10 +5,10 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
 
 from plcourse.errors import UserError, nearest
-from plcourse.verbs.compare.cells import ScoredCell, lookup
+from plcourse.runs.config_keys import lookup
+from plcourse.verbs.compare.cells import ScoredCell
 from plcourse.verbs.compare.checks import Checks
 from plcourse.verbs.compare.wording import first_names
 
@@ -17,20 +17,11 @@ _SMALLER = re.compile("loss|error|nll|ece|perplexity|ppl|mse|mae|rmse|brier|dist
 _LARGER = re.compile("accuracy|acc|f1|precision|recall|auc|auroc|ap|iou|dice|score|bleu|coverage|throughput|r2")
 
 
-class Source(NamedTuple):
-    """A place where a run keeps scores."""
-
-    place: str  # its name in messages, for a metric's `{stage}`
-    note: str  # what its scores mean
-
-
-# By the key of `ScoredCell.scores`, most trustworthy first.
+# What the scores of each source mean, by the key of `ScoredCell.scores`, most trustworthy first.
 SOURCES = {
-    "eval": Source("in eval/{stage}.json", "each value is the score of the run's evaluation"),
-    "best": Source(
-        "as its best", "each value is the run's best, which was selected by this score and so is optimistic"
-    ),
-    "last": Source("in metrics.csv", "each value is the last one in the run's metrics.csv"),
+    "eval": "each value is the score of the run's evaluation",
+    "best": "each value is the run's best, which was selected by this score and so is optimistic",
+    "last": "each value is the last one in the run's metrics.csv",
 }
 
 
@@ -48,8 +39,8 @@ def with_values(cells: list[ScoredCell], metric: str, checks: Checks) -> tuple[l
         raise UserError(_no_metric(metric, there))
     source = max(holders, key=holders.__getitem__)
     lacking = [cell.name for cell in there if metric not in cell.scores[source]]
-    place = SOURCES[source].place.format(stage=metric.partition("/")[0])
-    checks.leave_out(lacking, f"have no {metric} {place}")
+    places = {"eval": f"in eval/{metric.partition('/')[0]}.json", "best": "as its best", "last": "in metrics.csv"}
+    checks.leave_out(lacking, f"have no {metric} {places[source]}")
     return [cell if cell.left_out else _with_value(cell, metric, source, checks) for cell in cells], source
 
 

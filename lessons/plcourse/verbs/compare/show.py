@@ -21,16 +21,13 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 
 def as_text(result: ComparisonResult) -> str:
     """The result as `plcourse compare` prints it."""
-    tested = result.family_size
     lines = [_metric_line(result), *(f"FORCED  {line}" for line in result.forced)]
     for comparison in result.comparisons:
         lines += ["", *_comparison_lines(comparison, result)]
-    notes = [*result.notes]
+    notes, tested = [*result.notes], result.family_size
     if tested:
-        notes.append(
-            "each interval holds by itself; d is Cohen's d_z with Hedges' correction"
-            + (f"; p (Holm) is adjusted for all {tested} tests above" if tested > 1 else "")
-        )
+        adjusted = f"; p (Holm) is adjusted for all {tested} tests above" if tested > 1 else ""
+        notes.append(f"each interval holds by itself; d is Cohen's d_z with Hedges' correction{adjusted}")
     if any(test.needed for test in result.tests):
         notes.append("the number of pairs needed is computed from the spread in these data, itself an estimate")
     lines += ["", *(f"- {note}" for note in notes)]
@@ -78,9 +75,7 @@ def _cell_lines(cells: list[ScoredCell], digits: int) -> list[str]:
 
 def _digits(spreads: Sequence[float]) -> int:
     """The decimals that show two digits of the smallest spread, so that rows line up without false precision."""
-    if not spreads:
-        return 4
-    return min(8, max(0, 1 - math.floor(math.log10(min(spreads)))))
+    return min(8, max(0, 1 - math.floor(math.log10(min(spreads))))) if spreads else 4
 
 
 def _fixed(value: float | None, digits: int, sign: str = "") -> str:

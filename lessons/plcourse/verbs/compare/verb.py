@@ -1,6 +1,7 @@
 """The verb `compare`: reads its flags, and writes the table, the JSON file and the plot. No torch."""
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError
 from plcourse.files import write_json
+from plcourse.runs.record import read_record
 from plcourse.verbs.compare.comparison import Options, compare_runs
 from plcourse.verbs.compare.show import as_text, draw
 
@@ -94,8 +96,6 @@ def _check_file(flag: str, name: str, suffix: str) -> Path:
 
 
 def _is_comparison(file: Path) -> bool:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and "comparisons" in content
+    with contextlib.suppress(UserError):
+        return "comparisons" in read_record(file)
+    return False

@@ -1,11 +1,10 @@
 """Formats values, lists and counts for messages and tables."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 
-def one_line(value: Any) -> str:
+def one_line(value: object) -> str:
     """A value on one line; a missing one is a dash."""
     return "-" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
 
@@ -22,12 +21,12 @@ def plural(n: int, unit: str) -> str:
     return f"{n} {head}{'' if n == 1 else 's'}{f' {rest}' if rest else ''}"
 
 
-def grid_line(grid: dict[str, Any]) -> str:
+def grid_line(grid: Mapping[str, object]) -> str:
     """A point of a grid in full: `model.init_args.lr = 0.1`."""
     return ", ".join(f"{key} = {one_line(value)}" for key, value in grid.items())
 
 
-def differing_entries(base: dict[str, Any], other: dict[str, Any]) -> str:
+def differing_entries(base: Mapping[str, object], other: Mapping[str, object]) -> str:
     """The entries in which two mappings differ: `split_seed is 0 and 1`."""
     keys = [key for key in dict.fromkeys([*base, *other]) if base.get(key) != other.get(key)]
     return ", ".join(f"{key} is {one_line(base.get(key))} and {one_line(other.get(key))}" for key in keys) or "fold"
