@@ -6,6 +6,7 @@ their dashes.
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from plcourse.verbs.compare.result import ArmTest
@@ -35,7 +36,7 @@ def curve(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
     across = _Axis(min(0, *steps), max(steps), _LEFT, _WIDTH - _RIGHT)
     up = _Axis(min(values), max(values), _HEIGHT - _BOTTOM, _TOP, log)
     names = list(dict.fromkeys(line.name for line in lines))
-    parts = [*_frame(across, up)]
+    parts = _frame(across, up)
     if mark is not None and 0 <= mark <= max(steps):
         x = across.place(mark)
         parts.append(f'<line class="mark" x1="{x}" x2="{x}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
@@ -90,14 +91,11 @@ class _Axis:
     """Maps values to coordinates of the drawing."""
 
     def __init__(self, low: float, high: float, begin: float, end: float, log: bool = False) -> None:
-        if low == high:
-            spread = abs(low) * 0.05 or 0.5
-            low, high = (low, high) if log else (low - spread, high + spread)
-        self.log = log
-        self.low, self.high = (math.log10(low), math.log10(high)) if log else (low, high)
-        if self.low == self.high:
-            self.low, self.high = self.low - 0.5, self.high + 0.5
-        self.begin, self.end = begin, end
+        if log:
+            low, high = math.log10(low), math.log10(high)
+        margin = (0 if log else abs(low) * 0.05) or 0.5
+        self.low, self.high = (low - margin, high + margin) if low == high else (low, high)
+        self.begin, self.end, self.log = begin, end, log
 
     def place(self, value: float) -> float:
         """The coordinate of a value."""
@@ -108,8 +106,7 @@ class _Axis:
         """Round values within the axis, with their labels."""
         if self.log:
             tens = [10.0**power for power in range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1)]
-            tens = tens[:: max(1, math.ceil(len(tens) / most))]
-            return [(tick, f"{tick:g}") for tick in tens]
+            return [(tick, f"{tick:g}") for tick in tens[:: max(1, math.ceil(len(tens) / most))]]
         for finer in (1, 2):  # a single tick would show no scale
             step = _round_step((self.high - self.low) / (most * finer))
             first = math.ceil(self.low / step - 1e-9)
@@ -140,13 +137,9 @@ def _frame(across: _Axis, up: _Axis) -> list[str]:
 
 def _segments(line: Line) -> list[list[tuple[float, float]]]:
     """Splits a line at values that are not finite."""
-    found: list[list[tuple[float, float]]] = [[]]
-    for step, value in zip(line.steps, line.values, strict=True):
-        if math.isfinite(value):
-            found[-1].append((step, value))
-        elif found[-1]:
-            found.append([])
-    return [segment for segment in found if segment]
+    points = zip(line.steps, line.values, strict=True)
+    groups = groupby(points, key=lambda point: math.isfinite(point[1]))
+    return [list(segment) for is_finite, segment in groups if is_finite]
 
 
 def _downsampled(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -164,11 +157,10 @@ def _downsampled(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 def _polyline(points: list[tuple[float, float]], kind: int, thin: bool) -> str:
     color = f"s{kind % _COLORS}"
     if len(points) == 1:
-        (x, y) = points[0]
-        return f'<circle class="{color}" cx="{x}" cy="{y}" r="3"/>'
-    dashes = "" if thin else f" d{kind % 4}"
+        return f'<circle class="{color}" cx="{points[0][0]}" cy="{points[0][1]}" r="3"/>'
+    style = "thin" if thin else f"d{kind % 4}"
     joined = " ".join(f"{x},{y}" for x, y in points)
-    return f'<polyline class="{color}{dashes}{" thin" if thin else ""}" points="{joined}"/>'
+    return f'<polyline class="{color} {style}" points="{joined}"/>'
 
 
 def _legend(names: Sequence[str], lines: Sequence[Line], mark: float | None) -> str:

@@ -31,8 +31,7 @@ def comparison_page(result: ComparisonResult, command: Sequence[str]) -> str:
     notes = "".join(f"<li>{page.text(note)}</li>" for note in result.notes)
     sections.append(("notes", "How it was compared", f"<ul>{notes}</ul>" if notes else ""))
     sections.append(("repeat", "How to repeat it", page.code(shlex.join(command))))
-    footer = "<p>Written by <code>plcourse report</code>.</p>"
-    return page.document(f"Comparison of {result.metric}", header, sections, footer)
+    return page.document(f"Comparison of {result.metric}", header, sections)
 
 
 def _verdict(comparison: Comparison, interval: str) -> str:
@@ -42,11 +41,11 @@ def _verdict(comparison: Comparison, interval: str) -> str:
 
 def _arms(comparison: Comparison, interval: str) -> str:
     tests = {test.arm: test for test in comparison.tests}
-    rows = []
-    for arm in comparison.arms:
-        test = tests.get(arm.arm)
-        keys = ("difference", "low", "high", "p", "p_holm", "effect_size")
-        rows.append([arm.arm, arm.n, arm.mean, arm.sd, *(getattr(test, key, None) for key in keys)])
+    keys = ("difference", "low", "high", "p", "p_holm", "effect_size")
+    rows = [
+        [arm.arm, arm.n, arm.mean, arm.sd, *(getattr(tests.get(arm.arm), key, None) for key in keys)]
+        for arm in comparison.arms
+    ]
     head = ["arm", "n", "mean", "sd", "difference", "low", "high", "p", "p (Holm)", "d"]
     caption = f"{comparison.test} test of each arm against {comparison.baseline}, with {interval}s of the difference"
     return page.table(head, rows, caption)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
 
 STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 _PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -18,13 +17,13 @@ _POLICY = f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}';
 _WIDE = 2  # a picture wider than this many times its height gets the full width of the page
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Escapes a value for the page: markup in it is shown, not interpreted; control characters are dropped."""
     plain = "".join(each for each in str(value) if each.isprintable() or each in "\n\t")
     return html.escape(plain, quote=True)
 
 
-def number(value: Any) -> str:
+def number(value: object) -> str:
     """Formats a number with the digits that a reader can use; a missing value is a dash."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else text(value)  # noqa: RUF001  (an en dash on purpose)
@@ -35,8 +34,10 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str) -> str:
-    """A table that scrolls sideways on a narrow screen; its first column names the rows, numbers are aligned right."""
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str) -> str:
+    """A table that scrolls sideways on a narrow screen; '' without rows. The first column names the rows."""
+    if not rows:
+        return ""
     lines = [f"<caption><span>{text(caption)}</span></caption>", "<thead><tr>"]
     kinds = ["" if any(isinstance(row[at], str) for row in rows) else ' class="num"' for at in range(len(head))]
     lines += [f'<th scope="col"{kind}>{text(name)}</th>' for name, kind in zip(head, kinds, strict=True)]
@@ -48,7 +49,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str) -> s
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table>{body}</table></div>'
 
 
-def facts(pairs: Sequence[tuple[str, Any]]) -> str:
+def facts(pairs: Sequence[tuple[str, object]]) -> str:
     """Names and values, one below the other."""
     rows = (f"<div><dt>{text(name)}</dt><dd>{number(value)}</dd></div>" for name, value in pairs)
     return f'<dl class="facts">{"".join(rows)}</dl>'
@@ -66,8 +67,8 @@ def code(source: str) -> str:
 
 
 def details(summary: str, content: str) -> str:
-    """Content that a reader can open; open in print."""
-    return f"<details><summary>{text(summary)}</summary>{content}</details>"
+    """Content that a reader can open, and that is open in print; '' without content."""
+    return f"<details><summary>{text(summary)}</summary>{content}</details>" if content else ""
 
 
 def picture(path: Path, words: str) -> str:
@@ -88,8 +89,9 @@ def is_png(path: Path) -> bool:
         return file.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
-def document(title: str, header: str, sections: Sequence[tuple[str, str, str]], footer: str) -> str:
+def document(title: str, header: str, sections: Sequence[tuple[str, str, str]], version: str | None = None) -> str:
     """The whole page from markup; of each section anchor, title and markup, left out if the markup is empty."""
+    footer = f"<p>Written by <code>plcourse report</code>{f', plcourse {text(version)}' if version else ''}.</p>"
     filled = [each for each in sections if each[2]]
     links = "".join(f'<li><a href="#{key}">{text(name)}</a></li>' for key, name, _ in filled)
     body = "".join(
