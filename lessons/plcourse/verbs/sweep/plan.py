@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from itertools import count, product
 
 from plcourse.console.flags import as_flags
 
 LATEST = "latest"
+
+Settings = dict[str, object]  # dotted keys of a config and their values
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Arm:
 
     name: str  # its name in tables, unique in its sweep
     config: str  # a packaged config's name or a file
-    overrides: dict[str, Any]  # dotted keys and values that distinguish the arm
+    overrides: Settings  # dotted keys and values that distinguish the arm
 
 
 @dataclass
@@ -25,7 +26,7 @@ class SweepCell:
 
     arm: str
     seed: int  # the value of `seed_everything`
-    grid: dict[str, Any]  # dotted keys of the grid and the cell's values
+    grid: Settings  # dotted keys of the grid and the cell's values
     status: str  # `pending`, `running`, `finished`, `failed` or `interrupted`
     run: str  # the folder of its run, relative to the sweep's
     error: str | None = None  # why it failed, in one line
@@ -45,21 +46,21 @@ class SweepPlan:
     name: str  # its folder below `sweeps/`
     arms: tuple[Arm, ...]  # one or more
     seeds: tuple[int, ...]  # values of `seed_everything`
-    grid: dict[str, list[Any]]  # dotted keys and the values that each takes; may be empty
-    overrides: dict[str, Any]  # dotted keys and values for all cells
+    grid: dict[str, list[object]]  # dotted keys and the values that each takes; may be empty
+    overrides: Settings  # dotted keys and values for all cells
     then: tuple[str, ...]  # verbs after each fit
     metric: dict[str, str] | None  # `name` and `mode` of the score to show and to compare by, or None
     trust: tuple[str, ...] = ()  # modules of the user that the configs may name
 
-    def points(self) -> list[dict[str, Any]]:
+    def points(self) -> list[Settings]:
         """Every combination of the grid's values; one empty point without a grid."""
         return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
 
-    def arms_and_points(self) -> list[tuple[Arm, dict[str, Any]]]:
+    def arms_and_points(self) -> list[tuple[Arm, Settings]]:
         """Every arm with every point of the grid, which are the cells of one seed."""
         return [(arm, point) for arm in self.arms for point in self.points()]
 
-    def flags(self, arm: Arm, point: dict[str, Any]) -> list[str]:
+    def flags(self, arm: Arm, point: Settings) -> list[str]:
         """The arguments of `plcourse fit`; the point overrides the sweep's settings, and these those of the arm."""
         trust = [word for module in self.trust for word in ("--trust", module)]
         return ["--config", arm.config, *as_flags({**arm.overrides, **self.overrides, **point}), *trust]
@@ -75,12 +76,12 @@ class SweepPlan:
         ]
 
 
-def grid_label(point: dict[str, Any]) -> str:
+def grid_label(point: Settings) -> str:
     """A point of the grid in words: `lr=0.1 momentum=0.9`; empty without a grid."""
     return " ".join(f"{name}={value}" for name, value in _short_names(point))
 
 
-def value_label(value: Any) -> str:
+def value_label(value: object) -> str:
     """A value on one line: a class by its last name, a list in brackets."""
     if isinstance(value, dict) and isinstance(value.get("class_path"), str):
         return value["class_path"].rpartition(".")[2]
@@ -90,12 +91,12 @@ def value_label(value: Any) -> str:
 
 
 def file_name(text: str) -> str:
-    """The text with every character replaced that a file name should not have."""
+    """The text with every character replaced that does not belong in a file name."""
     return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII)
 
 
-def _short_names(point: dict[str, Any]) -> list[tuple[str, str]]:
-    """The last part of each key, more of it where two keys end alike, with the value in words."""
+def _short_names(point: Settings) -> list[tuple[str, str]]:
+    """The shortest end of each key that no other key has, with the value in words."""
 
     def shortest(key: str) -> str:
         parts = key.split(".")
@@ -105,14 +106,12 @@ def _short_names(point: dict[str, Any]) -> list[tuple[str, str]]:
     return [(shortest(key), value_label(value)) for key, value in point.items()]
 
 
-def _new_folder(arm: str, seed: int, point: dict[str, Any], taken: set[str]) -> str:
-    """A folder for a cell, relative to the sweep's, that is not among `taken`, to which it is added."""
+def _new_folder(arm: str, seed: int, point: Settings, taken: set[str]) -> str:
+    """A folder for a cell, relative to the sweep's, that is not in `taken`, to which it is added."""
     grid = "".join(f"-{name}_{value}" for name, value in _short_names(point))
     arm_folder = file_name(arm).strip("._")[:80] or "arm"
-    folder = unique = f"cells/{arm_folder}/{file_name(f'seed{seed}{grid}')[:100]}"
-    number = 1
-    while unique in taken:
-        number += 1
-        unique = f"{folder}-{number}"
+    folder = f"cells/{arm_folder}/{file_name(f'seed{seed}{grid}')[:100]}"
+    names = (folder if number == 1 else f"{folder}-{number}" for number in count(1))
+    unique = next(name for name in names if name not in taken)
     taken.add(unique)
     return unique

@@ -17,7 +17,7 @@ from plcourse.errors import nearest, printable
 from plcourse.verbs.sweep.plan import SweepCell, grid_label
 from plcourse.verbs.sweep.sweep import LOG, Sweep
 
-REDRAW_SECONDS = 0.25
+_REDRAW_SECONDS = 0.25
 _TAIL = 4096  # bytes of a log that are searched for its last line
 
 
@@ -64,7 +64,7 @@ class Screen:
         """Redraws the table on a terminal, a few times a second at most."""
         if not self._is_live or (now := time.monotonic()) < self._next:
             return
-        self._next = now + REDRAW_SECONDS
+        self._next = now + _REDRAW_SECONDS
         if not self._live.is_started:
             self._live.start()
             self._console.show_cursor()  # a killed process could not bring it back
@@ -83,11 +83,10 @@ class Screen:
 
     def _running(self, columns: int) -> list[str]:
         lines, now = [], time.monotonic()
-        for cell in self._sweep.cells:
-            if cell.status == "running":
-                seconds = now - self._since.get(cell.run, now)
-                progress = re.split(r"\s{2,}", _last_line(self._sweep.path / cell.run / LOG))
-                lines += flowed(["running", cell.label, f"{seconds:.0f} s", *progress], columns)
+        for cell in [cell for cell in self._sweep.cells if cell.status == "running"]:
+            seconds = now - self._since.get(cell.run, now)
+            progress = re.split(r"\s{2,}", _last_line(self._sweep.path / cell.run / LOG))
+            lines += flowed(["running", cell.label, f"{seconds:.0f} s", *progress], columns)
         return lines
 
 
@@ -103,7 +102,7 @@ def cell_line(sweep: Sweep, cell: SweepCell) -> str:
 
 
 def summary(sweep: Sweep, columns: int | None = None) -> list[str]:
-    """A table of how many cells of every arm and point of the grid are done, and their mean score."""
+    """A table of the finished cells of every arm at every point of the grid, and of their mean score."""
     limit = columns or width()
     groups: dict[str, list[SweepCell]] = {}
     for cell in sweep.cells:
@@ -114,12 +113,11 @@ def summary(sweep: Sweep, columns: int | None = None) -> list[str]:
         done = f"{count.pop('finished')}/{len(cells)} finished"
         done += "".join(f", {number} {status}" for status, number in count.items() if number)
         scores = [score for cell in cells if (score := sweep.score(cell))]
-        spread = ""
-        if scores:
-            values = [value for _, value in scores]
+        values, spread = [value for _, value in scores], ""
+        if values:
             spread = f"{scores[0][0]}  mean {fmean(values):.4g}"
-            if len(values) > 1:
-                spread += f"  ({min(values):.4g} to {max(values):.4g})"
+        if len(values) > 1:
+            spread += f"  ({min(values):.4g} to {max(values):.4g})"
         rows.append((name, done, spread))
     lines = aligned(rows)
     if limit is None or max(map(len, lines)) <= limit:

@@ -10,15 +10,15 @@ import re
 import shlex
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from plcourse.errors import RunFailed, UserError, nearest
 from plcourse.files import write_json
 from plcourse.runs.configs import find_config
 from plcourse.runs.environment import environment
-from plcourse.runs.folders import latest_folder, new_folder
+from plcourse.runs.folders import find_folder, new_folder
 from plcourse.runs.record import SCHEMA, read_record, status_of, timestamp
-from plcourse.runs.run import SWEEPS, Run
+from plcourse.runs.run import SWEEPS, Run, list_sweeps
 from plcourse.runs.variants import evaluations
 from plcourse.verbs.sweep.plan import LATEST, SweepCell, SweepPlan
 
@@ -29,25 +29,20 @@ _EXIT_SECONDS = 5.0  # for a killed worker to disappear; longer only in a hung d
 
 
 class ResolvedConfig(NamedTuple):
-    """The complete config of an arm at a point of the grid."""
+    """The complete config of an arm at a point of the grid, as YAML, and in how many processes it trains."""
 
-    text: str  # YAML
-    processes: int  # how many processes it trains in
+    text: str
+    processes: int
 
 
 class Sweep:
-    """One sweep's folder; a UserError if its `sweep.json` cannot be read.
-
-    Attributes:
-        cells: the cells in the order in which they run.
-        record: the other fields of `sweep.json`.
-    """
+    """One sweep's folder; a UserError if its `sweep.json` cannot be read."""
 
     def __init__(self, path: str | Path, root: str | Path) -> None:
         self.path, self.root = Path(path), Path(root)
-        self.record: dict[str, Any] = read_record(self.path / RECORD)
+        self.record = read_record(self.path / RECORD)  # without the cells
         try:
-            self.cells = [SweepCell(**entry) for entry in self.record.pop("cells")]
+            self.cells = [SweepCell(**entry) for entry in self.record.pop("cells")]  # in the order in which they run
         except (KeyError, TypeError) as error:
             raise UserError(f"'{self.path / RECORD}' is not the record of a sweep: {error}") from error
 
@@ -55,11 +50,7 @@ class Sweep:
     def create(cls, plan: SweepPlan, resolved: list[ResolvedConfig], root: Path, threads: int) -> "Sweep":
         """Makes the folder with a pending run for every cell.
 
-        Args:
-            plan: the sweep.
-            resolved: the config of every arm and point, in the order of `plan.arms_and_points()`.
-            root: the runs' root.
-            threads: torch's threads in each process.
+        `resolved` is in the order of `plan.arms_and_points()`; `threads` are those of torch in each process.
         """
         parent = root / SWEEPS / plan.name
         cells = plan.cells()
@@ -75,31 +66,22 @@ class Sweep:
                 content = {**_first_record(plan), "threads": threads, "cells": [vars(cell) for cell in cells]}
                 write_json(path / RECORD, content)
         except OSError as error:
-            raise UserError(
-                f"cannot make a sweep in '{parent}': {error.strerror}; --runs_root names another root"
-            ) from error
+            what = f"cannot make a sweep in '{parent}': {error.strerror}"
+            raise UserError(f"{what}; --runs_root names another root") from error
         return cls(path, root)
 
     @classmethod
     def load(cls, name: str, root: Path) -> "Sweep":
-        """Opens a sweep by its folder, by its name (its latest), or, as `latest`, the newest of all.
-
-        Raises:
-            UserError: no such sweep, with the nearest name.
-        """
-        parents = sorted(path for path in (root / SWEEPS).glob("*") if path.is_dir())
+        """Opens a sweep by its folder, by its name (its latest), or, as `latest`, the newest of all."""
+        sweeps = list_sweeps(root)
         if name == LATEST:
-            newest = [folder for parent in parents if (folder := latest_folder(parent, RECORD))]
-            if not newest:
+            if not sweeps:
                 raise UserError(f"no sweep to resume in '{root}'; `plcourse sweep -c SWEEP` starts one")
-            return cls(max(newest, key=lambda folder: folder.name), root)
+            return cls(sweeps[0], root)
         for candidate in (Path(name), root / name, root / SWEEPS / name):
-            if (candidate / RECORD).is_file():
-                return cls(candidate, root)
-            parent = candidate.parent if candidate.name == LATEST else candidate
-            if folder := latest_folder(parent, RECORD):
+            if folder := find_folder(candidate, RECORD):
                 return cls(folder, root)
-        known = [parent.name for parent in parents]
+        known = sorted({folder.parent.name for folder in sweeps})
         hint = nearest(name.removeprefix(f"{SWEEPS}/"), known) or (f"; known are {', '.join(known)}" if known else "")
         raise UserError(f"no sweep {name!r} in '{root}'{hint}")
 
@@ -112,12 +94,8 @@ class Sweep:
         """The run of a cell."""
         return Run(self.path / cell.run, self.root)
 
-    def update(self, cell: SweepCell | None = None, **fields: Any) -> None:
-        """Changes fields of one cell, or of the sweep, and writes `sweep.json`.
-
-        Raises:
-            RunFailed: the file cannot be written; the old one is intact.
-        """
+    def update(self, cell: SweepCell | None = None, **fields: object) -> None:
+        """Changes fields of one cell, or of the sweep, and replaces `sweep.json`; RunFailed keeps the old one."""
         (self.record if cell is None else vars(cell)).update(fields)
         write_json(self.path / RECORD, {**self.record, "cells": [vars(each) for each in self.cells]})
 
@@ -164,11 +142,9 @@ class Sweep:
             return None
         try:
             best = run.record.get("best") or {}
-            if metric is None:
-                return (best["metric"], best["value"]) if best.get("metric") else None
-            name = metric["name"]
+            name = metric["name"] if metric else best["metric"]
             stage = name.partition("/")[0]
-            if (run.path / "eval" / f"{stage}.json").is_file():
+            if metric and (run.path / "eval" / f"{stage}.json").is_file():
                 return name, run.eval(stage)["metrics"][name]
             if best.get("metric") == name:
                 return name, best["value"]
@@ -190,22 +166,18 @@ class Sweep:
         if not unfinished:
             return None
         first = unfinished[0]
-        return RunFailed(
-            f"{len(unfinished)} of {len(self.cells)} cells failed; the first: {first.label}: "
-            f"{first.error or first.status} (see {self.path / first.run / LOG})"
-        )
+        why = f"{first.label}: {first.error or first.status} (see {self.path / first.run / LOG})"
+        return RunFailed(f"{len(unfinished)} of {len(self.cells)} cells failed; the first: {why}")
 
     def _check_same(self, plan: SweepPlan) -> None:
         asked = _first_record(plan)
         for key in ("arms", "configs", "seeds", "grid", "overrides", "then"):
             if asked[key] != self.record.get(key):
-                raise UserError(
-                    f"sweep '{self.path}' was made with other {key} than this command gives; to resume it unchanged: "
-                    f"plcourse sweep --resume {shlex.quote(str(self.path))}"
-                )
+                remedy = f"to resume it unchanged: plcourse sweep --resume {shlex.quote(str(self.path))}"
+                raise UserError(f"sweep '{self.path}' was made with other {key} than this command gives; {remedy}")
 
 
-def _first_record(plan: SweepPlan) -> dict[str, Any]:
+def _first_record(plan: SweepPlan) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "name": plan.name,

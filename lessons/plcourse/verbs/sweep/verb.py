@@ -28,8 +28,8 @@ def sweep(verb: str, arguments: list[str]) -> None:
     command = read_command(arguments)
     record, pending = None, []
     if command.resume is not None:
-        named = command.plan is not None and command.resume == LATEST
-        record = Sweep.load(command.plan.name if command.plan and named else command.resume, command.root)
+        name = command.plan.name if command.plan and command.resume == LATEST else command.resume
+        record = Sweep.load(name, command.root)
         pending = record.reopen(command.plan)
         if not pending:
             record.close(stopped=False)
