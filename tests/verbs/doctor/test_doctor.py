@@ -65,7 +65,7 @@ class TestInstallation:
 
     def test_a_root_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").touch()
-        (found,) = installation._folder("runs root", Path("/proc/self/runs"))
+        (found,) = installation._runs_root(Path("/proc/self/runs"))
         assert found.state == FIX
         assert "--runs_root" in found.remedy
 

@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from plcourse.cli.course_cli import CourseCLI, quieten
 from plcourse.cli.from_data import take_from_data
@@ -57,11 +56,7 @@ class Examiner(CourseCLI):
 
 
 def examine_config(argv: list[str]) -> Iterator[Finding]:
-    """Checks a config as `plcourse fit` would run it.
-
-    Args:
-        argv: the arguments of that fit.
-    """
+    """Checks a config as `plcourse fit` would run it with these arguments."""
     request = read_request("fit", argv)
     allowlist.install(request.trusted)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
@@ -75,34 +70,30 @@ def examine_config(argv: list[str]) -> Iterator[Finding]:
             raise
         except Exception as error:  # a constructor may raise anything
             remedy = (
-                "`plcourse doctor` shows what this machine has, `plcourse fit --model.help NAME` what a class takes"
+                "`plcourse doctor` shows what this machine has, `plcourse fit --model.help NAME` a class's settings"
             )
             yield Finding(FIX, f"it cannot be built here: {first_line(error)}", remedy)
             return
         yield Finding(OK, "every key is known and has a valid value")
         yield from run_checks([partial(check, cli) for check in (_no_effect, _data, _trial)])
-        for said in dict.fromkeys(str(warning.message).strip().partition("\n")[0] for warning in warned):
-            yield Finding(NOTE, f"a library warns: {said}")
+        for line in dict.fromkeys(str(warning.message).strip().partition("\n")[0] for warning in warned):
+            yield Finding(NOTE, f"a library warns: {line}")
 
 
 def _no_effect(cli: Examiner) -> Iterator[Finding]:
     """Notes settings of the trainer that have no effect, or a surprising one."""
     trainer = cli.settings.trainer
-    said = [
-        (
-            trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None,
-            "trainer.gradient_clip_algorithm has no effect without trainer.gradient_clip_val",
-        ),
-        (
-            (trainer.get("check_val_every_n_epoch") or 1) > (trainer.get("max_epochs") or 1000) > 0,
-            "trainer.check_val_every_n_epoch exceeds trainer.max_epochs: the run never validates",
-        ),
-        (trainer.get("fast_dev_run"), "trainer.fast_dev_run is on: the run stops after a batch and saves nothing"),
-        (trainer.get("overfit_batches"), "trainer.overfit_batches is set: the run trains on these batches only"),
-        (trainer.get("limit_val_batches") == 0, "trainer.limit_val_batches is 0: no checkpoint can be the best"),
-        (trainer.get("deterministic") and trainer.get("benchmark"), "trainer.benchmark may undo trainer.deterministic"),
-    ]
-    found = [Finding(NOTE, text) for applies, text in said if applies]
+    no_clipping = trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None
+    never_validates = (trainer.get("check_val_every_n_epoch") or 1) > (trainer.get("max_epochs") or 1000) > 0
+    notes = {
+        "gradient_clip_algorithm has no effect without trainer.gradient_clip_val": no_clipping,
+        "check_val_every_n_epoch exceeds trainer.max_epochs: the run never validates": never_validates,
+        "fast_dev_run is on: the run stops after a batch and saves nothing": trainer.get("fast_dev_run"),
+        "overfit_batches is set: the run trains on these batches only": trainer.get("overfit_batches"),
+        "limit_val_batches is 0: no checkpoint can be the best": trainer.get("limit_val_batches") == 0,
+        "benchmark may undo trainer.deterministic": trainer.get("deterministic") and trainer.get("benchmark"),
+    }
+    found = [Finding(NOTE, f"trainer.{text}") for text, applies in notes.items() if applies]
     yield from found or [Finding(OK, "every setting of the trainer has an effect")]
 
 
@@ -133,9 +124,8 @@ def _data(cli: Examiner) -> Iterator[Finding]:
             yield Finding(NOTE, advice.what, f"add {advice.flags}")
         every = cli.settings.trainer.get("log_every_n_steps") or 50
         if every > steps * max(1, cli.settings.trainer.get("max_epochs") or 1):
-            yield Finding(
-                NOTE, f"trainer.log_every_n_steps is {every}, which exceeds the number of steps: no training curve"
-            )
+            what = f"trainer.log_every_n_steps is {every}, which exceeds the number of steps: no training curve"
+            yield Finding(NOTE, what)
 
 
 def _of_a_fold(cli: Examiner, n_train: int) -> int:
@@ -147,9 +137,8 @@ def _of_a_fold(cli: Examiner, n_train: int) -> int:
     return (n_train + getattr(cli.datamodule, "sizes", {}).get("n_val", 0)) * (folds - 1) // folds
 
 
-def _duplicates(data: Any) -> Iterator[Finding]:
-    holders = [data, *vars(data).values()]
-    for holder in holders:
+def _duplicates(data: object) -> Iterator[Finding]:
+    for holder in [data, *vars(data).values()]:
         parts, source = getattr(holder, "parts", None), getattr(holder, "source", None)
         if isinstance(parts, dict) and hasattr(source, "hashes"):
             found = overlap(parts, source)  # pyright: ignore[reportArgumentType]  (a Source: it has hashes)
@@ -157,14 +146,14 @@ def _duplicates(data: Any) -> Iterator[Finding]:
                 sizes = ", ".join(f"{name} {len(rows):,}" for name, rows in parts.items())
                 yield Finding(OK, f"no sample or copy of it is in two parts ({sizes})")
                 return
-            first = found[0]
-            remedy = f"remove one of {first[0]} and {first[1]} ({first[2]}), and the others like it"
+            one, other, sample = found[0]
+            remedy = f"remove one of {one} and {other} ({sample}), and the others like it"
             yield Finding(FIX, f"{len(found)} samples are in more than one part", remedy)
             return
     yield Finding(NOTE, f"{type(data).__name__} has no content hashes: copies in two parts cannot be detected")
 
 
-def _classes(data: Any) -> Iterator[Finding]:
+def _classes(data: object) -> Iterator[Finding]:
     labels = getattr(data, "labels", None)
     if labels is None or not hasattr(labels, "dtype") or labels.dtype.kind not in "iu":
         return
@@ -175,15 +164,13 @@ def _classes(data: Any) -> Iterator[Finding]:
         remedy = "remove the class, or put the folder of its samples beside the others"
         yield Finding(FIX, f"no sample of class {', '.join(map(str, absent[:5]))} to train on", remedy)
     (most, large), (least, small) = counts.most_common(1)[0], counts.most_common()[-1]
-    said = f"{len(counts)} classes, from {small:,} samples ({_name(names, least)}) to {large:,} ({_name(names, most)})"
+    named = dict(enumerate(names))
+    ends = f"{small:,} samples ({named.get(least, least)}) to {large:,} ({named.get(most, most)})"
+    what = f"{len(counts)} classes, from {ends}"
     if large > _SKEWED * small:
-        yield Finding(NOTE, said, "accuracy says little about the small classes; look at f1 and at each class")
+        yield Finding(NOTE, what, "accuracy says little about the small classes; look at f1 and at each class")
     else:
-        yield Finding(OK, said)
-
-
-def _name(names: list[Any], number: int) -> str:
-    return str(names[number]) if 0 <= number < len(names) else str(number)
+        yield Finding(OK, what)
 
 
 class _Memory(Callback):
@@ -193,11 +180,11 @@ class _Memory(Callback):
         self.activations = 0
         self.optimizer_state = 0
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wraps the training step."""
         step, weights = pl_module.training_step, {each.untyped_storage().data_ptr() for each in pl_module.parameters()}
 
-        def measured(*args: Any, **kwargs: Any) -> Any:
+        def measured(*args: object, **kwargs: object) -> object:
             seen: dict[int, int] = {}
 
             def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -213,11 +200,11 @@ class _Memory(Callback):
 
         pl_module.training_step = measured
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds up the optimizers' tensors and unwraps the training step."""
         states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
         kept = [each for state in states for each in state.values() if isinstance(each, torch.Tensor)]
-        self.optimizer_state = sum(each.numel() * each.element_size() for each in kept)
+        self.optimizer_state = sum(each.nbytes for each in kept)
         pl_module.__dict__.pop("training_step", None)
 
 
@@ -237,26 +224,22 @@ def _trial(cli: Examiner) -> Iterator[Finding]:
         return
     yield Finding(OK, "training and validation work on two batches")
     logged = sorted(trainer.callback_metrics)
-    monitors = [name for each in trainer.callbacks if (name := getattr(each, "monitor", None))]
-    for name in monitors:
+    for name in [name for each in trainer.callbacks if (name := getattr(each, "monitor", None))]:
         if name in logged:
             yield Finding(OK, f"{name} is monitored and logged")
         else:
-            yield Finding(
-                NOTE, f"{name} is monitored but was not logged by two batches; logged are {', '.join(logged)}"
-            )
-    weights = sum(each.numel() * each.element_size() for each in model.parameters())
-    trained = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
+            what = f"{name} is monitored but was not logged by two batches; logged are {', '.join(logged)}"
+            yield Finding(NOTE, what)
     parts = {
-        "weights": weights,
-        "gradients": trained,
+        "weights": sum(each.nbytes for each in model.parameters()),
+        "gradients": sum(each.nbytes for each in model.parameters() if each.requires_grad),
         "optimizer": memory.optimizer_state,
         "activations of a batch": memory.activations,
     }
     total = sum(parts.values())
-    said = ", ".join(f"{name} {size / _MIB:.2g}" for name, size in parts.items())
-    free = _free_memory(model.device)
-    line = f"about {total / _MIB:.3g} MiB for the model per process, not counting Python and the data (MiB: {said})"
+    sizes = ", ".join(f"{name} {size / _MIB:.2g}" for name, size in parts.items())
+    free = _free_memory()
+    line = f"about {total / _MIB:.3g} MiB for the model per process, not counting Python and the data (MiB: {sizes})"
     if free is not None and total > free:
         remedy = "a smaller batch_size with trainer.accumulate_grad_batches, or activation checkpointing"
         yield Finding(FIX, f"{line}; only {free / _MIB:.0f} MiB are free", remedy)
@@ -264,7 +247,7 @@ def _trial(cli: Examiner) -> Iterator[Finding]:
         yield Finding(OK, line)
 
 
-def _free_memory(device: torch.device) -> int | None:
+def _free_memory() -> int | None:
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
     try:

@@ -12,7 +12,7 @@ class Finding(NamedTuple):
     """The result of one check."""
 
     state: str  # `ok`, `note` for something worth knowing, `FIX` for something that will go wrong
-    what: str  # what was found
+    what: str
     remedy: str = ""  # how to fix it, or why it matters; may be empty
 
     def lines(self) -> str:
@@ -21,7 +21,7 @@ class Finding(NamedTuple):
 
 
 def run_checks(examinations: Iterable[Callable[[], Iterable[Finding]]]) -> Iterator[Finding]:
-    """The findings of all examinations; an examination that raises becomes a finding."""
+    """Yields the findings of all examinations; an exception becomes a finding."""
     for examine in examinations:
         try:
             yield from examine()

@@ -10,6 +10,8 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from plcourse.errors import first_line
+from plcourse.files import publish
 from plcourse.runs.environment import package_version
 from plcourse.runs.run import runs_root
 from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, run_checks
@@ -24,22 +26,17 @@ _INSTALL = "pip install -c constraints.txt -e . installs the tested set"
 
 
 def examine_installation(flag: str | None) -> Iterator[Finding]:
-    """Checks everything that a run needs.
-
-    Args:
-        flag: the value of `--runs_root`.
-    """
-    root = runs_root(flag)
+    """Checks everything that a run needs; `flag` is the value of `--runs_root`."""
     looks = (_versions, _torch_and_torchvision, _accelerator, _process_groups, _shared_memory)
-    yield from run_checks([*looks, partial(_folder, "runs root", root), _data_sources])
+    yield from run_checks([*looks, partial(_runs_root, runs_root(flag)), _data_sources])
 
 
 def _versions() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     faulty = []
-    needed = [Requirement(text) for text in metadata.requires("plcourse") or []]
-    needed = [each for each in needed if each.marker is None or each.marker.evaluate()]
+    named = [Requirement(text) for text in metadata.requires("plcourse") or []]
+    needed = [each for each in named if each.marker is None or each.marker.evaluate()]
     for requirement in needed:
         version = package_version(requirement.name)
         if version is None:
@@ -47,8 +44,8 @@ def _versions() -> Iterator[Finding]:
         elif not requirement.specifier.contains(version, prereleases=True):
             known = requirement.name == "pytorch-lightning" and version in ("2.6.2", "2.6.3")
             why = " (a compromised release: remove it and change the secrets on this machine)" if known else ""
-            wanted = f"plcourse needs {requirement.specifier}"
-            remedy = f'{wanted}{why}; pip install "{requirement.name}{requirement.specifier}"'
+            install = f'pip install "{requirement.name}{requirement.specifier}"'
+            remedy = f"plcourse needs {requirement.specifier}{why}; {install}"
             faulty.append(Finding(FIX, f"{requirement.name} {version}", remedy))
     yield from faulty
     if not faulty:
@@ -57,7 +54,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _torch_and_torchvision() -> Iterator[Finding]:
-    """Imports both in a new process: a mixed pair fails at the import, and so do all later imports."""
+    """Imports both in a new process, since a mixed pair fails at the import, and so do all later imports."""
     pair = f"torch {package_version('torch')} and torchvision {package_version('torchvision')}"
     done = subprocess.run([sys.executable, "-c", _PAIR], capture_output=True, text=True, timeout=120)
     if done.returncode == 0:
@@ -75,21 +72,19 @@ def _accelerator() -> Iterator[Finding]:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         yield Finding(OK, f"{len(names)} GPU(s): {', '.join(names)}; {cores} CPU cores")
-        return
-    if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
-        built = torch.version.cuda
+    elif shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
         remedy = "this torch is a build without CUDA; install torch and torchvision from an index with CUDA"
-        if built:
+        if built := torch.version.cuda:
             remedy = f"torch is built for CUDA {built}; nvidia-smi shows whether the driver is recent enough"
         yield Finding(FIX, "an NVIDIA driver is installed, but torch finds no GPU", remedy)
-        return
-    yield Finding(OK, f"no GPU; {cores} CPU cores, torch uses {torch.get_num_threads()} threads")
-    if "OMP_NUM_THREADS" in os.environ and cores and torch.get_num_threads() < cores:
-        yield Finding(NOTE, f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}", "unset it to train on all cores")
+    else:
+        yield Finding(OK, f"no GPU; {cores} CPU cores, torch uses {torch.get_num_threads()} threads")
+        if "OMP_NUM_THREADS" in os.environ and cores and torch.get_num_threads() < cores:
+            yield Finding(NOTE, f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}", "unset it to train on all cores")
 
 
 def _process_groups() -> Iterator[Finding]:
-    """Starts a group of one process with each backend and sums in it; an import alone proves little."""
+    """Starts a group of one process with each backend and computes a sum; an import alone proves little."""
     import torch
     import torch.distributed as dist
 
@@ -105,9 +100,8 @@ def _process_groups() -> Iterator[Finding]:
             assert float(value.sum()) == 4
             yield Finding(OK, f"{backend} starts and sums")
         except Exception as error:
-            first = str(error).partition("\n")[0]
             remedy = "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names the network interface, such as lo or eth0"
-            yield Finding(FIX, f"{backend} does not start: {first}", remedy)
+            yield Finding(FIX, f"{backend} does not start: {first_line(error)}", remedy)
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
@@ -126,27 +120,26 @@ def _shared_memory() -> Iterator[Finding]:
         yield Finding(OK, f"{free / _GIB:.1f} GiB of shared memory")
 
 
-def _folder(name: str, root: Path) -> Iterator[Finding]:
+def _runs_root(root: Path) -> Iterator[Finding]:
     """Checks that a file can be written, renamed and removed, and how much space is left."""
     there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.is_dir())
     try:
         with tempfile.TemporaryDirectory(dir=there, prefix=".plcourse-doctor-") as folder:
             file = Path(folder) / "a"
-            with file.open("w") as stream:
-                stream.write("x")
-                stream.flush()
-                os.fsync(stream.fileno())
-            file.replace(Path(folder) / "b")
+            file.write_text("x")
+            publish(file, file.with_name("b"))
     except OSError as error:
         remedy = "--runs_root or PLCOURSE_RUNS names another folder"
-        yield Finding(FIX, f"{name} {root}: cannot write in {there}: {error.strerror}", remedy)
+        yield Finding(FIX, f"runs root {root}: cannot write in {there}: {error.strerror}", remedy)
         return
     free = shutil.disk_usage(there).free
     room = f"{free / _GIB:.1f} GiB free"
     if free < _GIB:
-        yield Finding(FIX, f"{name} {root}: only {room}", "a run stores its model several times; free some space first")
+        yield Finding(
+            FIX, f"runs root {root}: only {room}", "a run stores its model several times; free some space first"
+        )
     else:
-        yield Finding(OK, f"{name} {root}: writable, {room}")
+        yield Finding(OK, f"runs root {root}: writable, {room}")
 
 
 def _data_sources() -> Iterator[Finding]:
@@ -158,4 +151,4 @@ def _data_sources() -> Iterator[Finding]:
             yield Finding(OK, f"{name}: {len(source.ids):,} images of {len(source.label_names)} classes")
         except Exception as error:
             remedy = f"pip install --force-reinstall {package}, which contains it"
-            yield Finding(FIX, f"{name}: {str(error).partition(chr(10))[0]}", remedy)
+            yield Finding(FIX, f"{name}: {first_line(error)}", remedy)

@@ -6,12 +6,13 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from statistics import median
 from typing import NamedTuple
 
 from plcourse.errors import first_line
 from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding
 
-_MEGABYTES = 4
+_MEBIBYTES = 4
 _ROUNDS = 10
 
 
@@ -73,14 +74,11 @@ def _unreachable(meeting: Meeting) -> Finding | None:
         except ConnectionRefusedError:
             last = "refused: nothing listens there"
         except OSError as error:
-            last = f"{error}"
+            last = str(error)
         time.sleep(0.3)
-    refused = last.startswith("refused")
-    remedy = (
-        "start the same command with --node_rank 0 there"
-        if refused
-        else "if there is a firewall, open the port between the nodes"
-    )
+    remedy = "if there is a firewall, open the port between the nodes"
+    if last.startswith("refused"):
+        remedy = "start the same command with --node_rank 0 there"
     return Finding(FIX, f"{meeting.host}:{meeting.port} {last}", remedy)
 
 
@@ -106,9 +104,8 @@ def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
     except Exception:
         missing = [rank for rank in range(meeting.nodes) if not store.check([f"node{rank}"])]
         remedy = f"start the same command there with --node_rank {missing[0] if missing else '?'} while this one waits"
-        yield Finding(
-            FIX, f"node(s) {', '.join(map(str, missing))} did not connect within {meeting.timeout:g} s", remedy
-        )
+        what = f"node(s) {', '.join(map(str, missing))} did not connect within {meeting.timeout:g} s"
+        yield Finding(FIX, what, remedy)
         return
     others = [json.loads(store.get(f"node{rank}")) for rank in range(meeting.nodes)]
     there = ", ".join(f"{rank}: {each['host']} ({each['address']})" for rank, each in enumerate(others))
@@ -140,7 +137,7 @@ def _sum(meeting: Meeting, backend: str) -> Iterator[Finding]:
     import torch.distributed as dist
 
     device = "cuda" if backend == "nccl" else "cpu"
-    value = torch.full((_MEGABYTES * 2**20 // 4,), float(meeting.node_rank + 1), device=device)
+    value = torch.full((_MEBIBYTES * 2**20 // 4,), float(meeting.node_rank + 1), device=device)
     dist.all_reduce(value)
     right = meeting.nodes * (meeting.nodes + 1) / 2
     if not bool((value == right).all()):
@@ -154,5 +151,4 @@ def _sum(meeting: Meeting, backend: str) -> Iterator[Finding]:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    middle = sorted(seconds)[_ROUNDS // 2]
-    yield Finding(OK, f"{backend} sums over the nodes: {_MEGABYTES} MiB in {1000 * middle:.1f} ms")
+    yield Finding(OK, f"{backend} sums over the nodes: {_MEBIBYTES} MiB in {1000 * median(seconds):.1f} ms")

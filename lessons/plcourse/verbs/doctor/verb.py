@@ -20,8 +20,7 @@ def doctor_parser() -> LineParser:
     add("--nodes", type=int, default=2, metavar="N", help="with --network: the number of nodes, default 2")
     node_rank = "with --network: the number of this node, from 0, which is the node that HOST names"
     add("--node_rank", type=int, metavar="K", help=node_rank)
-    backend = "with --network: default nccl where there is a GPU, else gloo"
-    add("--backend", choices=("gloo", "nccl"), help=backend)
+    add("--backend", choices=("gloo", "nccl"), help="with --network: default nccl where there is a GPU, else gloo")
     add("--interface", metavar="NAME", help="with --network: the network interface to use, such as eth0")
     timeout = "with --network: how long to wait for the other nodes, default 60"
     add("--timeout", type=float, default=60, metavar="SECONDS", help=timeout)
