@@ -1,11 +1,10 @@
 """Lets the jobs train one at a time, a stretch each, round after round."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from statistics import fmean
-from typing import Any
 
 from plcourse.verbs.benchmark.plan import Job, ScalingCommand, Stretch, stretches_of
 from plcourse.verbs.benchmark.timed_callback import Order, RankReport
@@ -21,17 +20,15 @@ class Coordinator:
     Each round has every stretch once and begins with a different one, so a machine that slows down slows all of them.
 
     Attributes:
-        ends: the ranks' ends of their connections, by job and rank, which forked processes inherit.
-        rounds: for each round, the samples per second of every stretch.
         clock: for each stretch that exchanged gradients, its job and two fractions of a step by DDP's own clock,
             averaged over the ranks: all communication, and the part that did not overlap with computation.
     """
 
-    jobs: list[Job]  # the jobs
+    jobs: list[Job]
     command: ScalingCommand  # rounds, steps and warm-up
     say: Callable[[str], None]  # shows the progress in one short line
-    ends: list[list[Connection]] = field(default_factory=list)
-    rounds: list[dict[Stretch, float]] = field(default_factory=list)
+    ends: list[list[Connection]] = field(default_factory=list)  # the ranks' ends, inherited by forks, by job and rank
+    rounds: list[dict[Stretch, float]] = field(default_factory=list)  # samples per second of every stretch, by round
     reports: list[list[RankReport]] = field(default_factory=list)  # the last report of every rank, by job
     clock: list[tuple[int, float, float]] = field(default_factory=list)
     steps: int = 0  # training steps of a stretch
@@ -45,7 +42,7 @@ class Coordinator:
         self._waiting_for = next(self._schedule)
 
     @property
-    def connections(self) -> list[Any]:
+    def connections(self) -> list[Connection]:
         """The connections that become readable when a rank reports."""
         return [connection for of_job in self._ours for connection in of_job]
 
@@ -55,7 +52,7 @@ class Coordinator:
             reports = [connection.recv() for connection in self._ours[self._waiting_for]]
             self._waiting_for = self._schedule.send(reports)
 
-    def _orders(self) -> Any:
+    def _orders(self) -> Generator[int | None, list[RankReport], None]:
         """Yields the job that reports next, None at the end; receives its reports."""
         for at, job in enumerate(self.jobs):
             self.say(f"starting: {job.label}")

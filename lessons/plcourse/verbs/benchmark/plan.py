@@ -6,7 +6,6 @@ one job does in one round; a job of several ranks has a second one, in which the
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from plcourse.console.flags import as_flags
 from plcourse.console.line_parser import LineParser
@@ -21,14 +20,10 @@ _REFUSED = ("--run", "--ckpt_path", "--then", "--allow_untrained", "--print_conf
 
 @dataclass(frozen=True)
 class ScalingCommand:
-    """One invocation of `plcourse benchmark scaling`.
-
-    Args:
-        world_sizes: numbers of ranks to measure, ascending from 1; None to choose them for the machine.
-    """
+    """One invocation of `plcourse benchmark scaling`."""
 
     arguments: list[str]  # the config and everything else that `fit` understands
-    world_sizes: tuple[int, ...] | None
+    world_sizes: tuple[int, ...] | None  # numbers of ranks, ascending from 1; None to choose them for the machine
     pairs: int  # rounds; each measures every job once
     steps: int | None  # training steps of a stretch; None for as many as one rank takes in a second
     warmup: int  # steps that each job trains before the first round
@@ -77,7 +72,7 @@ class ScalingSetup:
     device_name: str | None  # the GPU's name; None on a CPU
     available: int  # cores or GPUs
     global_batch: int  # samples of a step over all ranks
-    strategy: Any  # the config's `trainer.strategy`
+    strategy: object  # the config's `trainer.strategy`
 
 
 def scaling_parser() -> LineParser:
@@ -97,11 +92,7 @@ def scaling_parser() -> LineParser:
 
 
 def read_command(arguments: list[str]) -> ScalingCommand:
-    """Reads the arguments of `plcourse benchmark scaling`.
-
-    Raises:
-        UserError: an invalid value, or a flag that has no effect on a benchmark.
-    """
+    """Reads the arguments of `plcourse benchmark scaling`; a flag without effect on a benchmark is a UserError."""
     args, rest = scaling_parser().parse_known_args(arguments)
     flags = [word.partition("=")[0] for word in rest]
     if "-c" not in flags and "--config" not in flags:
@@ -124,19 +115,14 @@ def read_command(arguments: list[str]) -> ScalingCommand:
 def jobs_of(world_sizes: tuple[int, ...] | None, device: str, available: int) -> list[Job]:
     """Lists the jobs: the ranks of each world size and, on a CPU, one process with as many threads.
 
-    Args:
-        world_sizes: as given; None for 1, 2, 4, ... and all cores or GPUs.
-        device: `cpu` or `cuda`.
-        available: cores or GPUs; more ranks than these are a UserError.
+    Without world sizes, they are 1, 2, 4, ... and all `available` cores or GPUs; more than these are a UserError.
     """
     what = "GPU" if device == "cuda" else "core"
     if world_sizes is None:
         world_sizes = tuple(sorted({available, *(2**power for power in range(available.bit_length()))}))
     if world_sizes[-1] > available:
-        raise UserError(
-            f"--world_sizes {world_sizes[-1]}: this machine has {available} {what}{'s' * (available > 1)}; "
-            "ranks that share one would only wait for each other"
-        )
+        has = f"this machine has {available} {what}{'s' * (available > 1)}"
+        raise UserError(f"--world_sizes {world_sizes[-1]}: {has}; ranks on the same {what} would wait for each other")
     ranks = [Job(n, 1, device) for n in world_sizes]
     threads = [Job(1, n, device) for n in world_sizes if n > 1 and device == "cpu"]
     return sorted([*ranks, *threads], key=lambda job: (job.ranks * job.threads, job.ranks))
@@ -148,20 +134,19 @@ def stretches_of(jobs: list[Job]) -> list[Stretch]:
     return [*(Stretch(at) for at in range(len(jobs))), *silent]
 
 
-def job_flags(job: Job, global_batch: int, strategy: Any) -> list[str]:
+def job_flags(job: Job, global_batch: int, strategy: object) -> list[str]:
     """The flags that make a fit of the config this job, without an end and without validation.
 
-    The config's strategy is kept for several ranks. A batch that they cannot share equally is a UserError.
+    The config's strategy is kept for several ranks. A batch that they cannot divide equally is a UserError.
     """
     if global_batch % job.ranks:
-        raise UserError(
-            f"a step has {global_batch} samples (batch_size times devices of the config), which {job.ranks} ranks "
-            f"cannot share equally; choose a --data.init_args.batch_size that makes it a multiple of {job.ranks}"
-        )
+        batch = f"a step has {global_batch} samples (batch_size times devices of the config)"
+        remedy = f"choose a --data.init_args.batch_size that makes it a multiple of {job.ranks}"
+        raise UserError(f"{batch}, which {job.ranks} ranks cannot divide equally; {remedy}")
     if job.ranks == 1:
         strategy = "auto"
     elif strategy == "auto":
-        arguments: dict[str, Any] = {"gradient_as_bucket_view": True, "timeout": "0:01:00"}
+        arguments: dict[str, object] = {"gradient_as_bucket_view": True, "timeout": "0:01:00"}
         if job.device == "cpu":
             arguments["process_group_backend"] = "gloo"
         strategy = {"class_path": "pytorch_lightning.strategies.DDPStrategy", "init_args": arguments}

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plcourse.verbs.benchmark.plan import ScalingSetup, Stretch
 
@@ -45,7 +45,7 @@ class Estimate:
         low, high = median_interval(values) or (None, None)
         return cls(median(values), min(values), max(values), low, high)
 
-    def scaled(self, factor: float) -> tuple[float, float, float]:
+    def scaled(self, factor: float = 1.0) -> tuple[float, float, float]:
         """Median, low and high end times a factor; the estimate must have an interval."""
         assert self.low is not None
         assert self.high is not None
@@ -77,12 +77,7 @@ class ScalingRow:
 
 @dataclass
 class TimeSplit:
-    """Where the time of a step of several ranks goes, as fractions that add up to 1.
-
-    Attributes:
-        ddp_clock: `communication` and `exposed` by DDP's own clock, a second opinion that misses how communication
-            slows the computation.
-    """
+    """Where the time of a step of several ranks goes, as fractions that add up to 1."""
 
     ranks: int  # how many
     efficiency: Estimate  # useful work
@@ -91,7 +86,7 @@ class TimeSplit:
     communication_less_rest: Estimate  # the difference of the two
     against_threads: Estimate | None = None  # samples per second relative to one process with as many threads
     rival: str | None = None  # that process's job
-    ddp_clock: dict[str, float] | None = None
+    ddp_clock: dict[str, float] | None = None  # see `ddp_clock`
 
 
 @dataclass(kw_only=True)
@@ -112,7 +107,7 @@ class ScalingResult:
     splits: list[TimeSplit]
     rounds: list[dict[str, float]]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The result as `scaling.json` holds it."""
         fields = asdict(self)
         splits = fields.pop("splits")
@@ -182,7 +177,10 @@ def build_result(coordinator: "Coordinator", setup: ScalingSetup, used_by_others
 
 
 def ddp_clock(coordinator: "Coordinator", at: int) -> dict[str, float] | None:
-    """The communication of a job by DDP's own clock; None if it was not measured."""
+    """The fractions `communication` and `exposed` of a step by DDP's own clock; None if it measured nothing.
+
+    They are a second opinion, which misses how much communication slows the computation.
+    """
     seen = [(total, exposed) for job, total, exposed in coordinator.clock if job == at]
     if not seen:
         return None
@@ -211,21 +209,19 @@ def sentences(result: ScalingResult) -> list[str]:
         return [f"no verdict: {result.pairs} rounds give no 95 % interval; use --pairs {FEWEST} or more."]
     found = []
     for split in result.splits:
-        found += [_gain(split), _reason(split, result.model)]
+        gain = _gain(split.ranks, "one", *split.efficiency.scaled(split.ranks))
+        found += [f"{gain}, an efficiency of {split.efficiency.median:.2f}.", _reason(split, result.model)]
         if split.against_threads is not None:
-            found.append(_against_threads(split, split.against_threads))
+            found.append(f"{_gain(split.ranks, str(split.rival), *split.against_threads.scaled())}.")
     return found
 
 
-def _gain(split: TimeSplit) -> str:
-    ranks = split.ranks
-    middle, low, high = split.efficiency.scaled(ranks)
-    told = f"{middle:.2f} x the samples/s of one (95 % interval {low:.2f} to {high:.2f})"
-    if low > 1:
-        return f"{ranks} ranks are faster than one: {told}, an efficiency of {split.efficiency.median:.2f}."
-    if high < 1:
-        return f"{ranks} ranks are slower than one: {told}."
-    return f"inconclusive whether {ranks} ranks are faster than one: {told}."
+def _gain(ranks: int, other: str, ratio: float, low: float, high: float) -> str:
+    """Whether ranks are faster than another job, by the ratio of their samples per second and its interval."""
+    numbers = f"{ratio:.2f} x the samples/s (95 % interval {low:.2f} to {high:.2f})"
+    if low <= 1 <= high:
+        return f"inconclusive whether {ranks} ranks are faster than {other}: {numbers}"
+    return f"{ranks} ranks are {'faster' if low > 1 else 'slower'} than {other}: {numbers}"
 
 
 def _reason(split: TimeSplit, model: ModelSize) -> str:
@@ -234,24 +230,14 @@ def _reason(split: TimeSplit, model: ModelSize) -> str:
     if model.flops_per_gradient_byte is not None:
         size += f", {_two_digits(model.flops_per_gradient_byte)} operations for each byte of them"
     parts = f"{_percent(split.communication)} of a step is communication ({size}), {_percent(split.rest)} is not shared"
-    _, low, high = split.communication_less_rest.scaled(1)
-    if split.efficiency.scaled(1)[1] >= SCALES:
+    _, low, high = split.communication_less_rest.scaled()
+    if split.efficiency.scaled()[1] >= SCALES:
         return f"it scales, because little is lost: {parts}."
     if low > 0:
         return f"communication limits it: {parts}."
     if high < 0:
         return f"work that the ranks do not share limits it more than communication: {parts}."
     return f"inconclusive whether communication or work that is not shared limits it more: {parts}."
-
-
-def _against_threads(split: TimeSplit, against: Estimate) -> str:
-    middle, low, high = against.scaled(1)
-    told = f"{middle:.2f} x (95 % interval {low:.2f} to {high:.2f})"
-    if low > 1:
-        return f"{split.ranks} ranks are faster than {split.rival}: {told}."
-    if high < 1:
-        return f"{split.ranks} ranks are slower than {split.rival}: {told}."
-    return f"{split.ranks} ranks against {split.rival}: {told}; inconclusive which is faster."
 
 
 def _percent(part: Estimate) -> str:

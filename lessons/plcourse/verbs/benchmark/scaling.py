@@ -62,10 +62,8 @@ def _check_machine() -> None:
     if not can_fork():
         raise UserError("plcourse benchmark scaling forks its jobs, which needs Linux and a process without CUDA")
     if "torch" in sys.modules and not threads_survive(2):
-        raise UserError(
-            "this process has run torch on several threads, which do not survive a fork: "
-            "run `plcourse benchmark scaling` in a new process"
-        )
+        why = "this process has run torch on several threads, which do not survive a fork"
+        raise UserError(f"{why}: run `plcourse benchmark scaling` in a new process")
 
 
 def _resolve(arguments: list[str]) -> ScalingSetup:
@@ -80,7 +78,7 @@ def _resolve(arguments: list[str]) -> ScalingSetup:
     trainer, data = resolver.config.fit.trainer, resolver.config.fit.data
     batch_size = data.init_args.get("batch_size")
     if not isinstance(batch_size, int):
-        raise UserError(f"{data.class_path} has no batch_size, which the ranks must be able to share")
+        raise UserError(f"{data.class_path} has no batch_size, which the ranks must be able to divide")
     name = str(trainer.accelerator)
     if name not in ("auto", "cpu", "gpu", "cuda"):
         raise UserError(f"trainer.accelerator is {name}; `plcourse benchmark scaling` measures on cpu and gpu")
@@ -123,9 +121,8 @@ def _measure(command: ScalingCommand, setup: ScalingSetup, signals: Signals) -> 
             write_text(folder / "config.yaml", setup.config)
             write_json(folder / RECORD, record)
     except OSError as error:
-        raise UserError(
-            f"cannot make a folder in '{parent}': {error.strerror}; --runs_root names another root"
-        ) from error
+        what = f"cannot make a folder in '{parent}': {error.strerror}"
+        raise UserError(f"{what}; --runs_root names another root") from error
     if command.json != "-":
         _write(f"benchmark {folder}\n")
     coordinator = Coordinator(jobs, command, _show_progress)
@@ -194,6 +191,7 @@ def _run_job(task: _JobTask) -> None:
     from plcourse.cli.course_cli import CourseCLI, quieten
     from plcourse.runs import allowlist
     from plcourse.training.run_checkpoint import RunCheckpoint
+    from plcourse.training.trainer import Trainer
     from plcourse.verbs.benchmark.timed_callback import TimedCallback
 
     job, folder = task.job, task.folder
@@ -207,7 +205,7 @@ def _run_job(task: _JobTask) -> None:
 
         rank = 0
 
-        def instantiate_trainer(self, **kwargs: Any) -> Any:
+        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             """Builds the trainer without checkpoints, which would be written during stretches."""
             trainer = super().instantiate_trainer(**kwargs)
             connection = Connection(os.dup(task.connections[self.rank]))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -39,16 +38,11 @@ class Order:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What a rank measured in a stretch.
-
-    Args:
-        memory: bytes; the rank's peak resident set, including pages shared with other processes, or its peak of
-            allocated memory on a GPU.
-    """
+    """What a rank measured in a stretch."""
 
     seconds: float  # from the moment when all ranks began to the moment when all were done
     samples: int  # the samples that this rank trained on
-    memory: int
+    memory: int  # bytes: the peak resident set, including pages shared with other processes, or on a GPU the peak used
     gradient_bytes: int  # bytes of the gradients that are exchanged in a step
     parameters: int  # trained parameters
     flops: int | None  # floating-point operations of the forward and backward pass of one step; None if not counted
@@ -64,11 +58,11 @@ class TimedCallback(Callback):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._schedule: Generator[None, Any, None] | None = None
+        self._schedule: Generator[None, object, None] | None = None
         self._flops: int | None = None
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Hands the next batch to the stretch, which returns when it should be trained on."""
         if self._schedule is None:
@@ -76,7 +70,7 @@ class TimedCallback(Callback):
             next(self._schedule)
         self._schedule.send(batch)
 
-    def _stretches(self, trainer: pl.Trainer) -> Generator[None, Any, None]:
+    def _stretches(self, trainer: pl.Trainer) -> Generator[None, object, None]:
         batch = yield
         self._report(trainer)
         model = trainer.strategy.model
@@ -115,11 +109,8 @@ class TimedCallback(Callback):
         self, trainer: pl.Trainer, seconds: float = 0.0, samples: int = 0, communication: Communication | None = None
     ) -> None:
         trained = [p for p in trainer.lightning_module.parameters() if p.requires_grad]
-        gradient_bytes = sum(p.numel() * p.element_size() for p in trained)
-        parameters = sum(p.numel() for p in trained)
-        self._connection.send(
-            RankReport(seconds, samples, _memory(trainer), gradient_bytes, parameters, self._flops, communication)
-        )
+        sizes = sum(p.nbytes for p in trained), sum(p.numel() for p in trained)
+        self._connection.send(RankReport(seconds, samples, _memory(trainer), *sizes, self._flops, communication))
 
 
 def _synchronize(trainer: pl.Trainer) -> None:
@@ -136,10 +127,8 @@ def _set_exchange(trainer: pl.Trainer, exchange: bool) -> None:
         model.require_backward_grad_sync = exchange
 
 
-def _size(batch: Any) -> int:
-    if isinstance(batch, dict) and "id" in batch:
-        return len(batch["id"])
-    return extract_batch_size(batch)
+def _size(batch: object) -> int:
+    return len(batch["id"]) if isinstance(batch, dict) and "id" in batch else extract_batch_size(batch)
 
 
 def _memory(trainer: pl.Trainer) -> int:

@@ -13,8 +13,7 @@ def benchmark(verb: str, arguments: list[str]) -> None:
         raise UserError(f"plcourse benchmark needs the name of a benchmark: {known}")
     name = arguments[0]
     if name not in catalog.BENCHMARKS:
-        raise UserError(
-            f"plcourse benchmark: unknown benchmark {name!r}; known are {known}{nearest(name, catalog.BENCHMARKS)}"
-        )
+        hint = nearest(name, catalog.BENCHMARKS)
+        raise UserError(f"plcourse benchmark: unknown benchmark {name!r}; known are {known}{hint}")
     module, _, function = catalog.BENCHMARKS[name].target.partition(":")
     getattr(import_module(module), function)(arguments[1:])
