@@ -17,6 +17,7 @@ from plcourse.console.layout import broken, fitted, width
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError, nearest
 from plcourse.runs.config_header import ConfigHeader, parse_header
+from plcourse.runs.config_keys import lookup
 from plcourse.runs.configs import ConfigSource, find_config, resolved_path
 from plcourse.runs.folders import age_key
 from plcourse.runs.headline import score_of
@@ -27,13 +28,14 @@ from plcourse.training.variant import said
 
 _MOST_COLUMNS = 120  # longer lines are hard to read
 
+Row = dict[str, Any]  # of a JSON listing
+
 
 def ls_parser() -> LineParser:
     """Returns the parser of `plcourse ls`."""
     parser = LineParser("ls", "[LESSON | sweeps | runs] [--json]")
-    parser.add_argument(
-        "what", nargs="?", metavar="LESSON", help="a lesson by name or number; `sweeps`; `runs` for all recorded runs"
-    )
+    what = "a lesson by name or number; `sweeps`; `runs` for all recorded runs"
+    parser.add_argument("what", nargs="?", metavar="LESSON", help=what)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_runs_root("with `ls runs`: ")
     return parser
@@ -67,14 +69,9 @@ def ls(argv: list[str]) -> None:
     shelves = [shelf for shelf in _shelves() if args.what in (None, shelf["lesson"], str(shelf["number"]))]
     if not shelves:
         keys = [lesson.key for lesson in catalog.LESSONS]
-        hint = nearest(str(args.what), [*keys, SWEEPS, "runs"])
-        raise UserError(
-            f"plcourse ls: unknown lesson {args.what!r}; known are {', '.join(keys)}, `{SWEEPS}` and `runs`{hint}"
-        )
-    if args.json:
-        say(json.dumps(shelves, indent=2))
-        return
-    say("\n\n".join(map(_shelf_text, shelves)))
+        known = f"{', '.join(keys)}, `{SWEEPS}` and `runs`{nearest(str(args.what), [*keys, SWEEPS, 'runs'])}"
+        raise UserError(f"plcourse ls: unknown lesson {args.what!r}; known are {known}")
+    say(json.dumps(shelves, indent=2) if args.json else "\n\n".join(map(_shelf_text, shelves)))
 
 
 def cat(argv: list[str]) -> None:
@@ -137,66 +134,56 @@ def _ls_runs(flag: str | None, as_json: bool) -> None:
     rows.sort(key=lambda row: age_key(Path(row["path"])), reverse=True)
     if as_json:
         say(json.dumps(rows, indent=2))
-        return
-    if not rows:
+    elif not rows:
         say(f"No runs in '{root}' yet; `plcourse fit -c NAME` makes one.")
-        return
-    cells = [(row["name"], row["status"], _result(row), _when(row), duration(row["seconds"])) for row in rows]
-    head, limit = ("run", "status", "score", "when", "took"), width()
-    lines = fitted(head, cells, limit=limit)
-    others = [line for row in rows for line in _others(row)]
-    if others:
-        lines += ["", "with other settings than the run's own"]
-        lines += [line for each in others for line in broken(each, limit)]
-    say("\n".join(lines))
+    else:
+        cells = [(row["name"], row["status"], _result(row), _when(row), duration(row["seconds"])) for row in rows]
+        lines = fitted(("run", "status", "score", "when", "took"), cells, limit=width())
+        if others := [line for row in rows for each in _others(row) for line in broken(each, width())]:
+            lines += ["", "with other settings than the run's own", *others]
+        say("\n".join(lines))
 
 
-def _run_row(run: Run) -> dict[str, Any]:
+def _run_row(run: Run) -> Row:
     """A run in `ls runs --json`; missing fields are None."""
-    row: dict[str, Any] = {"name": run.name, "path": str(run.path), "status": "unreadable"}
-    try:
-        record = run.record
-        row["status"] = status_of(record)
-    except UserError:
-        record = {}
-    row |= {key: record.get(key) for key in ("verb", "config", "best", "created", "seconds", "error")}
-    row["evaluations"] = []
+    record, found = {}, []
     with contextlib.suppress(UserError):  # a broken file must not hide the run
-        row["evaluations"] = [_evaluated(each, record) for each in evaluations(run)]
-    return row
+        record = run.record
+        found = [_evaluated(each, record) for each in evaluations(run)]
+    row = {"name": run.name, "path": str(run.path), "status": status_of(record)}
+    row |= {key: record.get(key) for key in ("verb", "config", "best", "created", "seconds", "error")}
+    return row | {"evaluations": found}
 
 
-def _evaluated(evaluation: Evaluation, record: Mapping[str, Any]) -> dict[str, Any]:
+def _evaluated(evaluation: Evaluation, record: Mapping[str, object]) -> Row:
     """An evaluation in `ls runs --json`."""
     metric, value = score_of(evaluation, record) or (None, None)
     found = {"stage": evaluation.stage, "file": evaluation.file.name, "settings": evaluation.settings}
     return {**found, "variant": evaluation.is_variant, "metric": metric, "value": value}
 
 
-def _others(row: dict[str, Any]) -> list[str]:
+def _others(row: Row) -> list[str]:
     """A line for each evaluation of a run with changed settings."""
     found = [each for each in row.get("evaluations", []) if each["variant"]]
     return [f"  {row['name']}  {_scored(each)}  {said(each['settings'])}" for each in found]
 
 
-def _sweep_row(folder: Path, root: Path) -> dict[str, Any]:
+def _sweep_row(folder: Path, root: Path) -> Row:
     """A sweep in `ls runs --json`, with `cells`: their number, in total and by status."""
-    name = folder.relative_to(root).as_posix()
-    row: dict[str, Any] = {"name": name, "path": str(folder), "status": "unreadable", "verb": "sweep"}
-    row |= dict.fromkeys(("config", "best", "created", "seconds", "error"))
-    try:
+    record: Row = {}
+    with contextlib.suppress(UserError):
         record = read_record(folder / "sweep.json")
-    except UserError:
-        return row
-    statuses = [str(cell.get("status")) for cell in record.get("cells") or [] if isinstance(cell, dict)]
-    row["cells"] = {"total": len(statuses)} | {status: statuses.count(status) for status in sorted(set(statuses))}
-    row["status"], row["created"] = status_of(record), record.get("created")
-    begun, ended = (_moment(record.get(key)) for key in ("created", "ended"))
-    row["seconds"] = (ended - begun).total_seconds() if begun and ended else None
+    created, ended = (_moment(record.get(key)) for key in ("created", "ended"))
+    row: Row = {"name": folder.relative_to(root).as_posix(), "path": str(folder), "status": status_of(record)}
+    row |= {"verb": "sweep", "config": None, "best": None, "created": record.get("created")}
+    row |= {"seconds": (ended - created).total_seconds() if created and ended else None, "error": None}
+    if record:
+        statuses = [str(cell.get("status")) for cell in record.get("cells") or [] if isinstance(cell, dict)]
+        row["cells"] = {"total": len(statuses)} | {status: statuses.count(status) for status in sorted(set(statuses))}
     return row
 
 
-def _result(row: dict[str, Any]) -> str:
+def _result(row: Row) -> str:
     """A run's test score, else its best score, or the number of finished cells of a sweep."""
     if "cells" in row:
         return f"{row['cells'].get('finished', 0)} of {row['cells']['total']} cells"
@@ -204,48 +191,40 @@ def _result(row: dict[str, Any]) -> str:
     return _scored(tested[0] if tested and tested[0]["metric"] else row["best"])
 
 
-def _scored(score: Any) -> str:
-    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
-        return "-"
-    return f"{score.get('metric')} {score['value']:.4f}"
+def _scored(score: object) -> str:
+    value = lookup(score, "value")
+    return f"{lookup(score, 'metric')} {value:.4f}" if isinstance(value, int | float) else "-"
 
 
-def _when(row: dict[str, Any]) -> str:
+def _when(row: Row) -> str:
     moment = _moment(row["created"])
     return moment.strftime("%Y-%m-%d %H:%M") if moment else "-"
 
 
-def _moment(text: Any) -> datetime | None:
+def _moment(text: object) -> datetime | None:
     """A time of a record in the local time zone; None if it is not a time."""
     try:
-        return datetime.fromisoformat(text).astimezone()
-    except (TypeError, ValueError):
+        return datetime.fromisoformat(str(text)).astimezone()
+    except ValueError:
         return None
 
 
-def _shelves() -> list[dict[str, Any]]:
+def _shelves() -> list[Row]:
     """The lessons with their configs, and the sweeps, as `ls --json` prints them."""
-    shelves = [
-        {
-            "number": lesson.number,
-            "lesson": lesson.key,
-            "title": lesson.title,
-            "summary": lesson.summary,
-            "configs": [_config_row(name) for name in catalog.config_names(lesson.key)],
-        }
-        for lesson in catalog.LESSONS
+    lessons = [
+        _shelf(each.number, each.key, each.title, each.summary, catalog.config_names(each.key))
+        for each in catalog.LESSONS
     ]
-    sweeps = {
-        "number": None,
-        "lesson": SWEEPS,
-        "title": "Comparisons",
-        "summary": "Arms, seeds and a grid for `plcourse sweep`, whose result `plcourse compare` reads.",
-        "configs": [_config_row(name) for name in catalog.sweep_names()],
-    }
-    return [*shelves, sweeps]
+    about = "Arms, seeds and a grid for `plcourse sweep`, whose result `plcourse compare` reads."
+    return [*lessons, _shelf(None, SWEEPS, "Comparisons", about, catalog.sweep_names())]
 
 
-def _config_row(name: str) -> dict[str, Any]:
+def _shelf(number: int | None, key: str, title: str, summary: str, names: list[str]) -> Row:
+    configs = [_config_row(name) for name in names]
+    return {"number": number, "lesson": key, "title": title, "summary": summary, "configs": configs}
+
+
+def _config_row(name: str) -> Row:
     header, problem = _header(find_config(str(catalog.config_path(name))))
     fields = {"command": None, "shows": None, "verbs": [], "needs": []}
     if header is not None:
@@ -253,7 +232,7 @@ def _config_row(name: str) -> dict[str, Any]:
     return {"name": name, **fields, "problem": problem}
 
 
-def _shelf_text(shelf: dict[str, Any]) -> str:
+def _shelf_text(shelf: Row) -> str:
     number = "    " if shelf["number"] is None else f"{shelf['number']}  "
     found = width()
     limit = found and min(found, _MOST_COLUMNS)
