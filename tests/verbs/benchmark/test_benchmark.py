@@ -4,9 +4,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,8 @@ import pytest
 
 from forking import Forker
 from plcourse.processes.forking import can_fork
-from support import HELPERS, Command, digits_config, failing, processes_with, write_config
+from started import Started
+from support import Command, digits_config, failing, write_config
 
 FEW = ["--pairs", "2", "--steps", "4", "--warmup", "5", "--world_sizes", "1,2"]
 NETWORK = {"class_path": "MLP", "init_args": {"in_features": 64, "hidden": [128]}}
@@ -112,30 +110,10 @@ def test_a_rank_that_dies_ends_it_with_the_cause(forked: Command, tmp_path: Path
 )
 def test_a_signal_leaves_nothing_running(tmp_path: Path, runs: Path, signum: int, status: int) -> None:
     config = write_config(tmp_path / "mlp.yaml", mlp_config())
-    marker = f"scaling-{os.getpid()}-{time.monotonic_ns()}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "plcourse", "benchmark", "scaling", "-c", str(config), "--pairs", "10000", *FEW[2:]],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(HELPERS), "PLCOURSE_TEST_MARKER": marker},
-    )
+    started = Started("benchmark", "scaling", "-c", config, "--pairs", 10000, *FEW[2:])
     table = runs / "benchmarks" / "scaling" / "latest" / "jobs" / "2x1" / "metrics.csv"
-    deadline = time.monotonic() + 120
-    try:
-        while not table.is_file():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signum)
-        process.communicate(timeout=90)
-    finally:
-        process.kill()  # what a failed test leaves would slow all others down
-    assert process.returncode == status
-    deadline = time.monotonic() + 10
-    while (left := processes_with(marker)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert left == []
+    started.wait_for(table.is_file)
+    assert started.end(signum)[0] == status
 
 
 def test_a_root_that_is_no_folder(forked: Command, tmp_path: Path) -> None:

@@ -2,12 +2,9 @@
 
 import json
 import os
-import re
-from typing import Any
 
 import pytest
 
-from plcourse.__main__ import main
 from plcourse.runs import record
 
 
@@ -29,20 +26,9 @@ def here(tmp_path, monkeypatch, environment):
 
 
 @pytest.fixture
-def typed(capfdbinary):
+def typed(typed):
     """Runs `plcourse compare ...`; gives its status, output and errors."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        status: Any = 0
-        try:
-            assert main(["compare", *map(str, argv)]) is None
-        except SystemExit as error:
-            status = error.code
-            assert status != 0
-        out, err = capfdbinary.readouterr()
-        return status, out.decode(), err.decode()
-
-    return run
+    return lambda *argv: typed("compare", *argv)
 
 
 @pytest.fixture
@@ -61,16 +47,3 @@ def said(typed):
 def reported(said):
     """Runs a comparison that succeeds; gives its JSON."""
     return lambda *argv: json.loads(said(*argv, "--json", "-"), parse_constant=pytest.fail)
-
-
-@pytest.fixture
-def refused(typed):
-    """Runs a comparison that is refused; gives the one line."""
-
-    def run(*argv: object) -> str:
-        status, out, err = typed(*argv)
-        assert (status, out) == (2, ""), err
-        assert re.fullmatch(r"plcourse: error: [^\n]+\n", err)
-        return err
-
-    return run

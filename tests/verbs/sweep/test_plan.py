@@ -16,33 +16,14 @@ from plcourse.runs.configs import find_config
 from plcourse.runs.run import Run, list_runs
 from plcourse.verbs.sweep.command import find_sweep, read_command
 from plcourse.verbs.sweep.plan import SweepPlan, grid_label
-from plcourse.verbs.sweep.sweep import ResolvedConfig, Sweep
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: Path) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def plan_of(*arguments: str) -> SweepPlan:
-    plan = read_command(list(arguments)).plan
-    assert plan is not None
-    return plan
+from plcourse.verbs.sweep.sweep import Sweep
+from sweep_plans import ARMS, made, plan_of
 
 
 def from_file(content: dict[str, Any] | str, *arguments: str) -> SweepPlan:
     text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
     Path("mine.yaml").write_text(text)
     return plan_of("-c", "mine.yaml", *arguments)
-
-
-def made(plan: SweepPlan, runs: Path) -> Sweep:
-    text = "# made by hand\nseed_everything: 0\ntrainer:\n  max_epochs: 1\n"
-    return Sweep.create(plan, [ResolvedConfig(text, 1) for _ in plan.arms_and_points()], runs, threads=1)
-
-
-ARMS = ("--arms", "ddp/one_process", "ddp/two_processes")
 
 
 @pytest.mark.medium

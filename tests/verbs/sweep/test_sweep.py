@@ -1,15 +1,10 @@
 """`plcourse sweep` with real cells: the same numbers however they are run, and nothing lost when it is stopped."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,17 +12,17 @@ from plcourse.__main__ import main
 from plcourse.processes.forking import can_fork
 from plcourse.runs.run import Run, list_runs
 from plcourse.verbs.sweep.sweep import Sweep
-from support import HELPERS, TWO_PROCESSES, Command, digits_config, failing, processes_with, write_config
+from started import Started
+from support import HELPERS, TWO_PROCESSES, Command, digits_config, failing, write_config
 
 GRID = ["--seeds", "0..1", "--grid", "optimizer.lr=0.1,0.05"]
 LONGER = {"trainer__max_epochs": 2}
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs: Path) -> None:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.syspath_prepend(str(HELPERS))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -57,41 +52,6 @@ def table(run: Run) -> str:
 
 def latest(runs: Path) -> Sweep:
     return Sweep.load("latest", runs)
-
-
-class Started:
-    """A sweep in a process of its own.
-
-    Args:
-        arguments: after the verb.
-    """
-
-    def __init__(self, *arguments: Any) -> None:
-        self.marker = f"sweep-{os.getpid()}-{time.monotonic_ns()}"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "plcourse", "sweep", *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(HELPERS), "PLCOURSE_TEST_MARKER": self.marker},
-        )
-
-    def wait_for(self, something: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 120
-        while not something():
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-
-    def end(self, signum: int) -> tuple[int, str, str]:
-        """Sends a signal; the status, what it printed, and nothing is left of it."""
-        self.process.send_signal(signum)
-        out, err = self.process.communicate(timeout=60)
-        deadline = time.monotonic() + 5
-        while processes_with(self.marker) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert processes_with(self.marker) == []
-        return self.process.returncode, out, err
 
 
 def statuses(runs: Path) -> list[str]:
@@ -135,7 +95,7 @@ def test_two_at_a_time_and_stand_alone_fits_give_the_same_numbers(
 @pytest.mark.medium
 def test_killed_and_resumed_equals_undisturbed(reference: Sweep, runs: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "arm.yaml", digits_config(**LONGER))
-    started = Started("--arms", config, *GRID)
+    started = Started("sweep", "--arms", config, *GRID)
     started.wait_for(lambda: statuses(runs)[:1] == ["finished"] and checkpoint_of(runs, 1))
     assert started.end(signal.SIGKILL)[0] == -signal.SIGKILL
     sweep = latest(runs)
@@ -159,7 +119,7 @@ def test_a_signal_stops_the_cells_with_a_checkpoint(
 ) -> None:
     config = write_config(tmp_path / "arm.yaml", digits_config(**LONGER))
     command = ["--arms", str(config), *GRID]
-    started = Started(*command, "--n_jobs", "2")
+    started = Started("sweep", *command, "--n_jobs", "2")
     started.wait_for(lambda: statuses(runs) and (checkpoint_of(runs, 0) or checkpoint_of(runs, 1)))
     code, out, err = started.end(signum)
     assert code == status
@@ -178,7 +138,7 @@ def test_a_signal_stops_the_cells_with_a_checkpoint(
 @pytest.mark.medium
 def test_a_second_signal_ends_at_once(runs: Path, tmp_path: Path) -> None:
     config = failing(digits_config(trainer__max_epochs=1000), step=30, how="stall")
-    started = Started("--arms", write_config(tmp_path / "arm.yaml", config), "--trust", "faulty")
+    started = Started("sweep", "--arms", write_config(tmp_path / "arm.yaml", config), "--trust", "faulty")
     started.wait_for(lambda: statuses(runs) and checkpoint_of(runs, 0))
     started.process.send_signal(signal.SIGINT)
     time.sleep(0.6)
@@ -273,13 +233,13 @@ def test_killed_at_random_moments(reference: Sweep, runs: Path, tmp_path: Path, 
     chooser = random.Random(n_jobs)
     for number in range(3):
         name = ["--name", f"kill{number}"]
-        started = Started("--arms", config, *GRID, *name, "--n_jobs", n_jobs)
+        started = Started("sweep", "--arms", config, *GRID, *name, "--n_jobs", n_jobs)
         file = runs / "sweeps" / name[1] / "latest" / "sweep.json"
         started.wait_for(file.is_file)
         for _ in range(2):
             time.sleep(chooser.uniform(0, 3))
             started.end(signal.SIGKILL)
-            started = Started("--resume", name[1], "--n_jobs", n_jobs)
+            started = Started("sweep", "--resume", name[1], "--n_jobs", n_jobs)
             time.sleep(4)
         started.process.communicate()
         main(["sweep", "--resume", name[1]])

@@ -7,30 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plcourse.verbs.sweep.command import read_command
-from plcourse.verbs.sweep.plan import SweepPlan
 from plcourse.verbs.sweep.screen import Screen, cell_line, summary
-from plcourse.verbs.sweep.sweep import ResolvedConfig, Sweep
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: Path) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def plan_of(*arguments: str) -> SweepPlan:
-    plan = read_command(list(arguments)).plan
-    assert plan is not None
-    return plan
-
-
-def made(plan: SweepPlan, runs: Path) -> Sweep:
-    text = "# made by hand\nseed_everything: 0\ntrainer:\n  max_epochs: 1\n"
-    return Sweep.create(plan, [ResolvedConfig(text, 1) for _ in plan.arms_and_points()], runs, threads=1)
-
-
-ARMS = ("--arms", "ddp/one_process", "ddp/two_processes")
+from sweep_plans import ARMS, made, plan_of
 
 
 def test_the_lines_and_the_table(runs: Path) -> None:
