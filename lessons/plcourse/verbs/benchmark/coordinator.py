@@ -75,18 +75,14 @@ class Coordinator:
                 reports = yield stretch.job
                 self.reports[stretch.job] = reports
                 rates[stretch] = sum(report.samples for report in reports) / reports[0].seconds
-                self._note_clock(stretch.job, reports)
+                if times := [report.communication for report in reports if report.communication is not None]:
+                    step = reports[0].seconds / self.steps
+                    total, exposed = fmean(time.total for time in times), fmean(time.exposed for time in times)
+                    self.clock.append((stretch.job, total / step, exposed / step))
             self.rounds.append(rates)
         for at in range(len(self.jobs)):
             self._give(at, None)
         yield None
-
-    def _note_clock(self, job: int, reports: list[RankReport]) -> None:
-        times = [report.communication for report in reports if report.communication is not None]
-        if times:
-            step = reports[0].seconds / self.steps
-            total, exposed = fmean(time.total for time in times), fmean(time.exposed for time in times)
-            self.clock.append((job, total / step, exposed / step))
 
     def _give(self, job: int, order: Order | None) -> None:
         for connection in self._ours[job]:

@@ -101,9 +101,12 @@ def read_command(arguments: list[str]) -> ScalingCommand:
         raise UserError(f"plcourse benchmark scaling: {refused} has no effect: it trains from fresh weights, and stops")
     if args.json not in (None, "-") and not (args.json.endswith(".json") and Path(args.json).parent.is_dir()):
         raise UserError(f"--json is {args.json!r}; give - or a file that ends with .json, in a folder that exists")
+    sizes = [] if args.world_sizes is None else [word.strip() for word in args.world_sizes.strip("[]").split(",")]
+    if not all(word.isdecimal() and int(word) for word in sizes):
+        raise UserError(f"--world_sizes is {args.world_sizes!r}; it must be a list of numbers of ranks such as 1,2,4")
     return ScalingCommand(
         rest,
-        None if args.world_sizes is None else _world_sizes(args.world_sizes),
+        tuple(sorted({1, *map(int, sizes)})) if sizes else None,  # everything is measured against one rank
         _count("--pairs", args.pairs),
         None if args.steps is None else _count("--steps", args.steps),
         _count("--warmup", args.warmup),
@@ -163,13 +166,6 @@ def job_flags(job: Job, global_batch: int, strategy: object) -> list[str]:
             "data.init_args.batch_size": global_batch // job.ranks,
         }
     )
-
-
-def _world_sizes(text: str) -> tuple[int, ...]:
-    words = [word.strip() for word in text.strip("[]").split(",")]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise UserError(f"--world_sizes is {text!r}; it must be a list of numbers of ranks such as 1,2,4")
-    return tuple(sorted({1, *map(int, words)}))  # everything is measured against one rank
 
 
 def _count(flag: str, text: str) -> int:

@@ -41,7 +41,11 @@ def scaling(arguments: list[str]) -> None:
     """Runs `plcourse benchmark scaling -c CONFIG [flags]`; RunFailed if a job ended before it was measured."""
     command = read_command(arguments)
     read_request("fit", command.arguments)  # finds most mistakes before anything heavy is imported
-    _check_machine()
+    if not can_fork():
+        raise UserError("plcourse benchmark scaling forks its jobs, which needs Linux and a process without CUDA")
+    if "torch" in sys.modules and not threads_survive(2):
+        why = "this process has run torch on several threads, which do not survive a fork"
+        raise UserError(f"{why}: run `plcourse benchmark scaling` in a new process")
     with Signals() as signals:
         workers = PoolSettings.prepare(1, 1, signals, _preload)
         with workers.pool(1) as pool:
@@ -56,14 +60,6 @@ def scaling(arguments: list[str]) -> None:
 def _preload() -> None:
     """Imports what every worker needs, once for all of them."""
     import plcourse.cli.course_cli  # noqa: F401
-
-
-def _check_machine() -> None:
-    if not can_fork():
-        raise UserError("plcourse benchmark scaling forks its jobs, which needs Linux and a process without CUDA")
-    if "torch" in sys.modules and not threads_survive(2):
-        why = "this process has run torch on several threads, which do not survive a fork"
-        raise UserError(f"{why}: run `plcourse benchmark scaling` in a new process")
 
 
 def _resolve(arguments: list[str]) -> ScalingSetup:

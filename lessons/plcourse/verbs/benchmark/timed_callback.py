@@ -76,7 +76,8 @@ class TimedCallback(Callback):
         model = trainer.strategy.model
         timer = CommunicationTimer(model, _LOOK) if isinstance(model, DistributedDataParallel) else None
         while (order := self._next_order(trainer)) is not None:
-            _set_exchange(trainer, order.exchange)
+            if isinstance(model, DistributedDataParallel):  # as DistributedDataParallel.no_sync does
+                model.require_backward_grad_sync = order.exchange
             if order.count:
                 counter = FlopCounterMode(display=False)
                 with counter:
@@ -87,7 +88,7 @@ class TimedCallback(Callback):
             _synchronize(trainer)
             began, samples = time.perf_counter(), 0
             for step in range(order.steps):
-                samples += _size(batch)
+                samples += len(batch["id"]) if isinstance(batch, dict) and "id" in batch else extract_batch_size(batch)
                 batch = yield
                 if timer is not None and order.exchange and step % _LOOK == 0:
                     timer.look()
@@ -118,17 +119,6 @@ def _synchronize(trainer: pl.Trainer) -> None:
     if trainer.strategy.root_device.type == "cuda":
         torch.cuda.synchronize()
     maximum((0,))
-
-
-def _set_exchange(trainer: pl.Trainer, exchange: bool) -> None:
-    """Sets whether backward passes average the gradients, as DistributedDataParallel.no_sync does."""
-    model = trainer.strategy.model
-    if isinstance(model, DistributedDataParallel):
-        model.require_backward_grad_sync = exchange
-
-
-def _size(batch: object) -> int:
-    return len(batch["id"]) if isinstance(batch, dict) and "id" in batch else extract_batch_size(batch)
 
 
 def _memory(trainer: pl.Trainer) -> int:

@@ -18,7 +18,8 @@ from plcourse.verbs.compare.show import as_text, draw
 
 def compare(argv: list[str]) -> None:
     """Runs `plcourse compare RUN_OR_SWEEP... --metric NAME [flags]`."""
-    args = _parse(argv)
+    args = compare_parser().parse(argv)
+    _check(args)
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     result = compare_runs(args.inputs, options, args.runs_root)
     if args.json == "-":
@@ -61,19 +62,7 @@ def compare_parser() -> LineParser:
     return parser
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    args = compare_parser().parse(argv)
-    _check_numbers(args)
-    if args.json is not None and args.json != "-":
-        file = _check_file("--json", args.json, ".json")
-        if file.is_file() and not _is_comparison(file):
-            raise UserError(f"--json {args.json!r} exists and is not a comparison; name another file")
-    if args.plot is not None:
-        _check_file("--plot", args.plot, ".png")
-    return args
-
-
-def _check_numbers(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace) -> None:
     if not 0 < args.alpha < 1:
         raise UserError(f"--alpha is {args.alpha:g}; give a level between 0 and 1, such as 0.05")
     if args.difference is not None and not (args.difference > 0 and math.isfinite(args.difference)):
@@ -83,16 +72,17 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for flag, number in (("--n_train", args.n_train), ("--n_test", args.n_test)):
         if number is not None and number < 1:
             raise UserError(f"{flag} is {number}; give the number of samples, 1 or more")
-
-
-def _check_file(flag: str, name: str, suffix: str) -> Path:
-    """Checks the file of a flag before the work begins, so that no result is lost to a missing folder."""
-    file = Path(name)
-    if file.suffix.lower() != suffix:
-        raise UserError(f"{flag} {name!r}: the file's name must end with {suffix}")
-    if not file.parent.is_dir() or file.is_dir():
-        raise UserError(f"{flag} {name!r}: the folder '{file.parent}' does not exist; make it first")
-    return file
+    # Before the work begins, so that no result is lost to a missing folder.
+    for flag, name, suffix in (("--json", args.json, ".json"), ("--plot", args.plot, ".png")):
+        if name is None or (flag, name) == ("--json", "-"):
+            continue
+        file = Path(name)
+        if file.suffix.lower() != suffix:
+            raise UserError(f"{flag} {name!r}: the file's name must end with {suffix}")
+        if not file.parent.is_dir() or file.is_dir():
+            raise UserError(f"{flag} {name!r}: the folder '{file.parent}' does not exist; make it first")
+        if suffix == ".json" and file.is_file() and not _is_comparison(file):
+            raise UserError(f"--json {name!r} exists and is not a comparison; name another file")
 
 
 def _is_comparison(file: Path) -> bool:

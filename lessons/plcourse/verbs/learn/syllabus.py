@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from plcourse.catalog import LESSONS
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -80,22 +78,3 @@ TRACKS = {
     "researcher": (12, 13, 14, 15, 16, 18, 19),
     "production engineer": (12, 16, 17),
 }
-
-
-def as_markdown() -> str:
-    """The part of `lessons/README.md` that shows this table, between its two markers."""
-    lines = ["| lesson | builds on | about | hardware |", "|---|---|---|---|"]
-    for lesson in LESSONS:
-        plan = PLANS[lesson.number]
-        guide = f"[{lesson.number} {lesson.title}](plcourse/{lesson.key}/README.md)"
-        needs = ", ".join(map(str, plan.needs)) or "-"
-        lines.append(f"| {guide}, `{lesson.key}` | {needs} | {plan.minutes} min | {plan.hardware} |")
-    lines += ["", "| lesson | key concepts | afterwards you can |", "|---|---|---|"]
-    for lesson in LESSONS:
-        plan = PLANS[lesson.number]
-        lines.append(f"| {lesson.number} | {', '.join(plan.concepts)} | {plan.outcome} |")
-    lines += ["", "| track | lessons | about |", "|---|---|---|"]
-    for track, numbers in TRACKS.items():
-        hours = sum(PLANS[number].minutes for number in numbers) / 60
-        lines.append(f"| {track} | {', '.join(map(str, numbers))} | {hours:.1f} hours |")
-    return "\n".join(lines)

@@ -107,8 +107,11 @@ class Sweep:
         """
         if self.status == "running" and self.record.get("pid") != os.getpid():
             raise UserError(f"sweep '{self.path}' is still running (process {self.record.get('pid')})")
-        if plan is not None:
-            self._check_same(plan)
+        asked = self.record if plan is None else _first_record(plan)
+        for key in ("arms", "configs", "seeds", "grid", "overrides", "then"):
+            if asked[key] != self.record.get(key):
+                remedy = f"to resume it unchanged: plcourse sweep --resume {shlex.quote(str(self.path))}"
+                raise UserError(f"sweep '{self.path}' was made with other {key} than this command gives; {remedy}")
         deadline = time.monotonic() + _EXIT_SECONDS
         for cell in self.cells:
             if cell.status == "finished":
@@ -168,13 +171,6 @@ class Sweep:
         first = unfinished[0]
         why = f"{first.label}: {first.error or first.status} (see {self.path / first.run / LOG})"
         return RunFailed(f"{len(unfinished)} of {len(self.cells)} cells failed; the first: {why}")
-
-    def _check_same(self, plan: SweepPlan) -> None:
-        asked = _first_record(plan)
-        for key in ("arms", "configs", "seeds", "grid", "overrides", "then"):
-            if asked[key] != self.record.get(key):
-                remedy = f"to resume it unchanged: plcourse sweep --resume {shlex.quote(str(self.path))}"
-                raise UserError(f"sweep '{self.path}' was made with other {key} than this command gives; {remedy}")
 
 
 def _first_record(plan: SweepPlan) -> dict[str, object]:
