@@ -1,4 +1,4 @@
-"""Reads what a scaling benchmark was asked for, and plans the jobs that it measures. No torch.
+"""Reads the arguments of a scaling benchmark, and plans the jobs that it measures. No torch.
 
 A *job* is one way to train the same global batch: a number of ranks with a number of threads each. A *stretch* is what
 one job does in one round; a job of several ranks has a second one, in which the ranks do not exchange their gradients.
@@ -132,13 +132,13 @@ def jobs_of(world_sizes: tuple[int, ...] | None, device: str, available: int) ->
 
 
 def stretches_of(jobs: list[Job]) -> list[Stretch]:
-    """The stretches of a round."""
+    """Returns the stretches of a round."""
     silent = [Stretch(at, exchange=False) for at, job in enumerate(jobs) if job.ranks > 1]
     return [*(Stretch(at) for at in range(len(jobs))), *silent]
 
 
 def job_flags(job: Job, global_batch: int, strategy: object) -> list[str]:
-    """The flags that make a fit of the config this job, without an end and without validation.
+    """Returns the flags that turn a fit of the config into this job, without an end and without validation.
 
     The config's strategy is kept for several ranks. A batch that they cannot divide equally is a UserError.
     """

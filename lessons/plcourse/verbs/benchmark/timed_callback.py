@@ -1,4 +1,4 @@
-"""The callback that lets a fit train and time a stretch of steps on order.
+"""A callback that trains and times a stretch of steps whenever it is ordered to.
 
 A job stays warm from one round to the next: imports, data, model, process group and thread pools are ready, and its
 ranks sleep in the hook before a batch until an order arrives.

@@ -1,1 +1,1 @@
-"""`plcourse compare`: are these arms different, as far as their runs can tell?"""
+"""The verb `compare`: tests whether the arms of runs and sweeps differ."""

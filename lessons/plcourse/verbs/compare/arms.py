@@ -12,7 +12,7 @@ from plcourse.verbs.compare.wording import first_names, one_line
 def comparison_groups(
     cells: list[ScoredCell], grid_by: str | None, baseline: str | None
 ) -> list[tuple[Settings, list[ScoredCell]]]:
-    """Groups the cells by comparison, named by arm, with the grid values that each comparison is for.
+    """Assigns the cells to arms, and groups them by comparison with the grid values that its cells share.
 
     With `grid_by`, a config key, there is one comparison per value or, if there is only one config, the values are the
     arms.

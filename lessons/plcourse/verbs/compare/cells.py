@@ -28,7 +28,7 @@ Settings = dict[str, Any]  # of a config, a grid or a record, by key
 
 @dataclass(frozen=True)
 class ScoredCell:
-    """A run, or a fold of one, with everything about it that matters to a comparison."""
+    """A run or one of its folds, with everything that a comparison needs to know."""
 
     config_name: str  # the run's config, such as `ddp/tuned`
     seed: Hashable  # the run's seed; None if it had none
@@ -36,7 +36,7 @@ class ScoredCell:
     grid: Settings  # values of a sweep's grid, by dotted key
     folder: Path  # the run's folder, or the fold's below it
     name: str  # its name in messages
-    status: str  # as of `Run.status`, or the sweep's status of a cell without a run
+    status: str  # see `Run.status`, or the sweep's status of a cell without a run
     config: Settings = field(default_factory=dict)  # the run's resolved config; empty if there is none
     scores: dict[str, Settings] = field(default_factory=dict)  # values by metric, by source: `eval`, `best`, `last`
     steps: int | None = None  # see `optimizer_steps`

@@ -1,4 +1,4 @@
-"""Checks that runs can be compared; a problem is refused, or forced and stated in the output."""
+"""Checks that runs are comparable; a problem is an error or, with `--force`, a line of the output."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,7 +43,7 @@ class Checks:
 
 
 def leave_out_unusable(cells: list[ScoredCell], checks: Checks) -> list[ScoredCell]:
-    """Marks the cells as left out that did not finish or whose data cannot be checked."""
+    """Leaves out the cells that did not finish or whose data cannot be checked."""
     unfinished = [cell for cell in cells if cell.status != "finished"]
     checks.leave_out([f"{cell.name} ({cell.status})" for cell in unfinished], "did not finish")
     unknown = [cell for cell in cells if cell.status == "finished" and not cell.config]

@@ -26,7 +26,7 @@ SOURCES = {
 
 
 def metric_names(cells: Iterable[ScoredCell]) -> list[str]:
-    """The metrics of all runs, those of test first."""
+    """Returns the metrics of all runs, test metrics first."""
     names = {name for cell in cells for found in cell.scores.values() for name in found}
     return sorted(names, key=lambda name: (not name.startswith("test/"), not name.startswith("val/"), name))
 

@@ -17,7 +17,7 @@ _ROUNDS = 10
 
 
 class Meeting(NamedTuple):
-    """The nodes that are to meet, and where."""
+    """The nodes that should connect to each other, and where."""
 
     host: str  # node 0, to which all others connect
     port: int  # a free port on it
@@ -97,8 +97,8 @@ def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
         remedy = f"on node 0 the port must be free and {meeting.host} must be its address; try another port"
         yield Finding(FIX, f"no rendezvous at {meeting.host}:{meeting.port}: {first_line(error)}", remedy)
         return
-    said = json.dumps({"host": socket.gethostname(), "address": own, "torch": torch.__version__, "backend": backend})
-    store.set(f"node{meeting.node_rank}", said)
+    about = json.dumps({"host": socket.gethostname(), "address": own, "torch": torch.__version__, "backend": backend})
+    store.set(f"node{meeting.node_rank}", about)
     try:
         store.wait([f"node{rank}" for rank in range(meeting.nodes)], wait)
     except Exception:

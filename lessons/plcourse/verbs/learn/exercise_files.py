@@ -86,7 +86,7 @@ def _exercise_of(file: Path) -> str:
 
 
 def _is_wrong(file: Path, name: str, hints: bool) -> bool:
-    """Prints which relations hold; returns whether any does not."""
+    """Prints the result of each check; returns whether any failed."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = [sys.executable, "-m", "plcourse.exercises.runner", name, str(file.resolve()), str(result)]

@@ -1,5 +1,6 @@
-"""The parts of a page. Everything from outside passes through `text`, so no name of a class, a file or a config key can
-become markup. The page has no script, and its content policy allows none.
+"""Builds the parts of a page. The page has no script, and its content policy allows none.
+
+Everything from outside is escaped by `text`, so no name of a class, a file or a config key can become markup.
 """
 
 import base64

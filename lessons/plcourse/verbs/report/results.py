@@ -174,7 +174,7 @@ def curves(run: Run, best_step: int | None) -> str:
 
 
 def _group(metric: str) -> str:
-    """The chart of a metric: that of a common word in its name, else one with its own name."""
+    """Returns the chart of a metric, by a common word in its name or else by its name."""
     base = metric.partition("/")[2] or metric
     return next((word for word in _COMMON if f"_{word}_" in f"_{base}_"), base)
 

@@ -61,7 +61,7 @@ class SweepPlan:
         return [(arm, point) for arm in self.arms for point in self.points()]
 
     def flags(self, arm: Arm, point: Settings) -> list[str]:
-        """The arguments of `plcourse fit`; the point overrides the sweep's settings, and these those of the arm."""
+        """The arguments of `plcourse fit`; the point wins over the sweep's overrides, and these over the arm's."""
         trust = [word for module in self.trust for word in ("--trust", module)]
         return ["--config", arm.config, *as_flags({**arm.overrides, **self.overrides, **point}), *trust]
 

@@ -22,7 +22,7 @@ _TAIL = 4096  # bytes of a log that are searched for its last line
 
 
 class Screen:
-    """Prints lines to a stream, on a terminal with a table of the running cells and all scores below them."""
+    """Prints lines to a stream and, on a terminal, a table of the running cells and all scores below them."""
 
     def __init__(self, sweep: Sweep, stream: TextIO | None = None) -> None:
         self._sweep = sweep

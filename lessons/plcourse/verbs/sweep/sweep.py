@@ -87,7 +87,7 @@ class Sweep:
 
     @property
     def status(self) -> str:
-        """As of `Run.status`: `running` only while its process lives, else `killed`."""
+        """Like `Run.status`: `running` while its process is alive, and `killed` once that is gone."""
         return status_of(self.record)
 
     def run(self, cell: SweepCell) -> Run:
@@ -164,7 +164,7 @@ class Sweep:
         return sorted({*evaluated, *(row["metric"] for row in run.metrics)})
 
     def failures(self) -> RunFailed | None:
-        """The error to end with where cells did not finish; None if all did."""
+        """Returns the error about cells that did not finish; None if all did."""
         unfinished = [cell for cell in self.cells if cell.status != "finished"]
         if not unfinished:
             return None

@@ -2,11 +2,11 @@
 
     plcourse sweep --arms ddp/one_process --seeds 0..4 --grid optimizer.lr=0.05,0.2 --n_jobs 2 --metric test/accuracy
 
-Torch is imported once, here, and the workers are forked from this process (started afresh where forks are impossible),
-so neither a cell nor a replaced worker waits for the import. A worker runs cell after cell as `plcourse fit --run`
-does; a cell's changes to its process are undone, and a worker that saw a failure is replaced. Cells of several
+Torch is imported once, and the workers are forked from this process (or started anew where forking is impossible), so
+that neither a cell nor a replaced worker waits for the import. A worker runs cell after cell as `plcourse fit --run`
+does; what a cell changes in its process is undone, and a worker that saw a failure is replaced. Cells of several
 processes come last, one at a time, each in a new worker whose ranks `plcourse.processes.supervisor` supervises. Workers
-die with this process, however it dies; `--resume` then continues each cell from its last checkpoint.
+end with this process, however it ends; `--resume` then continues each cell from its last checkpoint.
 """
 
 import shlex
@@ -36,7 +36,7 @@ def sweep(verb: str, arguments: list[str]) -> None:
             _say_how_it_ended(record, Screen(record))
             return
     with Signals() as signals, runs_below(command.root):
-        # A resumed cell needs the number of threads that it began with to round alike.
+        # A resumed cell uses as many threads as before, so that sums round in the same way.
         threads = record.record.get("threads") if record else None
         workers = PoolSettings.prepare(command.n_jobs, threads, signals, _preload)
         if record is None:
