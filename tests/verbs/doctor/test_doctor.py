@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,13 +60,13 @@ class TestInstallation:
     @pytest.mark.medium
     def test_a_pair_that_does_not_load(self, monkeypatch):
         monkeypatch.setattr(installation, "_PAIR", "raise RuntimeError('operator torchvision::nms does not exist')")
-        (found,) = installation._torch_and_torchvision()
+        (found,) = run_checks([installation._torch_and_torchvision])
         assert found.state == FIX
         assert "torchvision::nms does not exist" in found.what
 
     def test_a_root_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").touch()
-        (found,) = installation._runs_root(Path("/proc/self/runs"))
+        (found,) = run_checks([partial(installation._runs_root, Path("/proc/self/runs"))])
         assert found.state == FIX
         assert "--runs_root" in found.remedy
 

@@ -21,7 +21,7 @@ from plcourse.errors import UserError, first_line
 from plcourse.runs import allowlist
 from plcourse.runs.run import Run
 from plcourse.training.few_steps import few_steps
-from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, run_checks
+from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, Problem, run_checks
 
 _TRIAL = {
     "devices": 1,
@@ -116,16 +116,15 @@ def _data(cli: Examiner) -> Iterator[Finding]:
         return
     if size * ranks > n:
         remedy = f"make data.init_args.batch_size at most {n // ranks}"
-        yield Finding(FIX, f"a batch of {size} on {ranks} process(es) is larger than the {n} training samples", remedy)
-    else:
-        steps = -(-n // (size * ranks))
-        yield Finding(OK, f"{n:,} training samples, {steps:,} batches of {size} on {ranks} process(es) in an epoch")
-        if (advice := few_steps(cli.settings.as_dict(), _of_a_fold(cli, n), ranks)) is not None:
-            yield Finding(NOTE, advice.what, f"add {advice.flags}")
-        every = cli.settings.trainer.get("log_every_n_steps") or 50
-        if every > steps * max(1, cli.settings.trainer.get("max_epochs") or 1):
-            what = f"trainer.log_every_n_steps is {every}, which exceeds the number of steps: no training curve"
-            yield Finding(NOTE, what)
+        raise Problem(f"a batch of {size} on {ranks} process(es) is larger than the {n} training samples", remedy)
+    steps = -(-n // (size * ranks))
+    yield Finding(OK, f"{n:,} training samples, {steps:,} batches of {size} on {ranks} process(es) in an epoch")
+    if (advice := few_steps(cli.settings.as_dict(), _of_a_fold(cli, n), ranks)) is not None:
+        yield Finding(NOTE, advice.what, f"add {advice.flags}")
+    every = cli.settings.trainer.get("log_every_n_steps") or 50
+    if every > steps * max(1, cli.settings.trainer.get("max_epochs") or 1):
+        what = f"trainer.log_every_n_steps is {every}, which exceeds the number of steps: no training curve"
+        yield Finding(NOTE, what)
 
 
 def _of_a_fold(cli: Examiner, n_train: int) -> int:
@@ -220,8 +219,7 @@ def _trial(cli: Examiner) -> Iterator[Finding]:
             trainer.fit(model, cli.datamodule)
     except UserError as error:
         what = "the monitor" if "never logged" in str(error) else "a trial of two batches fails"
-        yield Finding(FIX, f"{what}: {first_line(error)}", "fix the config, then run doctor again")
-        return
+        raise Problem(f"{what}: {first_line(error)}", "fix the config, then run doctor again") from error
     yield Finding(OK, "training and validation work on two batches")
     logged = sorted(trainer.callback_metrics)
     for name in [name for each in trainer.callbacks if (name := getattr(each, "monitor", None))]:
@@ -242,9 +240,8 @@ def _trial(cli: Examiner) -> Iterator[Finding]:
     line = f"about {total / _MIB:.3g} MiB for the model per process, not counting Python and the data (MiB: {sizes})"
     if free is not None and total > free:
         remedy = "a smaller batch_size with trainer.accumulate_grad_batches, or activation checkpointing"
-        yield Finding(FIX, f"{line}; only {free / _MIB:.0f} MiB are free", remedy)
-    else:
-        yield Finding(OK, line)
+        raise Problem(f"{line}; only {free / _MIB:.0f} MiB are free", remedy)
+    yield Finding(OK, line)
 
 
 def _free_memory() -> int | None:

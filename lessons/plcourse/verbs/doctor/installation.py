@@ -14,7 +14,7 @@ from plcourse.errors import first_line
 from plcourse.files import publish
 from plcourse.runs.environment import package_version
 from plcourse.runs.run import runs_root
-from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, run_checks
+from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding, Problem, run_checks
 
 _GIB = 2**30
 _PAIR = """
@@ -57,12 +57,11 @@ def _torch_and_torchvision() -> Iterator[Finding]:
     """Imports both in a new process, since a mixed pair fails at the import, and so do all later imports."""
     pair = f"torch {package_version('torch')} and torchvision {package_version('torchvision')}"
     done = subprocess.run([sys.executable, "-c", _PAIR], capture_output=True, text=True, timeout=120)
-    if done.returncode == 0:
-        yield Finding(OK, f"{pair} fit together")
-        return
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    remedy = "install both in one command from one index: pip install torch torchvision --force-reinstall"
-    yield Finding(FIX, f"{pair} do not fit together: {last}", remedy)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        remedy = "install both in one command from one index: pip install torch torchvision --force-reinstall"
+        raise Problem(f"{pair} do not fit together: {last}", remedy)
+    yield Finding(OK, f"{pair} fit together")
 
 
 def _accelerator() -> Iterator[Finding]:
@@ -113,11 +112,10 @@ def _shared_memory() -> Iterator[Finding]:
         yield Finding(NOTE, "no /dev/shm: loader workers share batches by other means")
         return
     free = shutil.disk_usage(folder).free
-    remedy = "a container gets more with docker run --shm-size 2g; or keep data.init_args.num_workers at 0"
     if free < _GIB / 4:
-        yield Finding(FIX, f"{free / 2**20:.0f} MiB of shared memory, too little for loader workers", remedy)
-    else:
-        yield Finding(OK, f"{free / _GIB:.1f} GiB of shared memory")
+        remedy = "a container gets more with docker run --shm-size 2g; or keep data.init_args.num_workers at 0"
+        raise Problem(f"{free / 2**20:.0f} MiB of shared memory, too little for loader workers", remedy)
+    yield Finding(OK, f"{free / _GIB:.1f} GiB of shared memory")
 
 
 def _runs_root(root: Path) -> Iterator[Finding]:
@@ -130,16 +128,12 @@ def _runs_root(root: Path) -> Iterator[Finding]:
             publish(file, file.with_name("b"))
     except OSError as error:
         remedy = "--runs_root or PLCOURSE_RUNS names another folder"
-        yield Finding(FIX, f"runs root {root}: cannot write in {there}: {error.strerror}", remedy)
-        return
+        raise Problem(f"runs root {root}: cannot write in {there}: {error.strerror}", remedy) from error
     free = shutil.disk_usage(there).free
     room = f"{free / _GIB:.1f} GiB free"
     if free < _GIB:
-        yield Finding(
-            FIX, f"runs root {root}: only {room}", "a run stores its model several times; free some space first"
-        )
-    else:
-        yield Finding(OK, f"runs root {root}: writable, {room}")
+        raise Problem(f"runs root {root}: only {room}", "a run stores its model several times; free some space first")
+    yield Finding(OK, f"runs root {root}: writable, {room}")
 
 
 def _data_sources() -> Iterator[Finding]:

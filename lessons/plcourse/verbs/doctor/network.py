@@ -10,7 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 from plcourse.errors import first_line
-from plcourse.verbs.doctor.findings import FIX, NOTE, OK, Finding
+from plcourse.verbs.doctor.findings import NOTE, OK, Finding, Problem
 
 _MEBIBYTES = 4
 _ROUNDS = 10
@@ -34,8 +34,7 @@ def examine_network(meeting: Meeting) -> Iterator[Finding]:
         address = socket.getaddrinfo(meeting.host, meeting.port, type=socket.SOCK_STREAM)[0][4][0]
     except OSError as error:
         remedy = "give the address of node 0 as `hostname -I` prints it there"
-        yield Finding(FIX, f"{meeting.host} cannot be resolved: {error}", remedy)
-        return
+        raise Problem(f"{meeting.host} cannot be resolved: {error}", remedy) from error
     own = _own_address(str(address), meeting.port)
     yield Finding(OK, f"{meeting.host} is {address}; this node reaches it from {own}")
     if meeting.nodes > 1 and str(address).startswith("127."):
@@ -44,12 +43,10 @@ def examine_network(meeting: Meeting) -> Iterator[Finding]:
         known = [name for _, name in socket.if_nameindex()]
         if meeting.interface not in known:
             remedy = f"the interfaces here are {', '.join(known)}"
-            yield Finding(FIX, f"unknown network interface {meeting.interface!r}", remedy)
-            return
+            raise Problem(f"unknown network interface {meeting.interface!r}", remedy)
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = meeting.interface
-    if meeting.node_rank and (problem := _unreachable(meeting)):
-        yield problem
-        return
+    if meeting.node_rank:
+        _wait_for_node_0(meeting)
     yield from _meet(meeting, own)
 
 
@@ -64,13 +61,13 @@ def _own_address(address: str, port: int) -> str:
             return "an unknown address"
 
 
-def _unreachable(meeting: Meeting) -> Finding | None:
-    """Waits until node 0 listens; returns a finding if it does not."""
+def _wait_for_node_0(meeting: Meeting) -> None:
+    """Waits until node 0 listens."""
     end, last = time.monotonic() + meeting.timeout, "no answer"
     while time.monotonic() < end:
         try:
             with socket.create_connection((meeting.host, meeting.port), timeout=2):
-                return None
+                return
         except ConnectionRefusedError:
             last = "refused: nothing listens there"
         except OSError as error:
@@ -79,7 +76,7 @@ def _unreachable(meeting: Meeting) -> Finding | None:
     remedy = "if there is a firewall, open the port between the nodes"
     if last.startswith("refused"):
         remedy = "start the same command with --node_rank 0 there"
-    return Finding(FIX, f"{meeting.host}:{meeting.port} {last}", remedy)
+    raise Problem(f"{meeting.host}:{meeting.port} {last}", remedy)
 
 
 def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
@@ -95,26 +92,23 @@ def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
         )
     except Exception as error:
         remedy = f"on node 0 the port must be free and {meeting.host} must be its address; try another port"
-        yield Finding(FIX, f"no rendezvous at {meeting.host}:{meeting.port}: {first_line(error)}", remedy)
-        return
+        raise Problem(f"no rendezvous at {meeting.host}:{meeting.port}: {first_line(error)}", remedy) from error
     about = json.dumps({"host": socket.gethostname(), "address": own, "torch": torch.__version__, "backend": backend})
     store.set(f"node{meeting.node_rank}", about)
     try:
         store.wait([f"node{rank}" for rank in range(meeting.nodes)], wait)
-    except Exception:
+    except Exception as error:
         missing = [rank for rank in range(meeting.nodes) if not store.check([f"node{rank}"])]
         remedy = f"start the same command there with --node_rank {missing[0] if missing else '?'} while this one waits"
-        what = f"node(s) {', '.join(map(str, missing))} did not connect within {meeting.timeout:g} s"
-        yield Finding(FIX, what, remedy)
-        return
+        names = ", ".join(map(str, missing))
+        raise Problem(f"node(s) {names} did not connect within {meeting.timeout:g} s", remedy) from error
     others = [json.loads(store.get(f"node{rank}")) for rank in range(meeting.nodes)]
     there = ", ".join(f"{rank}: {each['host']} ({each['address']})" for rank, each in enumerate(others))
     yield Finding(OK, f"all {meeting.nodes} nodes met: {there}")
     for key in ("torch", "backend"):
         if len({each[key] for each in others}) > 1:
             seen = ", ".join(f"node {rank} has {each[key]}" for rank, each in enumerate(others))
-            yield Finding(FIX, f"the nodes differ in {key}: {seen}", "make it the same on all nodes")
-            return
+            raise Problem(f"the nodes differ in {key}: {seen}", "make it the same on all nodes")
     try:
         group = dist.PrefixStore("group", store)  # pyright: ignore[reportPrivateImportUsage]  (likewise)
         dist.init_process_group(backend, store=group, rank=meeting.node_rank, world_size=meeting.nodes, timeout=wait)
@@ -123,10 +117,12 @@ def _meet(meeting: Meeting, own: str) -> Iterator[Finding]:
         end = time.monotonic() + meeting.timeout
         while first and store.add("done", 0) < meeting.nodes and time.monotonic() < end:
             time.sleep(0.05)  # node 0 holds the store, so it leaves last
+    except Problem:
+        raise
     except Exception as error:
         here = ", ".join(name for _, name in socket.if_nameindex())
         remedy = f"use --interface to name the one that connects the nodes; this node has {here}"
-        yield Finding(FIX, f"{backend} does not connect the nodes: {first_line(error)}", remedy)
+        raise Problem(f"{backend} does not connect the nodes: {first_line(error)}", remedy) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -141,8 +137,7 @@ def _sum(meeting: Meeting, backend: str) -> Iterator[Finding]:
     dist.all_reduce(value)
     right = meeting.nodes * (meeting.nodes + 1) / 2
     if not bool((value == right).all()):
-        yield Finding(FIX, f"{backend} sums wrongly", "report it with the versions of torch and the driver")
-        return
+        raise Problem(f"{backend} sums wrongly", "report it with the versions of torch and the driver")
     seconds = []
     for _ in range(_ROUNDS):
         started = time.perf_counter()

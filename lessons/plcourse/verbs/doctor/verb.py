@@ -2,11 +2,12 @@
 
 from argparse import Namespace
 from collections.abc import Iterable
+from functools import partial
 
 from plcourse.console import say
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import RUN_FAILED, UserError
-from plcourse.verbs.doctor.findings import FIX, Finding
+from plcourse.verbs.doctor.findings import FIX, Finding, run_checks
 from plcourse.verbs.doctor.network import Meeting, examine_network
 
 _NETWORK_FLAGS = ("--nodes", "--node_rank", "--backend", "--interface", "--timeout")
@@ -46,7 +47,7 @@ def doctor(argv: list[str]) -> None:
 
         _conclude(examine_installation(args.runs_root))
         return
-    _conclude(examine_network(_meeting(args)))
+    _conclude(run_checks([partial(examine_network, _meeting(args))]))
 
 
 def _meeting(args: Namespace) -> Meeting:
