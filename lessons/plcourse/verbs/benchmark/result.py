@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plcourse.verbs.benchmark.plan import ScalingSetup, Stretch
 
@@ -107,7 +107,7 @@ class ScalingResult:
     splits: list[TimeSplit]
     rounds: list[dict[str, float]]
 
-    def as_json(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         """The result as `scaling.json` holds it."""
         fields = asdict(self)
         splits = fields.pop("splits")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -58,11 +59,11 @@ class TimedCallback(Callback):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._schedule: Generator[None, object, None] | None = None
+        self._schedule: Generator[None, Any, None] | None = None
         self._flops: int | None = None
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Hands the next batch to the stretch, which returns when it should be trained on."""
         if self._schedule is None:
@@ -70,7 +71,7 @@ class TimedCallback(Callback):
             next(self._schedule)
         self._schedule.send(batch)
 
-    def _stretches(self, trainer: pl.Trainer) -> Generator[None, object, None]:
+    def _stretches(self, trainer: pl.Trainer) -> Generator[None, Any, None]:
         batch = yield
         self._report(trainer)
         model = trainer.strategy.model

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.types import STEP_OUTPUT
 
 from plcourse.cli.course_cli import CourseCLI, quieten
 from plcourse.cli.from_data import take_from_data
@@ -183,7 +184,7 @@ class _Memory(Callback):
         """Wraps the training step."""
         step, weights = pl_module.training_step, {each.untyped_storage().data_ptr() for each in pl_module.parameters()}
 
-        def measured(*args: object, **kwargs: object) -> object:
+        def measured(*args: object, **kwargs: object) -> STEP_OUTPUT:
             seen: dict[int, int] = {}
 
             def pack(tensor: torch.Tensor) -> torch.Tensor:
