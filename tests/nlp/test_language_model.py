@@ -15,7 +15,7 @@ from forking import Forker, kill_and_resume
 from plcourse.nlp.baselines import joined, lzma_bits, ngram_bits, zlib_bits
 from plcourse.nlp.data import LanguageData
 from plcourse.nlp.gpt import GPT
-from plcourse.nlp.language_model import LanguageModel, TextScore
+from plcourse.nlp.language_model import LanguageModel, TextScores
 from plcourse.nlp.lstm import LSTMLanguageModel
 from plcourse.nlp.streams import NOT_SCORED, Stream
 from plcourse.nlp.tokenizers import Kind, fit_tokenizer
@@ -73,20 +73,20 @@ def test_the_score_is_a_sum_over_the_text_whatever_the_windows(tmp_path: Path) -
         sizes: Any = {"block_size": length, "eval_context": 0, "eval_batch_size": batch}
         data = LanguageData("text_file", str(long_text(tmp_path / "text.txt")), vocab_size=40, **sizes)
         data.setup("test")
-        score, total, n = TextScore(), 0.0, 0
+        scores, total, n = TextScores("test"), 0.0, 0
         for rows in data.test_dataloader():
             logits_BTV, target_BT = network(rows["text"])[0], rows["target"]
             nats = functional.cross_entropy(
                 logits_BTV.flatten(0, 1), target_BT.flatten(), ignore_index=NOT_SCORED, reduction="none"
             )
-            score.update(nats, target_BT != NOT_SCORED, rows["characters"])
+            scores.update(logits_BTV, target_BT, rows["characters"])
             total, n = total + nats.sum().item(), n + int((target_BT != NOT_SCORED).sum())
-        values = score.compute()
+        values = scores.compute()
         text = data.splits.texts("test")[0]
         assert n == len(text)
-        assert values["loss"].item() == pytest.approx(total / n, rel=1e-12)
-        assert values["bits_per_character"].item() == pytest.approx(total / math.log(2) / len(text), rel=1e-12)
-        assert values["perplexity"].item() == pytest.approx(math.exp(total / n), rel=1e-12)
+        assert values["test/loss"].item() == pytest.approx(total / n, rel=1e-12)
+        assert values["test/bits_per_character"].item() == pytest.approx(total / math.log(2) / len(text), rel=1e-12)
+        assert values["test/perplexity"].item() == pytest.approx(math.exp(total / n), rel=1e-12)
         found.append(n)
     assert found[0] == found[1]
 

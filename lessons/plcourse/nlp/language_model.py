@@ -12,16 +12,14 @@ Shapes: B rows, T tokens, V vocabulary.
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import Metric
 
 from plcourse.data import run_seed
 from plcourse.errors import UserError
@@ -32,7 +30,7 @@ from plcourse.nlp.streams import NOT_SCORED
 from plcourse.nlp.tokenizers import check_vocabulary, save_tokenizer
 from plcourse.processes.collectives import gather_states
 from plcourse.training.exportable import BATCH, Dimension, Input, Output, Signature
-from plcourse.training.metrics import StepMeans
+from plcourse.training.metrics import SampleMean, StepMeans, in_full
 from plcourse.training.schedules import WarmupCosine, with_schedule
 
 
@@ -84,7 +82,7 @@ class LanguageModel(pl.LightningModule):
         self.sampled, self.carry_state, self.stream = sampled, carry_state, stream
         self.sampling = Sampling(max_new_tokens, temperature, top_k, top_p)
         self._step_means = StepMeans()
-        self.val_score, self.test_score = TextScore(), TextScore()
+        self.val_scores, self.test_scores = TextScores("val"), TextScores("test")
         self._state: Any = None
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
@@ -113,20 +111,20 @@ class LanguageModel(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch of windows to the validation score."""
-        self._score(self.val_score, batch)
+        """Adds one batch of windows to the validation scores."""
+        self.val_scores.update(self(batch["text"]), batch["target"], batch["characters"])
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation score on every rank, even one without windows."""
-        self._log_score("val", self.val_score)
+        """Logs the validation scores on every rank, even one without windows."""
+        self.val_scores.log_and_reset(self)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Adds one batch of windows to the test score."""
-        self._score(self.test_score, batch)
+        """Adds one batch of windows to the test scores."""
+        self.test_scores.update(self(batch["text"]), batch["target"], batch["characters"])
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test score on every rank, even one without windows."""
-        self._log_score("test", self.test_score)
+        """Logs the test scores on every rank, even one without windows."""
+        self.test_scores.log_and_reset(self)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Continuations of one prompt: the columns id, prompt, text and those of `describe`."""
@@ -188,49 +186,37 @@ class LanguageModel(pl.LightningModule):
         """The tokens of a batch of windows."""
         return (batch["text"],)
 
-    def _score(self, score: "TextScore", batch: dict[str, Any]) -> None:
-        logits_BTV, target_BT = self(batch["text"]), batch["target"]
-        nats = functional.cross_entropy(
-            logits_BTV.flatten(0, 1).float(), target_BT.flatten(), ignore_index=NOT_SCORED, reduction="none"
-        )
-        score.update(nats, target_BT != NOT_SCORED, batch["characters"])
 
-    def _log_score(self, stage: str, score: "TextScore") -> None:
-        values: dict[str, Any] = {f"{stage}/{name}": value for name, value in score.compute().items()}
-        score.reset()
-        # sync_dist averages values that are already equal on all ranks; without it Lightning warns
-        self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
+class TextScores(nn.Module):
+    """The loss in nats per token, the perplexity, and the bits per character; exact over all windows and processes.
 
+    Args:
+        stage: first part of the metric names, such as ``val``.
+    """
 
-class TextScore(Metric):
-    """Sums -ln p in double precision, tokens and characters; exact on any number of processes."""
-
-    full_state_update = False
-    total: Tensor
-    tokens: Tensor
-    characters: Tensor
-
-    def __init__(self) -> None:
+    def __init__(self, stage: str) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        for name in ("tokens", "characters"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.stage = stage
+        self.nats, self.characters = SampleMean(), SampleMean()  # per token
 
-    def update(self, nats: Tensor, tokens: Tensor, characters: Tensor) -> None:
-        """Adds -ln p of tokens, their number, and the number of their characters."""
-        self.total += nats.sum(dtype=torch.float64)
-        self.tokens += tokens.sum()
-        self.characters += characters.sum()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
-        # casting the model to half precision must not cast the sum
-        super()._apply(fn, *args, **kwargs)
-        self.total = self.total.double()
-        self._defaults["total"] = torch.zeros((), dtype=torch.float64)
-        return self
+    def update(self, logits_BTV: Tensor, target_BT: Tensor, characters_BT: Tensor) -> None:
+        """Adds the tokens of some windows, and the number of their characters, except where `NOT_SCORED`."""
+        scored_BT = target_BT != NOT_SCORED
+        logits_NV = in_full(logits_BTV[scored_BT])
+        self.nats.update(functional.cross_entropy(logits_NV, target_BT[scored_BT], reduction="none"))
+        self.characters.update(characters_BT[scored_BT])
 
     def compute(self) -> dict[str, Tensor]:
-        """The loss in nats per token, the perplexity per token, and the bits per character."""
-        loss = self.total / self.tokens
-        bits = self.total / math.log(2) / self.characters
-        return {"loss": loss, "perplexity": loss.exp(), "bits_per_character": bits}
+        """Every metric by name."""
+        loss = self.nats.compute()
+        bits = loss / math.log(2) / self.characters.compute()
+        values = {"loss": loss, "perplexity": loss.exp(), "bits_per_character": bits}
+        return {f"{self.stage}/{name}": value for name, value in values.items()}
+
+    def log_and_reset(self, module: pl.LightningModule) -> None:
+        """Logs and resets the metrics; a collective, which every rank must call."""
+        for name, value in self.compute().items():
+            # sync_dist averages values that are already equal on all ranks; without it Lightning warns
+            module.log(name, value, prog_bar=self.stage == "val", sync_dist=True)
+        self.nats.reset()
+        self.characters.reset()

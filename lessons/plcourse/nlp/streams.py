@@ -127,8 +127,9 @@ class TrackSampler:
 class EvalWindows:
     """Windows that score every token except the first exactly once.
 
-    Batches have ``text`` and ``target`` int64 [B, C + L], ``characters`` int64 [B] and ``id``, which begins with the
-    `name` of the part. Targets in the context or the padding are `NOT_SCORED`; the first windows have less context.
+    Batches have ``text``, ``target`` and the ``characters`` of each target, integers [B, C + L], and ``id``, which
+    begins with the `name` of the part. Targets in the context or the padding are `NOT_SCORED`; the first windows have
+    less context.
     """
 
     def __init__(self, stream: Stream, length: int, context: int, name: str) -> None:
@@ -147,11 +148,10 @@ class EvalWindows:
         scored_BT = read_BT & (place_BT >= first_B1)
         place_BT = np.minimum(place_BT, last - 1)
         target_BT = np.where(scored_BT, tokens[place_BT + 1], NOT_SCORED)
-        characters_B = (self._stream.characters[place_BT + 1] * scored_BT).sum(axis=1)
         return {
             "text": torch.from_numpy(np.where(read_BT, tokens[place_BT], PAD)).long(),
             "target": torch.from_numpy(target_BT).long(),
-            "characters": torch.from_numpy(characters_B).long(),
+            "characters": torch.from_numpy(self._stream.characters[place_BT + 1] * scored_BT),
             "id": [f"{self._name}/{index:06d}" for index in indices.tolist()],
         }
 

@@ -1,11 +1,11 @@
-r"""The two losses per sample, and their weighted sum.
+r"""The loss of the masks per sample, and the weighted sum of both tasks' losses.
 
 Fixed weights give :math:`L = w_c L_c + w_m L_m`. Learned weights (Kendall et al. 2018, equation 7, arXiv 1705.07115)
 treat each task's noise :math:`\sigma_i` as a parameter, here :math:`s_i = \log \sigma_i^2`:
 
 .. math:: L = \sum_i e^{-s_i} w_i L_i + \tfrac{1}{2} s_i
 
-Shape suffixes: B samples, K classes, M pixel classes, H height, W width.
+Shape suffixes: B samples, M pixel classes, H height, W width.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,6 @@ from torch.nn import functional
 from plcourse.data.masks import IGNORE
 
 _SMOOTH = 1.0  # pixels; gives a class that is neither present nor predicted a loss of 0
-
-
-def class_loss(scores_BK: Tensor, label_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The cross-entropy of each sample [B]."""
-    return functional.cross_entropy(scores_BK, label_B, reduction="none", label_smoothing=label_smoothing)
 
 
 def mask_loss(scores_BMHW: Tensor, mask_BHW: Tensor, dice_weight: float = 1.0) -> Tensor:

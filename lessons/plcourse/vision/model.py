@@ -16,13 +16,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.nn import functional
 
 from plcourse.data.resize import in_size_of_input
 from plcourse.errors import UserError
 from plcourse.training.exportable import BATCH, Dimension, Input, Output, Signature
 from plcourse.training.metrics import StepMeans, in_full, probabilities
 from plcourse.training.schedules import WarmupCosine, with_schedule
-from plcourse.vision.losses import TaskWeights, class_loss, mask_loss
+from plcourse.vision.losses import TaskWeights, mask_loss
 from plcourse.vision.networks import ConvEncoder, TwoHeads
 from plcourse.vision.scores import VisionScores
 
@@ -113,7 +114,7 @@ class ClassifierSegmenter(pl.LightningModule):
         return tuple(scores for scores in self.network(image_BCHW) if scores is not None)
 
     def heads(self, image_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Returns the output of `forward`, with None for a head that does not exist."""
+        """Returns the output of `forward`, which an export may replace, with None for a head that does not exist."""
         scores = list(self(image_BCHW))
         return (scores.pop(0) if self.classifies else None), (scores.pop(0) if self.segments else None)
 
@@ -123,7 +124,9 @@ class ClassifierSegmenter(pl.LightningModule):
         """The loss of each task per sample [B]."""
         found = {}
         if class_BK is not None:
-            found["class"] = class_loss(class_BK, batch["label"], label_smoothing)
+            found["class"] = functional.cross_entropy(
+                class_BK, batch["label"], reduction="none", label_smoothing=label_smoothing
+            )
         if mask_BMHW is not None:
             found["mask"] = mask_loss(mask_BMHW, batch["mask"], self.dice_weight)
         return found
