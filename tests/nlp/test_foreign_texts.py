@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score
 import plcourse
 from plcourse.__main__ import main
 from plcourse.errors import UserError
+from sentiment_configs import sentiment_config
 
 GOOD, BAD, PLAIN = "好美妙精彩喜爱", "坏差无聊失望烂", "电影剧情演员的这部很了在看"
 
@@ -32,24 +33,13 @@ def rows(n: int, seed: int) -> pd.DataFrame:
 
 
 def config(folder: Path, tokenizer: str) -> dict[str, Any]:
+    config = sentiment_config(folder, max_epochs=8, precision="32-true", callbacks=[{"class_path": "RunCheckpoint"}])
     network = {"class_path": "EmbeddingBag", "init_args": {"vocab_size": 400, "embedding": 8, "ngrams": 1}}
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.05}}
-    data = {"source": "text_table", "path": str(folder), "text_column": "body", "label_column": "mood"}
-    return {
-        "seed_everything": 3,
-        "trainer": {
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_epochs": 8,
-            "log_every_n_steps": 1,
-            "callbacks": [{"class_path": "RunCheckpoint"}],
-        },
-        "model": {"class_path": "SentimentClassifier", "init_args": {"network": network, "optimizer": optimizer}},
-        "data": {
-            "class_path": "TextData",
-            "init_args": {**data, "tokenizer": tokenizer, "vocab_size": 400, "batch_size": 16},
-        },
-    }
+    config["model"]["init_args"] = {"network": network, "optimizer": optimizer}
+    columns = {"text_column": "body", "label_column": "mood"}
+    config["data"]["init_args"] |= {**columns, "tokenizer": tokenizer, "vocab_size": 400, "batch_size": 16}
+    return config
 
 
 @pytest.fixture
