@@ -1,5 +1,6 @@
 """Small configs of lesson 18, which train in seconds."""
 
+from pathlib import Path
 from typing import Any
 
 from support import changed
@@ -43,6 +44,18 @@ def vision_config(**changes: Any) -> dict[str, Any]:
         },
     }
     return changed(config, changes)
+
+
+def folder_config(
+    root: Path, *callbacks: str, widths: tuple[int, ...] = (8, 8), max_epochs: int = 2, **data: Any
+) -> dict[str, Any]:
+    """`vision_config` on a user's folder of images and masks, with these callbacks beside `RunCheckpoint`."""
+    return vision_config(
+        data={"class_path": "VisionData", "init_args": {"source": "mask_folder", "root": str(root), **data}},
+        model__init_args__encoder__init_args={"widths": list(widths)},
+        trainer__callbacks=[{"class_path": name} for name in ("RunCheckpoint", *callbacks)],
+        trainer__max_epochs=max_epochs,
+    )
 
 
 def averaged(name: str, **arguments: Any) -> dict[str, Any]:

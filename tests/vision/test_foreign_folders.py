@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 import plcourse
 from plcourse.__main__ import main
 from support import digits_config
-from vision_configs import vision_config
+from vision_configs import folder_config
 
 QUARTER = 6  # the EXIF orientation of a photo that is taken upright
 STORED = {1: lambda a: a, QUARTER: lambda a: np.rot90(a)}  # the pixels that a file stores of those that it shows
@@ -117,20 +117,8 @@ def test_a_foreign_mask_folder_of_rotated_photos_from_fit_to_predicted_masks(tmp
         true[name] = mask == 255
     with (tmp_path / "scans/labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    config = vision_config(
-        data={
-            "class_path": "VisionData",
-            "init_args": {
-                "source": "mask_folder",
-                "root": str(tmp_path / "scans"),
-                "image_size": [24, 16],
-                "batch_size": 6,
-            },
-        },
-        model__init_args__encoder__init_args={"widths": [8, 16]},
-        trainer__callbacks=[{"class_path": name} for name in ("RunCheckpoint", "MaskWriter")],
-        trainer__max_epochs=10,
-    )
+    settings = {"image_size": [24, 16], "batch_size": 6}
+    config = folder_config(tmp_path / "scans", "MaskWriter", widths=(8, 16), max_epochs=10, **settings)
     run = plcourse.run("fit", config, then=["test"])
     predicted = pd.concat(map(pd.read_parquet, run.predict())).set_index("id")
     assert len(predicted) == 12

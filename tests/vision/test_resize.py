@@ -19,7 +19,7 @@ from plcourse.data import IGNORE, MaskSplits, open_masks
 from plcourse.data.resize import in_size_of_input, window_of
 from plcourse.export.runners import open_exported
 from support import write_config
-from vision_configs import vision_config
+from vision_configs import folder_config
 
 
 def test_padding_belongs_to_no_class_and_is_undone(mask_folder: Callable[..., Path]) -> None:
@@ -56,15 +56,7 @@ def test_predicted_masks_leave_the_padding_out(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = mask_folder(n=12, sizes=((24, 60), (60, 24), (30, 30)))
-    config = vision_config(
-        data={
-            "class_path": "VisionData",
-            "init_args": {"source": "mask_folder", "root": str(root), "image_size": [32, 40], "resize": "pad"},
-        },
-        model__init_args__encoder__init_args={"widths": [8, 8]},
-        trainer__callbacks=[{"class_path": name} for name in ("RunCheckpoint", "MaskWriter")],
-        trainer__max_epochs=1,
-    )
+    config = folder_config(root, "MaskWriter", max_epochs=1, image_size=[32, 40], resize="pad")
     path = write_config(tmp_path / "padded.yaml", config)
     main(["fit", "-c", str(path), "--then", "predict"])
     run = Run(runs / "own" / "padded" / "latest")
@@ -86,15 +78,7 @@ def test_an_exported_segmenter_gives_the_masks_that_predict_writes(
 ) -> None:
     """From the raw pixels of images of several shapes, each mask in the size of its image; the metric is of these."""
     root = mask_folder(n=24, sizes=((24, 60), (60, 24), (30, 30), (44, 52)))
-    config = vision_config(
-        data={
-            "class_path": "VisionData",
-            "init_args": {"source": "mask_folder", "root": str(root), "image_size": [24, 32], "resize": rule},
-        },
-        model__init_args__encoder__init_args={"widths": [8, 8]},
-        trainer__callbacks=[{"class_path": name} for name in ("RunCheckpoint", "Overlays", "MaskWriter")],
-        trainer__max_epochs=2,
-    )
+    config = folder_config(root, "Overlays", "MaskWriter", image_size=[24, 32], resize=rule)
     path = write_config(tmp_path / "whole.yaml", config)
     words = ["--format", "onnx", "--preprocess", "--probabilities", "--batch_sizes", "1,3"]
     main(["fit", "-c", str(path), "--then", "predict,export", *words])

@@ -16,19 +16,14 @@ from PIL import Image
 from plcourse import Run
 from plcourse.__main__ import main
 from support import TWO_PROCESSES, Command, assert_equal, kill_at_step, write_config
-from vision_configs import averaged, vision_config
+from vision_configs import averaged, folder_config, vision_config
 
 STEPS_PER_EPOCH = 10  # 400 training samples in batches of 40
 
 
 def own_folder_config(root: Path) -> dict[str, Any]:
-    """The small config on a user's folder: only the data block differs. As many stages as the real configs have."""
-    return vision_config(
-        data={"class_path": "VisionData", "init_args": {"source": "mask_folder", "root": str(root), "batch_size": 6}},
-        model__init_args__encoder__init_args={"widths": [8, 8, 8, 8]},
-        trainer__callbacks=[{"class_path": name} for name in ("RunCheckpoint", "Overlays", "MaskWriter")],
-        trainer__max_epochs=2,
-    )
+    """As many stages as the real configs have."""
+    return folder_config(root, "Overlays", "MaskWriter", widths=(8, 8, 8, 8), batch_size=6)
 
 
 @pytest.mark.medium
