@@ -201,10 +201,10 @@ class TextScores(nn.Module):
 
     def update(self, logits_BTV: Tensor, target_BT: Tensor, characters_BT: Tensor) -> None:
         """Adds the tokens of some windows, and the number of their characters, except where `NOT_SCORED`."""
-        scored_BT = target_BT != NOT_SCORED
-        logits_NV = in_full(logits_BTV[scored_BT])
-        self.nats.update(functional.cross_entropy(logits_NV, target_BT[scored_BT], reduction="none"))
-        self.characters.update(characters_BT[scored_BT])
+        logits_NV, target_N = in_full(logits_BTV).flatten(0, 1), target_BT.flatten()
+        nats_N = functional.cross_entropy(logits_NV, target_N, ignore_index=NOT_SCORED, reduction="none")
+        self.nats.update(nats_N[target_N != NOT_SCORED])
+        self.characters.update(characters_BT[target_BT != NOT_SCORED])
 
     def compute(self) -> dict[str, Tensor]:
         """Every metric by name."""
