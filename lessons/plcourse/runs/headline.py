@@ -1,5 +1,6 @@
 """Chooses the score that represents a run. No torch."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,6 +8,11 @@ from plcourse.runs.run import Run
 from plcourse.runs.variants import Evaluation, evaluations
 
 _FIRST = ("accuracy", "foreground_iou")
+# Words in a metric's name that tell which way is better.
+_SMALLER = re.compile(
+    ".*(loss|error|nll|perplexity|distance|seconds|time)|ece|ppl|mse|mae|rmse|brier|fid|kid|mmd|frechet|latency|bits"
+)
+_LARGER = re.compile("accuracy|acc|f1|precision|recall|auc|auroc|ap|iou|dice|score|bleu|coverage|throughput|r2")
 
 
 def headline(metrics: Iterable[str], monitored: str | None = None) -> str | None:
@@ -24,6 +30,13 @@ def headline(metrics: Iterable[str], monitored: str | None = None) -> str | None
     wanted = [*_FIRST, str(monitored).partition("/")[2]]
     found = next((base[each] for each in wanted if each in base), None)
     return found or next((name for name in names if not is_beside(name, names)), next(iter(names), None))
+
+
+def mode_of(metric: str) -> str | None:
+    """Returns `min` or `max`, the direction in which a metric is better by the words of its name; None if unknown."""
+    words = re.split(r"[/_\W]+", metric.rpartition("/")[2].lower())
+    smaller, larger = (any(map(known.fullmatch, words)) for known in (_SMALLER, _LARGER))
+    return None if smaller == larger else "min" if smaller else "max"
 
 
 def is_beside(name: str, names: Iterable[str]) -> bool:

@@ -50,6 +50,14 @@ def test_flags_make_a_plan() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [("val/mse", "min"), ("val/fid", "min"), ("val/bits_per_character", "min"), ("val/f1", "max"), ("val/own", "max")],
+)
+def test_the_name_of_a_metric_decides_which_way_is_better(metric: str, mode: str) -> None:
+    assert plan_of(*ARMS, "--metric", metric).metric == {"name": metric, "mode": mode}
+
+
 def test_grid_values_may_be_lists_and_commas_inside_brackets_are_theirs() -> None:
     plan = plan_of(*ARMS, "--grid", "model.init_args.network.init_args.widths=[8,16],[16,32]", "trainer.max_epochs=1,2")
     assert plan.grid["model.init_args.network.init_args.widths"] == [[8, 16], [16, 32]]

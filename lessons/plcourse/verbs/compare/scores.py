@@ -1,21 +1,16 @@
 """Chooses the score of each run that is compared, and which way is better."""
 
 import math
-import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 
 from plcourse.errors import UserError, nearest
 from plcourse.runs.config_keys import lookup
+from plcourse.runs.headline import mode_of
 from plcourse.verbs.compare.cells import ScoredCell
 from plcourse.verbs.compare.checks import Checks
 from plcourse.verbs.compare.wording import first_names
-
-# Words in a metric's name that tell which way is better.
-_SMALLER = re.compile("loss|error|nll|ece|perplexity|ppl|mse|mae|rmse|brier|distance|fid|kid|mmd|seconds|latency")
-_LARGER = re.compile("accuracy|acc|f1|precision|recall|auc|auroc|ap|iou|dice|score|bleu|coverage|throughput|r2")
-
 
 # What the scores of each source mean, by the key of `ScoredCell.scores`, most trustworthy first.
 SOURCES = {
@@ -74,8 +69,6 @@ def guess_mode(metric: str, cells: Iterable[ScoredCell]) -> str:
             mode = lookup(callback, "init_args.mode")
             if lookup(callback, "init_args.monitor") == metric and mode in ("min", "max"):
                 return mode
-    words = re.split(r"[/_\W]+", metric.rpartition("/")[2].lower())
-    smaller, larger = (any(map(known.fullmatch, words)) for known in (_SMALLER, _LARGER))
-    if smaller == larger:
-        raise UserError(f"is a larger {metric} better? give --mode max or --mode min")
-    return "min" if smaller else "max"
+    if mode := mode_of(metric):
+        return mode
+    raise UserError(f"is a larger {metric} better? give --mode max or --mode min")

@@ -29,6 +29,7 @@ from plcourse.errors import UserError, nearest
 from plcourse.runs.config_keys import locate_key
 from plcourse.runs.config_yaml import parse_config
 from plcourse.runs.configs import ConfigSource, find_config
+from plcourse.runs.headline import mode_of
 from plcourse.runs.run import runs_root
 from plcourse.verbs.sweep.plan import LATEST, Arm, Settings, SweepPlan, file_name, value_label
 
@@ -36,7 +37,6 @@ KEYS = ("arms", "seeds", "grid", "overrides", "then", "metric", "mode")
 MAX_CELLS = 10_000
 MAX_SEED = 2**32 - 1  # the largest seed of NumPy
 _WITHOUT_DOT = ("model", "data", "trainer", "optimizer", "lr_scheduler")
-_SMALLER_IS_BETTER = re.compile(r"loss|error|nll|perplexity|distance|seconds|time", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def _metric(name: object, mode: str | None, then: Sequence[str]) -> dict[str, st
         raise _Mistake("metric", f"metric is {name!r}; metrics have names such as test/accuracy")
     if name.startswith("test/") and "test" not in then:
         raise _Mistake("metric", f"the metric {name} needs a test of each run: --then test")
-    return {"name": name, "mode": mode or ("min" if _SMALLER_IS_BETTER.search(name) else "max")}
+    return {"name": name, "mode": mode or mode_of(name) or "max"}
 
 
 def _sweep_name(name: str | None, arms: Sequence[Arm]) -> str:
