@@ -77,7 +77,7 @@ class TestLsRuns:
         assert "val/accuracy 0.9877" in second
         assert second.endswith("1 h 02 min")
 
-    def test_sweeps_stand_among_the_runs(self, typed):
+    def test_sweeps_are_listed_among_the_runs(self, typed):
         run = Run.create("ddp/two_processes", "runs", {"verb": "fit"})
         folder = Path("runs/sweeps/rates/20990101-000000")
         folder.mkdir(parents=True)
@@ -159,7 +159,7 @@ class TestCp:
         assert out.splitlines()[1].startswith("next: plcourse fit -c ")
         assert file in out
 
-    def test_the_next_command_fits_the_config(self, typed):
+    def test_the_suggested_command_uses_the_first_verb_of_the_config(self, typed):
         assert "next: plcourse test -c mine.yaml" in typed("cp", "gan/color", "mine.yaml")[1]
 
     def test_nothing_is_overwritten_without_force(self, typed, refused):
@@ -170,7 +170,7 @@ class TestCp:
         assert Path("my.yaml").read_bytes() == TEXT.encode()
 
     @pytest.mark.parametrize("dest", ["new/my.yaml", "new/", "my", "my.txt", ""])
-    def test_nothing_is_made_on_the_way(self, refused, dest):
+    def test_a_bad_destination_creates_nothing(self, refused, dest):
         refused("cp", "ddp/two_processes", dest)
         assert not list(Path().iterdir())
 

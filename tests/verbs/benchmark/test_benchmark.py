@@ -66,7 +66,7 @@ def test_every_job_is_measured_in_every_round(measured: tuple[Path, str]) -> Non
     assert 0 <= clock["exposed"] <= clock["communication"]
 
 
-def test_the_compute_is_counted_as_by_hand(measured: tuple[Path, str]) -> None:
+def test_counted_operations_equal_those_computed_by_hand(measured: tuple[Path, str]) -> None:
     model = report_of(measured[0])["model"]
     assert model["parameters"] == 64 * 128 + 128 + 128 * 10 + 10
     assert model["gradient_bytes"] == 4 * model["parameters"]
@@ -84,7 +84,7 @@ def test_all_jobs_train_the_same_batches(measured: tuple[Path, str]) -> None:
     assert len(one) > 2 * 4 + 5
 
 
-def test_a_benchmark_is_no_run(measured: tuple[Path, str], forked: Command) -> None:
+def test_a_benchmark_is_not_listed_as_a_run(measured: tuple[Path, str], forked: Command) -> None:
     assert "No runs" in forked("ls", "runs", "--runs_root", measured[0] / "runs").stdout
 
 
@@ -96,7 +96,7 @@ def test_one_rank_alone(forked: Command, tmp_path: Path, runs: Path) -> None:
     assert report["shares"] == []
 
 
-def test_a_rank_that_dies_ends_it_with_the_cause(forked: Command, tmp_path: Path, runs: Path) -> None:
+def test_a_dead_rank_ends_the_benchmark_with_the_cause(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = write_config(tmp_path / "mlp.yaml", failing(mlp_config(), step=6, how="kill", rank=1))
     done = forked("benchmark", "scaling", "-c", config, *FEW, "--trust", "faulty", status=1)
     assert "2 ranks, 1 thread each: rank 1 was killed by SIGKILL" in done.stderr
@@ -116,7 +116,7 @@ def test_a_signal_leaves_nothing_running(tmp_path: Path, runs: Path, signum: int
     assert started.end(signum)[0] == status
 
 
-def test_a_root_that_is_no_folder(forked: Command, tmp_path: Path) -> None:
+def test_a_root_that_is_not_a_folder(forked: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = forked("benchmark", "scaling", "-c", "ddp/mlp", "--runs_root", "file", status=2)
     assert "cannot make a folder in 'file/benchmarks/scaling'" in done.stderr

@@ -25,7 +25,7 @@ def labels(jobs: list[Job]) -> list[str]:
     return [job.label for job in jobs]
 
 
-def test_jobs_are_ranks_and_on_a_cpu_threads() -> None:
+def test_jobs_use_ranks_and_on_a_cpu_also_threads() -> None:
     assert labels(jobs_of(None, "cpu", 1)) == ["1 process, 1 thread"]
     assert labels(jobs_of(None, "cpu", 2)) == ["1 process, 1 thread", "1 process, 2 threads", "2 ranks, 1 thread each"]
     assert labels(jobs_of(None, "cuda", 1)) == ["1 GPU"]
@@ -39,14 +39,14 @@ def test_more_ranks_than_cores_are_refused() -> None:
         jobs_of((1, 4), "cpu", 2)
 
 
-def test_the_global_batch_stays() -> None:
+def test_the_global_batch_is_the_same_in_all_jobs() -> None:
     assert "--data.init_args.batch_size=64" in job_flags(Job(1, 2, "cpu"), 64, "auto")
     assert "--data.init_args.batch_size=16" in job_flags(Job(4, 1, "cpu"), 64, "auto")
     with pytest.raises(UserError, match="a multiple of 4"):
         job_flags(Job(4, 1, "cpu"), 66, "auto")
 
 
-def test_the_strategy_of_the_config_is_kept_for_several_ranks_alone() -> None:
+def test_only_jobs_of_several_ranks_keep_the_strategy_of_the_config() -> None:
     own = {"class_path": "DDPStrategy", "init_args": {"static_graph": True}}
     assert "--trainer.strategy=auto" in job_flags(Job(1, 1, "cpu"), 64, own)
     assert any("static_graph: true" in flag for flag in job_flags(Job(2, 1, "cpu"), 64, own))
@@ -190,11 +190,11 @@ def test_one_device_has_one_world_size(device: str, what: str) -> None:
     assert line == f"world size 1 only: this machine has one {what}, so nothing can be said about more."
 
 
-def test_an_estimate_has_its_range() -> None:
+def test_an_estimate_has_a_range() -> None:
     assert Estimate.of([3.0, 1.0, 2.0]) == Estimate(median=2.0, min=1.0, max=3.0, low=None, high=None)
 
 
-def test_the_clock_of_ddp_is_read_job_by_job() -> None:
+def test_the_ddp_clock_is_summarized_by_job() -> None:
     class Heard:
         clock = ((1, 0.2, 0.1), (2, 0.9, 0.8), (1, 0.4, 0.3))
 

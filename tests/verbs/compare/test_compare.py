@@ -16,7 +16,7 @@ from plcourse.runs.run import Run
 
 
 class TestSeeds:
-    def test_the_numbers_are_scipys(self, reported):
+    def test_the_numbers_equal_those_of_scipy(self, reported):
         report = reported(*two_arms(), "--metric", "test/accuracy")
         test, reference = only_test(report), stats.ttest_rel(BETTER, BASE)
         interval = reference.confidence_interval()
@@ -53,7 +53,7 @@ class TestSeeds:
         flipped = reported("ddp/base", "ddp/tuned", *inputs, "--metric", "test/loss", "--mode", "max")
         assert only_test(flipped)["verdict"] == "worse"
 
-    def test_inconclusive_says_how_many_seeds(self, said, reported):
+    def test_an_inconclusive_comparison_says_how_many_seeds_are_needed(self, said, reported):
         inputs = paths(series("a/b", BASE), series("a/c", [0.977, 0.975, 0.983, 0.969, 0.982]))
         out = said(*inputs, "--metric", "test/accuracy")
         needed = only_test(reported(*inputs, "--metric", "test/accuracy"))["needed"]
@@ -63,7 +63,7 @@ class TestSeeds:
         assert 5 < asked["needed"] < needed
         assert "to detect a difference of 0.003 with 80 % power" in asked["sentence"]
 
-    def test_close_enough_is_equivalent(self, reported):
+    def test_a_difference_below_the_given_one_is_equivalent(self, reported):
         close = [value + (-1) ** seed / 10_000 for seed, value in enumerate(BASE)]
         inputs = paths(series("a/b", BASE), series("a/c", close))
         test = only_test(reported(*inputs, "--metric", "test/accuracy", "--difference", 0.01))
@@ -81,12 +81,12 @@ class TestSeeds:
             *inputs, "--metric", "test/accuracy"
         )
 
-    def test_one_pair_says_nothing(self, said):
+    def test_one_pair_is_not_enough(self, said):
         out = said(made("a/b", 0.9).path, made("a/c", 0.99).path, "--metric", "test/accuracy")
         assert "a/c: nothing can be said from one pair" in out
         assert "+0.09" in out
 
-    def test_several_arms_are_adjusted(self, reported, said):
+    def test_p_values_of_several_arms_are_adjusted(self, reported, said):
         worse = [v - d for v, d in zip(BASE, [0.002, 0.0, 0.004, 0.001, 0.003], strict=True)]
         inputs = [*two_arms(), *paths(series("ddp/worse", worse))]
         tests = reported(*inputs, "--metric", "test/accuracy")["comparisons"][0]["tests"]
@@ -99,7 +99,7 @@ class TestSeeds:
         assert [test["arm"] for test in turned["tests"]] == ["ddp/base", "ddp/tuned"]
         assert turned["baseline"] == turned["arms"][0]["arm"] == "ddp/worse"
 
-    def test_what_has_no_partner_is_listed_and_left_out(self, reported, said):
+    def test_cells_without_a_partner_are_listed_but_not_used(self, reported, said):
         inputs = [*two_arms(), made("ddp/tuned", 0.1, seed=7).path]
         comparison = reported(*inputs, "--metric", "test/accuracy")["comparisons"][0]
         assert comparison["tests"][0]["n"] == 5
@@ -152,7 +152,7 @@ class TestInputs:
         line = refused(*bare, "--metric", "test/accuracy")
         assert f"`plcourse test --run {bare[0]}`" in line
 
-    def test_which_way_is_better_must_be_known(self, refused, reported):
+    def test_an_unknown_direction_must_be_given(self, refused, reported):
         inputs = two_arms()
         for path in inputs:
             (path / "eval/val.json").write_text(json.dumps({"metrics": {"val/thing": 0.5}}))
@@ -205,7 +205,7 @@ class TestRefusals:
             ({"checkpoint": "last.ckpt"}, "different checkpoints: best.ckpt and last.ckpt were scored in ddp/base/"),
         ],
     )
-    def test_unlike_runs(self, refused, said, reported, options, words):
+    def test_runs_that_differ_otherwise(self, refused, said, reported, options, words):
         inputs = two_arms(**options)
         line = refused(*inputs, "--metric", "test/accuracy")
         assert words in line
@@ -219,7 +219,7 @@ class TestRefusals:
         assert only_test(report)["n"] == 5
         assert report["forced"] == [forced[0].removeprefix("FORCED  ")]
 
-    def test_files_of_ones_own_are_told_apart(self, refused):
+    def test_user_data_from_different_folders(self, refused):
         own = {"source": "image_folder"}
         inputs = paths(series("a/b", BASE, root="runs", **own), series("a/c", BETTER, **own))
         config = yaml.safe_load((inputs[-1] / "config.yaml").read_text())
@@ -252,7 +252,7 @@ class TestRefusals:
         assert "none of the runs can be used" in refused(*inputs, "--metric", "test/accuracy", "--force")
 
     @pytest.mark.parametrize("value", ["NaN", "Infinity"])
-    def test_values_that_are_not_finite_are_named(self, refused, reported, value):
+    def test_values_that_are_not_finite_are_reported(self, refused, reported, value):
         inputs = two_arms()
         file = inputs[-1] / "eval/test.json"
         file.write_text(re.sub(r'("test/accuracy": )[\d.]+', rf"\g<1>{value}", file.read_text()))
@@ -262,7 +262,7 @@ class TestRefusals:
         assert only_test(report)["n"] == 4
         assert "favors an arm that diverges" in report["forced"][0]
 
-    def test_a_score_that_is_no_number(self, refused):
+    def test_a_score_that_is_not_a_number(self, refused):
         inputs = two_arms()
         file = inputs[0] / "eval/test.json"
         file.write_text(re.sub(r'("test/accuracy": )[\d.]+', r'\g<1>"high"', file.read_text()))

@@ -40,7 +40,7 @@ class TestSplits:
         assert "n_test/n_train = 0.2857, from val_size and test_size" in out
         assert re.search(r"cell +seed +split_seed +steps +value +run", out)
 
-    def test_sizes_from_the_flags_the_record_or_not_at_all(self, reported, refused):
+    def test_sizes_come_from_the_flags_or_the_record(self, reported, refused):
         inputs = self.repeated(val_size=250, test_size=1000)
         assert "give --n_train N and --n_test N" in refused(*inputs, "--metric", "test/accuracy")
         flags = ("--n_train", 3000, "--n_test", 1000)

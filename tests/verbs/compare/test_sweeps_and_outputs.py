@@ -46,7 +46,7 @@ class TestSweeps:
         [comparison] = reported("lr", "--grid_by", "model.init_args.lr")["comparisons"]
         assert [arm["arm"] for arm in comparison["arms"]] == ["lr=0.1", "lr=0.01"]
 
-    def test_a_key_of_the_runs_configs(self, reported, refused):
+    def test_arms_by_a_key_of_the_configs(self, reported, refused):
         inputs = paths(series("a/b", BASE, lr=0.1), series("a/b", BETTER, lr=0.5))
         assert "model.init_args.lr: --grid_by compares by one" in refused(*inputs, "--metric", "test/accuracy")
         report = reported(*inputs, "--metric", "test/accuracy", "--grid_by", "model.init_args.lr")
@@ -78,7 +78,7 @@ class TestSweeps:
         (folder / "sweep.json").write_text('{"schema": 99, "cells": []}')
         assert "newer plcourse" in refused("lr")
 
-    def test_arms_that_are_not_everywhere(self, refused):
+    def test_a_grid_value_with_only_one_arm(self, refused):
         cells = [("a/b", 0, {"k": 1}, 0.9), ("a/c", 0, {"k": 2}, 0.9)]
         sweep(cells)
         assert "nothing to compare with at k = 1" in refused("lr", "--grid_by", "k")
@@ -148,10 +148,10 @@ class TestOptimizerSteps:
     def test_one_more_than_the_last_step(self):
         assert optimizer_steps(made("a/b", 0.9, steps=1298)) == 1298
 
-    def test_the_record_knows_best(self):
+    def test_recorded_steps_take_precedence(self):
         assert optimizer_steps(made("a/b", 0.9, record={"steps": 40})) == 40
 
-    def test_the_best_score_counts(self):
+    def test_the_step_of_the_best_score_counts(self):
         assert optimizer_steps(made("a/b", 0.9, steps=20)) == 51
 
     def test_unknown(self):

@@ -38,7 +38,7 @@ def asked(capsys, monkeypatch, tmp_path):
 
 class TestInstallation:
     @pytest.mark.medium
-    def test_this_one_is_well(self, asked):
+    def test_this_installation_needs_no_fix(self, asked):
         status, out, err = asked()
         assert (status, err) == (0, "")
         assert "fit together" in out
@@ -47,7 +47,7 @@ class TestInstallation:
         assert out.endswith("nothing to fix\n")
         assert not Path("runs").exists()  # looked at, not made
 
-    def test_versions_out_of_their_bounds_name_the_command(self, monkeypatch):
+    def test_wrong_versions_are_reported_with_a_command(self, monkeypatch):
         versions = {"pytorch-lightning": "2.6.2", "rich": None}
         needed = ["pytorch-lightning>=2.6,!=2.6.2", "rich>=14", "numpy>=2", "pytest>=8; extra == 'dev'"]
         monkeypatch.setattr(installation.metadata, "requires", lambda name: needed)
@@ -58,13 +58,13 @@ class TestInstallation:
         assert "pip install" in texts["rich is not installed"]
 
     @pytest.mark.medium
-    def test_a_pair_that_does_not_load(self, monkeypatch):
+    def test_a_torch_and_torchvision_that_do_not_match(self, monkeypatch):
         monkeypatch.setattr(installation, "_PAIR", "raise RuntimeError('operator torchvision::nms does not exist')")
         (found,) = run_checks([installation._torch_and_torchvision])
         assert found.state == FIX
         assert "torchvision::nms does not exist" in found.what
 
-    def test_a_root_that_cannot_be_written(self, tmp_path):
+    def test_a_runs_root_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").touch()
         (found,) = run_checks([partial(installation._runs_root, Path("/proc/self/runs"))])
         assert found.state == FIX
@@ -80,7 +80,7 @@ class TestInstallation:
 
 class TestConfig:
     @pytest.mark.medium
-    def test_a_good_one(self, asked):
+    def test_a_valid_config(self, asked):
         status, out, err = asked("-c", str(write_config(Path("a.yaml"), digits_config())))
         assert (status, err) == (0, "")
         assert "no sample or copy of it is in two parts" in out
@@ -98,7 +98,7 @@ class TestConfig:
         assert "1 problem(s) to fix" in err
 
     @pytest.mark.medium
-    def test_a_batch_larger_than_the_data_and_flags_of_fit(self, asked):
+    def test_a_batch_larger_than_the_data_and_a_trainer_flag(self, asked):
         file = write_config(Path("a.yaml"), digits_config())
         status, out, _ = asked("-c", str(file), "--data.init_args.batch_size", "9999", "--trainer.limit_val_batches=0")
         assert status == 1
@@ -113,7 +113,7 @@ class TestConfig:
         assert not re.search(r"activations of a batch 0\b(?!\.)", out)
 
     @pytest.mark.medium
-    def test_copies_in_two_parts(self, asked, tmp_path):
+    def test_duplicates_across_splits(self, asked, tmp_path):
         from PIL import Image
 
         for part, seeds in (("train", range(8)), ("val", range(8, 10)), ("test", (10, 3))):
@@ -148,7 +148,7 @@ class TestConfig:
         assert (skewed.state, skewed.what) == ("note", "2 classes, from 3 samples (dog) to 50 (cat)")
 
     @pytest.mark.medium
-    def test_what_this_machine_or_model_cannot_do(self, asked):
+    def test_an_accelerator_or_a_number_of_nodes_that_this_machine_lacks(self, asked):
         status, out, _ = asked("-c", "ddp/mlp", "--trainer.accelerator", "tpu")
         assert status == 1
         assert "FIX   it cannot be built here" in out
@@ -168,7 +168,7 @@ class TestConfig:
 
 class TestNetwork:
     @pytest.mark.medium
-    def test_two_processes_meet(self):
+    def test_two_processes_connect(self):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -184,7 +184,7 @@ class TestNetwork:
             assert b"gloo sums over the nodes" in out
 
     @pytest.mark.medium
-    def test_one_that_nobody_meets(self, asked):
+    def test_nodes_that_never_connect(self, asked):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{probe.getsockname()[1]}"

@@ -32,7 +32,7 @@ def refused(capsys, *words: str, status: int = 2) -> str:
 
 
 class TestPath:
-    def test_every_lesson_has_a_plan_and_comes_after_what_it_builds_on(self):
+    def test_every_lesson_has_a_plan_and_builds_on_earlier_lessons(self):
         assert list(PLANS) == [lesson.number for lesson in catalog.LESSONS]
         for number, plan in PLANS.items():
             assert all(earlier < number for earlier in plan.needs)
@@ -51,7 +51,7 @@ class TestPath:
         assert PLANS[13].outcome in text
         assert "- gpu: `ddp/gpus`" in text
 
-    def test_what_is_finished_and_its_score(self, capsys):
+    def test_finished_lessons_are_listed_with_their_scores(self, capsys):
         run = Run.create("kfold/classifier", "runs", {"verb": "fit"})
         run.finish("finished", best={"metric": "val/accuracy", "value": 0.95898})
         Run.create("gan/r3gan", "runs", {"verb": "fit"}).finish("failed")
@@ -66,7 +66,7 @@ class TestPath:
         assert "- finished: `kfold/classifier`, val/accuracy 0.959" in capsys.readouterr().out
 
     @pytest.mark.parametrize("word", ["14", "kfold"])
-    def test_a_guide_is_as_it_was_written_and_ends_with_commands(self, word, capsys):
+    def test_a_guide_is_printed_unchanged_and_ends_with_commands(self, word, capsys):
         main(["learn", word])
         out = capsys.readouterr().out
         assert out.startswith((catalog.PACKAGE / "kfold/README.md").read_text(encoding="utf-8").rstrip())
@@ -87,7 +87,7 @@ class TestPath:
         assert "…" not in out  # in a narrow table words go on in the next line
 
     @pytest.mark.parametrize("lesson", catalog.LESSONS, ids=lambda lesson: lesson.key)
-    def test_code_is_the_page_as_it_is_in_the_package(self, lesson, capsys):
+    def test_code_prints_the_file_of_the_package(self, lesson, capsys):
         main(["learn", str(lesson.number), "--code"])
         assert capsys.readouterr().out == (catalog.PACKAGE / lesson.key / "minimal.py").read_text(encoding="utf-8")
 
@@ -128,7 +128,7 @@ class TestExercises:
 
     @pytest.mark.medium
     @pytest.mark.parametrize(("lesson", "name"), ALL, ids=lambda each: getattr(each, "key", each))
-    def test_the_start_is_wrong_and_the_solution_right(self, lesson, name, capsys):
+    def test_the_starting_file_fails_and_the_solution_passes(self, lesson, name, capsys):
         main(["learn", lesson.key, "--exercise", "mine.py", "--name", name])
         capsys.readouterr()
         assert "1 of 1 exercises is not right yet" in refused(capsys, "--check", "mine.py", status=1)
@@ -140,7 +140,7 @@ class TestExercises:
         assert "WRONG" not in out
 
     @pytest.mark.medium
-    def test_a_folder_hints_and_nothing_overwritten(self, capsys):
+    def test_a_folder_of_exercises_with_hints_is_not_overwritten(self, capsys):
         main(["learn", "12", "--exercise", "mine"])
         assert sorted(path.name for path in Path("mine").iterdir()) == ["ddp_shares.py", "ddp_weights.py"]
         capsys.readouterr()
@@ -164,7 +164,7 @@ class TestExercises:
             ("x = 1", "has no attribute 'shares'"),
         ],
     )
-    def test_whatever_the_file_does(self, text, said, capsys):
+    def test_answers_that_raise_or_exit(self, text, said, capsys):
         Path("mine.py").write_text(f"# plcourse exercise ddp/shares\n{text}\n")
         with pytest.raises(SystemExit) as stopped:
             main(["learn", "--check", "mine.py"])
@@ -172,7 +172,7 @@ class TestExercises:
         assert said in capsys.readouterr().out
 
     @pytest.mark.medium
-    def test_one_that_hangs(self, monkeypatch, capsys):
+    def test_an_answer_that_hangs(self, monkeypatch, capsys):
         monkeypatch.setattr("plcourse.verbs.learn.exercise_files._CHECK_SECONDS", 3)
         Path("mine.py").write_text("# plcourse exercise ddp/shares\nwhile True: pass\n")
         with pytest.raises(SystemExit):

@@ -136,7 +136,7 @@ def test_nothing_from_outside_becomes_markup(written: Path) -> None:
     assert "default-src 'none'" in text
 
 
-def test_what_is_missing_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_parts_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = Run.create("own/x", tmp_path / "runs", {"verb": "fit"})
     run.finish("failed", error="NaN in step 3")

@@ -58,14 +58,14 @@ def test_the_name_of_a_metric_decides_which_way_is_better(metric: str, mode: str
     assert plan_of(*ARMS, "--metric", metric).metric == {"name": metric, "mode": mode}
 
 
-def test_grid_values_may_be_lists_and_commas_inside_brackets_are_theirs() -> None:
+def test_grid_values_may_be_lists_with_commas_inside_brackets() -> None:
     plan = plan_of(*ARMS, "--grid", "model.init_args.network.init_args.widths=[8,16],[16,32]", "trainer.max_epochs=1,2")
     assert plan.grid["model.init_args.network.init_args.widths"] == [[8, 16], [16, 32]]
     assert grid_label(plan.points()[0]) == "widths=[8,16] max_epochs=1"
     assert len(plan.points()) == 4
 
 
-def test_a_file_makes_a_plan_and_flags_win_over_it() -> None:
+def test_flags_override_the_plan_of_a_file() -> None:
     content = {
         "arms": {
             "plain": {"config": "ddp/one_process"},
@@ -88,7 +88,7 @@ def test_a_file_makes_a_plan_and_flags_win_over_it() -> None:
     assert grid_label(plan.points()[0]) == "x.lr=1 y.lr=3", "the shortest names that tell the keys apart"
 
 
-def test_cells_come_seed_by_seed_and_each_has_a_folder_of_its_own() -> None:
+def test_cells_are_ordered_by_seed_and_have_separate_folders() -> None:
     plan = plan_of(*ARMS, "--seeds", "0..1", "--grid", "a.lr=0.1,0.2")
     cells = plan.cells()
     assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4
@@ -102,7 +102,7 @@ def test_cells_come_seed_by_seed_and_each_has_a_folder_of_its_own() -> None:
     assert not [folder for folder in folders if " " in folder or "/../" in folder]
 
 
-def test_every_packaged_sweep_is_sound() -> None:
+def test_every_packaged_sweep_is_valid() -> None:
     assert catalog.sweep_names()
     for name in catalog.sweep_names():
         plan = plan_of("-c", name)
@@ -193,7 +193,7 @@ def test_mistakes_in_files_name_the_line(name: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_arms_of_one_name_are_told_apart_in_a_file() -> None:
+def test_a_file_can_name_two_arms_with_the_same_file_name() -> None:
     for folder in ("a", "b"):
         Path(folder).mkdir()
         Path(folder, "mine.yaml").write_text("model: X\n")
@@ -203,7 +203,7 @@ def test_arms_of_one_name_are_told_apart_in_a_file() -> None:
     assert [(arm.name, arm.config) for arm in arms] == [("first", "a/mine.yaml"), ("second", "b/mine.yaml")]
 
 
-def test_a_sweep_is_a_folder_of_runs_that_have_yet_to_begin(runs: Path) -> None:
+def test_a_new_sweep_is_a_folder_of_pending_runs(runs: Path) -> None:
     sweep = made(plan_of(*ARMS, "--seeds", "0..1"), runs)
     record = json.loads((sweep.path / "sweep.json").read_text())
     assert record["schema"] == 1
@@ -233,7 +233,7 @@ def test_sweeps_are_found_by_folder_name_and_latest(runs: Path) -> None:
         Sweep.load("secnd", runs)
 
 
-def test_reopening_keeps_what_is_finished_and_refuses_another_plan(runs: Path) -> None:
+def test_reopening_keeps_finished_cells_and_refuses_another_plan(runs: Path) -> None:
     plan = plan_of(*ARMS, "--seeds", "0..1")
     sweep = made(plan, runs)
     sweep.update(sweep.cells[0], status="finished")
@@ -250,7 +250,7 @@ def test_reopening_keeps_what_is_finished_and_refuses_another_plan(runs: Path) -
 
 
 @pytest.mark.medium
-def test_a_sweep_that_still_runs_is_left_alone(runs: Path) -> None:
+def test_a_running_sweep_cannot_be_reopened(runs: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
         "from plcourse.verbs.sweep.sweep import ResolvedConfig, Sweep\n"
@@ -271,7 +271,7 @@ def test_a_sweep_that_still_runs_is_left_alone(runs: Path) -> None:
 
 
 @pytest.mark.medium
-def test_mistakes_are_told_without_torch() -> None:
+def test_mistakes_are_reported_without_importing_torch() -> None:
     code = (
         "import sys; from plcourse.__main__ import main\n"
         "try: main(['sweep', '--arms', 'ddp/one_process', '--seeds', '4..0'])\n"

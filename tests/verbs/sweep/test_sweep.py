@@ -67,7 +67,7 @@ def checkpoint_of(runs: Path, number: int) -> bool:
     return (sweep.run(sweep.cells[number]).path / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_two_at_a_time_and_stand_alone_fits_give_the_same_numbers(
+def test_parallel_cells_equal_single_fits(
     reference: Sweep, runs: Path, tmp_path: Path, forked: Command, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path / "arm.yaml", digits_config(**LONGER))
@@ -93,7 +93,7 @@ def test_two_at_a_time_and_stand_alone_fits_give_the_same_numbers(
 
 
 @pytest.mark.medium
-def test_killed_and_resumed_equals_undisturbed(reference: Sweep, runs: Path, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_sweep_equals_an_uninterrupted_one(reference: Sweep, runs: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "arm.yaml", digits_config(**LONGER))
     started = Started("sweep", "--arms", config, *GRID)
     started.wait_for(lambda: statuses(runs)[:1] == ["finished"] and checkpoint_of(runs, 1))
@@ -147,7 +147,7 @@ def test_a_second_signal_ends_at_once(runs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.medium
-def test_failed_cells_are_recorded_and_the_rest_goes_on(
+def test_failed_cells_are_recorded_and_the_others_still_run(
     reference: Sweep, runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arms = {}
@@ -179,7 +179,7 @@ def test_failed_cells_are_recorded_and_the_rest_goes_on(
 
 
 @pytest.mark.medium
-def test_what_one_cell_sets_does_not_reach_the_next(runs: Path, tmp_path: Path) -> None:
+def test_settings_of_one_cell_do_not_affect_the_next(runs: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "arm.yaml", digits_config(trainer__max_epochs=1))
     flags = ["--arms", str(config), "--seeds", "5", "--then", ""]
     main(["sweep", *flags, "--name", "mixed", "--grid", "trainer.deterministic=true,null"])
@@ -211,7 +211,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.medium
 @pytest.mark.parametrize("name", WRONG)
-def test_what_no_arm_knows_is_refused_before_anything_runs(
+def test_unknown_settings_are_refused_before_any_cell_runs(
     runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
     arguments, wanted = WRONG[name]

@@ -31,7 +31,7 @@ def test_the_lines_and_the_table(runs: Path) -> None:
     assert str(error).startswith("1 of 4 cells failed; the first: ddp/two_processes seed 1 lr=0.1: rank 1 was killed")
 
 
-def test_a_metric_that_no_run_has_is_told_once(runs: Path) -> None:
+def test_a_metric_that_no_run_has_is_reported_once(runs: Path) -> None:
     sweep = made(plan_of(*ARMS, "--metric", "val/acuracy"), runs)
     stream = io.StringIO()
     screen = Screen(sweep, stream)
@@ -42,7 +42,7 @@ def test_a_metric_that_no_run_has_is_told_once(runs: Path) -> None:
     assert stream.getvalue().count("this run has no val/acuracy; did you mean 'val/accuracy'?") == 1
 
 
-def test_a_validation_score_is_that_of_the_best_checkpoint(runs: Path) -> None:
+def test_validation_scores_are_those_of_the_best_checkpoint(runs: Path) -> None:
     sweep = made(plan_of(*ARMS, "--metric", "val/accuracy"), runs)
     cell = sweep.cells[0]
     sweep.update(cell, status="finished")
