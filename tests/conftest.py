@@ -142,8 +142,7 @@ def one_thread() -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says how many packaged configs were found, run and excused."""
     from plcourse import catalog
-    from plcourse.runs.config_header import parse_header
-    from plcourse.runs.configs import find_config
+    from plcourse.runs.configs import find_config, parse_header
 
     reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
     ran = [r for r in reports if r.when == "call" and "test_every_verb_runs_on_one_batch" in r.nodeid]

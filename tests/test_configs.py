@@ -13,9 +13,8 @@ from scripts.tools import regolden, resolve_configs
 import guides
 from plcourse import catalog
 from plcourse.__main__ import main
-from plcourse.runs.config_header import parse_header
 from plcourse.runs.config_yaml import parse_config
-from plcourse.runs.configs import find_config
+from plcourse.runs.configs import find_config, parse_header
 from plcourse.runs.run import Run
 from support import Command
 

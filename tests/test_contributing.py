@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from plcourse.runs.config_header import parse_header
-from plcourse.runs.configs import find_config
+from plcourse.runs.configs import find_config, parse_header
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

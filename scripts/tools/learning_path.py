@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from plcourse import catalog
-from plcourse.runs.config_header import parse_header
-from plcourse.runs.configs import find_config
+from plcourse.runs.configs import find_config, parse_header
 from plcourse.verbs.learn.syllabus import PLANS, TRACKS
 
 README = Path(__file__).resolve().parents[2] / "lessons" / "README.md"

@@ -32,10 +32,9 @@ import yaml
 import regolden
 from other_work import OtherWork, is_alone
 from plcourse import catalog
-from plcourse.runs.config_header import parse_header
-from plcourse.runs.configs import find_config
-from plcourse.runs.headline import headline
+from plcourse.runs.configs import find_config, parse_header
 from plcourse.runs.run import Run
+from plcourse.runs.variants import headline
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "scripts" / "tools" / "measured"

@@ -21,8 +21,7 @@ from typing import Any
 import torch
 
 from plcourse import catalog
-from plcourse.runs.config_header import parse_header
-from plcourse.runs.configs import find_config
+from plcourse.runs.configs import find_config, parse_header
 from plcourse.runs.run import Run
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"

@@ -11,8 +11,7 @@ import sys
 
 from plcourse import catalog
 from plcourse.__main__ import main as plcourse
-from plcourse.runs.config_header import parse_header
-from plcourse.runs.configs import find_config
+from plcourse.runs.configs import find_config, parse_header
 
 
 def resolved(name: str) -> str:

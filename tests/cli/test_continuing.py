@@ -1,4 +1,4 @@
-"""A run that goes on: with other settings, from where its command started, or with nothing left to do."""
+"""A run that continues: with other settings, from where its command started, or with nothing left to do."""
 
 import math
 from pathlib import Path
@@ -71,7 +71,7 @@ class TestOtherSettings:
         run = plcourse.run("fit", small(trainer__max_steps=2 * EPOCH, trainer__max_epochs=-1, **schedule))
         go_on(run, "--optimizer.lr=0.01", f"--trainer.max_steps={4 * EPOCH}")
         curve = [(1 + math.cos(math.pi * step / (4 * EPOCH))) / 2 for step in range(2 * EPOCH, 4 * EPOCH)]
-        assert rates(run)[2 * EPOCH :] == pytest.approx([0.01 * share for share in curve])
+        assert rates(run)[2 * EPOCH :] == pytest.approx([0.01 * fraction for fraction in curve])
         assert min(rates(run)) > 0
 
     @pytest.mark.medium
@@ -134,7 +134,7 @@ class TestOtherSettings:
                 "trainer.accumulate_grad_batches is 1 in run .* and 2 is asked for",
             ),
             ("--trainer.limit_train_batches=2", "trainer.limit_train_batches is null in run .* and 2 is asked for"),
-            ("--trainer.callbacks+=GradientAccumulationScheduler", "the plan of the steps go by it"),
+            ("--trainer.callbacks+=GradientAccumulationScheduler", "the planned steps depend on it"),
             ("--trainer.fast_dev_run=true", "trainer.fast_dev_run is False in run .* and True is asked for"),
             ("--trainer.callbacks+=BatchSizeFinder", "it chooses a setting before a run starts"),
         ],
@@ -217,7 +217,7 @@ class TestLatest:
 
 
 class TestStart:
-    """Where a command started is where its run starts again, until it has written a checkpoint of its own."""
+    """A run starts again where its command started, until it has written a checkpoint."""
 
     @pytest.mark.medium
     def test_the_record_says_where_a_run_started(self, finished: Run, runs: Path) -> None:

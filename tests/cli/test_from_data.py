@@ -19,7 +19,7 @@ from support import Command
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Three classes of coloured pictures, 12 x 12 pixels."""
+    """Three classes of colored pictures, 12 x 12 pixels."""
     rng = np.random.default_rng(0)
     for k, name in enumerate(("ant", "bee", "cow")):
         folder = tmp_path / "photos" / name

@@ -14,8 +14,7 @@ from PIL import Image
 from plcourse import Run
 from plcourse.__main__ import main
 from plcourse.console.layout import fitted, flowed
-from plcourse.runs.headline import headline
-from plcourse.runs.variants import evaluations, prediction_sets
+from plcourse.runs.variants import evaluations, headline, prediction_sets
 from plcourse.training import progress
 from support import HELPERS, digits_config, write_config
 

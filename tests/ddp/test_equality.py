@@ -1,4 +1,4 @@
-"""Two processes with half the batch take the very steps of one process with the whole: losses, gradients, weights."""
+"""Two processes with half the batch take the steps of one process with the whole batch: losses, gradients, weights."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plcourse import Run
+from plcourse.runs.record import MetricRow
 from support import TWO_PROCESSES, Command, digits_config, write_config
 
 STEPS = 50  # four epochs of 1,257 samples in batches of 108, the last of 69, and two more steps
@@ -27,7 +28,7 @@ class Trained:
     """What a fit left behind."""
 
     losses: dict[int, float]
-    scores: list[dict[str, Any]]
+    scores: list[MetricRow]
     gradients: list[dict[str, Tensor]]
     weights: dict[str, Tensor]
 
@@ -44,7 +45,7 @@ def fit(forked: Command, tmp_path: Path, runs: Path) -> Any:
             "trainer__max_steps": STEPS,
             "trainer__log_every_n_steps": 1,
             "model__init_args__network": NETWORKS[precision],
-            "data__init_args__val_size": 181,  # leaves an odd number, which two processes cannot share evenly
+            "data__init_args__val_size": 181,  # leaves an odd number, which two processes cannot divide evenly
         }
         config = digits_config(**{**settings, **changes})
         config["trainer"]["callbacks"].append({"class_path": "faulty.KeepGradients", "init_args": {"path": str(file)}})
@@ -78,7 +79,7 @@ def assert_equal_training(one: Trained, other: Trained, tolerance: float) -> Non
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_two_processes_take_the_very_steps_of_one(fit: Any, precision: str) -> None:
+def test_two_processes_take_the_steps_of_one(fit: Any, precision: str) -> None:
     one = fit("one", precision, data__init_args__batch_size=BATCH)
     two = fit("two", precision, **{**TWO_PROCESSES, "data__init_args__batch_size": BATCH // 2})
     assert next(iter(one.weights.values())).dtype == getattr(torch, {"64-true": "float64"}.get(precision, "float32"))
@@ -86,7 +87,7 @@ def test_two_processes_take_the_very_steps_of_one(fit: Any, precision: str) -> N
     assert_equal_training(one, two, TOLERANCE[precision])
 
 
-def test_tuned_and_accumulating_processes_take_the_very_steps_of_one(fit: Any) -> None:
+def test_tuned_and_accumulating_processes_take_the_steps_of_one(fit: Any) -> None:
     """With every option of ddp/tuned but 16-bit gradients; and in three batches per step, of which the last has two."""
     one = fit("one", data__init_args__batch_size=BATCH)
     options = {

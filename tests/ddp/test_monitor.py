@@ -35,7 +35,7 @@ def columns(folder: Path) -> dict[str, list[float]]:
     return found
 
 
-def shares(found: dict[str, list[float]]) -> Iterator[float]:
+def fractions(found: dict[str, list[float]]) -> Iterator[float]:
     for name in ("train/data_wait", "train/communication_wait", "train/communication"):
         yield from found[name]
 
@@ -45,7 +45,7 @@ def test_two_processes_report_for_both(fit: Any) -> None:
     windows = 2 * 20 // WINDOW  # 1,258 samples in batches of 64: 20 steps an epoch
     for name in ("samples_per_second", "data_wait", "peak_memory_mib", "communication_wait"):
         assert len(found[f"train/{name}"]) == windows
-    assert all(0 <= share <= 1 for share in shares(found))
+    assert all(0 <= fraction <= 1 for fraction in fractions(found))
     assert all(
         wait <= whole
         for wait, whole in zip(*(found[f"train/communication{end}"] for end in ("_wait", "")), strict=True)

@@ -44,7 +44,7 @@ def test_recomputed_activations_change_no_bit_and_keep_less() -> None:
     assert saved_2 < saved / 2
 
 
-def test_without_groups_every_norm_is_a_batch_norm_that_can_be_synchronised() -> None:
+def test_without_groups_every_norm_is_a_batch_norm_that_can_be_synchronized() -> None:
     network = ResNet(groups=0)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | nn.GroupNorm)]
     assert len(norms) == 6
@@ -72,7 +72,7 @@ def test_the_linear_rule_multiplies_the_peak_rate(scaling: bool, world_size: int
         MLP(64), optimizer=two_groups, lr_scheduler=lambda o: WarmupCosine(o, warmup=0.0), linear_scaling=scaling
     )
     module._trainer = Holder(world_size, accumulate)  # pyright: ignore[reportAttributeAccessIssue]
-    configured = module.configure_optimizers()
+    configured: Any = module.configure_optimizers()
     factor = world_size * accumulate if scaling else 1
     rates = [group["lr"] for group in configured["optimizer"].param_groups]
     assert rates == pytest.approx([0.3 * factor, 0.1 * factor])

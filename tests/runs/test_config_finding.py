@@ -9,42 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from plcourse import catalog
-from plcourse.errors import UserError
 from plcourse.runs.config_yaml import parse_config
 from plcourse.runs.configs import find_config, own_name
-
-HEADER = """\
-# plcourse fit -c ddp/two_processes --then test
-# Two processes train a small network;
-# the same losses as one.
-# verbs: fit, test
-# needs: nothing
-"""
-
-
-@pytest.fixture
-def packaged(tmp_path, monkeypatch):
-    """A configs folder of its own with two configs, and an empty current folder."""
-    root = tmp_path / "configs"
-    (root / "ddp").mkdir(parents=True)
-    (root / "ddp/two_processes.yaml").write_text(HEADER + "model: ImageClassifier\n")
-    (root / "ddp/one_process.yaml").write_text(HEADER + "seed_everything: 1\n")
-    monkeypatch.setattr(catalog, "configs_dir", lambda: root)
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    return root
-
-
-def message(call, *args) -> str:
-    """The one line that a bad request gives."""
-    with pytest.raises(UserError) as caught:
-        call(*args)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert caught.value.status == 2
-    return text
+from run_folders import message
 
 
 class TestFinding:

@@ -6,49 +6,15 @@ import pytest
 
 from plcourse import catalog
 from plcourse.cli.request import read_request
-from plcourse.errors import UserError
 from plcourse.runs import config_yaml, configs
-from plcourse.runs.config_header import parse_header
-from plcourse.runs.config_keys import expand_class_names, locate_key
-from plcourse.runs.config_yaml import parse_config
-from plcourse.runs.configs import ConfigSource, find_config, resolved_path
+from plcourse.runs.config_yaml import expand_class_names, locate_key, parse_config
+from plcourse.runs.configs import ConfigSource, find_config, parse_header, resolved_path
 from plcourse.runs.differences import differences
-
-HEADER = """\
-# plcourse fit -c ddp/two_processes --then test
-# Two processes train a small network;
-# the same losses as one.
-# verbs: fit, test
-# needs: nothing
-"""
-
-
-@pytest.fixture
-def packaged(tmp_path, monkeypatch):
-    """A configs folder of its own with two configs, and an empty current folder."""
-    root = tmp_path / "configs"
-    (root / "ddp").mkdir(parents=True)
-    (root / "ddp/two_processes.yaml").write_text(HEADER + "model: ImageClassifier\n")
-    (root / "ddp/one_process.yaml").write_text(HEADER + "seed_everything: 1\n")
-    monkeypatch.setattr(catalog, "configs_dir", lambda: root)
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    return root
+from run_folders import HEADER, message
 
 
 def source(text: str) -> ConfigSource:
     return ConfigSource("my.yaml", "my.yaml", text, packaged=False)
-
-
-def message(call, *args) -> str:
-    """The one line that a bad request gives."""
-    with pytest.raises(UserError) as caught:
-        call(*args)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert caught.value.status == 2
-    return text
 
 
 class TestParsing:
@@ -255,21 +221,19 @@ class TestLocating:
         [("model", 1), ("model.init_args.lr", 3), ("model.init_args.sizes.1", 5), ("trainer.max_epochs", 6)],
     )
     def test_in_one_file(self, key, line):
-        place = locate_key([source(self.FIRST)], key)
-        assert place == ("my.yaml", line)
-        assert str(place) == f"my.yaml:{line}"
+        assert locate_key([source(self.FIRST)], key) == f"my.yaml:{line}"
 
     def test_the_last_file_that_has_it_wins(self):
         files = [source(self.FIRST), ConfigSource("b.yaml", "b.yaml", self.SECOND, packaged=False)]
-        assert locate_key(files, "model.init_args") == ("b.yaml", 3)
-        assert locate_key(files, "model.init_args.lr") == ("my.yaml", 3)
+        assert locate_key(files, "model.init_args") == "b.yaml:3"
+        assert locate_key(files, "model.init_args.lr") == "my.yaml:3"
 
     def test_a_key_that_is_nowhere(self):
         files = [source(self.FIRST), source("a: [")]
-        assert locate_key(files, "model.init_args.hidden") is None
-        assert locate_key(files, "model.init_args.hidden", parents=True) == ("my.yaml", 2)
-        assert locate_key(files, "nothing.of.this", parents=True) is None
-        assert locate_key([], "model") is None
+        assert locate_key(files, "model.init_args.hidden") == ""
+        assert locate_key(files, "model.init_args.hidden", parents=True) == "my.yaml:2"
+        assert locate_key(files, "nothing.of.this", parents=True) == ""
+        assert locate_key([], "model") == ""
 
 
 class TestResolved:

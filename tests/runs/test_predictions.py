@@ -17,15 +17,13 @@ from plcourse.training.callbacks import Coverage
 from support import TWO_PROCESSES, Command, digits_config, write_config
 from trainers import quiet_trainer
 
-FULL = Path("/dev/full")  # every write to it fails as on a full disk
-
 
 def trainer(**settings: Any) -> Trainer:
     return quiet_trainer(**{"max_epochs": 1, "num_sanity_val_steps": 0, **settings})
 
 
 class Predicts(pl.LightningModule):
-    """Predicts columns of every kind; breaks where it is told to."""
+    """Predicts columns of every kind; raises an error at a batch that can be chosen."""
 
     def __init__(self, breaks_at: int = -1, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

@@ -235,10 +235,6 @@ class TestSampleMean:
         assert logged["val/loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-6)
 
 
-def sgd(rate: float = 2.0) -> torch.optim.Optimizer:
-    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
-
-
 class TestRandomState:
     def test_python_numpy_and_torch_go_on_where_they_were(self) -> None:
         def draw() -> list[Any]:

@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 import plcourse
 from plcourse import catalog
@@ -24,7 +24,7 @@ from support import digits_config, write_config
 THIS = __name__
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = 1
     BLUE = 2
 
@@ -40,20 +40,20 @@ class Plain(pl.Callback):
         self,
         device: torch.device = torch.device("cpu"),  # noqa: B008
         dtype: torch.dtype = torch.float64,
-        colour: Colour = Colour.BLUE,
+        color: Color = Color.BLUE,
         text: str = "1e-3",
         texts: list[str] | None = None,
         small: float = 1e-6,
         function: Any = own,
     ) -> None:
-        self.known = (device, dtype, colour, text, texts, small, function)
+        self.known = (device, dtype, color, text, texts, small, function)
 
 
 class Untyped(pl.Callback):
     """Takes what cannot be written, and says no types."""
 
-    def __init__(self, device=torch.device("cpu"), function=math.exp, colour=Colour.RED, many=(torch.float32,)) -> None:  # noqa: B008  # pyright: ignore
-        self.known = (device, function, colour, many)
+    def __init__(self, device=torch.device("cpu"), function=math.exp, color=Color.RED, many=(torch.float32,)) -> None:  # noqa: B008  # pyright: ignore
+        self.known = (device, function, color, many)
 
 
 def resolved(tmp_path: Path, *flags: str) -> tuple[Any, str]:
@@ -77,7 +77,7 @@ def again(tmp_path: Path, text: str) -> Any:
         [
             "--trainer.callbacks.device=cuda:1",
             "--trainer.callbacks.dtype=torch.bfloat16",
-            "--trainer.callbacks.colour=RED",
+            "--trainer.callbacks.color=RED",
         ],
         ["--trainer.callbacks.text=1_000", "--trainer.callbacks.texts=['1e5', 'yes', 'null', '12:30', '0x1f', '017']"],
         ["--trainer.callbacks.text=", "--trainer.callbacks.small=.inf"],
@@ -133,14 +133,14 @@ def test_a_random_seed_is_recorded(runs: Path) -> None:
     assert losses[0] == losses[1]
 
 
-class Forgetful:
+class Forgetful(ArgumentParser):
     """A parser that reads another value than it has written."""
 
-    def parse_args(self, arguments: list[str]) -> Namespace:
+    def parse_args(self, *_: Any, **__: Any) -> Namespace:
         return Namespace(data=Namespace(x=2))
 
-    def dump(self, config: Namespace, **_: Any) -> str:
-        return json.dumps(config.as_dict())
+    def dump(self, namespace: Namespace, *_: Any, **__: Any) -> str:
+        return json.dumps(namespace.as_dict())
 
 
 def test_what_is_not_read_back_is_refused() -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,47 +11,15 @@ from typing import Any
 import pytest
 
 import plcourse
-from plcourse.cli import api
-from plcourse.errors import RunFailed, UserError
+from plcourse.errors import RunFailed
 from plcourse.runs import folders
 from plcourse.runs.run import Run, list_runs, runs_below, runs_root
-
-NAME = "ddp/two_processes"
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    here = tmp_path / "here"  # its parent holds nothing else, least of all the runs of other tests
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.delenv("PLCOURSE_RUNS", raising=False)
-    return here / "runs"
-
-
-def made(root: Path, stamp: str, name: str = NAME, **record) -> Run:
-    """A run folder with a given time."""
-    folder = root / name / stamp
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"schema": 1, "status": "finished", **record}))
-    return Run(folder, root)
-
-
-def message(call, *args) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def script(code: str, *args: object, **options) -> subprocess.Popen:
-    """A real Python process that has the module's names."""
-    text = "import sys, os, time, json\nfrom plcourse.runs.run import *\n" + code
-    return subprocess.Popen([sys.executable, "-c", text, *map(str, args)], text=True, **options)
+from run_folders import NAME, made, message, script
 
 
 class TestCreate:
     def test_the_record_comes_first_and_is_complete(self, root):
-        run = Run.create(NAME, root, {"verb": "fit", "seed": 7, "hardware": {"gpus": ["H200"]}})
+        run = Run.create(NAME, root, {"verb": "fit", "seed": 7})
         assert sorted(path.name for path in run.path.iterdir()) == ["run.json"]
         record = run.record
         expected = {
@@ -67,7 +34,6 @@ class TestCreate:
         assert [record[key] for key in ("ended", "seconds", "best", "error")] == [None] * 4
         assert record["created"] == record["started"]
         assert record["created"][-6] in "+-"
-        assert record["hardware"]["gpus"] == ["H200"]
         assert record["hardware"]["cores"] >= 1
         assert set(record["versions"]) >= {"python", "torch", "pytorch-lightning", "plcourse"}
         assert run.status == "running"
@@ -305,7 +271,8 @@ class TestContents:
         assert run.config_path == run.path / "config.yaml"
 
     def test_the_run_of_the_api_has_the_verbs(self, root, monkeypatch):
-        monkeypatch.setattr(api, "evaluate", lambda *args: args)
+        calls = []
+        monkeypatch.setattr(plcourse.Run, "_evaluate", lambda run, *args: calls.append(args) or run.variant)
         record = made(root, "20260101-000000")
         record.variant = "last"
         run = plcourse.Run.of(record)
@@ -315,9 +282,14 @@ class TestContents:
         assert type(copy) is plcourse.Run
         assert (copy.path, copy.name, copy.variant) == (run.path, run.name, "last")
         assert type(plcourse.Run.load(NAME, root)) is plcourse.Run
-        assert run.test() == (run, "test", None)
-        assert run.validate({"a": 1}) == (run, "validate", {"a": 1})
-        assert run.predict() == (run, "predict", None)
+        (run.path / "eval").mkdir()
+        for number, name in enumerate(("test", "test-last", "val", "val-last")):
+            (run.path / "eval" / f"{name}.json").write_text(json.dumps({"metrics": {"x": number}}))
+        assert (run.test(), run.validate({"a": 1}), run.predict()) == ({"x": 1}, {"x": 3}, [])
+        run.variant = ""
+        assert (run.test(), run.validate()) == ({"x": 0}, {"x": 2})
+        verbs = [("test", None), ("validate", {"a": 1}), ("predict", None), ("test", None), ("validate", None)]
+        assert calls == verbs
 
 
 class TestList:

@@ -1,6 +1,5 @@
 """Whether a run still runs, what git and the versions were, and what a killed process leaves."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,42 +9,10 @@ from typing import Any
 
 import pytest
 
-from plcourse.errors import UserError
 from plcourse.runs import record
 from plcourse.runs.environment import environment
 from plcourse.runs.run import Run, list_runs
-
-NAME = "ddp/two_processes"
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    here = tmp_path / "here"  # its parent holds nothing else, least of all the runs of other tests
-    here.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.delenv("PLCOURSE_RUNS", raising=False)
-    return here / "runs"
-
-
-def made(root: Path, stamp: str, name: str = NAME, **record) -> Run:
-    """A run folder with a given time."""
-    folder = root / name / stamp
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"schema": 1, "status": "finished", **record}))
-    return Run(folder, root)
-
-
-def message(call, *args) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def script(code: str, *args: object, **options) -> subprocess.Popen:
-    """A real Python process that has the module's names."""
-    text = "import sys, os, time, json\nfrom plcourse.runs.run import *\n" + code
-    return subprocess.Popen([sys.executable, "-c", text, *map(str, args)], text=True, **options)
+from run_folders import NAME, made, message, script
 
 
 class TestStatus:
@@ -88,45 +55,31 @@ class TestStatus:
         assert [found.status for found in list_runs(root)] == ["unreadable"]
 
 
+def git(folder: Path, command: str) -> None:
+    options = "-c core.fsmonitor=false -c user.name=a -c user.email=a@b"
+    subprocess.run(f"git {options} {command}".split(), check=True, cwd=folder)
+
+
 class TestEnvironment:
     @pytest.mark.medium
     def test_git(self, root, tmp_path):
         assert environment()["git"] is None
-        for command in (
-            "git init -q",
-            "git -c user.name=a -c user.email=a@b commit -q --allow-empty -m first",
-        ):
-            subprocess.run(command.split(), check=True, cwd=tmp_path)
+        git(tmp_path, "init -q")
+        git(tmp_path, "commit -q --allow-empty -m first")
         state = environment()["git"]
         assert len(state["commit"]) == 40
         assert state["dirty"] is False
         (tmp_path / "new").touch()
-        subprocess.run(["git", "add", "new"], check=True, cwd=tmp_path)
+        git(tmp_path, "add new")
         assert environment()["git"]["dirty"] is True
 
     @pytest.mark.medium
     def test_a_repository_cannot_start_a_program(self, root, tmp_path):
-        subprocess.run(["git", "init", "-q"], check=True, cwd=tmp_path)
+        git(tmp_path, "init -q")
         subprocess.run(["git", "config", "core.fsmonitor", "touch started; true"], check=True, cwd=tmp_path)
         (tmp_path / "new").touch()
-        subprocess.run(["git", "-c", "core.fsmonitor=false", "add", "new"], check=True, cwd=tmp_path)
-        subprocess.run(
-            [
-                "git",
-                "-c",
-                "core.fsmonitor=false",
-                "-c",
-                "user.name=a",
-                "-c",
-                "user.email=a@b",
-                "commit",
-                "-q",
-                "-m",
-                "first",
-            ],
-            check=True,
-            cwd=tmp_path,
-        )
+        git(tmp_path, "add new")
+        git(tmp_path, "commit -q -m first")
         assert environment()["git"]["dirty"] is False
         assert not (tmp_path / "started").exists()
 

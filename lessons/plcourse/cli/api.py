@@ -7,7 +7,7 @@ run.eval("test")["metrics"]["test/accuracy"]
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,17 +29,26 @@ class Run(RecordedRun):
         run.variant = record.variant
         return run
 
-    def test(self, overrides: dict[str, Any] | None = None) -> Any:
+    def test(self, overrides: Mapping[str, object] | None = None) -> dict[str, float]:
         """Scores the best checkpoint on the test part and returns the scores."""
-        return evaluate(self, "test", overrides)
+        return self._scores("test", "test", overrides)
 
-    def validate(self, overrides: dict[str, Any] | None = None) -> Any:
+    def validate(self, overrides: Mapping[str, object] | None = None) -> dict[str, float]:
         """Scores the best checkpoint on the validation part and returns the scores."""
-        return evaluate(self, "validate", overrides)
+        return self._scores("validate", "val", overrides)
 
-    def predict(self, overrides: dict[str, Any] | None = None) -> Any:
+    def predict(self, overrides: Mapping[str, object] | None = None) -> list[Path]:
         """Writes the best checkpoint's predictions and returns the Parquet files."""
-        return evaluate(self, "predict", overrides)
+        variant = self._evaluate("predict", overrides)
+        return sorted(predictions_folder(self.path, variant).glob("*.parquet")) if variant else self.predictions
+
+    def _scores(self, verb: str, stage: str, overrides: Mapping[str, object] | None) -> dict[str, float]:
+        variant = self._evaluate(verb, overrides)
+        return self.eval(f"{stage}-{variant}" if variant else stage)["metrics"]
+
+    def _evaluate(self, verb: str, overrides: Mapping[str, object] | None) -> str:
+        """Does what ``plcourse VERB --run RUN`` does and returns the name of the variant."""
+        return _run(verb, ["--run", str(self.path), *as_flags(overrides)]).variant
 
 
 def run_verb(verb: str, arguments: list[str]) -> Run | None:
@@ -53,7 +62,7 @@ def run_verb(verb: str, arguments: list[str]) -> Run | None:
 def run(
     verb: str,
     config: str | Path | dict[str, Any],
-    overrides: dict[str, Any] | None = None,
+    overrides: Mapping[str, object] | None = None,
     *,
     then: Iterable[str] = (),
     runs_root: str | Path | None = None,
@@ -75,36 +84,19 @@ def run(
         UserError: a bad request.
         RunFailed: a run that could not be finished.
     """
+    options = list(flags)
+    if then := list(then):
+        options += ["--then", ",".join(then)]
+    if runs_root is not None:
+        options += ["--runs_root", str(runs_root)]
+    for module in trust:
+        options += ["--trust", module]
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(config, dict):
             path = Path(folder) / "inline.yaml"
             path.write_text(yaml.safe_dump(config, sort_keys=False))
             config = path
-        return _run(verb, ["--config", str(config), *as_flags(overrides), *flags, *_options(then, runs_root, trust)])
-
-
-def _options(then: Iterable[str], runs_root: str | Path | None, trust: Iterable[str]) -> list[str]:
-    arguments = []
-    if then := list(then):
-        arguments += ["--then", ",".join(then)]
-    if runs_root is not None:
-        arguments += ["--runs_root", str(runs_root)]
-    for module in trust:
-        arguments += ["--trust", module]
-    return arguments
-
-
-def evaluate(run: RecordedRun, verb: str, overrides: dict[str, Any] | None = None) -> Any:
-    """Evaluates the best checkpoint of a run, as ``plcourse VERB --run RUN`` does.
-
-    Returns:
-        The scores of validate and test, the Parquet files of predict.
-    """
-    variant = _run(verb, ["--run", str(run.path), *as_flags(overrides)]).variant
-    if verb == "predict":
-        return sorted(predictions_folder(run.path, variant).glob("*.parquet")) if variant else run.predictions
-    stage = "val" if verb == "validate" else "test"
-    return run.eval(f"{stage}-{variant}" if variant else stage)["metrics"]
+        return _run(verb, ["--config", str(config), *as_flags(overrides), *options])
 
 
 def _run(verb: str, arguments: list[str]) -> Run:

@@ -1,4 +1,4 @@
-"""Evaluates many cells, each in its own process and on a view of a run; the two batch scripts share it.
+"""Evaluates many cells, each in its own process and on a view of a run, for the two batch scripts.
 
 A finished cell has a ``done.json`` with the key of its work. A second call therefore continues where the first stopped.
 """
@@ -19,31 +19,24 @@ from plcourse.cli.api import Run
 from plcourse.console import say
 from plcourse.errors import UserError, first_line
 from plcourse.files import write_json
+from plcourse.runs.references import digest
 
 Work = Callable[[Run, dict[str, Any]], dict[str, Any]]
 
 
 @dataclass
 class Cell:
-    """One evaluation of a batch.
+    """One evaluation of a batch."""
 
-    Args:
-        folder: the folder that receives its results.
-        run: the folder or name of a run.
-        labels: what distinguishes it from the others, such as ``{"run": ..., "data": ...}``.
-        overrides: dotted keys and their values.
-    """
-
-    folder: Path
-    run: str
-    labels: dict[str, Any]
-    overrides: dict[str, Any] = field(default_factory=dict)
+    folder: Path  # receives its results
+    run: str  # the folder or name of a run
+    labels: dict[str, Any]  # what distinguishes it from the others, such as {"run": ..., "data": ...}
+    overrides: dict[str, Any] = field(default_factory=dict)  # dotted keys and their values
     result: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
         """A hash of what its result depends on: the content of the checkpoint and the overrides."""
-        with Run.load(self.run).checkpoint().open("rb") as file:
-            weights = hashlib.file_digest(file, "sha256").hexdigest()
+        weights = digest(Run.load(self.run).checkpoint())
         return hashlib.sha256(json.dumps([weights, self.overrides], sort_keys=True).encode()).hexdigest()
 
     def found(self) -> dict[str, Any] | None:
@@ -56,16 +49,15 @@ class Cell:
 
 
 def carry_out(cells: Sequence[Cell], work: Work, jobs: int) -> bool:
-    """Works on the unfinished cells, ``jobs`` at a time, and prints how each ended; a failure does not stop the others.
+    """Works on the unfinished cells, ``jobs`` at a time, and prints how each ended; returns whether all have a result.
 
-    Returns:
-        Whether all cells have a result.
+    A failure does not stop the others.
     """
     waiting = []
     for cell in cells:
-        found = cell.found()
-        cell.result = {"status": "finished", **found} if found is not None else {}
-        if found is None:
+        if (found := cell.found()) is not None:
+            cell.result = {"status": "finished", **found}
+        else:
             waiting.append(cell)
     if len(waiting) < len(cells):
         say(f"{len(cells) - len(waiting)} of {len(cells)} were done before")
@@ -91,14 +83,14 @@ def _in_own_process(cell: Cell, work: Work) -> Cell:
         return cell
     code = process.exitcode or 0
     ended = f"its process was ended by {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
-    told = cell.folder.with_suffix(".error")
-    cell.result = {"status": "failed", "error": told.read_text() if told.is_file() else ended}
+    message = cell.folder.with_suffix(".error")
+    cell.result = {"status": "failed", "error": message.read_text() if message.is_file() else ended}
     return cell
 
 
 def _work_on(cell: Cell, work: Work) -> None:
-    told = cell.folder.with_suffix(".error")
-    told.unlink(missing_ok=True)
+    message = cell.folder.with_suffix(".error")
+    message.unlink(missing_ok=True)
     try:
         key = cell.key()
         view = Run.load(cell.run).view(cell.folder)
@@ -107,5 +99,5 @@ def _work_on(cell: Cell, work: Work) -> None:
             result = work(view, cell.overrides)
         write_json(cell.folder / "done.json", {"key": key, "result": result})
     except Exception as error:  # of any kind: the table shows one line
-        told.write_text(first_line(error))
+        message.write_text(first_line(error))
         raise SystemExit(1) from error

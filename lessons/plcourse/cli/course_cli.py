@@ -8,35 +8,33 @@ import logging
 import shlex
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from plcourse.cli.cli_errors import Explainer
-from plcourse.cli.continuing import changed, is_finished
-from plcourse.cli.evaluation import Evaluator, weights_checked
+from plcourse.cli.evaluation import predict, score, weights_checked
 from plcourse.cli.from_data import take_from_data
-from plcourse.cli.parser import CourseParser
+from plcourse.cli.parser import CourseParser, Explainer
 from plcourse.cli.process_count import check_nodes, collective_timeout, process_count
 from plcourse.cli.request import EVALUATIONS, Request, read_request
-from plcourse.cli.session import Session, is_first_process
+from plcourse.cli.session import is_first_process, recorded_run
 from plcourse.console import say
 from plcourse.errors import UserError, first_line
 from plcourse.files import write_text
 from plcourse.processes.supervisor import supervise
 from plcourse.runs import allowlist, log_files
 from plcourse.runs.changes import Change, nothing_left
-from plcourse.runs.class_names import importable_class_names
-from plcourse.runs.next_steps import what_next
+from plcourse.runs.config_yaml import importable_class_names, read_tree
 from plcourse.runs.recorder import RunRecorder, TidyLogger
-from plcourse.runs.round_trip import register_types, repeatable
+from plcourse.runs.references import named_runs, settle
+from plcourse.runs.round_trip import dumped, register_types, repeatable
 from plcourse.runs.run import Run, runs_below
-from plcourse.runs.run_names import named_runs, settle
-from plcourse.runs.variants import environment_flags, variant_of
-from plcourse.training.checkpoint import load
+from plcourse.runs.variants import environment_flags, variant_of, what_next
 from plcourse.training.few_steps import few_steps
 from plcourse.training.progress import RunProgress
 from plcourse.training.trainer import Trainer
@@ -70,7 +68,7 @@ class CourseCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=CourseParser,
             auto_configure_optimizers=False,
-            args=[request.parsed_as, *_aliases(request.arguments)],
+            args=[request.parsed_as, *request.arguments],
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]  (static there)
@@ -88,7 +86,7 @@ class CourseCLI(LightningCLI):
         """Parses without LightningCLI's warning about sys.argv, which the suite never passes on."""
         CourseParser.explainer.check_top_level()
         self.config = parser.parse_args(args)
-        allowlist.check_downloads(self.config[self.request.parsed_as], self.request.trusted)
+        allowlist.check_downloads(self.settings, self.request.trusted)
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: the classes that a checkpoint file names must not decide what is imported."""
@@ -118,14 +116,14 @@ class CourseCLI(LightningCLI):
         if settings.get("enable_model_summary") is None:
             settings["enable_model_summary"] = False  # one line gives the size; the table is printed on request
         self.recorder = RunRecorder(run, self.table, self.change)
-        extra: list[Any] = [self.recorder]
+        extra: list[Callback] = [self.recorder]
         if settings.get("enable_progress_bar") is not False:
             extra.append(RunProgress())
-        trainer: Any = self._instantiate_trainer({**settings, **kwargs}, extra)
+        trainer = cast(Trainer, self._instantiate_trainer({**settings, **kwargs}, extra))
         trainer.cache_dir = self.request.root / "cache"
-        if self.change is not None and self.change.touches_callbacks:
+        if self.change is not None and (changed := self.change.of_callbacks) is not None:
             own = trainer.arguments["callbacks"]
-            trainer.changed_callbacks = [(own[place], name) for place, name in self.change.of_callbacks]
+            trainer.changed_callbacks = [(own[place], name) for place, name in changed]
         trainer.variant = self.variant
         return trainer
 
@@ -133,59 +131,73 @@ class CourseCLI(LightningCLI):
         if chosen in (None, True):
             chosen = [TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)]
         more = list(chosen) if isinstance(chosen, list | tuple) else [chosen] if chosen else []
-        if self.request.continues and is_first_process() and log_files.on_disk(more):
-            log_files.resume(more, run, self._resumed_step())
+        if self.request.continues and is_first_process():
+            log_files.resume(more, run, self.request.checkpoint)
         return [self.table, *more]
 
-    def _resumed_step(self) -> int:
-        if self.request.checkpoint is None:
-            return 0
-        loops = load(self.request.checkpoint).get("loops", {})
-        return int(loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0))
+    @property
+    def settings(self) -> Namespace:
+        """The parsed config of the verb."""
+        return self.config[self.request.parsed_as]
 
     def resolved(self) -> tuple[str, int]:
         """Returns the complete config as YAML, with run names replaced by folders, and the number of processes."""
-        config = self.config[self.request.parsed_as]
-        self.request.named = named_runs(config, self.request.root, self.request.run if self.request.continues else None)
-        settle(config, self.request.named)
-        return repeatable(self._parser(self.request.parsed_as), config), process_count(config.trainer)
+        request, config = self.request, self.settings
+        request.named = named_runs(config, request.root, request.run if request.continues else None)
+        settle(config, request.named)
+        return repeatable(self._parser(request.parsed_as), config), process_count(config.trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Opens the run's folder, does the work in one or several processes, and records how it ended."""
-        config = self.config[subcommand]
-        take_from_data(config, self.request)
-        if self.request.checkpoint is None and config.get("ckpt_path"):
-            self.request.checkpoint = Path(config.ckpt_path)
+        request, config = self.request, self.settings
+        take_from_data(config, request)
+        if request.checkpoint is None and config.get("ckpt_path"):
+            request.checkpoint = Path(config.ckpt_path)
         if subcommand != "fit":
             refuse_tuners(config, subcommand)
         text, processes = self.resolved()
         check_nodes(config.trainer)
-        self.change = changed(self.request, self._parser(subcommand), text)
-        if is_finished(self.request, self.change):
+        self.change = self._changed(text)
+        if request.continues_finished and self.change is None:
             self._say_nothing_left()
-            if not self.request.then:
+            if not request.then:
                 return
-            self.request.continues = self.trains = False
-        session = Session(self.request, text, config.get("seed_everything"), self.change)
-        self.run_folder = session.run
-        settle(config, self.request.named)
-        if self.request.run is not None and subcommand in EVALUATIONS:
-            self.variant = variant_of(self.request.run, text, self.request.checkpoint, self.request.trusted)
-        session.run.variant = self.variant.name
-        with session.recording():
+            request.continues = self.trains = False
+        with recorded_run(request, text, config.get("seed_everything"), self.change) as run:
+            self.run_folder = run
+            settle(config, request.named)
+            if request.run is not None and subcommand in EVALUATIONS:
+                self.variant = variant_of(request.run, text, request.checkpoint, request.trusted)
+            run.variant = self.variant.name
             if processes > 1:
-                supervise(
-                    processes, lambda rank: self._work(self.request.verb), timeout=collective_timeout(config.trainer)
-                )
+                supervise(processes, lambda rank: self._work(run), timeout=collective_timeout(config.trainer))
             else:
-                self._work(self.request.verb)
+                self._work(run)
         if subcommand == "fit" and self.trains and is_first_process():
-            say("\n".join(what_next(session.run, self.request.then, self.request.trusted)))
+            say("\n".join(what_next(run, request.then, request.trusted)))
 
-    def _work(self, verb: str) -> None:
+    def _changed(self, text: str) -> Change | None:
+        """Returns the settings that the request changes in the run that it continues; `text` is the new config.
+
+        None means that nothing changes, or that the run has no checkpoint to continue from.
+
+        Raises:
+            UserError: a setting must not change.
+        """
+        run, recorded, checkpoint = self.request.run, self.request.recorded, self.request.checkpoint
+        if run is None or recorded is None or checkpoint is None:
+            return None
+        if not checkpoint.resolve().is_relative_to(run.path.resolve()):  # the run has trained no step yet
+            return None
+        parser = self._parser(self.request.parsed_as)
+        before = dumped(parser, parser.parse_args([recorded]))
+        change = Change.between(read_tree(before), read_tree(text), text)
+        change.check(run)
+        return change if change.settings else None
+
+    def _work(self, run: Run) -> None:
         """Builds the model, the data and the trainer, then runs the verbs; every process of the command does this."""
-        run = self.run_folder
-        assert run is not None
+        verb, checkpoint = self.request.verb, self.request.checkpoint
         if verb == "fit" and self.trains:
             self._tune(run)
         self._set_seed()
@@ -197,22 +209,25 @@ class CourseCLI(LightningCLI):
             from plcourse.export.verb import export, latency  # here, since other verbs do not need this lesson
 
             work = export if verb == "export" else latency
-            work(run, self.trainer, self.model, self.datamodule, self.request.checkpoint, self.request.export)
-            return
-        config = self.config[verb].as_dict()
-        evaluator = Evaluator(
-            run, self.trainer, self.model, self.datamodule, config, self.variant, strict=self.request.strict
-        )
-        if verb != "fit":
-            evaluator.evaluate(verb, self.request.checkpoint)
-            return
-        self._fit(run)
-        for following in [verb for verb in self.request.then if verb != "export"]:
+            work(run, self.trainer, self.model, self.datamodule, checkpoint, self.request.export)
+        elif verb != "fit":
+            self._evaluate(run, verb, checkpoint)
+        else:
+            self._fit(run)
             keeper = self.trainer.run_checkpoint
             best = Path(keeper.best_model_path) if keeper is not None and keeper.best_model_path else None
             if not self.trains:
                 self.table.active, best = False, run.checkpoint("best")
-            evaluator.evaluate(following, best)
+            for following in self.request.then:
+                if following != "export":
+                    self._evaluate(run, following, best)
+
+    def _evaluate(self, run: Run, verb: str, checkpoint: Path | None) -> None:
+        parts = (run, self.trainer, self.model, self.datamodule, checkpoint)
+        if verb == "predict":
+            predict(*parts, self.settings.as_dict(), self.request.strict)
+        else:
+            score(verb, *parts)
 
     def _fit(self, run: Run) -> None:
         checkpoint = self.request.checkpoint
@@ -231,29 +246,29 @@ class CourseCLI(LightningCLI):
             self._say_few_steps(run)
 
     def _say_few_steps(self, run: Run) -> None:
-        """Says so where the training was too short for a network to learn much."""
+        """Suggests a longer training if this one was too short for a network to learn much."""
         trainer = self.trainer
         n_train = getattr(getattr(trainer.train_dataloader, "plan", None), "n", None)
         n_train = n_train or (run.record.get("data") or {}).get("n_train", 0)  # of one fold, where there are folds
-        advice = few_steps(self.config[self.request.verb].as_dict(), n_train, trainer.world_size)
+        advice = few_steps(self.settings.as_dict(), n_train, trainer.world_size)
         if advice is not None:
             more = shlex.join(environment_flags(run.root, self.request.trusted))
             words = f"plcourse fit -c {shlex.quote(str(run.config_path))} {advice.flags} {more}"
             say(f"{advice.what}; try\n  {words.rstrip()}")
 
     def _say_nothing_left(self) -> None:
-        """Says that the run is finished; refuses a change, which would have no effect."""
+        """Prints that the run is finished; raises a UserError for a change, which would have no effect."""
         run = self.request.run or self.run_folder
         assert run is not None
         stopped = hasattr(self, "trainer") and self.trainer.should_stop
-        line = nothing_left(run, self.config[self.request.verb].trainer.as_dict(), stopped)
+        line = nothing_left(run, self.settings.trainer.as_dict(), stopped)
         if self.change is not None:
             raise UserError(f"{line}; {self.change} would have no effect")
         say(line)
 
     def _tune(self, run: Run) -> None:
         """Lets Lightning's tuners choose their settings before the training, and records these."""
-        config = self.config[self.request.verb]
+        config = self.settings
         if not tuners(config):
             return
 
@@ -279,18 +294,11 @@ class Resolver(CourseCLI):
         return cls(request)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        take_from_data(self.config[subcommand], self.request)
+        take_from_data(self.settings, self.request)
 
 
 def carry_out(verb: str, arguments: list[str]) -> Run | None:
-    """Does what ``plcourse VERB ARGUMENTS`` does.
-
-    Args:
-        verb: fit, validate, test, predict or export.
-        arguments: everything after the verb.
-
-    Returns:
-        The record of the run that the command wrote into.
+    """Does what ``plcourse VERB ARGUMENTS`` does, and returns the run that the command wrote into.
 
     Raises:
         UserError: a bad request.
@@ -327,19 +335,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 
-def _aliases(arguments: list[str]) -> list[str]:
-    """Turns --optimizer and --lr_scheduler into the arguments of the model, which owns both."""
-    renamed = []
-    for word in arguments:
-        name = word.split("=", 1)[0].split(".", 1)[0]
-        if name in ("--optimizer", "--lr_scheduler"):
-            word = "--model.init_args." + word.removeprefix("--")
-        renamed.append(word)
-    return renamed
-
-
 def _root(error: BaseException) -> BaseException:
-    """The error that a constructor raised, below those of jsonargparse about the types that it tried."""
+    """Returns the error that a constructor raised, below those of jsonargparse about the types that it tried."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

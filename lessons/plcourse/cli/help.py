@@ -14,12 +14,7 @@ def root_help() -> str:
 
 
 def verb_help(verb: str, words: Sequence[str] = ()) -> str:
-    """Returns what `plcourse VERB -h` prints.
-
-    Args:
-        verb: the verb.
-        words: the words after it; after `benchmark`, the name of a benchmark gives the page of that benchmark.
-    """
+    """Returns what `plcourse VERB -h` prints; after `benchmark`, `words` can begin with the name of a benchmark."""
     is_benchmark = verb == "benchmark" and words and words[0] in catalog.BENCHMARKS
     return _page(f"benchmark_{words[0]}" if is_benchmark else verb)
 

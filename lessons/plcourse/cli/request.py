@@ -12,18 +12,31 @@ from plcourse import catalog
 from plcourse.console.flags import as_flags
 from plcourse.errors import UserError, nearest
 from plcourse.runs import allowlist
-from plcourse.runs.config_keys import expand_class_names
-from plcourse.runs.config_yaml import parse_config, write_tree
+from plcourse.runs.config_yaml import expand_class_names, parse_config, write_tree
 from plcourse.runs.configs import ConfigSource, find_config
-from plcourse.runs.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest
+from plcourse.runs.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest, words
+from plcourse.runs.references import Named, pending_start
 from plcourse.runs.run import Run, runs_root
-from plcourse.runs.run_names import Named
-from plcourse.runs.start import pending_start
 
 EVALUATIONS = ("validate", "test", "predict")
 FOLLOWING = (*EVALUATIONS, "export")  # what --then takes
 SWITCHES = ("--allow_untrained", "--strict", *EXPORT_SWITCHES)
-OWN_FLAGS = ("--run", "--runs_root", "--then", "--trust", *SWITCHES, "--ckpt_path", "--config", "-c", *EXPORT_FLAGS)
+_EXAMPLES = {  # the flags that take a value
+    "--run": "ddp/two_processes/latest",
+    "--runs_root": "runs",
+    "--then": "test,predict",
+    "--trust": "my_models",
+    "--ckpt_path": "best",
+    "--config": "ddp/two_processes",
+    "-c": "ddp/two_processes",
+    "--format": "onnx,onnx_int8",
+    "--batch_sizes": "1,3,64",
+    "--max_drop": "0.005",
+    "--opset": "20",
+    "--rounds": "15",
+}
+OWN_FLAGS = (*_EXAMPLES, *SWITCHES)
+_CLASS_FLAGS = ("--model", "--data", "--trainer", "--optimizer", "--lr_scheduler")
 # An export is scored like a test under the conditions of the files that it writes: by one process on the CPU, in
 # single precision and with the plain loop, however the model was trained.
 _EXPORTS = ("export", "latency")
@@ -32,37 +45,21 @@ _EXPORT_TRAINER = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy
 
 @dataclass
 class Request:
-    """One invocation of a running verb.
+    """One invocation of a running verb."""
 
-    Attributes:
-        verb: fit, validate, test, predict, export or latency.
-        arguments: the arguments of LightningCLI: configs as inline text, all other flags as typed.
-        sources: the configs in the order they are merged.
-        run: the run that ``--run`` or ``--ckpt_path best|last`` refers to; None for a new one.
-        checkpoint: the checkpoint to start from or to evaluate, if any.
-        continues: whether a fit continues in the folder of its run.
-        then: verbs to run after the fit.
-        trusted: modules allowed by ``--trust`` and ``PLCOURSE_TRUST``.
-        root: the root folder of all runs.
-        allow_untrained: whether untrained weights may be evaluated.
-        strict: whether a prediction fails if an input cannot be read.
-        named: the runs that the config names.
-        export: the settings of an export, for the verb and for one after a fit.
-    """
-
-    verb: str
-    arguments: list[str] = field(default_factory=list)
-    sources: list[ConfigSource] = field(default_factory=list)
-    run: Run | None = None
-    checkpoint: Path | None = None
-    continues: bool = False
-    then: list[str] = field(default_factory=list)
-    trusted: list[str] = field(default_factory=list)
-    root: Path = field(default_factory=runs_root)
-    allow_untrained: bool = False
-    strict: bool = False
-    named: Named = field(default_factory=list)
-    export: ExportRequest = field(default_factory=ExportRequest)
+    verb: str  # fit, validate, test, predict, export or latency
+    arguments: list[str] = field(default_factory=list)  # LightningCLI's: configs as inline text, and other flags
+    sources: list[ConfigSource] = field(default_factory=list)  # the configs in the order they are merged
+    run: Run | None = None  # the run that --run or --ckpt_path best|last refers to; None for a new one
+    checkpoint: Path | None = None  # the checkpoint to start from or to evaluate
+    continues: bool = False  # whether a fit continues in the folder of its run
+    then: list[str] = field(default_factory=list)  # verbs to run after the fit
+    trusted: list[str] = field(default_factory=list)  # modules allowed by --trust and PLCOURSE_TRUST
+    root: Path = field(default_factory=runs_root)  # the root folder of all runs
+    allow_untrained: bool = False  # whether untrained weights may be evaluated
+    strict: bool = False  # whether a prediction fails if an input cannot be read
+    named: Named = field(default_factory=list)  # the runs that the config names
+    export: ExportRequest = field(default_factory=ExportRequest)  # for the verb, and for an export after a fit
 
     @property
     def parsed_as(self) -> str:
@@ -76,6 +73,13 @@ class Request:
             return None
         own = _as_argument(find_config(str(self.run.config_path)), self.trusted)
         return None if self.arguments == [own] else own
+
+    @property
+    def continues_finished(self) -> bool:
+        """Whether a fit continues a finished run from its last checkpoint."""
+        if not self.continues or self.run is None or self.run.status != "finished":
+            return False
+        return self.checkpoint is None or self.checkpoint.name == "last.ckpt"
 
     @property
     def name(self) -> str:
@@ -92,56 +96,38 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     """
     flags, rest = _split(arguments)
     request = Request(verb, root=runs_root(_single(flags, "--runs_root")))
-    request.trusted = [*_words(os.environ.get("PLCOURSE_TRUST", "")), *flags.get("--trust", [])]
+    request.trusted = [*words([os.environ.get("PLCOURSE_TRUST", "")]), *flags.get("--trust", [])]
     request.allow_untrained = "--allow_untrained" in flags
-    request.strict = _strict(verb, flags)
     request.then = _then(verb, flags)
+    request.strict = "--strict" in flags
+    if request.strict and "predict" not in (verb, *request.then):
+        raise UserError("--strict goes with predict, which then fails if an input cannot be read")
     request.export = _export(request, flags)
-    if run := _single(flags, "--run"):
-        request.run = Run.load(run, request.root)
-        _add_config(request, str(request.run.config_path), own=request.run)
+    if name := _single(flags, "--run"):
+        run = request.run = Run.load(name, request.root)
+        if not run.config_path.is_file():
+            raise UserError(f"run {run.name} has no config.yaml: it ended before its start (status: {run.status})")
+        rest.insert(0, ("config", str(run.config_path)))
     for kind, value in rest:
         if kind == "config":
-            _add_config(request, value)
+            source = find_config(value)
+            request.sources.append(source)
+            request.arguments.append(_as_argument(source, request.trusted))
         else:
             request.arguments.append(value)
-    request.arguments = _full_class_names(request.arguments)
+    request.arguments = _for_lightning(request.arguments)
     if verb in _EXPORTS:
         fixed = {**_EXPORT_TRAINER, "fit_loop": None, "test_loop": None}  # a fit loop may set the others
         request.arguments += as_flags({f"trainer.{key}": value for key, value in fixed.items()})
-    looks_only = any(
-        flag.startswith(("--print_config", "--help_all", "--help")) or ".help" in flag for flag in request.arguments
-    )
+    looks_only = any(flag.startswith(("--print_config", "--help")) or ".help" in flag for flag in request.arguments)
     if not looks_only:
-        _choose_checkpoint(request, _single(flags, "--ckpt_path"))
+        choose = _choose_start if verb == "fit" else _choose_weights
+        choose(request, _single(flags, "--ckpt_path"))
     return request
 
 
-_CLASS_FLAGS = ("--model", "--data", "--trainer", "--optimizer", "--lr_scheduler")
-
-
-def _full_class_names(arguments: list[str]) -> list[str]:
-    """Replaces catalog names by import paths, as in configs; torchvision also has an MLP and a ResNet."""
-    full = []
-    for position, word in enumerate(arguments):
-        flag, equals, value = word.partition("=")
-        if equals and flag.startswith(_CLASS_FLAGS):
-            word = f"{flag}={_full(value)}"
-        elif position and arguments[position - 1].startswith(_CLASS_FLAGS) and "=" not in arguments[position - 1]:
-            word = _full(word)
-        full.append(word)
-    return full
-
-
-def _full(text: str) -> str:
-    """Replaces the catalog names in a flag's value, which is a class name or YAML on one line."""
-    inside = re.sub(
-        r"""(\bclass_path["']?:\s*["']?)([\w.]+)""", lambda found: found[1] + catalog.class_path(found[2]), text
-    )
-    return catalog.class_path(inside)
-
-
 def _split(arguments: list[str]) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    """Returns the values of the suite's flags, and configs and all other words in their order."""
     flags: dict[str, list[str]] = {}
     rest: list[tuple[str, str]] = []
     pending = list(arguments)
@@ -165,22 +151,6 @@ def _split(arguments: list[str]) -> tuple[dict[str, list[str]], list[tuple[str, 
     return flags, rest
 
 
-_EXAMPLES = {
-    "--run": "ddp/two_processes/latest",
-    "--runs_root": "runs",
-    "--then": "test,predict",
-    "--trust": "my_models",
-    "--ckpt_path": "best",
-    "--config": "ddp/two_processes",
-    "-c": "ddp/two_processes",
-    "--format": "onnx,onnx_int8",
-    "--batch_sizes": "1,3,64",
-    "--max_drop": "0.005",
-    "--opset": "20",
-    "--rounds": "15",
-}
-
-
 def _single(flags: dict[str, list[str]], name: str) -> str | None:
     values = flags.get(name, [])
     if len(values) > 1:
@@ -188,12 +158,8 @@ def _single(flags: dict[str, list[str]], name: str) -> str | None:
     return values[0] if values else None
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def _then(verb: str, flags: dict[str, list[str]]) -> list[str]:
-    verbs = _words(",".join(flags.get("--then", [])))
+    verbs = words(flags.get("--then", []))
     if verbs and verb != "fit":
         raise UserError(f"--then is for fit: plcourse fit ... --then {','.join(verbs)}")
     for name in verbs:
@@ -213,40 +179,52 @@ def _export(request: Request, flags: dict[str, list[str]]) -> ExportRequest:
     return ExportRequest.read(flags)
 
 
-def _strict(verb: str, flags: dict[str, list[str]]) -> bool:
-    if "--strict" in flags and verb != "predict" and "predict" not in _words(",".join(flags.get("--then", []))):
-        raise UserError("--strict goes with predict, which then fails if an input cannot be read")
-    return "--strict" in flags
-
-
-def _add_config(request: Request, name: str, own: Run | None = None) -> None:
-    if own is not None and not own.config_path.is_file():
-        raise UserError(f"run {own.name} has no config.yaml: it ended before its start (status: {own.status})")
-    source = find_config(name)
-    request.sources.append(source)
-    request.arguments.append(_as_argument(source, request.trusted))
-
-
 def _as_argument(source: ConfigSource, trusted: list[str]) -> str:
     tree = expand_class_names(parse_config(source), source)
     allowlist.check(tree, trusted, source.label)
     return "--config=" + write_tree(tree)
 
 
-def _choose_checkpoint(request: Request, wanted: str | None) -> None:
-    if request.verb == "fit":
-        _choose_start(request, wanted)
-        return
+def _for_lightning(arguments: list[str]) -> list[str]:
+    """Replaces the suite's short forms in the arguments of LightningCLI.
+
+    Catalog names become import paths, as in configs, because torchvision also has an MLP and a ResNet. --optimizer and
+    --lr_scheduler become arguments of the model, which owns both.
+    """
+    full = []
+    before = ""
+    for word in arguments:
+        flag, equals, value = word.partition("=")
+        if equals and flag.startswith(_CLASS_FLAGS):
+            word = f"{flag}={_full(value)}"
+        elif before.startswith(_CLASS_FLAGS) and "=" not in before:
+            word = _full(word)
+        before = word
+        is_alias = flag.partition(".")[0] in ("--optimizer", "--lr_scheduler")
+        full.append(f"--model.init_args.{word.removeprefix('--')}" if is_alias else word)
+    return full
+
+
+def _full(text: str) -> str:
+    """Replaces the catalog names in a flag's value, which is a class name or YAML on one line."""
+    inside = re.sub(
+        r"""(\bclass_path["']?:\s*["']?)([\w.]+)""", lambda found: found[1] + catalog.class_path(found[2]), text
+    )
+    return catalog.class_path(inside)
+
+
+def _choose_weights(request: Request, wanted: str | None) -> None:
+    """Sets the checkpoint to evaluate and the run that it belongs to."""
     if wanted is None and _model_class(request) in catalog.TRAINED:
         return
+    if request.run is None and wanted in ("best", "last"):
+        request.run = Run.load(request.name, request.root)
     if request.run is not None:
         request.checkpoint = request.run.checkpoint(wanted or "best")
-    elif wanted in ("best", "last"):
-        request.run = Run.load(request.name, request.root)
-        request.checkpoint = request.run.checkpoint(wanted)
     elif wanted is not None:
         request.checkpoint = _existing(wanted)
-        request.run = _run_around(request.checkpoint, request.root)
+        folder = request.checkpoint.resolve().parent.parent
+        request.run = Run(folder, request.root) if (folder / "run.json").is_file() else None
     elif not request.allow_untrained:
         raise UserError(
             f"{request.verb} needs trained weights: add --run RUN (see `plcourse ls runs`), --ckpt_path best, or "
@@ -255,7 +233,7 @@ def _choose_checkpoint(request: Request, wanted: str | None) -> None:
 
 
 def _model_class(request: Request) -> str | None:
-    """The catalog name or class path of the model in the last config that has one."""
+    """Returns the catalog name or class path of the model in the last config that has one."""
     for source in reversed(request.sources):
         model = parse_config(source).get("model")
         if isinstance(model, dict) and "class_path" in model:
@@ -264,17 +242,16 @@ def _model_class(request: Request) -> str | None:
 
 
 def _choose_start(request: Request, wanted: str | None) -> None:
+    """Sets the checkpoint that a fit starts from, and whether it continues a run."""
     if request.run is None and wanted in ("best", "last"):
         request.run = Run.load(request.name, request.root)
     if request.run is None:
         request.checkpoint = _existing(wanted) if wanted else None
         return
     request.continues = True
-    if wanted in (None, "last") and (start := pending_start(request.run)):
-        request.checkpoint = start
-        return
+    start = pending_start(request.run) if wanted in (None, "last") else None
     try:
-        request.checkpoint = request.run.checkpoint(wanted or "last")
+        request.checkpoint = start or request.run.checkpoint(wanted or "last")
     except UserError:
         # A run that was killed before its first checkpoint starts again in its folder.
         if wanted not in (None, "last") or any((request.run.path / "checkpoints").glob("*.ckpt")):
@@ -285,8 +262,3 @@ def _existing(path: str) -> Path:
     if not Path(path).is_file():
         raise UserError(f"no checkpoint {path}; --ckpt_path takes best, last or the path of a .ckpt file")
     return Path(path)
-
-
-def _run_around(checkpoint: Path, root: Path) -> Run | None:
-    folder = checkpoint.resolve().parent.parent
-    return Run(folder, root) if (folder / "run.json").is_file() else None

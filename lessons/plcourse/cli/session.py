@@ -1,9 +1,10 @@
-"""Opens the run that a command writes into, and records how the command ended."""
+"""The run that a command writes into: opens it, and records how the command ended."""
 
 import contextlib
 import errno
 import os
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,90 +17,61 @@ from plcourse.files import write_text
 from plcourse.processes import torchrun
 from plcourse.processes.diagnosis import is_secondary
 from plcourse.runs.changes import Change
-from plcourse.runs.latest import settle_latest
+from plcourse.runs.folders import settle_latest
 from plcourse.runs.recorder import TidyLogger
+from plcourse.runs.references import last_digest, pending_start, start_record
 from plcourse.runs.run import Run
-from plcourse.runs.start import last_digest, pending_start, start_record
 from plcourse.training.signals import undisturbed
 
 
-class Session:
-    """Opens the folder of a request: a new one, or that of the run which the request continues or evaluates.
+@contextlib.contextmanager
+def recorded_run(request: Request, config: str, seed: int | None, change: Change | None = None) -> Iterator[Run]:
+    """Opens the folder of a request, and records how the block ended: finished, failed or interrupted.
 
-    Args:
-        request: the request.
-        config: the complete config as YAML.
-        seed: the seed of the run.
-        change: the settings that a continued run changes; the first training step records them.
+    The folder is new, or that of the run that the request continues or evaluates; all processes of a job get the same.
+    An evaluation leaves the record of its run as it is. A changed config is written by the first training step.
 
-    Attributes:
-        run: the run, the same for all processes of a job.
+    Raises:
+        UserError: also for a ValueError of the suite, whose message says what would be right.
     """
-
-    def __init__(self, request: Request, config: str, seed: int | None, change: Change | None = None) -> None:
-        self._before: dict[Path, str] = {}
-        self._last: str | None = None
-        self._owns_record = request.run is None or request.continues
-        record = {"verb": request.verb, "seed": seed, "trust": request.trusted}
-        if request.verb == "fit" and request.run is None and is_first_process():
-            record["start"] = start_record(request.checkpoint)
-        if torchrun.is_rank():
-            self.run = _shared(request, record)
-            self._owns_record = self._owns_record or request.continues
-        else:
-            self.run = request.run or Run.create(request.name, request.root, record)
-        if not self._owns_record or not is_first_process():
-            return
-        if request.continues:
-            kept = (self.run.path / "run.json", self.run.config_path)
-            self._before = {path: path.read_text(encoding="utf-8") for path in kept if path.is_file()}
-            self._last = last_digest(self.run)
-            self.run.resume(trust=request.trusted, start=start_record(request.checkpoint, self.run))
-            if request.checkpoint is None or not _is_below(request.checkpoint, self.run.path):
-                TidyLogger(self.run.path / "metrics.csv").cut(0)  # it starts again
-        if not request.continues or request.checkpoint is None or change is None:
-            write_text(self.run.config_path, config)
-        if request.verb == "fit":
-            say(f"run {self.run.path}")
-
-    @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Records how the block ended: finished, failed or interrupted.
-
-        Raises:
-            UserError: for a ValueError of the suite, whose message says what would be right.
-        """
-        try:
-            with _told_once():
-                yield
-        except BaseException as error:
-            known = _as_request(error, self.run)
-            if self._owns_record and is_first_process():
-                # If nothing can be written, as on a full disk, the error must still be shown. Without its process the
-                # run counts as killed.
-                with undisturbed(), contextlib.suppress(UserError, OSError):
-                    self._close_after(known)
-            if known is error:
-                raise
-            raise known from error
-        if self._owns_record and is_first_process():
-            self.run.finish("finished")
-            settle_latest(self.run)
-
-    def _close_after(self, error: BaseException) -> None:
-        refused = isinstance(error, UserError) and error.status == BAD_REQUEST
-        if self._before and refused and last_digest(self.run) == self._last:
-            for path, content in self._before.items():  # a bad request leaves the run as it was
-                write_text(path, content)
-        elif isinstance(error, Interrupted | KeyboardInterrupt):
-            self.run.finish("interrupted")
-        else:
-            self.run.finish("failed", error=first_line(error))
-            settle_latest(self.run)
-
-
-def _is_below(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    run = _open(request, seed)
+    records = is_first_process() and (request.run is None or request.continues)
+    before: dict[Path, str] = {}
+    if records and request.continues:
+        kept = (run.path / "run.json", run.config_path)
+        before = {path: path.read_text(encoding="utf-8") for path in kept if path.is_file()}
+        run.resume(trust=request.trusted, start=start_record(request.checkpoint, run))
+        if request.checkpoint is None or not request.checkpoint.resolve().is_relative_to(run.path.resolve()):
+            TidyLogger(run.path / "metrics.csv").cut(0)  # it starts again
+    if records and (not request.continues or request.checkpoint is None or change is None):
+        write_text(run.config_path, config)
+    if records and request.verb == "fit":
+        say(f"run {run.path}")
+    last = last_digest(run) if before else None
+    try:
+        with _without_repeated_traceback():
+            yield run
+    except BaseException as error:
+        known = _as_request(error, run)
+        if records:
+            # If nothing can be written, as on a full disk, the error must still be shown. Without its process the run
+            # counts as killed.
+            with undisturbed(), contextlib.suppress(UserError, OSError):
+                refused = isinstance(known, UserError) and known.status == BAD_REQUEST
+                if before and refused and last_digest(run) == last:
+                    for path, content in before.items():  # a bad request leaves the run as it was
+                        write_text(path, content)
+                elif isinstance(known, Interrupted | KeyboardInterrupt):
+                    run.finish("interrupted")
+                else:
+                    run.finish("failed", error=first_line(known))
+                    settle_latest(run.path)
+        if known is error:
+            raise
+        raise known from error
+    if records:
+        run.finish("finished")
+        settle_latest(run.path)
 
 
 def is_first_process() -> bool:
@@ -107,12 +79,17 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def _shared(request: Request, record: dict[str, Any]) -> Run:
-    """Returns the run that rank 0 chooses for all ranks of a torchrun job.
+def _open(request: Request, seed: int | None) -> Run:
+    """Returns the run that the command writes into; under torchrun rank 0 chooses it for all ranks.
 
     A fit that torchrun has restarted continues the run of the previous attempt, from its last checkpoint or else from
     the checkpoint that the attempt started from.
     """
+    record = {"verb": request.verb, "seed": seed, "trust": request.trusted}
+    if request.verb == "fit" and request.run is None and is_first_process():
+        record["start"] = start_record(request.checkpoint)
+    if not torchrun.is_rank():
+        return request.run or Run.create(request.name, request.root, record)
 
     def decide(earlier: str) -> dict[str, Any]:
         run, checkpoint, continues = request.run, request.checkpoint, request.continues
@@ -133,7 +110,7 @@ def _shared(request: Request, record: dict[str, Any]) -> Run:
 
 
 @contextlib.contextmanager
-def _told_once() -> Iterator[None]:
+def _without_repeated_traceback() -> Iterator[None]:
     """Hides the traceback of TensorBoard's writing thread, because the training thread raises its error again."""
     before = threading.excepthook
 
@@ -165,8 +142,6 @@ def _as_request(error: BaseException, run: Run) -> BaseException:
     if torchrun.is_rank() and is_secondary(error):
         rank, reason = os.environ["RANK"], first_line(error)
         return RunFailed(f"rank {rank} lost the other ranks; the rank that ended first shows the cause ({reason})")
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    own = frame is not None and Path(frame.tb_frame.f_code.co_filename).resolve().is_relative_to(PACKAGE)
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = bool(files) and Path(files[-1]).resolve().is_relative_to(PACKAGE)
     return UserError(first_line(error)) if isinstance(error, ValueError) and own else error

@@ -1,4 +1,4 @@
-"""The data module of lesson 12 is the one that the lessons on images share."""
+"""The data module of lesson 12, which is that of all lessons on images."""
 
 from plcourse.data import ImageData
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,7 +71,7 @@ class ImageClassifier(ImageClassifierModule):
         self.log_step({"train/loss": loss})
         return loss
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimizer and its schedule."""
         optimizer = self.optimizer(self.parameters())
         if self.linear_scaling:

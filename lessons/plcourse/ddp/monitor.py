@@ -8,7 +8,6 @@ The processes combine their figures every ``log_every_n_steps`` steps, so that a
 import resource
 import sys
 import time
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -55,11 +54,9 @@ class ThroughputMonitor(Callback):
             raise ValueError(f"communication_every_n_steps is {communication_every_n_steps}; it must be 1 or more")
         self.communication_every_n_steps = communication_every_n_steps
         self._timer: CommunicationTimer | None = None
-        self._steps = self._steps_logged = 0
-        self._started: float | None = None
-        self._seconds = 0.0
-        self._waited = 0.0
-        self._samples = 0
+        self._steps = self._steps_logged = self._samples = 0
+        self._started: float | None = None  # None while the clock is stopped
+        self._seconds = self._waited = 0.0
         self._ids: list[str] = []
         self._whole_epoch = True
         self._keys: dict[str, int] = {}
@@ -80,7 +77,7 @@ class ThroughputMonitor(Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Counts samples and steps, and logs at logging steps."""
         ids = batch.get("id") if isinstance(batch, dict) else None
@@ -157,7 +154,7 @@ def _seconds_waited(trainer: pl.Trainer) -> float:
     return trainer.fit_loop.epoch_loop.seconds_waited  # pyright: ignore[reportAttributeAccessIssue]  (our loop)
 
 
-def _size(batch: Any) -> int:
+def _size(batch: object) -> int:
     """The number of samples in a batch without ids: the length of its first tensor."""
     values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else [batch]
     return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)

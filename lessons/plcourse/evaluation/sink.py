@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from plcourse.errors import RunFailed
 from plcourse.evaluation.formats import WRITERS, ShardWriter
 from plcourse.evaluation.shards import Shard, ShardFolder
-from plcourse.runs.columns import to_table
+from plcourse.runs.prediction_writer import to_table
 
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 1 << 24  # tables are written to a shard in groups of at least this size
 

@@ -32,8 +32,8 @@ from plcourse.training.variant import AS_TRAINED, Variant, predictions_folder
 class StreamingPredictLoop(PredictLoop):
     """A predict loop that writes shards, for the slot ``trainer.predict_loop``.
 
-    A prediction is a dict of columns (see `plcourse.runs.columns`). A batch may have an entry ``quarantined``, a list
-    of (row, reason) for inputs that could not be read; their rows are left out and listed.
+    A prediction is a dict of columns (see `plcourse.runs.prediction_writer.to_table`). A batch may have an entry
+    ``quarantined``, a list of (row, reason) for inputs that could not be read; their rows are left out and listed.
 
     Args:
         trainer: the trainer that runs the loop.

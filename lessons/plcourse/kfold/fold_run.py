@@ -13,8 +13,7 @@ import yaml
 from plcourse.files import atomic_write, write_json, write_text
 from plcourse.kfold.fold_data import fold_config
 from plcourse.kfold.folds import Fold, Plan
-from plcourse.runs.class_names import short_class_names
-from plcourse.runs.config_yaml import write_tree
+from plcourse.runs.config_yaml import short_class_names, write_tree
 from plcourse.runs.environment import environment
 from plcourse.runs.record import SCHEMA
 from plcourse.runs.run import OUT_OF_FOLD, Run

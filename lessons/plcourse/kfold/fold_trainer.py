@@ -19,8 +19,7 @@ from plcourse.kfold.folds import Fold
 from plcourse.kfold.leaks import LeakGuard
 from plcourse.kfold.outputs import Combine, Recording, out_of_fold_rows
 from plcourse.processes.collectives import from_rank_0, gather_objects
-from plcourse.runs.evaluations import save_evaluation
-from plcourse.runs.recorder import RunRecorder, TidyLogger
+from plcourse.runs.recorder import RunRecorder, TidyLogger, save_evaluation
 from plcourse.runs.run import OUT_OF_FOLD
 from plcourse.training import random_state
 from plcourse.training.callbacks import Coverage

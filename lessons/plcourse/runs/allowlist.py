@@ -1,19 +1,17 @@
 """Decides what a config may name: catalog classes, classes of a few libraries, and torchvision's models.
 
-Instantiating what a YAML file names runs code. `admits` therefore decides by the name alone, before any import: below
-`plcourse` it allows the classes of the catalog; in the packages of `FOREIGN`, capitalized names, which are classes; and
-names in `torchvision.models`. The object is then imported and must be a class of these packages or a function that
-builds a torchvision model. Everything else, including a user's own classes, needs ``--trust MODULE`` or
-``PLCOURSE_TRUST``.
+Instantiating what a YAML file names runs code. `admits` therefore decides by the name alone, before any import. It
+allows the classes of the catalog, capitalized names (classes) in the packages of `FOREIGN`, and all names in
+`torchvision.models`. The object is then imported and must be a class of these packages or a function that builds a
+torchvision model. Everything else, including a user's own classes, needs ``--trust MODULE`` or ``PLCOURSE_TRUST``.
 """
 
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
 
 from jsonargparse import Namespace, _common, set_parsing_settings
 
@@ -70,8 +68,7 @@ class _Verdicts(dict[str, bool]):
 def install(trusted: Iterable[str]) -> None:
     """Sets the rule of this process; call it before anything is parsed.
 
-    Args:
-        trusted: modules of which everything is admitted; if there are any, the current folder becomes importable.
+    If any modules are trusted, the current folder becomes importable.
 
     Raises:
         UserError: a name is not a dotted module path.
@@ -93,12 +90,7 @@ def install(trusted: Iterable[str]) -> None:
 
 
 def admits(path: str, trusted: Iterable[str] = ()) -> bool:
-    """Returns whether a config may name an import path, decided by the name alone.
-
-    Args:
-        path: a dotted path, such as `torch.optim.SGD`.
-        trusted: modules of which everything is admitted.
-    """
+    """Returns whether a config may name a path such as `torch.optim.SGD`, or anything in a trusted module."""
     module, _, name = path.rpartition(".")
     if covered(path, trusted) or path in catalog.CLASSES.values():
         return True
@@ -115,7 +107,7 @@ def covered(path: str, modules: Iterable[str]) -> bool:
 
 
 def _leads_to_a_class(path: str) -> bool:
-    """Imports an admitted name; true for a class, a constructor of torchvision, and a name that does not exist."""
+    """Imports an admitted name; True for a class, a constructor of torchvision, and a name that does not exist."""
     try:
         found = resolve_name(path)
     except (ImportError, AttributeError):
@@ -125,23 +117,14 @@ def _leads_to_a_class(path: str) -> bool:
     return covered(path, [MODELS]) and any(found is builder for builder in constructors())
 
 
-def constructors() -> list[Any]:
+def constructors() -> list[Callable[..., object]]:
     """Returns the functions that build a model of `torchvision.models`, such as `resnet18`."""
     models = import_module(MODELS)
     return [models.get_model_builder(name) for name in models.list_models()]
 
 
-def check(tree: Any, trusted: Iterable[str], label: str) -> None:
-    """Checks the class paths of a config before anything is imported.
-
-    Args:
-        tree: a config as plain data, in which classes of the suite have their import paths.
-        trusted: modules of which everything is admitted.
-        label: the file, for the message.
-
-    Raises:
-        UserError: a dotted ``class_path`` is not admitted.
-    """
+def check(tree: object, trusted: Iterable[str], label: str) -> None:
+    """Raises a UserError if a ``class_path`` of a config is not admitted; `label` is the file, for the message."""
     if isinstance(tree, Mapping):
         path = tree.get("class_path")
         if isinstance(path, str) and "." in path and not admits(path, trusted):
@@ -153,16 +136,10 @@ def check(tree: Any, trusted: Iterable[str], label: str) -> None:
             check(value, trusted, label)
 
 
-def check_downloads(config: Any, trusted: Iterable[str], key: str = "") -> None:
-    """Checks that no torchvision model would download trained weights, unless torchvision's models are trusted.
+def check_downloads(config: object, trusted: Iterable[str], key: str = "") -> None:
+    """Raises a UserError if a model of torchvision would download weights, unless torchvision's models are trusted.
 
-    Args:
-        config: a parsed config with the defaults of every class.
-        trusted: modules of which everything is admitted.
-        key: the key of the config, for the message.
-
-    Raises:
-        UserError: weights are not null.
+    The parsed config must contain the defaults of every class; `key` is its key, for the message.
     """
     if covered(MODELS, trusted):
         return
@@ -175,10 +152,8 @@ def check_downloads(config: Any, trusted: Iterable[str], key: str = "") -> None:
         for part in ("init_args", "dict_kwargs"):
             for name, value in dict(pairs.get(part) or {}).items():
                 if name in _WEIGHTS and value not in (None, False):
-                    raise UserError(
-                        f"{key}.{part}.{name} is {value}, which downloads trained weights: set it to null, or allow "
-                        f"the download with --trust {MODELS}"
-                    )
+                    remedy = f"set it to null, or allow the download with --trust {MODELS}"
+                    raise UserError(f"{key}.{part}.{name} is {value}, which downloads trained weights: {remedy}")
     for name, value in pairs.items():
         check_downloads(value, trusted, f"{key}.{name}" if key else name)
 
@@ -190,7 +165,7 @@ def refused(path: str, label: str = "") -> UserError:
     hint = ""
     if top not in {"plcourse", *sys.stdlib_module_names} and name != _RUNS_ARGUMENTS:
         if covered(path, FOREIGN):
-            hint = f"; it is no such class: if you trust it, add --trust {module}"
+            hint = f"; it is not one of their classes: if you trust it, add --trust {module}"
         elif top not in {entry.partition(".")[0] for entry in FOREIGN}:
             hint = f"; if it is your own and you trust it, add --trust {module or path}"
     return UserError(

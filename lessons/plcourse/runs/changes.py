@@ -1,7 +1,7 @@
 """Decides what a resumed run may change, and records its changes. No torch.
 
-`RULES` is the whole policy. A setting that takes effect from the resumption on may change, and is recorded with its
-first step. A setting that would make it a different run must not change.
+A setting that takes effect from the resumption on may change, and is recorded with its first step. A setting that would
+make it a different run must not change. `RULES` says which is which.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ from plcourse.runs.differences import Difference, differences, same_class
 from plcourse.runs.run import Run
 
 MAY_CHANGE = ""
-_MODEL = "the weights in the checkpoint are of the model as it was"
-_DATA = "the steps so far were taken on other data"
-_PLAN = "the order of the samples and the plan of the steps go by it"
-_STATE = "the state in the checkpoint is that of another class"
+_MODEL = "the weights in the checkpoint belong to the old model"
+_DATA = "the steps so far used other data"
+_PLAN = "the order of the samples and the planned steps depend on it"
+_STATE = "the state in the checkpoint belongs to another class"
 
 # The first pattern that matches a key gives `MAY_CHANGE` or the reason against it. `*` also matches dots.
 RULES: tuple[tuple[str, str], ...] = (
-    ("seed_everything", "the random numbers of a run follow from it"),
-    ("trainer.fast_dev_run", "it tries a new run out"),
+    ("seed_everything", "all random numbers of the run depend on it"),
+    ("trainer.fast_dev_run", "it is only for trying out a new run"),
     ("trainer.overfit_batches", _DATA),
     ("trainer.limit_train_batches", _PLAN),
     ("trainer.accumulate_grad_batches", _PLAN),
@@ -61,11 +61,11 @@ _CALLBACKS = "trainer.callbacks"
 _TUNERS = ("BatchSizeFinder", "LearningRateFinder")  # they choose a setting before the training
 # Callbacks whose settings must not change: the checkpoint restores them, or the steps were planned with them.
 _FROZEN = {
-    "StochasticWeightAveraging": "the state in the checkpoint brings the old setting back",
+    "StochasticWeightAveraging": "the state in the checkpoint restores the old setting",
     "GradientAccumulationScheduler": _PLAN,
 }
 # Settings in which the folds of a cross-validation may differ, because no training depends on them.
-_OF_NO_FOLD = (
+_MAY_DIFFER_BETWEEN_FOLDS = (
     *("trainer.fit_loop.init_args.folds", "trainer.fit_loop.init_args.n_jobs"),
     *("trainer.fit_loop.init_args.monitor", "trainer.fit_loop.init_args.mode", "trainer.logger*"),
     *("trainer.enable_*", "trainer.log_every_n_steps", "trainer.profiler*", "trainer.*_loop*", "trainer.num_sanity*"),
@@ -76,17 +76,11 @@ _OF_NO_FOLD = (
 
 @dataclass
 class Change:
-    """The settings that a resumed run changes.
+    """The settings that a resumed run changes."""
 
-    Attributes:
-        settings: the old and the new value by dotted key.
-        config: the complete new config as YAML.
-        asked: the same, parsed.
-    """
-
-    settings: dict[str, Difference]
-    config: str
-    asked: Mapping[str, Any]
+    settings: dict[str, Difference]  # the old and the new value by dotted key
+    config: str  # the complete new config as YAML
+    asked: Mapping[str, Any]  # the new config as plain data
 
     @classmethod
     def between(cls, recorded: Mapping[str, Any], asked: Mapping[str, Any], config: str) -> "Change":
@@ -104,24 +98,15 @@ class Change:
                 raise UserError(_line(key, old, new, f"run {run.name}", reason))
 
     @property
-    def of_callbacks(self) -> list[tuple[int, str]]:
-        """The changed arguments of callbacks: positions in the new list and names."""
+    def of_callbacks(self) -> list[tuple[int, str]] | None:
+        """The changed arguments of callbacks, as positions in the new list and names; None if no callback changes."""
         parts = [key.split(".") for key in self.settings if key.startswith(f"{_CALLBACKS}.")]
+        if not parts:
+            return None
         return [(int(part[2]), part[4]) for part in parts if len(part) > 4 and part[3] == "init_args"]
 
-    @property
-    def touches_callbacks(self) -> bool:
-        """Whether the callbacks change in any way."""
-        return any(key.startswith(f"{_CALLBACKS}.") for key in self.settings)
-
     def record(self, run: Run, step: int, epoch: int) -> None:
-        """Writes the new config, keeps the old one, and lists the change in ``run.json``.
-
-        Args:
-            run: the run.
-            step: the first optimizer step with the new settings.
-            epoch: the epoch of this step.
-        """
+        """Writes the new config, keeps the old one, and lists the change in ``run.json`` with its first step."""
         known = run.record.get("changes") or []
         earlier = f"config-{len(known) + 1}.yaml"
         write_text(run.path / earlier, run.config_path.read_text(encoding="utf-8"))
@@ -135,23 +120,14 @@ class Change:
 
 
 def check_folds(trained: Mapping[str, Any], asked: Mapping[str, Any], where: str) -> None:
-    """Checks that a fold has the settings of the folds before it.
-
-    Args:
-        trained: the config of a trained fold.
-        asked: the config of this fold.
-        where: the name of the fold, for the message.
-
-    Raises:
-        UserError: a setting differs.
-    """
+    """Raises a UserError if the config of a fold, `asked`, differs from that of a trained fold, which `where` names."""
     for key, (old, new) in Change.between(trained, asked, "").settings.items():
-        if not any(fnmatchcase(key, pattern) for pattern in _OF_NO_FOLD):
+        if not any(fnmatchcase(key, pattern) for pattern in _MAY_DIFFER_BETWEEN_FOLDS):
             reason = "a mean over folds with different settings would have no meaning"
             raise UserError(_line(key, old, new, where, reason))
 
 
-def _refusal(key: str, old: Any, new: Any, asked: Mapping[str, Any]) -> str:
+def _refusal(key: str, old: object, new: object, asked: Mapping[str, Any]) -> str:
     if key.startswith(f"{_CALLBACKS}."):
         place = key.split(".")[2]
         if _class_name(new) in _TUNERS:
@@ -167,13 +143,7 @@ def _refusal(key: str, old: Any, new: Any, asked: Mapping[str, Any]) -> str:
 
 
 def nothing_left(run: Run, trainer: Mapping[str, Any], stopped_early: bool = False) -> str:
-    """Returns the message that a run is finished, and how to continue it.
-
-    Args:
-        run: the run.
-        trainer: the trainer's part of its config.
-        stopped_early: whether a callback stopped the training.
-    """
+    """Returns the message that a run is finished and how to continue it; `trainer` is a part of its config."""
     limit = "max_steps" if (trainer.get("max_steps") or -1) > 0 else "max_epochs"
     end = trainer.get(limit) or 0
     how = f"to go on: plcourse fit --run {run.name} --trainer.{limit} {2 * end}"
@@ -208,18 +178,18 @@ def _callbacks(old: Any, new: Any) -> dict[str, Difference]:
     return found | {f"{_CALLBACKS}.removed.{number}": (each, None) for number, each in enumerate(left)}
 
 
-def _path(value: Any) -> str:
+def _path(value: object) -> str:
     return str(value.get("class_path", "") if isinstance(value, Mapping) else value or "")
 
 
-def _class_name(value: Any) -> str:
+def _class_name(value: object) -> str:
     return _path(value).rpartition(".")[2]
 
 
-def _line(key: str, old: Any, new: Any, where: str, reason: str) -> str:
+def _line(key: str, old: object, new: object, where: str, reason: str) -> str:
     return f"{key} is {_short(old)} in {where} and {_short(new)} is asked for: {reason}; restore it, or start a new run"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = "null" if value is None else str(_class_name(value) if isinstance(value, Mapping) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,18 +1,21 @@
-"""Reads and writes the YAML of configs; nothing but plain data is ever constructed. No torch."""
+"""Reads and writes configs as YAML that contains plain data only, and finds keys and class names in them. No torch."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from plcourse import catalog
 from plcourse.errors import UserError
-from plcourse.runs.class_names import short_class_names
 from plcourse.runs.configs import ConfigSource
 
 MAX_NODES = 100_000
 MAX_DEPTH = 100
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge")}
+_SLOTS = ("fit_loop", "validate_loop", "test_loop", "predict_loop", "callbacks", "logger", "strategy", "profiler")
+_CLASS_KEYS = {"model", "data", *(f"trainer.{slot}" for slot in _SLOTS)}
+_CLASS_KEYS_AT_ANY_DEPTH = {"optimizer", "lr_scheduler"}
 
 
 def parse_config(source: ConfigSource) -> dict[str, Any]:
@@ -24,15 +27,15 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
         UserError: the text is not valid YAML or not a mapping, has duplicate keys or tags such as `!!python/object`,
             or has aliases that expand to more than 100,000 values or 100 levels.
     """
-    loader, root = compose(source)
+    root = _compose(source)
     if root is None:
         raise UserError(f"{source.label}: empty; a config is a mapping with keys such as model: and data:")
     if not isinstance(root, yaml.MappingNode):
         kind = "list" if isinstance(root, yaml.SequenceNode) else "single value"
         raise UserError(f"{_place(source, root)}: the top level is a {kind}, not a mapping of keys to values")
-    _Check(source).run(root)
+    _check(source, root)
     try:
-        tree = loader.construct_document(root)
+        tree = _ConfigLoader("").construct_document(root)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise _syntax_error(source, error) from error
     odd = next((key for key in tree if not isinstance(key, str)), None)
@@ -51,24 +54,130 @@ def write_tree(tree: dict[str, Any]) -> str:
     return yaml.dump(tree, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
 
 
-def compose(source: ConfigSource) -> "tuple[_ConfigLoader, yaml.Node | None]":
-    """Returns the tree of YAML nodes, which know their lines, and the loader that can construct its values.
+def locate_key(files: Sequence[ConfigSource], dotted_key: str, parents: bool = False) -> str:
+    """Finds a key such as `trainer.callbacks.0.init_args.monitor` in the given configs.
+
+    Args:
+        files: the configs in the order they are merged; the last one that has the key counts.
+        dotted_key: keys and list positions, joined by dots.
+        parents: whether to find the closest parent of a key that no file has.
+
+    Returns:
+        File and line as `mine.yaml:7`; an empty string if no file has the key.
+    """
+    parts = dotted_key.split(".")
+    place, most = "", 1 if parents else len(parts)
+    for source in files:
+        try:
+            matched, node = _descend(_compose(source), parts)
+        except UserError:
+            continue
+        if node is not None and matched >= most:
+            place, most = _place(source, node), matched
+    return place
+
+
+def lookup(tree: object, dotted_key: str) -> Any:
+    """Returns the value of a key such as `model.init_args.lr` in nested mappings; None if it is missing."""
+    for part in dotted_key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def short_class_names(tree: Any) -> Any:
+    """Returns a copy of a config in which each `class_path` of a suite class is its catalog name, such as `MLP`."""
+    return _renamed(tree, catalog.short_class_name)
+
+
+def importable_class_names(tree: Any) -> Any:
+    """Returns a copy of a config in which each class of the suite has a path such as `plcourse.catalog.MLP`.
+
+    Unlike the catalog name, any program can import it; unlike the full path, it does not change when the class moves to
+    another module.
+    """
+
+    def rename(name: str) -> str:
+        short = catalog.short_class_name(name)
+        return f"{catalog.__name__}.{short}" if short in catalog.CLASSES else name
+
+    return _renamed(tree, rename)
+
+
+def expand_class_names(tree: dict[str, Any], source: ConfigSource) -> dict[str, Any]:
+    """Returns a copy of a config in which catalog names of classes are import paths.
+
+    It expands `class_path: ImageData` at any depth, and plain names where a class is expected, as in
+    `model: ImageClassifier`, `trainer.fit_loop: TracingFitLoop` and entries of `trainer.callbacks`. It keeps other
+    names without a dot: jsonargparse finds subclasses of the expected type, such as `ModelCheckpoint`.
 
     Raises:
-        UserError: the text is not valid YAML or nested too deeply.
+        UserError: a `class_path` is not a name; the message gives the line in `source`.
     """
+    return {key: _expanded(value, key, source) for key, value in tree.items()}
+
+
+def _expanded(value: Any, key: str, source: ConfigSource) -> Any:
+    if isinstance(value, str):
+        return _class_name(value, key)
+    if isinstance(value, list):
+        return [
+            _class_name(item, key) if isinstance(item, str) else _expanded(item, f"{key}.{position}", source)
+            for position, item in enumerate(value)
+        ]
+    if not isinstance(value, dict):
+        return value
+    copy = {inner: _expanded(item, f"{key}.{inner}", source) for inner, item in value.items()}
+    if "class_path" in value:
+        name = value["class_path"]
+        if not isinstance(name, str):
+            place = locate_key([source], f"{key}.class_path") or source.label
+            raise UserError(f"{place}: {key}.class_path is {name!r}; it must be the name of a class")
+        copy["class_path"] = catalog.class_path(name)
+    return copy
+
+
+def _class_name(name: str, key: str) -> str:
+    """Returns the import path of a catalog name if the key expects a class; any other text is returned unchanged."""
+    expects_class = key.removesuffix("+") in _CLASS_KEYS or key.rpartition(".")[2] in _CLASS_KEYS_AT_ANY_DEPTH
+    return catalog.class_path(name) if expects_class or name.startswith("plcourse.") else name
+
+
+def _renamed(tree: Any, rename: Callable[[str], str]) -> Any:
+    if isinstance(tree, list):
+        return [_renamed(value, rename) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    copy = {key: _renamed(value, rename) for key, value in tree.items()}
+    if isinstance(name := tree.get("class_path"), str):
+        copy["class_path"] = rename(name)
+    return copy
+
+
+def _compose(source: ConfigSource) -> yaml.Node | None:
+    """Returns the tree of YAML nodes, which know their lines."""
     try:
-        loader = _ConfigLoader(source.text)
-        return loader, loader.get_single_node()
+        return yaml.compose(source.text, _ConfigLoader)
     except yaml.YAMLError as error:
         raise _syntax_error(source, error) from error
     except RecursionError:
         raise _too_deep(source) from None
 
 
-def line_of(node: yaml.Node) -> int:
-    """The line of a node, counted from 1."""
-    return node.start_mark.line + 1
+def _descend(node: yaml.Node | None, parts: list[str]) -> tuple[int, yaml.Node | None]:
+    """Returns how many parts of a key a tree has, and the node of the last of them; keys may contain dots."""
+    best: tuple[int, yaml.Node | None] = (0, None)
+    if not parts:
+        return best
+    if isinstance(node, yaml.SequenceNode) and parts[0].isdecimal() and int(parts[0]) < len(node.value):
+        item = node.value[int(parts[0])]
+        matched, deeper = _descend(item, parts[1:])
+        return 1 + matched, deeper or item
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        words = str(key.value).split(".") if isinstance(key, yaml.ScalarNode) else []
+        if words and parts[: len(words)] == words:
+            matched, deeper = _descend(value, parts[len(words) :])
+            best = max(best, (len(words) + matched, deeper or key), key=lambda found: found[0])
+    return best
 
 
 class _ConfigLoader(yaml.SafeLoader):
@@ -102,61 +211,55 @@ _ConfigDumper.yaml_implicit_resolvers = {
 }
 
 
-class _Check:
-    """Visits each node once and counts aliases as if they were written out, without expanding them."""
+def _check(source: ConfigSource, root: yaml.Node) -> None:
+    """Raises a UserError for what a config must not contain.
 
-    def __init__(self, source: ConfigSource) -> None:
-        self.source = source
-        self._sizes: dict[int, tuple[int, int]] = {}
-        self._open: set[int] = set()
+    It visits each node once and counts aliases as if they were written out, without expanding them.
+    """
+    sizes: dict[int, tuple[int, int]] = {}
+    unfinished: set[int] = set()
 
-    def run(self, root: yaml.Node) -> None:
-        """Raises a UserError for the first thing that a config must not contain."""
-        try:
-            size, depth = self._measure(root)
-        except RecursionError:
-            raise _too_deep(self.source) from None
-        if depth > MAX_DEPTH:
-            raise _too_deep(self.source)
-        if size > MAX_NODES:
-            raise UserError(f"{self.source.label}: its aliases expand to {size:,} values, more than {MAX_NODES:,}")
-
-    def _measure(self, node: yaml.Node) -> tuple[int, int]:
-        """The number of nodes and levels below a node, with every alias counted as if it were written out."""
-        if id(node) in self._sizes:
-            return self._sizes[id(node)]
-        if id(node) in self._open:
-            raise UserError(f"{_place(self.source, node)}: an anchor contains itself")
+    def measure(node: yaml.Node) -> tuple[int, int]:
+        """Returns the numbers of nodes and of levels below a node, including the node."""
+        if id(node) in sizes:
+            return sizes[id(node)]
+        if id(node) in unfinished:
+            raise UserError(f"{_place(source, node)}: an anchor contains itself")
         if node.tag not in _TAGS:
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise UserError(f"{_place(self.source, node)}: the YAML tag {tag} is refused; a config holds plain data")
-        self._open.add(id(node))
-        below = [self._measure(child) for child in self._children(node)]
-        self._open.discard(id(node))
-        size = 1 + sum(count for count, _ in below), 1 + max((depth for _, depth in below), default=0)
-        self._sizes[id(node)] = size
-        return size
+            raise UserError(f"{_place(source, node)}: the YAML tag {tag} is refused; a config holds plain data")
+        unfinished.add(id(node))
+        below = [measure(child) for child in _children(source, node)]
+        unfinished.discard(id(node))
+        sizes[id(node)] = 1 + sum(count for count, _ in below), 1 + max((depth for _, depth in below), default=0)
+        return sizes[id(node)]
 
-    def _children(self, node: yaml.Node) -> Iterator[yaml.Node]:
-        if isinstance(node, yaml.SequenceNode):
-            yield from node.value
-        if not isinstance(node, yaml.MappingNode):
-            return
-        lines: dict[tuple[str, str], int] = {}
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{_place(self.source, key)}: a key is a list or a mapping; it must be a name")
-            if first := lines.get((key.tag, key.value)):
-                raise UserError(
-                    f"{_place(self.source, key)}: duplicate key {key.value!r} (first defined in line {first})"
-                )
-            lines[key.tag, key.value] = line_of(key)
-            yield key
-            yield value
+    try:
+        size, depth = measure(root)
+    except RecursionError:
+        raise _too_deep(source) from None
+    if depth > MAX_DEPTH:
+        raise _too_deep(source)
+    if size > MAX_NODES:
+        raise UserError(f"{source.label}: its aliases expand to {size:,} values, more than {MAX_NODES:,}")
+
+
+def _children(source: ConfigSource, node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    lines: dict[tuple[str, str], int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if not isinstance(key, yaml.ScalarNode):
+            raise UserError(f"{_place(source, key)}: a key is a list or a mapping; it must be a name")
+        if first := lines.get((key.tag, key.value)):
+            raise UserError(f"{_place(source, key)}: duplicate key {key.value!r} (first defined in line {first})")
+        lines[key.tag, key.value] = key.start_mark.line + 1
+        yield key
+        yield value
 
 
 def _place(source: ConfigSource, node: yaml.Node) -> str:
-    return f"{source.label}:{line_of(node)}"
+    return f"{source.label}:{node.start_mark.line + 1}"
 
 
 def _too_deep(source: ConfigSource) -> UserError:

@@ -1,37 +1,43 @@
-"""Finds config files by name or path and reads their text. No torch."""
+"""Finds config files by name or path, and reads their text and the comment at their top. No torch."""
 
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from plcourse import catalog
 from plcourse.errors import UserError, nearest
 
 MAX_BYTES = 1 << 20
+NEEDS = ("nothing", "gpu", "two nodes", "a file", "a run")
 
 
 @dataclass(frozen=True)
 class ConfigSource:
-    """The text of a config file and where it came from.
+    """The text of a config file and where it came from."""
 
-    Args:
-        name: `ddp/two_processes` for a packaged config, the path as it was given for any other.
-        label: the path that messages show.
-        text: the whole file.
-        packaged: whether it is one of the suite's own files.
-    """
-
-    name: str
-    label: str
+    name: str  # `ddp/two_processes` for a packaged config, the path as it was given for any other
+    label: str  # the path that messages show
     text: str
-    packaged: bool
+    packaged: bool  # whether it is one of the suite's own files
 
     @property
     def run_name(self) -> str:
         """The folder of its runs below the runs' root: the packaged name, else `own/<file name>`."""
         return self.name if self.packaged else own_name(self.name)
+
+
+@dataclass(frozen=True)
+class ConfigHeader:
+    """The comment at the top of a config; `parse_header` describes its format."""
+
+    command: str  # the command that runs it, one line
+    shows: str  # what the run shows, one or two sentences
+    verbs: tuple[str, ...]  # the verbs that it is made for
+    needs: tuple[str, ...]  # what must exist before it runs; empty if it runs anywhere
 
 
 def own_name(name: str) -> str:
@@ -68,16 +74,16 @@ def find_config(name: str) -> ConfigSource:
         known = ", ".join(catalog.config_names(name)) or "none yet"
         raise UserError(f"'{name}' is a lesson, not a config; its configs are {known}")
     if mode is not None:
-        raise UserError(_folder_message(name))
+        if (Path(name) / "run.json").is_file():
+            file = f"{name.rstrip('/')}/config.yaml"
+            raise UserError(f"config {name!r} is the folder of a run; use `--run {name}`, or its file with `-c {file}`")
+        raise UserError(f"config {name!r} is a folder; name a YAML file or a packaged config (see `plcourse ls`)")
     hint = nearest(packaged, catalog.config_names())
     raise UserError(f"{name!r} is neither a file nor a packaged config (see `plcourse ls`){hint}")
 
 
 def resolved_path(name: str) -> Path:
     """Returns the file with the complete form of a packaged config, which contains every default.
-
-    Args:
-        name: a packaged name, with or without `.yaml`.
 
     Raises:
         UserError: the config does not exist, or this installation lacks the file.
@@ -90,6 +96,51 @@ def resolved_path(name: str) -> Path:
     if not path.is_file():
         raise UserError(f"this installation has no resolved {name}; see `plcourse fit -c {name} --print_config`")
     return path
+
+
+def parse_header(source: ConfigSource) -> ConfigHeader:
+    """Reads the comment at the top of a config.
+
+    The first line is a command that begins with `plcourse` or `torchrun`. Free text follows, which says what the run
+    shows, and two lines end the comment::
+
+        # plcourse fit -c ddp/two_processes --then test
+        # Two gloo processes train a small ResNet on mnist5k; the same batches, losses and weights as
+        # one process.
+        # verbs: fit, validate, test, predict
+        # needs: nothing
+
+    `verbs` lists running verbs. `needs` is `nothing`, or lists any of `gpu`, `two nodes`, `a file` and `a run`.
+    Comments after an empty line are ignored.
+
+    Raises:
+        UserError: a part is missing, or a word is not one of the above.
+    """
+    comment = takewhile(lambda line: line.startswith("#"), source.text.splitlines())
+    lines = [line.lstrip("#").strip() for line in comment]
+    if not lines or not lines[0].startswith(("plcourse ", "torchrun ")):
+        raise UserError(f"{source.label}:1: the first line is not a comment with the command that runs this config")
+    if len(lines) < 4 or not lines[-2].startswith("verbs:") or not lines[-1].startswith("needs:"):
+        raise UserError(
+            f"{source.label}: the comment at the top must contain the command, what it shows, `verbs:` and `needs:`"
+        )
+    verbs = _words(source, lines[-2], catalog.verbs_of("run"), len(lines) - 1)
+    needs = _words(source, lines[-1], NEEDS, len(lines))
+    if "nothing" in needs and len(needs) > 1:
+        raise UserError(f"{source.label}:{len(lines)}: `needs:` is either `nothing` or what is needed, not both")
+    return ConfigHeader(lines[0], " ".join(lines[1:-2]), verbs, tuple(word for word in needs if word != "nothing"))
+
+
+def _words(source: ConfigSource, line: str, known: Sequence[str], number: int) -> tuple[str, ...]:
+    key, _, rest = line.partition(":")
+    words = tuple(word.strip() for word in rest.split(","))
+    for word in words:
+        if word not in known:
+            hint = nearest(word, known)
+            raise UserError(
+                f"{source.label}:{number}: `{key}:` has {word!r}, which is not one of {', '.join(known)}{hint}"
+            )
+    return words
 
 
 def _mode(name: str) -> int | None:
@@ -123,10 +174,3 @@ def _packaged_name(path: Path) -> str | None:
     name = f"{path.parent.name}/{path.stem}"
     is_own = name in catalog.config_names() and path == catalog.config_path(name).resolve()
     return name if is_own else None
-
-
-def _folder_message(name: str) -> str:
-    if (Path(name) / "run.json").is_file():
-        file = f"{name.rstrip('/')}/config.yaml"
-        return f"config {name!r} is the folder of a run; use `--run {name}`, or its file with `-c {file}`"
-    return f"config {name!r} is a folder; name a YAML file or a packaged config (see `plcourse ls`)"

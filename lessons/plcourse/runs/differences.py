@@ -6,7 +6,6 @@ from typing import Any
 from plcourse import catalog
 
 Difference = tuple[Any, Any]
-ABSENT = None  # in place of a value that one of the configs lacks
 
 
 def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Difference]:
@@ -40,7 +39,7 @@ def same_class(one: str, other: str) -> bool:
     return one == other or (short and one.rpartition(".")[2] == other.rpartition(".")[2])
 
 
-def _compare(old: Any, new: Any, key: str, arguments: bool, found: dict[str, Difference]) -> None:
+def _compare(old: object, new: object, key: str, arguments: bool, found: dict[str, Difference]) -> None:
     """Adds the differences of two values; `arguments` says whether mappings hold settings with defaults."""
     old, new = _as_class(old, new), _as_class(new, old)
     if isinstance(old, dict) and isinstance(new, dict):
@@ -57,7 +56,7 @@ def _compare(old: Any, new: Any, key: str, arguments: bool, found: dict[str, Dif
                     section = not key and name == "trainer"
                     _compare(old[name], new[name], inner, section, found)
                 elif not arguments:
-                    found[inner] = (old.get(name, ABSENT), new.get(name, ABSENT))
+                    found[inner] = (old.get(name), new.get(name))
     elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         for position, (one, other) in enumerate(zip(old, new, strict=True)):
             _compare(one, other, f"{key}.{position}", False, found)
@@ -65,14 +64,14 @@ def _compare(old: Any, new: Any, key: str, arguments: bool, found: dict[str, Dif
         found[key] = (old, new)
 
 
-def _as_class(value: Any, beside: Any) -> Any:
+def _as_class(value: object, beside: object) -> object:
     """Turns a class given by its name alone into a mapping, if the other value is one."""
     if isinstance(value, str) and isinstance(beside, dict) and "class_path" in beside:
         return {"class_path": value}
     return value
 
 
-def _equal(old: Any, new: Any) -> bool:
+def _equal(old: object, new: object) -> bool:
     if isinstance(old, bool) or isinstance(new, bool):  # True == 1 in Python, not in a config
         return old is new
     if isinstance(old, str) and isinstance(new, str):

@@ -15,40 +15,24 @@ LATENCY_FLAGS = ("--format", "--batch_sizes", "--rounds")
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """The settings of an export and of its verification.
+    """The settings of an export and of its verification."""
 
-    Attributes:
-        formats: formats of `FORMATS` to write or to time.
-        preprocess: whether the graph resizes and normalizes, and so takes uint8 pixels.
-        probabilities: whether the graph ends with a softmax.
-        batch_sizes: the batch sizes at which outputs are compared and latencies measured.
-        max_drop: how much worse than the trained model's the test metric may be, in its own units.
-        opset: the ONNX operator set.
-        rounds: interleaved rounds of `benchmark latency`.
-    """
-
-    formats: tuple[str, ...] = ("onnx",)
-    preprocess: bool = False
-    probabilities: bool = False
-    batch_sizes: tuple[int, ...] = (1, 3, 64)
-    max_drop: float = 0.005
-    opset: int = 20
-    rounds: int = 15
+    formats: tuple[str, ...] = ("onnx",)  # those of `FORMATS` to write or to time
+    preprocess: bool = False  # whether the graph resizes and normalizes, and so takes uint8 pixels
+    probabilities: bool = False  # whether the graph ends with a softmax
+    batch_sizes: tuple[int, ...] = (1, 3, 64)  # at which outputs are compared and latencies measured
+    max_drop: float = 0.005  # how much worse the test metric may get, in units of the metric
+    opset: int = 20  # of ONNX
+    rounds: int = 15  # interleaved rounds of `benchmark latency`
 
     @classmethod
     def read(cls, flags: Mapping[str, list[str]]) -> "ExportRequest":
-        """Reads the flags of `EXPORT_FLAGS` and ignores others.
-
-        Raises:
-            UserError: an invalid value.
-        """
+        """Reads the flags of `EXPORT_FLAGS` and ignores others; raises a UserError for an invalid value."""
         settings: dict[str, object] = {name.removeprefix("--"): True for name in EXPORT_SWITCHES if name in flags}
         if "--format" in flags:
             settings["formats"] = _formats(flags["--format"])
         if "--batch_sizes" in flags:
-            settings["batch_sizes"] = tuple(
-                _number("--batch_sizes", word, 1) for word in _words(flags["--batch_sizes"])
-            )
+            settings["batch_sizes"] = tuple(_number("--batch_sizes", word, 1) for word in words(flags["--batch_sizes"]))
         if "--max_drop" in flags:
             settings["max_drop"] = _fraction("--max_drop", flags["--max_drop"][-1])
         if "--opset" in flags:
@@ -69,14 +53,15 @@ class ExportRequest:
         ]
 
 
-def _words(values: list[str]) -> list[str]:
+def words(values: list[str]) -> list[str]:
+    """Returns the words of comma lists."""
     return [word.strip() for word in ",".join(values).split(",") if word.strip()]
 
 
 def _formats(values: list[str]) -> tuple[str, ...]:
     known = (*FORMATS, *ALIASES)
     chosen: list[str] = []
-    for word in _words(values):
+    for word in words(values):
         if word not in known:
             raise UserError(f"--format: unknown format '{word}'; known are {', '.join(known)}{nearest(word, known)}")
         chosen += ALIASES.get(word, (word,))

@@ -1,14 +1,14 @@
-"""Folders that are named after the time they were made at, and the link `latest` beside them. No torch."""
+"""Folders named after the time at which they were made, and the link `latest` beside them. No torch."""
 
 import contextlib
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import count
 from pathlib import Path
 
-from plcourse.errors import RunFailed
+from plcourse.errors import RunFailed, UserError
 from plcourse.files import folders, locked, temporary_beside
+from plcourse.runs.record import read_record
 
 STAMP = re.compile(r"\d{8}-\d{6}(?:-\d+)?")
 
@@ -28,31 +28,25 @@ def new_folder(parent: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 path.rmdir()
             raise
-        point_latest(parent, path.name)
+        _point_latest(parent, path.name)
 
 
-def _stamped_folder(parent: Path) -> Path:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    for number in count(1):
-        path = parent / (stamp if number == 1 else f"{stamp}-{number}")
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            return path
-    raise AssertionError("count() has no end")
+def settle_latest(run: Path) -> None:
+    """Points `latest` at the newest run after one has ended, except runs that failed before their first checkpoint.
 
-
-def point_latest(parent: Path, name: str) -> None:
-    """Makes `latest` a relative link to a run, or a file with its name where links are not possible."""
-    link = parent / "latest"
-    temporary = temporary_beside(link)
-    try:
-        temporary.symlink_to(name, target_is_directory=True)
-    except (OSError, NotImplementedError):
-        temporary.write_text(f"{name}\n", encoding="utf-8")
-    try:
-        temporary.replace(link)
-    except OSError:  # a folder of this name exists; readers then look for the newest run
-        temporary.unlink()
+    A run that was interrupted or killed stays the latest, so that it can be resumed by that name. The link is removed
+    if no run qualifies. Folders without a time in their name, such as a sweep's cells, have no `latest`.
+    """
+    run = run.resolve()
+    if not STAMP.fullmatch(run.name):
+        return
+    with locked(run.parent):
+        runs = (folder for folder in folders(run.parent) if (folder / "run.json").is_file())
+        newest = max((folder for folder in runs if not _failed_early(folder)), key=age_key, default=None)
+        if newest is not None:
+            _point_latest(run.parent, newest.name)
+        else:
+            (run.parent / "latest").unlink(missing_ok=True)
 
 
 def latest_folder(parent: Path, record: str = "run.json") -> Path | None:
@@ -83,3 +77,38 @@ def age_key(folder: Path) -> tuple[str, int]:
     if not STAMP.fullmatch(folder.name):
         return "", 0
     return folder.name[:15], int(folder.name[16:] or 1)
+
+
+def _stamped_folder(parent: Path) -> Path:
+    path = stamped = parent / datetime.now().strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+            path = stamped.with_name(f"{stamped.name}-{number}")
+        else:
+            return path
+
+
+def _point_latest(parent: Path, name: str) -> None:
+    """Makes `latest` a relative link to a run, or a file with its name where links are not possible."""
+    link = parent / "latest"
+    temporary = temporary_beside(link)
+    try:
+        temporary.symlink_to(name, target_is_directory=True)
+    except (OSError, NotImplementedError):
+        temporary.write_text(f"{name}\n", encoding="utf-8")
+    try:
+        temporary.replace(link)
+    except OSError:  # a folder of this name exists; readers then look for the newest run
+        temporary.unlink()
+
+
+def _failed_early(folder: Path) -> bool:
+    try:
+        failed = read_record(folder / "run.json").get("status") == "failed"
+    except UserError:  # an unreadable record does not mean failure
+        return False
+    return failed and not any((folder / "checkpoints").glob("*.ckpt"))

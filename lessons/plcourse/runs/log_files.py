@@ -1,21 +1,19 @@
 """Lets Lightning's loggers that write files continue their files when a run resumes.
 
 By default a new `CSVLogger` deletes the table in its folder, and without a ``version`` both it and `TensorBoardLogger`
-start another folder. Here a resumed run continues in its folder, without rows that are newer than its checkpoint, and
-rows are written to disk before each checkpoint.
+start another folder. Here a resumed run continues in its folder, without rows that are newer than its checkpoint.
 """
 
-import csv
-import io
 import warnings
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from plcourse.files import write_text
 from plcourse.runs.run import Run
+from plcourse.training.checkpoint import load
 
 
 def on_disk(loggers: Sequence[Logger]) -> list[CSVLogger | TensorBoardLogger]:
@@ -23,29 +21,14 @@ def on_disk(loggers: Sequence[Logger]) -> list[CSVLogger | TensorBoardLogger]:
     return [logger for logger in loggers if isinstance(logger, CSVLogger | TensorBoardLogger)]
 
 
-def versions(loggers: Sequence[Logger]) -> list[Any]:
-    """Returns the versions of the loggers that write files, for ``run.json``."""
-    return [logger.version for logger in on_disk(loggers)]
-
-
-def flush(loggers: Sequence[Logger]) -> None:
-    """Writes buffered rows, so that a kill loses none from before the checkpoint."""
-    for logger in loggers:
-        if isinstance(logger, CSVLogger):
-            logger.save()
-
-
-def resume(loggers: Sequence[Logger], run: Run, step: int) -> None:
-    """Prepares loggers to continue their files; for the first process only.
-
-    Args:
-        loggers: new loggers, which have logged nothing yet.
-        run: the run.
-        step: the first step that will be logged again.
-    """
-    known = list(run.record.get("logger_versions") or [])
-    for logger in on_disk(loggers):
-        version = known.pop(0) if known else None
+def resume(loggers: Sequence[Logger], run: Run, checkpoint: Path | None) -> None:
+    """Prepares new loggers to continue their files from a checkpoint, or from the beginning; for the first process."""
+    if not (writing := on_disk(loggers)):
+        return
+    loops = load(checkpoint).get("loops", {}) if checkpoint is not None else {}
+    step = int(loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0))
+    versions = list(run.record.get("logger_versions") or [])
+    for logger, version in zip_longest(writing, versions[: len(writing)]):
         if logger._version is None:
             logger._version = version
         if isinstance(logger, TensorBoardLogger):
@@ -55,6 +38,8 @@ def resume(loggers: Sequence[Logger], run: Run, step: int) -> None:
 
 
 def _keep_rows(logger: CSVLogger, step: int) -> None:
+    import pandas as pd  # here, because most runs need no table
+
     table = Path(logger.log_dir, "metrics.csv")
     if not table.is_file():
         return
@@ -63,15 +48,10 @@ def _keep_rows(logger: CSVLogger, step: int) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*exists and is not empty")
         writer = logger.experiment
-    with kept.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = [row for row in reader if (row.get("step") or "").isdecimal() and int(row["step"]) < step]
-        names = list(reader.fieldnames or [])
-    if rows:
-        text = io.StringIO(newline="")
-        out = csv.DictWriter(text, names, lineterminator="\r\n")
-        out.writeheader()
-        out.writerows(rows)
-        write_text(table, text.getvalue())
-        writer.metrics_keys = names
+    if kept.stat().st_size:  # a kill can leave an empty file
+        rows = pd.read_csv(kept, dtype=str, keep_default_na=False)
+        rows = rows[[str(each).isdecimal() and int(each) < step for each in rows["step"]]]
+        if len(rows):
+            write_text(table, rows.to_csv(index=False, lineterminator="\r\n"))
+            writer.metrics_keys = list(rows.columns)
     kept.unlink()

@@ -1,55 +1,81 @@
-"""Writes predictions: one Parquet file per process, which appears when it is complete."""
+"""Writes predictions as Arrow tables: one Parquet file per process, which appears when it is complete."""
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
+from torch import Tensor
 
-from plcourse.errors import RunFailed, UserError
+from plcourse.errors import RunFailed, UserError, nearest
 from plcourse.files import hold, publish, write_json
 from plcourse.processes.collectives import gather_objects
-from plcourse.runs.columns import to_table
 from plcourse.training.callbacks import samples_in, samples_of
 
 MANIFEST = "_manifest.json"
 
 
+def to_table(
+    prediction: Mapping[str, object], label_names: Sequence[str] | None = None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Returns the rows of one prediction, which maps column names to B values each.
+
+    Tensors and arrays [B] become plain columns, tensors and arrays [B, K] columns of fixed-size lists, and lists of
+    strings string columns. Arrow arrays are used as they are. Values are copied as little as possible.
+
+    Args:
+        prediction: the result of ``predict_step``; ``label`` contains class numbers.
+        label_names: names of the classes, which add a column ``label_name``.
+        columns: the columns to keep, in this order; None keeps all.
+
+    Raises:
+        UserError: the prediction lacks a column.
+    """
+    found = {name: _column(value) for name, value in prediction.items()}
+    if "label" in found and label_names:
+        # a dictionary of a few names takes less space than a string per row
+        names = pa.array(list(label_names), pa.string())
+        found["label_name"] = pa.DictionaryArray.from_arrays(found["label"].cast(pa.int32()), names)
+    if columns is not None:
+        for name in columns:
+            if name not in found:
+                raise UserError(f"no column '{name}'; the columns are {', '.join(found)}{nearest(name, found)}")
+        found = {name: found[name] for name in columns}
+    return pa.table(found)
+
+
 class PredictionWriter(BasePredictionWriter):
     """Writes the results of ``predict_step`` as rows of ``part-<rank>.parquet``.
 
-    A prediction is a mapping of columns; see `plcourse.runs.columns`. The files get their names when all rows are
-    written, and those of an earlier prediction stay until then. ``_manifest.json`` describes them.
+    A prediction is a mapping of columns; see `to_table`. The files get their names when all rows are written, and those
+    of an earlier prediction stay until then. ``_manifest.json`` describes them.
 
     Args:
         folder: the folder of the files.
         label_names: names of the classes in the order of their numbers. None asks the data module at the first batch,
             because it may learn them from the checkpoint.
         facts: further fields of the manifest, such as the source of the inputs.
-
-    Attributes:
-        rows: rows written; after the prediction, those of all processes.
-        given: the number of samples, None where it is unknown.
-        seen: the number of predicted samples, None where it is unknown.
     """
 
     def __init__(
         self,
         folder: str | Path,
         label_names: list[str] | None = None,
-        facts: Mapping[str, Any] = MappingProxyType({}),
+        facts: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         super().__init__(write_interval="batch")
         self.folder, self.label_names, self.facts = Path(folder), label_names, facts
-        self.rows = 0
-        self.given: int | None = None
-        self.seen: int | None = None
+        self.rows = 0  # written by this process; after the prediction, by all processes
+        self.given: int | None = None  # samples, None if their number is unknown
+        self.seen: int | None = None  # predicted samples, None if their number is unknown
         self._batches: Counter[int] = Counter()
         self._writer: pq.ParquetWriter | None = None
         self._lock: int | None = None
@@ -62,18 +88,17 @@ class PredictionWriter(BasePredictionWriter):
             UserError: another process is writing predictions there; on every rank.
             RunFailed: the folder cannot be made; on every rank.
         """
-        found: Any = None
+        problem: UserError | None = None
         if trainer.is_global_zero:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = hold(self.folder, "predictions")
             except OSError as error:
-                found = RunFailed(f"cannot make '{self.folder}': {error.strerror}")
+                problem = RunFailed(f"cannot make '{self.folder}': {error.strerror}")
             except UserError as error:
-                found = error
-        found = gather_objects(found)[0]
-        if found is not None:
-            raise found
+                problem = error
+        if problem := gather_objects(problem)[0]:
+            raise problem
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Unlocks the folder."""
@@ -95,9 +120,9 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        prediction: Any,
-        batch_indices: Any,
-        batch: Any,
+        prediction: Mapping[str, object],
+        batch_indices: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
@@ -121,7 +146,7 @@ class PredictionWriter(BasePredictionWriter):
         return f"{several}{self.seen:,} of {self.given:,} samples"
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Closes the file, gives it its name, and removes the files of ranks that no longer exist."""
+        """Gives the complete file its name, and removes the files of ranks that no longer exist."""
         own = self.folder / f"part-{trainer.global_rank:05d}.parquet"
         if self._writer is not None:
             self._writer.close()
@@ -139,10 +164,21 @@ class PredictionWriter(BasePredictionWriter):
             for path in self.folder.glob("part-*"):  # also the shards of a loop that has written here
                 if path.name not in current:
                     path.unlink()
-            found = {"given": self.given, "seen": self.seen, "rows": self.rows}
-            write_json(
-                self.folder / MANIFEST, {"schema": 1, "complete": True, "format": "parquet", **found, **self.facts}
-            )
+            counts = {"given": self.given, "seen": self.seen, "rows": self.rows}
+            fixed = {"schema": 1, "complete": True, "format": "parquet"}
+            write_json(self.folder / MANIFEST, {**fixed, **counts, **self.facts})
 
     def _temporary(self, trainer: pl.Trainer) -> Path:
         return self.folder / f".part-{trainer.global_rank:05d}.tmp"
+
+
+def _column(value: object) -> pa.Array:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
+    if not isinstance(value, np.ndarray):
+        return value if isinstance(value, pa.Array) else pa.array(value)
+    if value.ndim == 1:
+        return pa.array(value)
+    flat = pa.array(value.reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, value[0].size if len(value) else value.shape[-1])

@@ -11,7 +11,6 @@ from plcourse.errors import UserError
 from plcourse.runs.environment import Environment, environment, process_start
 
 SCHEMA = 1
-STATUSES = ("running", "finished", "failed", "interrupted")
 
 
 class Best(TypedDict):
@@ -24,72 +23,73 @@ class Best(TypedDict):
 
 
 class Start(TypedDict):
-    """The checkpoint that a run started from: path, SHA-256, and the SHA-256 of the run's last checkpoint then."""
+    """The checkpoint that a run started from, with its SHA-256; see `plcourse.runs.references.start_record`."""
 
     checkpoint: str
     sha256: str
-    last: str | None
+    last: str | None  # the SHA-256 of the run's last checkpoint at that time
 
 
 class ChangeEntry(TypedDict):
-    """The settings that a continued run has changed, old and new value by key, and the step from which they hold."""
+    """The settings that a continued run has changed, and the step from which they hold."""
 
     from_step: int
     from_epoch: int
-    settings: dict[str, list[Any]]
+    settings: dict[str, list[Any]]  # the old and the new value by key
     earlier_config: str
 
 
 class RunRecord(Environment, total=False):
-    """The contents of `run.json`; the required fields exist from the beginning.
+    """The contents of `run.json`; the required fields exist from the beginning. Times are in ISO format with a zone."""
 
-    Attributes:
-        schema: the version of the format.
-        status: one of `STATUSES`.
-        verb: the verb that made the run.
-        config: the name of its config.
-        created: the time at which the folder was made, in ISO format with the zone, as all times here.
-        started: the time of the start, or of the last resumption.
-        ended: the time of the end, None while it runs.
-        seconds: from `started` to `ended`.
-        seed: the seed of everything.
-        best: the best checkpoint, None before the first.
-        error: one line, None where nothing failed.
-        trust: modules that the command allowed.
-        start: the checkpoint from which it started; see `plcourse.runs.start`.
-        changes: what continued runs have changed.
-        tuned: settings that a tuner chose: the value before and after.
-        logger_versions: the versions of Lightning's loggers that write files.
-        data: numbers of samples, such as `n_train`.
-        verbs: which of test and predict can follow.
-        training_seconds: time of training and validation, over all resumptions.
-        steps: optimizer steps.
-        view_of: the folder of the run that this view evaluates.
-        sweep: the arm and position of a sweep's cell.
-    """
-
-    schema: Required[int]
-    status: Required[str]
-    verb: Required[str | None]
-    config: Required[str]
-    created: Required[str]
-    started: Required[str]
-    ended: Required[str | None]
-    seconds: Required[float | None]
+    schema: Required[int]  # the version of the format
+    status: Required[str]  # running, finished, failed or interrupted
+    verb: Required[str | None]  # that made the run
+    config: Required[str]  # the name of its config
+    created: Required[str]  # when the folder was made
+    started: Required[str]  # when the run started or was last resumed
+    ended: Required[str | None]  # None while it runs
+    seconds: Required[float | None]  # from `started` to `ended`
     seed: Required[int | None]
-    best: Required[Best | None]
-    error: Required[str | None]
-    trust: list[str]
+    best: Required[Best | None]  # None before the first checkpoint
+    error: Required[str | None]  # one line, None if nothing failed
+    trust: list[str]  # modules that the command allowed
     start: Start | None
     changes: list[ChangeEntry]
-    tuned: dict[str, list[Any]]
-    logger_versions: list[int | str | None]
-    data: dict[str, int]
-    verbs: list[str]
-    training_seconds: float
-    steps: int
-    view_of: str
-    sweep: dict[str, Any]
+    tuned: dict[str, list[Any]]  # settings that a tuner chose: the value before and after
+    logger_versions: list[int | str | None]  # of Lightning's loggers that write files
+    data: dict[str, int]  # numbers of samples, such as `n_train`
+    verbs: list[str]  # which of test and predict can follow
+    training_seconds: float  # training and validation, over all resumptions
+    steps: int  # optimizer steps
+    view_of: str  # the folder of the run that this view evaluates
+    sweep: dict[str, object]  # the arm and position of a sweep's cell
+
+
+class MetricRow(TypedDict):
+    """A row of `metrics.csv`."""
+
+    step: int  # training batches, counted from 0
+    epoch: int
+    metric: str
+    value: float
+
+
+def read_object(file: Path, what: str) -> dict[str, Any]:
+    """Reads a JSON file that contains an object.
+
+    Raises:
+        UserError: the file is missing or not a JSON object; `what` says what it should be.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read '{file}': {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'{file}' is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"'{file}' is not {what}: it holds a {type(content).__name__}, not an object")
+    return content
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -98,21 +98,14 @@ def read_record(file: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, not JSON, or of a newer plcourse.
     """
-    try:
-        record = json.loads(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read '{file}': {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"'{file}' is not valid JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"'{file}' is not a record: it holds a {type(record).__name__}, not an object")
+    record = read_object(file, "a record")
     schema = record.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise UserError(f"'{file}' has schema {schema} of a newer plcourse; this version reads up to {SCHEMA}")
     return record
 
 
-def status_of(record: Mapping[str, Any]) -> str:
+def status_of(record: Mapping[str, object]) -> str:
     """Returns the status of a record as `Run.status` does."""
     status = str(record.get("status", "unreadable"))
     hardware, pid = record.get("hardware"), record.get("pid")
@@ -124,10 +117,10 @@ def status_of(record: Mapping[str, Any]) -> str:
     return "killed" if gone else "running"
 
 
-def first_record(config_name: str, given: Mapping[str, Any]) -> RunRecord:
-    """Returns the record of a run that begins; dictionaries in `given` are added to those of the environment."""
+def first_record(config_name: str) -> RunRecord:
+    """Returns the record of a run that begins now in this process."""
     now = timestamp()
-    fields: dict[str, Any] = {
+    return {
         "schema": SCHEMA,
         "status": "running",
         "verb": None,
@@ -141,10 +134,6 @@ def first_record(config_name: str, given: Mapping[str, Any]) -> RunRecord:
         "error": None,
         **environment(),
     }
-    for key, value in given.items():
-        both = isinstance(value, dict) and isinstance(fields.get(key), dict)
-        fields[key] = {**fields[key], **value} if both else value
-    return RunRecord(**fields)
 
 
 def timestamp() -> str:

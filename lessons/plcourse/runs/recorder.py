@@ -1,27 +1,36 @@
-"""Records a training: metrics.csv, the suite's part of a checkpoint, and the best score."""
+"""Records what a run measures: metrics.csv, the suite's part of a checkpoint, the best score, and evaluations."""
 
 import csv
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TextIO
 
 import numpy as np
 import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from plcourse.console import say
 from plcourse.errors import RunFailed
+from plcourse.files import write_json
 from plcourse.runs import log_files
 from plcourse.runs.changes import Change
-from plcourse.runs.next_steps import verbs_after
+from plcourse.runs.environment import package_version
+from plcourse.runs.record import read_record
+from plcourse.runs.references import relative_to_run
 from plcourse.runs.run import Run
+from plcourse.runs.variants import link_or_copy
+from plcourse.training.variant import AS_TRAINED, Variant
 
 _HEADER = "step,epoch,metric,value\n"
+_NEW_INPUTS = ("predict_path", "predict_paths", "seeds")
 
 
 def shortest(value: float) -> float:
@@ -48,7 +57,7 @@ class TidyLogger(Logger):
         super().__init__()
         self.path = Path(path)
         self.active = True
-        self._file: Any = None
+        self._file: TextIO | None = None
 
     @property
     def name(self) -> str:
@@ -66,20 +75,20 @@ class TidyLogger(Logger):
         if not self.active:
             return
         epoch = int(metrics.get("epoch", 0))
-        with self._told():
+        with self._one_line_errors():
             writer = csv.writer(self._open(), lineterminator="\n")
             for name, value in metrics.items():
                 if name != "epoch":
                     writer.writerow((step or 0, epoch, name, shortest(value)))
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """Does nothing: config.yaml contains them."""
 
     @rank_zero_only
     def save(self) -> None:
         """Flushes the appended rows."""
         if self._file is not None:
-            with self._told():
+            with self._one_line_errors():
                 self._file.flush()
 
     @rank_zero_only
@@ -87,12 +96,12 @@ class TidyLogger(Logger):
         """Flushes and closes the file."""
         file, self._file = self._file, None
         if file is not None:
-            with self._told():
+            with self._one_line_errors():
                 file.close()
 
     def size(self) -> int:
         """Flushes the file and returns its size in bytes."""
-        with self._told():
+        with self._one_line_errors():
             self._open().flush()
             return self.path.stat().st_size
 
@@ -104,7 +113,7 @@ class TidyLogger(Logger):
             os.truncate(self.path, max(0, min(size, self.path.stat().st_size)))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _one_line_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -115,7 +124,7 @@ class TidyLogger(Logger):
         if self.path.is_symlink():
             raise RunFailed(f"{self.path} is a link, but a run writes only into its own files; remove the link")
 
-    def _open(self) -> Any:
+    def _open(self) -> TextIO:
         if self._file is None:
             self._check_place()
             self._file = self.path.open("a", encoding="utf-8", newline="")
@@ -154,7 +163,9 @@ class RunRecorder(Callback):
     ) -> None:
         """Stores the size of the table, so that a resumed run continues after the same row."""
         if trainer.is_global_zero:  # it writes the file, and other machines may not see the folder
-            log_files.flush(trainer.loggers)
+            for logger in trainer.loggers:
+                if isinstance(logger, CSVLogger):
+                    logger.save()  # a kill must not lose rows from before the checkpoint
             checkpoint["plcourse"] = {
                 "run": self.run.record["created"],
                 "metrics_size": self.logger.size(),
@@ -178,15 +189,17 @@ class RunRecorder(Callback):
         """Starts the clock, and records the numbers of samples and the verbs that can follow."""
         self._started = time.monotonic()
         self.began = True
-        if self.change is not None and trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        if self.change is not None:
             self.change.record(self.run, trainer.global_step, trainer.current_epoch)
             say(f"from step {trainer.global_step} on: {self.change}")
-        if trainer.is_global_zero and (found := log_files.versions(trainer.loggers)):
-            self.run.update(logger_versions=found)
-        sizes = getattr(getattr(trainer, "datamodule", None), "sizes", None)
-        if trainer.is_global_zero:
-            found = {"data": sizes or self.run.record.get("data"), "verbs": verbs_after(trainer, pl_module)}
-            self.run.update(**{key: value for key, value in found.items() if value is not None})
+        found = {
+            "logger_versions": [logger.version for logger in log_files.on_disk(trainer.loggers)],
+            "data": getattr(getattr(trainer, "datamodule", None), "sizes", None),
+        }
+        known = {key: value for key, value in found.items() if value}
+        self.run.update(**known, verbs=_possible_verbs(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Records the best score so far."""
@@ -211,10 +224,80 @@ class RunRecorder(Callback):
         if checkpoint is None or not trainer.is_global_zero or checkpoint.best_model_score in (None, self._best):
             return
         self._best = checkpoint.best_model_score
-        best = {
-            "metric": checkpoint.monitor,
-            "value": checkpoint.best_model_score,
-            "step": checkpoint.best_step,
-            "epoch": checkpoint.best_epoch,
-        }
-        self.run.update(best=best)
+        best = {"metric": checkpoint.monitor, "value": self._best}
+        self.run.update(best={**best, "step": checkpoint.best_step, "epoch": checkpoint.best_epoch})
+
+
+def save_evaluation(
+    run: Path,
+    stage: str,
+    metrics: dict[str, float],
+    coverage: dict[str, int] | None,
+    checkpoint: Path | None,
+    processes: int,
+    seconds: float,
+    findings: Mapping[str, object] = MappingProxyType({}),
+    variant: Variant = AS_TRAINED,
+) -> dict[str, Any]:
+    """Writes ``eval/<stage>[-<variant>].json`` and returns its contents; for the first rank only.
+
+    Older results are kept as ``eval/<stage>-<n>.json``.
+
+    Args:
+        run: the run's folder.
+        stage: val or test.
+        metrics: the scores.
+        coverage: the counts of `plcourse.training.callbacks.Coverage`.
+        checkpoint: the file that was scored; None for untrained weights.
+        processes: the number of processes.
+        seconds: the duration of the evaluation.
+        findings: further fields of the file.
+        variant: how the evaluation differs from the run as it was trained.
+    """
+    report = {
+        "stage": stage,
+        "settings": dict(variant.settings),
+        "metrics": {name: shortest(value) for name, value in metrics.items()},
+        "coverage": coverage,
+        "checkpoint": checkpoint and relative_to_run(checkpoint, run),
+        "processes": processes,
+        "best_step": _best_step(run),
+        "seconds": round(seconds, 3),
+        "trust": list(variant.trust),
+        "plcourse": package_version("plcourse"),
+        **findings,
+    }
+    path = run / "eval" / f"{variant.file_stem(stage)}.json"
+    path.parent.mkdir(exist_ok=True)
+    names = (path.with_name(f"{path.stem}-{number}.json") for number in count(1))
+    older = next(name for name in names if not name.exists())
+    try:
+        if path.is_file():
+            link_or_copy(path, older)  # a second name, so that a kill leaves the old or the new file
+        write_json(path, report)
+    except (OSError, RunFailed):  # such as a full disk: the older file stays
+        older.unlink(missing_ok=True)
+        raise
+    return report
+
+
+def _possible_verbs(trainer: pl.Trainer, module: pl.LightningModule) -> list[str]:
+    """Returns which of test and predict can follow a fit, because the model has the step and the data have samples."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if data is None:
+        return []
+    sizes = getattr(data, "sizes", None) or getattr(getattr(data, "splits", None), "sizes", None)
+    has_test = not isinstance(sizes, dict) or sizes.get("n_test") != 0
+    # the suite's data modules predict the test part if there are no new inputs
+    new_inputs = [getattr(data, name) for name in _NEW_INPUTS if hasattr(data, name)]
+    possible = {
+        "test": has_test and is_overridden("test_step", module) and is_overridden("test_dataloader", data),
+        "predict": is_overridden("predict_dataloader", data) and (has_test or not new_inputs or any(new_inputs)),
+    }
+    return [verb for verb in possible if possible[verb]]
+
+
+def _best_step(run: Path) -> int | None:
+    """Returns the step of the run's current best checkpoint; further training may give another."""
+    best = read_record(run / "run.json").get("best") if (run / "run.json").is_file() else None
+    return best.get("step") if isinstance(best, dict) else None

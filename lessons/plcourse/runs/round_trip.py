@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
 from plcourse.errors import UserError, first_line
-from plcourse.runs.config_keys import expand_class_names
-from plcourse.runs.config_yaml import read_tree, write_tree
+from plcourse.runs.config_yaml import expand_class_names, read_tree, write_tree
 from plcourse.runs.configs import ConfigSource
 from plcourse.runs.differences import differences
 
@@ -33,7 +32,7 @@ def register_types() -> None:
         )
 
 
-def dumped(parser: Any, config: Namespace) -> str:
+def dumped(parser: ArgumentParser, config: Namespace) -> str:
     """Returns a parsed config as complete YAML, without `ckpt_path` and `config`.
 
     Raises:
@@ -53,7 +52,7 @@ def dumped(parser: Any, config: Namespace) -> str:
     return header + write_tree(tree)
 
 
-def repeatable(parser: Any, config: Namespace) -> str:
+def repeatable(parser: ArgumentParser, config: Namespace) -> str:
     """Returns a parsed config as YAML that gives the same config when it is read again.
 
     A default that cannot be written, such as a function of a module that configs may not name, is left out: a reader
@@ -66,42 +65,33 @@ def repeatable(parser: Any, config: Namespace) -> str:
     functions = {key for key, value in odd.items() if not isinstance(value, torch.device | torch.dtype)}
     problem = ""
     for left_out in (set(), functions, set(odd)):  # as few as possible
-        try:
-            text = dumped(parser, _without(config, left_out))
-            problem, lost = _problem(parser, config, text, set(odd), left_out)
-            if problem and lost:
-                text = dumped(parser, _without(config, left_out | lost))
-                problem, _ = _problem(parser, config, text, set(odd), left_out | lost)
-        except TypeError:
-            problem = "it contains a value that cannot be written"
-            continue
+        text, problem, lost = _attempt(parser, config, set(odd), left_out)
+        if lost:
+            text, problem, _ = _attempt(parser, config, set(odd), left_out | lost)
         if not problem:
             return text
     raise UserError(f"config.yaml could not repeat this run: {problem}")
 
 
-def _problem(parser: Any, config: Namespace, text: str, odd: Set[Key], left_out: Set[Key]) -> tuple[str, Set[Key]]:
-    """Why a text does not give the config that it was written from, and the keys of values that differ."""
-    again, error = _parsed(parser, text)
-    if again is None:
-        return error, set()
-    written = dumped(parser, _without(again, left_out))
+def _attempt(parser: ArgumentParser, config: Namespace, odd: Set[Key], left_out: Set[Key]) -> tuple[str, str, Set[Key]]:
+    """Returns a config without some parameters as YAML, why that does not repeat it, and the keys that differ."""
+    try:
+        text = dumped(parser, _without(config, left_out))
+        tree = expand_class_names(read_tree(text), ConfigSource("config.yaml", "config.yaml", text, packaged=False))
+        again = parser.parse_args([f"--config={write_tree(tree)}"])
+        written = dumped(parser, _without(again, left_out))
+    except TypeError:
+        return "", "it contains a value that cannot be written", set()
+    except UserError as error:
+        return "", first_line(error), set()
     if written != text:
         found = differences(read_tree(text), read_tree(written))
-        return "; ".join(f"{key} {old!r} is read back as {new!r}" for key, (old, new) in found.items()), set()
+        return text, "; ".join(f"{key} {old!r} is read back as {new!r}" for key, (old, new) in found.items()), set()
     lost = {key for key in odd if _at(again, key) != _at(config, key)}
-    return (f"{'.'.join(map(str, min(lost, key=str)))} is not read back as it was" if lost else ""), lost
+    return text, f"{'.'.join(map(str, min(lost, key=str)))} is not read back as it was" if lost else "", lost
 
 
-def _parsed(parser: Any, text: str) -> tuple[Namespace | None, str]:
-    tree = expand_class_names(read_tree(text), ConfigSource("config.yaml", "config.yaml", text, packaged=False))
-    try:
-        return parser.parse_args([f"--config={write_tree(tree)}"]), ""
-    except UserError as error:
-        return None, first_line(error)
-
-
-def _leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
+def _leaves(value: object, key: Key = ()) -> Iterator[tuple[Key, object]]:
     if isinstance(value, Namespace | dict):
         pairs = vars(value) if isinstance(value, Namespace) else value
         for name, inner in pairs.items():
@@ -113,7 +103,7 @@ def _leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
         yield key, value
 
 
-def _at(value: Any, key: Key) -> Any:
+def _at(value: Any, key: Key) -> object:
     for part in key:
         value = vars(value).get(part) if isinstance(value, Namespace) else value[part]  # pyright: ignore
     return value
@@ -132,7 +122,7 @@ def _keep_text(tree: Any, key: Key, text: str) -> None:
 
 
 def _without(value: Any, keys: Set[Key], key: Key = ()) -> Any:
-    """A copy of the config without some parameters."""
+    """Returns a copy of the config without some parameters."""
     if not keys:
         return value
     if isinstance(value, Namespace):
@@ -144,7 +134,7 @@ def _without(value: Any, keys: Set[Key], key: Key = ()) -> Any:
 
 
 def _parameter(key: Key) -> Key:
-    """The key of the parameter that contains a value, such as a list."""
+    """Returns the key of the parameter that contains a value, such as a list."""
     names = [place for place, part in enumerate(key) if part == "init_args"]
     return key[: names[-1] + 2] if names else key
 

@@ -8,7 +8,6 @@ never sees half of a `run.json`.
 import contextlib
 import csv
 import io
-import json
 import os
 import re
 import shlex
@@ -16,14 +15,14 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 from plcourse.errors import UserError, nearest
 from plcourse.files import folders, locked, write_json
 from plcourse.runs.configs import own_name
 from plcourse.runs.environment import environment
 from plcourse.runs.folders import STAMP, age_key, find_folder, new_folder
-from plcourse.runs.record import STATUSES, RunRecord, first_record, read_record, status_of, timestamp
+from plcourse.runs.record import MetricRow, RunRecord, first_record, read_object, read_record, status_of, timestamp
 
 OUT_OF_FOLD = "out_of_fold.parquet"  # written by a cross-validated fit into predictions/
 SWEEPS = "sweeps"  # the folder of all sweeps below the root
@@ -35,7 +34,7 @@ class Run:
 
     Args:
         path: the folder.
-        root: the root folder of all runs, to which its name is relative; without it the name is the path.
+        root: the root folder of all runs, to which its name is relative; None makes the path its name.
 
     Attributes:
         variant: the name of the variant that the command has evaluated; see `plcourse.training.variant`. Empty for the
@@ -46,33 +45,31 @@ class Run:
 
     def __init__(self, path: str | Path, root: str | Path | None = None) -> None:
         self.path = Path(path)
-        self._root = None if root is None else Path(root)
+        self.root = None if root is None else Path(root)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
     @classmethod
-    def create(cls, config_name: str, root: str | Path, record: Mapping[str, Any]) -> Self:
+    def create(cls, config_name: str, root: str | Path, record: Mapping[str, object]) -> Self:
         """Makes a new folder with a `run.json` and points `latest` at it.
 
         Args:
             config_name: `<lesson>/<variant>`; of any other name the last part is used, below `own/`.
             root: the root folder of all runs.
-            record: fields of `run.json`, such as `verb` and `seed`, in addition to those that are always known.
+            record: fields of `run.json`, such as `verb` and `seed`, beside those that are always known.
 
         Raises:
             UserError: the folder cannot be made.
             RunFailed: `run.json` cannot be written.
         """
         parent = Path(root) / _folder_name(config_name)
-        fields = first_record(config_name, record)
         try:
             with new_folder(parent) as path:
-                write_json(path / "run.json", fields)
+                write_json(path / "run.json", {**first_record(config_name), **record})
         except OSError as error:
-            raise UserError(
-                f"cannot make a run folder in '{parent}': {error.strerror}; choose another root with --runs_root"
-            ) from error
+            what = f"cannot make a run folder in '{parent}': {error.strerror}"
+            raise UserError(f"{what}; choose another root with --runs_root") from error
         return cls(path, root)
 
     @classmethod
@@ -87,25 +84,16 @@ class Run:
         Raises:
             UserError: the run does not exist; the message names the nearest or the most recent ones.
         """
-        base = runs_root(root)
-        name = str(path_or_name)
-        for candidate in (Path(name), base / name):
-            folder = find_folder(candidate)
-            if folder is not None:
-                return cls(folder, base)
+        base, name = runs_root(root), str(path_or_name)
+        if folder := find_folder(Path(name)) or find_folder(base / name):
+            return cls(folder, base)
         raise UserError(_missing_message(name, base))
 
     @property
     def name(self) -> str:
         """`<lesson>/<variant>/<time>` below its root, or the whole path of a run elsewhere."""
-        path = self.path.resolve()
-        root = self._root.resolve() if self._root is not None else None
+        path, root = self.path.resolve(), self.root and self.root.resolve()
         return path.relative_to(root).as_posix() if root is not None and path.is_relative_to(root) else str(path)
-
-    @property
-    def root(self) -> Path | None:
-        """The root folder of all runs, None where it is unknown."""
-        return self._root
 
     @property
     def record(self) -> RunRecord:
@@ -118,10 +106,10 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `failed` or `interrupted`, as recorded, or one of two others.
+        """The recorded `running`, `finished`, `failed` or `interrupted`, or else `killed` or `unreadable`.
 
-        `killed` is a run that was recorded as running by a process of this machine that is gone; `unreadable` one
-        without a usable `run.json`.
+        A killed run is recorded as running by a process of this machine that no longer exists. An unreadable one has no
+        usable `run.json`.
         """
         try:
             return status_of(self.record)
@@ -134,8 +122,8 @@ class Run:
         return self.path / "config.yaml"
 
     @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """The rows of `metrics.csv` (`step`, `epoch`, `metric`, `value`), except a last row that a kill cut short.
+    def metrics(self) -> list[MetricRow]:
+        """The rows of `metrics.csv`, except a last row that a kill cut short.
 
         Raises:
             UserError: another row that is not of this form, with its line.
@@ -147,26 +135,18 @@ class Run:
             return []
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read '{file}': {error}") from error
-        whole = text[: text.rfind("\n") + 1]
-        rows: list[dict[str, Any]] = []
-        reader = csv.DictReader(io.StringIO(whole, newline=""))
-        while True:
-            row = None
-            try:
-                if (row := next(reader, None)) is None:
-                    return rows
-                rows.append(
-                    {
-                        "step": int(row["step"]),
-                        "epoch": int(row["epoch"]),
-                        "metric": row["metric"],
-                        "value": float(row["value"]),
-                    }
-                )
-            except (KeyError, TypeError, ValueError, csv.Error) as error:
-                line = len(rows) + 2
-                what = str(error) if row is None else str(row)[:200]
-                raise UserError(f"{file}:{line}: not a row of step, epoch, metric, value: {what}") from error
+        lines = io.StringIO(text[: text.rfind("\n") + 1], newline="").readlines()
+        reader = csv.DictReader(lines)
+        rows: list[MetricRow] = []
+        try:
+            for row in reader:
+                step, epoch, value = int(row["step"]), int(row["epoch"]), float(row["value"])
+                rows.append({"step": step, "epoch": epoch, "metric": row["metric"], "value": value})
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            found = lines[reader.line_num - 1].rstrip()[:200]
+            what = f"not a row of step, epoch, metric, value: {found!r}"
+            raise UserError(f"{file}:{reader.line_num}: {what}") from error
+        return rows
 
     @property
     def predictions(self) -> list[Path]:
@@ -183,19 +163,10 @@ class Run:
         file = self.path / "eval" / f"{split}.json"
         if not file.is_file():
             known = sorted(path.stem for path in (self.path / "eval").glob("*.json"))
-            there = (
-                f"it has {', '.join(known)}"
-                if known
-                else f"`plcourse test --run {shlex.quote(str(self.path))}` makes one"
-            )
+            make = f"`plcourse test --run {shlex.quote(str(self.path))}` makes one"
+            there = f"it has {', '.join(known)}" if known else make
             raise UserError(f"run {self.name} has no evaluation {split!r}; {there}{nearest(split, known)}")
-        try:
-            evaluation = json.loads(file.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"'{file}' is not valid JSON: {error}") from error
-        if not isinstance(evaluation, dict):
-            raise UserError(f"'{file}' is not an evaluation: it holds a {type(evaluation).__name__}, not an object")
-        return evaluation
+        return read_object(file, "an evaluation")
 
     def checkpoint(self, which: str | Path = "best") -> Path:
         """Returns the file of a checkpoint.
@@ -217,10 +188,7 @@ class Run:
         raise UserError(f"run {self.name} has no checkpoint {name!r}; {there}")
 
     def view(self, path: Path) -> Self:
-        """Makes a folder with links to this run's config and checkpoints, into which evaluations can write.
-
-        Args:
-            path: the folder, which must not exist; its parents are made.
+        """Makes a new folder with links to this run's config and checkpoints, into which evaluations can write.
 
         Raises:
             UserError: the run has no config or cannot be read.
@@ -234,7 +202,7 @@ class Run:
         write_json(path / "run.json", {**record, "view_of": str(self.path.resolve())})
         return type(self)(path)
 
-    def update(self, **fields: Any) -> None:
+    def update(self, **fields: object) -> None:
         """Changes fields of `run.json` atomically.
 
         Raises:
@@ -243,15 +211,14 @@ class Run:
         with locked(self.path):
             write_json(self.path / "run.json", {**self.record, **fields})
 
-    def finish(self, status: str, **fields: Any) -> None:
-        """Records the end: the status `finished`, `failed` or `interrupted`, the time, and further fields."""
-        assert status in STATUSES[1:], status
+    def finish(self, status: Literal["finished", "failed", "interrupted"], **fields: object) -> None:
+        """Records the end: the status, the time, and further fields."""
         ended = timestamp()
         started = datetime.fromisoformat(self.record["started"])
         seconds = round((datetime.fromisoformat(ended) - started).total_seconds(), 3)
         self.update(**{"status": status, "ended": ended, "seconds": seconds, **fields})
 
-    def resume(self, **fields: Any) -> None:
+    def resume(self, **fields: object) -> None:
         """Records that this process continues the run, and further fields.
 
         Raises:
@@ -288,14 +255,14 @@ def list_runs(root: str | Path) -> list[Run]:
     A folder named like a run is listed even if its `run.json` is missing or broken; its status is `unreadable`.
     """
     found = [
-        (run, folder)
+        folder
         for lesson in folders(Path(root))
         if lesson.name not in (SWEEPS, BENCHMARKS)
         for variant in folders(lesson)
         for folder in folders(variant)
-        if (run := Run(folder, root)) and ((folder / "run.json").is_file() or STAMP.fullmatch(folder.name))
+        if (folder / "run.json").is_file() or STAMP.fullmatch(folder.name)
     ]
-    return [run for run, _ in sorted(found, key=lambda pair: age_key(pair[1]), reverse=True)]
+    return [Run(folder, root) for folder in sorted(found, key=age_key, reverse=True)]
 
 
 def list_sweeps(root: str | Path) -> list[Path]:

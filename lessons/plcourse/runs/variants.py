@@ -1,6 +1,8 @@
-"""Finds and compares the evaluations of a run; `plcourse.training.variant` explains variants. No torch."""
+"""The evaluations and predictions of a run: their settings, their main score, and commands that repeat them. No torch.
 
-import json
+`plcourse.training.variant` explains variants.
+"""
+
 import os
 import re
 import shlex
@@ -11,29 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from plcourse.console.flags import as_flags
-from plcourse.errors import UserError
-from plcourse.runs.config_keys import lookup
-from plcourse.runs.config_yaml import parse_config
+from plcourse.runs.config_yaml import lookup, parse_config
 from plcourse.runs.configs import ConfigSource, find_config
 from plcourse.runs.differences import differences
+from plcourse.runs.record import read_object
 from plcourse.runs.run import Run
 from plcourse.training.variant import CHECKPOINT, Variant, predictions_folder
 
 _NEWEST = "newest-"  # prefix of links to the predictions of a variant
+_FIRST = ("accuracy", "foreground_iou")
+# Words in a metric's name that tell which way is better.
+_SMALLER = re.compile(
+    ".*(loss|error|nll|perplexity|distance|seconds|time)|ece|ppl|mse|mae|rmse|brier|fid|kid|mmd|frechet|latency|bits"
+)
+_LARGER = re.compile("accuracy|acc|f1|precision|recall|auc|auroc|ap|iou|dice|score|bleu|coverage|throughput|r2")
 
 
 def variant_of(run: Run, config: str, checkpoint: Path | None, trust: Sequence[str] = ()) -> Variant:
-    """Compares a request with the run that it evaluates.
-
-    Args:
-        run: the run.
-        config: the complete config of the request as YAML.
-        checkpoint: the file to evaluate, if any.
-        trust: modules that the request allows.
-    """
+    """Compares a request with the run that it evaluates; `config` is the complete config of the request as YAML."""
     settings: dict[str, Any] = {}
-    if checkpoint is not None and (name := _checkpoint_name(run, checkpoint)):
-        settings[CHECKPOINT] = name
+    if checkpoint is not None:
+        is_own = checkpoint.resolve().parent == (run.path / "checkpoints").resolve()
+        if not is_own or checkpoint.stem != "best":
+            settings[CHECKPOINT] = checkpoint.stem if is_own else str(checkpoint)
     if run.config_path.is_file():
         recorded = parse_config(find_config(str(run.config_path)))
         asked = parse_config(ConfigSource("command", "this command", config, packaged=False))
@@ -44,21 +46,13 @@ def variant_of(run: Run, config: str, checkpoint: Path | None, trust: Sequence[s
 
 
 def show_newest(run: Path, name: str) -> None:
-    """Links the predictions of a variant into ``predictions/``, unless the run has predictions as it was trained.
-
-    Args:
-        run: the run's folder.
-        name: the variant.
-    """
+    """Links the predictions of a variant into ``predictions/``, unless the run has predictions as it was trained."""
     top, own = predictions_folder(run), predictions_folder(run, name)
     if (top / "_manifest.json").is_file():
         return
     hide_newest(run)
     for path in own.glob("part-*"):
-        try:
-            (top / f"{_NEWEST}{path.name}").hardlink_to(path)
-        except OSError:  # a file system without links
-            shutil.copyfile(path, top / f"{_NEWEST}{path.name}")
+        link_or_copy(path, top / f"{_NEWEST}{path.name}")
 
 
 def hide_newest(run: Path) -> None:
@@ -67,21 +61,22 @@ def hide_newest(run: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def link_or_copy(path: Path, other: Path) -> None:
+    """Gives a file a second name, or copies it where the file system has no hard links."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, other)
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """The newest evaluation of one part with given settings.
+    """The newest evaluation of the validation or test part with given settings."""
 
-    Attributes:
-        stage: val or test.
-        file: its file.
-        settings: how it differs from the run as it was trained.
-        content: the contents of the file.
-    """
-
-    stage: str
+    stage: str  # val or test
     file: Path
-    settings: dict[str, Any]
-    content: dict[str, Any]
+    settings: dict[str, Any]  # those that differ from the run as it was trained
+    content: dict[str, Any]  # of the file
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -115,46 +110,84 @@ def evaluations(run: Run) -> list[Evaluation]:
 def prediction_sets(run: Run) -> list[tuple[Path, dict[str, Any]]]:
     """Returns folders of complete predictions with their manifests; that of the run as it was trained comes first."""
     top = predictions_folder(run.path)
-    found = []
-    for folder in [top, *sorted(path for path in top.glob("_*") if path.is_dir())]:
-        try:
-            manifest = json.loads((folder / "_manifest.json").read_bytes())
-        except OSError:
-            continue
-        except ValueError as error:
-            raise UserError(f"'{folder / '_manifest.json'}' is not valid JSON: {error}") from error
-        if isinstance(manifest, dict):
-            found.append((folder, manifest))
-    return found
+    candidates = [top, *sorted(path for path in top.glob("_*") if path.is_dir())]
+    manifests = [folder / "_manifest.json" for folder in candidates]
+    return [(path.parent, read_object(path, "a manifest")) for path in manifests if path.is_file()]
 
 
-def command(verb: str, run: Path, root: Path | None, settings: Mapping[str, Any], trust: Iterable[str]) -> str:
-    """Returns a command that evaluates a run with some settings, ready to be pasted.
+def headline(metrics: Iterable[str], monitored: str | None = None) -> str | None:
+    """Returns the name of the score to show first, None where there is none.
 
-    Args:
-        verb: test, validate or predict.
-        run: the run's folder.
-        root: the root folder of all runs, None if it does not matter.
-        settings: dotted keys and values; ``ckpt_path`` names a checkpoint other than the best.
-        trust: modules to allow.
+    That is the accuracy, else the IoU, else the metric that the checkpoint was chosen by (`monitored`), else the
+    first that is not a baseline's.
     """
+    names = list(metrics)
+    by_base = {name.partition("/")[2]: name for name in reversed(names)}
+    for base in (*_FIRST, str(monitored).partition("/")[2]):
+        if base in by_base:
+            return by_base[base]
+    return next((name for name in names if not _is_secondary(name, names)), next(iter(names), None))
+
+
+def mode_of(metric: str) -> str | None:
+    """Returns `min` or `max`, the direction in which a metric is better by the words of its name; None if unknown."""
+    words = re.split(r"[/_\W]+", metric.rpartition("/")[2].lower())
+    smaller, larger = (any(map(known.fullmatch, words)) for known in (_SMALLER, _LARGER))
+    return None if smaller == larger else "min" if smaller else "max"
+
+
+def test_score(run: Run, record: Mapping[str, object]) -> tuple[str, float] | None:
+    """Returns name and value of a run's main test score; None where the run was not tested as it was trained."""
+    found = next((each for each in evaluations(run) if each.stage == "test" and not each.is_variant), None)
+    return None if found is None else score_of(found, record)
+
+
+def score_of(evaluation: Evaluation, record: Mapping[str, object]) -> tuple[str, float] | None:
+    """Returns name and value of the main score of an evaluation."""
+    best = record.get("best")
+    name = headline(evaluation.metrics, best.get("metric") if isinstance(best, dict) else None)
+    value = evaluation.metrics.get(name) if name is not None else None
+    return (name, value) if name is not None and isinstance(value, int | float) else None
+
+
+def what_next(run: Run, done: Sequence[str], trust: Sequence[str]) -> list[str]:
+    """Returns the last lines of a fit: where the run is, and commands that can follow, without the verbs in `done`."""
+    record = run.record
+    lines = [f"\nfinished: {run.path}"]
+    if (run.path / "checkpoints").is_dir():
+        known = record.get("data")
+        empty = isinstance(known, dict) and known.get("n_test") == 0
+        possible = record.get("verbs", [] if empty else ["test", "predict"])
+        lines += [f"  {command(verb, run.path, run.root, {}, trust)}" for verb in possible if verb not in done]
+    lines.append(f"  {shlex.join(['plcourse', 'report', str(run.path), *environment_flags(run.root, [])])}")
+    if (run.path / "tensorboard").is_dir():
+        lines.append(f"  {shlex.join(['tensorboard', '--logdir', str(run.path / 'tensorboard')])}")
+    return lines
+
+
+def command(verb: str, run: Path, root: Path | None, settings: Mapping[str, object], trust: Iterable[str]) -> str:
+    """Returns a command that evaluates a run, ready to be pasted; ``ckpt_path`` in the settings names a checkpoint."""
     words = ["plcourse", verb, "--run", str(run), *as_flags(dict(settings)), *environment_flags(root, trust)]
     return shlex.join(words)
 
 
 def environment_flags(root: Path | None, trust: Iterable[str]) -> list[str]:
     """Returns the flags ``--runs_root`` and ``--trust`` if a command needs them."""
-    flags = []
     default = Path(os.environ.get("PLCOURSE_RUNS") or "runs").expanduser()
-    if root is not None and root.resolve() != default.resolve():
-        flags += ["--runs_root", str(root)]
+    flags = ["--runs_root", str(root)] if root is not None and root.resolve() != default.resolve() else []
     for module in dict.fromkeys(trust):
         flags += ["--trust", module]
     return flags
 
 
-def _checkpoint_name(run: Run, checkpoint: Path) -> str:
-    """The name of a checkpoint in its run, or its path; empty for the best one."""
-    if checkpoint.resolve().parent != (run.path / "checkpoints").resolve():
-        return str(checkpoint)
-    return "" if checkpoint.stem == "best" else checkpoint.stem
+def _is_secondary(name: str, names: Iterable[str]) -> bool:
+    """Returns whether a score only accompanies another one.
+
+    It can be that of a baseline, such as ``test/ngram_bits_per_character`` beside ``test/bits_per_character``, a
+    difference from a baseline, or the limit of an interval.
+    """
+    stage, _, base = name.partition("/")
+    if base.startswith("minus_") or base.endswith(("_low", "_high", "_p")):
+        return True
+    others = (other.partition("/")[2] for other in names if other.startswith(f"{stage}/") and other != name)
+    return any(base.endswith(f"_{other}") for other in others)

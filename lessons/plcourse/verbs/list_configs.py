@@ -16,14 +16,12 @@ from plcourse.console import duration, say
 from plcourse.console.layout import broken, fitted, width
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError, nearest
-from plcourse.runs.config_header import ConfigHeader, parse_header
-from plcourse.runs.config_keys import lookup
-from plcourse.runs.configs import ConfigSource, find_config, resolved_path
+from plcourse.runs.config_yaml import lookup
+from plcourse.runs.configs import ConfigHeader, ConfigSource, find_config, parse_header, resolved_path
 from plcourse.runs.folders import age_key
-from plcourse.runs.headline import score_of
 from plcourse.runs.record import read_record, status_of
 from plcourse.runs.run import SWEEPS, Run, list_runs, list_sweeps, runs_root
-from plcourse.runs.variants import Evaluation, evaluations
+from plcourse.runs.variants import Evaluation, evaluations, score_of
 from plcourse.training.variant import said
 
 _MOST_COLUMNS = 120  # longer lines are hard to read

@@ -11,8 +11,7 @@ import yaml
 
 from plcourse import catalog
 from plcourse.errors import UserError
-from plcourse.runs.config_header import parse_header
-from plcourse.runs.configs import find_config
+from plcourse.runs.configs import find_config, parse_header
 from plcourse.runs.run import Run, list_runs
 from plcourse.verbs.sweep.command import find_sweep, read_command
 from plcourse.verbs.sweep.plan import SweepPlan, grid_label

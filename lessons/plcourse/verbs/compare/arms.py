@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from plcourse.errors import UserError, nearest
-from plcourse.runs.config_keys import lookup
+from plcourse.runs.config_yaml import lookup
 from plcourse.verbs.compare.cells import ScoredCell, Settings, as_key
 from plcourse.verbs.compare.wording import first_names, one_line
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plcourse.errors import UserError, nearest
-from plcourse.runs.config_keys import lookup
-from plcourse.runs.config_yaml import parse_config
+from plcourse.runs.config_yaml import lookup, parse_config
 from plcourse.runs.configs import find_config
 from plcourse.runs.folders import find_folder
 from plcourse.runs.record import read_record, status_of

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from plcourse.errors import UserError, nearest
-from plcourse.runs.config_keys import lookup
-from plcourse.runs.headline import mode_of
+from plcourse.runs.config_yaml import lookup
+from plcourse.runs.variants import mode_of
 from plcourse.verbs.compare.cells import ScoredCell
 from plcourse.verbs.compare.checks import Checks
 from plcourse.verbs.compare.wording import first_names

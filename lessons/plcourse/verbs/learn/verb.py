@@ -11,9 +11,9 @@ from plcourse.console import say
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError, nearest
 from plcourse.exercises import exercises_of
-from plcourse.runs.config_keys import lookup
-from plcourse.runs.headline import test_score
+from plcourse.runs.config_yaml import lookup
 from plcourse.runs.run import Run, list_runs, runs_root
+from plcourse.runs.variants import test_score
 from plcourse.verbs.learn.exercise_files import check, chosen_exercises, write
 from plcourse.verbs.learn.syllabus import PLANS, TRACKS
 

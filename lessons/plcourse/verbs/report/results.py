@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from plcourse.errors import UserError
-from plcourse.runs.config_keys import lookup
-from plcourse.runs.headline import score_of
+from plcourse.runs.config_yaml import lookup
 from plcourse.runs.record import RunRecord, read_record
 from plcourse.runs.run import BENCHMARKS, Run
-from plcourse.runs.variants import Evaluation
+from plcourse.runs.variants import Evaluation, score_of
 from plcourse.stats.intervals import wilson
 from plcourse.training.variant import said
 from plcourse.verbs.report import page

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from plcourse.catalog import LESSONS
 from plcourse.console import duration
-from plcourse.runs.config_keys import lookup
+from plcourse.runs.config_yaml import lookup
 from plcourse.runs.record import RunRecord, status_of
 from plcourse.runs.run import Run
 from plcourse.runs.variants import Evaluation, command, environment_flags, evaluations, prediction_sets

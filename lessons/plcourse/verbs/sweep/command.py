@@ -26,11 +26,10 @@ from plcourse import catalog
 from plcourse.cli.request import EVALUATIONS, OWN_FLAGS
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError, nearest
-from plcourse.runs.config_keys import locate_key
-from plcourse.runs.config_yaml import parse_config
+from plcourse.runs.config_yaml import locate_key, parse_config
 from plcourse.runs.configs import ConfigSource, find_config
-from plcourse.runs.headline import mode_of
 from plcourse.runs.run import runs_root
+from plcourse.runs.variants import mode_of
 from plcourse.verbs.sweep.plan import LATEST, Arm, Settings, SweepPlan, file_name, value_label
 
 KEYS = ("arms", "seeds", "grid", "overrides", "then", "metric", "mode")

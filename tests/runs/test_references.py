@@ -10,8 +10,8 @@ from jsonargparse import Namespace
 import plcourse
 from curriculum_configs import curriculum_config
 from plcourse.cli import run_verb
+from plcourse.runs.references import named_runs, settle
 from plcourse.runs.run import Run
-from plcourse.runs.run_names import named_runs, settle
 from support import write_config
 
 
