@@ -1,4 +1,4 @@
-"""A table of a user's own through cross-validation: what is a feature, how it is standardised, and new rows."""
+"""A table of a user's own through cross-validation: what is a feature, how it is standardized, and new rows."""
 
 from pathlib import Path
 from typing import Any

@@ -13,11 +13,11 @@ from plcourse.data import BatchLoader, Process, eval_loader, train_loader
 from plcourse.data.features import Standardizer
 from plcourse.data.names import restore_first
 from plcourse.data.provenance import Identities
-from plcourse.kfold.table import Columns, Rows, Table, new_rows
+from plcourse.kfold.table import Columns, Rows, Scale, Table, new_rows, standardize
 
 
 class TableData(pl.LightningDataModule):
-    """The rows of a table, standardised with the training part; satisfies `Splittable`.
+    """The rows of a table, standardized with the training part; satisfies `Splittable`.
 
     Args:
         source: ``diabetes`` (scikit-learn: 442 patients, 10 features, disease progression), ``autompg`` (mlxtend: 392
@@ -51,8 +51,7 @@ class TableData(pl.LightningDataModule):
         self.source, self.path, self.predict_path = source, path, predict_path
         self.columns = Columns(target, group, feature_columns, id_column)
         self.batch_size, self.test_size, self.split_seed = batch_size, test_size, split_seed
-        self._parts: dict[str, np.ndarray] | None = None
-        self._restored: dict[str, Any] | None = None
+        self._restored: Scale | None = None
 
     def setup(self, stage: str) -> None:
         """Reads the table, so that its errors come early; the prediction of new rows needs only the checkpoint."""
@@ -66,35 +65,33 @@ class TableData(pl.LightningDataModule):
         features = None if self._restored is None else self._restored.get("features")
         return Table.read(self.source, self.path, self.columns, features)
 
-    @property
+    @cached_property
     def parts(self) -> dict[str, np.ndarray]:
         """Sorted row numbers by ``train``, ``val``, ``test``; ``val`` is empty until `with_split`."""
-        if self._parts is None:
-            test = self.table.choose(self.test_size, self.split_seed)
-            pool = np.setdiff1d(np.arange(len(self.table.targets)), test)
-            self._parts = {"train": pool, "val": pool[:0], "test": test}
-        return self._parts
+        test = self.table.choose(self.test_size, self.split_seed)
+        train = np.setdiff1d(np.arange(len(self.table.ids)), test)
+        return {"train": train, "val": train[:0], "test": test}
 
     @property
-    def scale(self) -> dict[str, Any]:
-        """``mean`` and ``std`` of the ``features``, ``target_mean`` and ``target_std`` of the training part."""
+    def scale(self) -> Scale:
+        """The statistics of the training part, or those of the checkpoint."""
         if self._restored is not None:
             return self._restored
-        features, targets = self.table.features[self.parts["train"]], self.table.targets[self.parts["train"]]
-        standardise, target = Standardizer.fit(features, self.table.names), Standardizer.fit(targets[:, None], [""])
+        rows, names = self.parts["train"], self.table.names
+        features = Standardizer.fit(self.table.features[rows], names)
+        target = Standardizer.fit(self.table.targets[rows, None], ["target"])
         return {
-            "mean": standardise.mean.tolist(),
-            "std": standardise.std.tolist(),
+            "mean": features.mean.tolist(),
+            "std": features.std.tolist(),
             "target_mean": float(target.mean[0]),
             "target_std": float(target.std[0]),
-            "features": self.table.names,
+            "features": names,
         }
 
     @property
     def terms(self) -> dict[str, Any]:
         """The source and how its rows are split, in plain types."""
-        where = {"source": self.source, "path": self.path}
-        return {**where, "test_size": self.test_size, "split_seed": self.split_seed}
+        return {name: getattr(self, name) for name in ("source", "path", "test_size", "split_seed")}
 
     @property
     def ids(self) -> list[str]:
@@ -118,19 +115,17 @@ class TableData(pl.LightningDataModule):
         return {f"n_{name}": len(rows) for name, rows in self.parts.items()}
 
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
-        """The same table with another training and validation part, standardised again.
+        """The same table with another training and validation part, standardized again.
 
-        The caller, such as `KFoldLoop`, keeps groups together.
-
-        Raises:
-            ValueError: a row in both parts, or one of the test part.
+        The caller, such as `KFoldLoop`, keeps groups together. A row in both parts, or one of the test part, is a
+        ValueError.
         """
         row_of = {self.table.ids[row]: row for row in self._pool.tolist()}
         if not set(train_ids).isdisjoint(val_ids) or not row_of.keys() >= {*train_ids, *val_ids}:
             raise ValueError("a row is in train and val, or in the test part; use each of `ids` at most once")
         train, val = (np.sort(np.array([row_of[name] for name in names], np.int64)) for names in (train_ids, val_ids))
         resplit = copy.copy(self)
-        resplit._parts = {"train": train, "val": val, "test": self.parts["test"]}
+        resplit.parts = {"train": train, "val": val, "test": self.parts["test"]}
         resplit._restored, resplit.trainer = None, None
         return resplit
 
@@ -154,24 +149,20 @@ class TableData(pl.LightningDataModule):
         return eval_loader(rows, self.batch_size, Process.of(self.trainer))
 
     def raw_inputs(self, ids: Sequence[str]) -> list[torch.Tensor]:
-        """The features of rows before they were standardised, float64 [F] each."""
+        """The features of rows before they were standardized, float64 [F] each."""
         position = {each: row for row, each in enumerate(self.table.ids)}
         return list(torch.from_numpy(self.table.features[[position[each] for each in ids]]))
 
-    def state_dict(self) -> dict[str, Any]:
-        """What new rows are standardised with."""
+    def state_dict(self) -> Scale:  # pyright: ignore[reportIncompatibleMethodOverride]  (a dict with fixed keys)
+        """What new rows are standardized with."""
         return self.scale
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what the checkpoint was trained with; features are chosen and ordered by their names.
-
-        Raises:
-            UserError: the table is already open and lacks a column.
-        """
+        """Restores what the checkpoint was trained with; features are chosen and ordered by their names."""
         if "table" in self.__dict__ and self.table.names != state_dict.get("features", self.table.names):
             # the test rows follow from the contents of all rows, so they are chosen again
             del self.table
-            self._parts = None
+            self.__dict__.pop("parts", None)
         self._restored = state_dict
 
     @property
@@ -179,12 +170,10 @@ class TableData(pl.LightningDataModule):
         return np.sort(np.concatenate([self.parts["train"], self.parts["val"]]))
 
     def _rows(self, part: str) -> Rows:
-        rows, scale = self.parts[part], self.scale
-        standardise = Standardizer(self.table.names, np.array(scale["mean"]), np.array(scale["std"]))
-        ids = [self.table.ids[row] for row in rows.tolist()]
-        targets = torch.from_numpy(self.table.targets[rows]).float()
-        identities = Identities(self.table.hashes[rows], ids)
-        return Rows(standardise(self.table.features[rows]), ids, targets, identities)
+        rows, table = self.parts[part], self.table
+        ids = [table.ids[row] for row in rows.tolist()]
+        targets, identities = torch.from_numpy(table.targets[rows]).float(), Identities(table.hashes[rows], ids)
+        return Rows(standardize(table.features[rows], table.names, self.scale), ids, targets, identities)
 
     def _eval_loader(self, part: str) -> BatchLoader:
         return eval_loader(self._rows(part), self.batch_size, Process.of(self.trainer), part=part)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -23,36 +23,22 @@ _AUTOMPG = ("cylinders", "displacement", "horsepower", "weight", "acceleration",
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a table is what.
+    """Which column of a table is what."""
 
-    Args:
-        target: what to predict.
-        group: whose equal values stay on one side of every split; None for none.
-        features: what to learn from; None for all other columns that do not just count the rows.
-        id: the rows' names; None numbers the rows.
-    """
-
-    target: str
-    group: str | None = None
-    features: list[str] | None = None
-    id: str | None = None
+    target: str  # what to predict
+    group: str | None = None  # whose equal values stay on one side of every split
+    features: list[str] | None = None  # what to learn from; None for all other columns that do not just count the rows
+    id: str | None = None  # the rows' names; None numbers the rows
 
 
 @dataclass
 class Rows:
-    """Rows made into batches.
+    """Rows made into batches."""
 
-    Args:
-        features: float32 [N, F], standardised.
-        ids: N names.
-        labels: float32 [N], in the target's own units; None where they are unknown.
-        identities: the hashes of the rows; None for new rows.
-    """
-
-    features: torch.Tensor
+    features: torch.Tensor  # float32 [N, F], standardized
     ids: list[str]
-    labels: torch.Tensor | None = None
-    identities: Identities | None = None
+    labels: torch.Tensor | None = None  # float32 [N], in the target's own units; None if they are unknown
+    identities: Identities | None = None  # the hashes of the rows; None for new rows
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,14 +50,27 @@ class Rows:
         return batch if self.labels is None else {**batch, "label": self.labels[at]}
 
 
+class Scale(TypedDict):
+    """The statistics of a training part, as a checkpoint contains them."""
+
+    mean: list[float]
+    std: list[float]
+    target_mean: float
+    target_std: float
+    features: list[str]
+
+
 class Table:
     """A table of numbers.
 
-    Attributes:
+    Args:
         features: float64 [N, F].
         names: the column of each feature.
         targets: float64 [N].
         ids: N distinct names.
+        groups: N values, equal for rows that must stay together; None keeps only equal rows together.
+
+    Attributes:
         units: int64 [N], equal for rows that must stay together.
         hashes: uint64 [N], equal for equal rows of one group.
     """
@@ -82,15 +81,18 @@ class Table:
         names: Sequence[str],
         targets: np.ndarray,
         ids: list[str],
-        groups: np.ndarray | None,
-        group_keys: np.ndarray | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         self.features, self.names, self.targets, self.ids = features, list(names), targets, ids
-        whole = np.column_stack([features, targets]) if groups is None else groups
-        self.units = np.unique(whole, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-        self.hashes = row_hashes(np.column_stack([features, targets]))
-        if group_keys is not None:  # equal rows of two groups may be on different sides of a split
-            self.hashes = row_hashes(np.column_stack([self.hashes, group_keys]))
+        rows = np.column_stack([features, targets])
+        self.hashes = row_hashes(rows)
+        if groups is None:
+            _, units = np.unique(rows, axis=0, return_inverse=True)
+        else:
+            _, units = np.unique(np.array(groups, object), return_inverse=True)
+            # equal rows of two groups may be on different sides of a split
+            self.hashes = row_hashes(np.column_stack([self.hashes, keys_of(groups)]))
+        self.units = units.reshape(-1).astype(np.int64)
 
     @classmethod
     def read(cls, source: str, path: str | None, columns: Columns, known: Sequence[str] | None = None) -> "Table":
@@ -100,36 +102,32 @@ class Table:
             source: one of `SOURCES`.
             path: the file of a ``table_file``.
             columns: which column is what.
-            known: the features that a model was trained on, in order; None where there is no model yet.
+            known: the features that a model was trained on, in order; None if there is no model yet.
 
         Raises:
             UserError: an unknown source, a missing file, column or value, or a column that is not numeric.
         """
         frame, name = _frame(source, path), path or source
-        features = known or columns.features
-        require_columns(name, frame, (columns.target, columns.group, columns.id, *(features or ())))
-        others = [each for each in map(str, frame) if each not in (columns.target, columns.group, columns.id)]
-        if known and columns.features is None and (further := [each for each in others if each not in known]):
+        features, roles = known or columns.features, (columns.target, columns.group, columns.id)
+        require_columns(name, frame, (*roles, *(features or ())))
+        others = [column for column in map(str, frame) if column not in roles]
+        if known and columns.features is None and (further := [column for column in others if column not in known]):
             say(f"{name}: the model was trained without {listed(further)}; left out")
-        chosen = list(features or [each for each in others if not is_index(name, each, numbers(frame, each))])
+        chosen = list(features or [column for column in others if not is_index(name, column, numbers(frame, column))])
         if not chosen:
             raise UserError(f"{name} has no column to learn from; it has {', '.join(frame)}")
         ids = row_ids(name, frame, columns.id, source)
-        groups = keys = None
+        groups = None
         if columns.group is not None:
             cells = as_text(frame, columns.group)
             if cells.isna().any():
                 raise UserError(f"{name}, row {np.flatnonzero(cells.isna())[0]}: column '{columns.group}' is missing")
-            groups, keys = cells.astype("category").cat.codes.to_numpy(), keys_of(cells.tolist())
+            groups = cells.tolist()
         values, targets = _values(name, frame, chosen), _values(name, frame, [columns.target])[:, 0]
-        return cls(values, chosen, targets, ids, groups, keys)
+        return cls(values, chosen, targets, ids, groups)
 
     def choose(self, size: int | float, seed: int) -> np.ndarray:
-        """Sorted numbers of about `size` rows, in whole units; another seed chooses other rows.
-
-        Raises:
-            UserError: no row would be left to train on.
-        """
+        """Sorted numbers of about `size` rows, in whole units; a UserError if no row would be left to train on."""
         count = round(size * len(self.units)) if isinstance(size, float) else size
         sizes = np.bincount(self.units)
         order = permutation(seed, 0, len(sizes))
@@ -139,25 +137,25 @@ class Table:
         return np.flatnonzero(np.isin(self.units, taken))
 
 
-def new_rows(path: str, scale: dict[str, Any], id_column: str | None) -> Rows:
-    """The rows of a file without a target, standardised as a model was trained; other columns are ignored.
-
-    Args:
-        path: a Parquet, CSV or TSV file.
-        scale: ``features``, ``mean`` and ``std`` of the training part.
-        id_column: the rows' names; None numbers them.
+def new_rows(path: str, scale: Scale, id_column: str | None) -> Rows:
+    """The rows of a file without a target, standardized as in training; other columns are ignored.
 
     Raises:
         UserError: a missing file or column, or a cell that is missing or not a finite number.
     """
     frame, names = read_frame(path), scale.get("features")
-    if names is None:
+    if names is None:  # a checkpoint of an older version
         raise UserError("the checkpoint does not say which columns it was trained on; train again with this version")
     require_columns(path, frame, (*names, id_column))
     if frame.empty:
         raise UserError(f"the table '{path}' has no rows")
-    standardise = Standardizer(names, np.array(scale["mean"]), np.array(scale["std"]))
-    return Rows(standardise(_values(path, frame, names)), row_ids(path, frame, id_column, Path(path).stem))
+    ids = row_ids(path, frame, id_column, Path(path).stem)
+    return Rows(standardize(_values(path, frame, names), names, scale), ids)
+
+
+def standardize(features_NF: np.ndarray, names: Sequence[str], scale: Scale) -> torch.Tensor:
+    """Features as float32 [N, F], with the means and standard deviations of the training part."""
+    return Standardizer(names, np.array(scale["mean"]), np.array(scale["std"]))(features_NF)
 
 
 def _frame(source: str, path: str | None) -> pd.DataFrame:
@@ -178,11 +176,7 @@ def _frame(source: str, path: str | None) -> pd.DataFrame:
 
 
 def _values(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """The numbers of some columns, float64 [N, F].
-
-    Raises:
-        UserError: a cell that is missing or not a finite number.
-    """
+    """The numbers of some columns, float64 [N, F]; a UserError if a cell is missing or not a finite number."""
     values, wrong = feature_matrix(frame, columns)
     if not wrong:
         return values
