@@ -34,47 +34,32 @@ class Labelled(pl.LightningDataModule):
         return self
 
 
-def same(data: Labelled, splitter: Any, by: np.ndarray | None = None, /, **arguments: Any) -> None:
-    plan = plan_folds(data, **arguments)
-    expected = list(splitter.split(np.zeros(len(data.ids)), data.labels, by))
-    assert len(plan.folds) == len(expected)
-    for number, (fold, (train, val)) in enumerate(zip(plan.folds, expected, strict=True)):
-        assert (fold.number, fold.repeat) == (number, number // arguments["n_splits"])
+@pytest.mark.parametrize("state", [0, 1, 42])
+@pytest.mark.parametrize(
+    ("labels", "groups", "splitter", "arguments"),
+    [
+        (VALUES, None, KFold, {}),
+        (CLASSES, None, StratifiedKFold, {}),
+        (CLASSES, None, KFold, {"stratified": False}),
+        (VALUES, GROUPS, GroupKFold, {}),
+        (CLASSES, GROUPS, StratifiedGroupKFold, {}),
+        (CLASSES, GROUPS, StratifiedKFold, {"groups": False}),
+        (VALUES, None, RepeatedKFold, {"n_repeats": 3}),
+        (CLASSES, None, RepeatedStratifiedKFold, {"n_repeats": 3}),
+    ],
+)
+def test_the_folds_are_those_of_scikit_learn(
+    labels: np.ndarray, groups: np.ndarray | None, splitter: Any, arguments: dict[str, Any], state: int
+) -> None:
+    data, repeats = Labelled(labels, groups), arguments.get("n_repeats")
+    found = plan_folds(data, n_splits=4, random_state=state, **arguments).folds
+    shuffle = {"shuffle": True} if repeats is None else {"n_repeats": repeats}
+    cuts = splitter(n_splits=4, random_state=state, **shuffle)
+    by = groups if arguments.get("groups", True) else None
+    for number, (fold, (train, val)) in enumerate(zip(found, cuts.split(labels, labels, by), strict=True)):
+        assert (fold.number, fold.repeat) == (number, number // 4)
         assert fold.train_ids == [data.ids[i] for i in train]
         assert fold.val_ids == [data.ids[i] for i in val]
-
-
-@pytest.mark.parametrize("state", [0, 1, 42])
-class TestTheFoldsAreScikitLearns:
-    def test_k_fold(self, state: int) -> None:
-        same(Labelled(VALUES), KFold(5, shuffle=True, random_state=state), n_splits=5, random_state=state)
-
-    def test_stratified(self, state: int) -> None:
-        same(Labelled(CLASSES), StratifiedKFold(5, shuffle=True, random_state=state), n_splits=5, random_state=state)
-
-    def test_classes_without_strata(self, state: int) -> None:
-        splitter = KFold(5, shuffle=True, random_state=state)
-        same(Labelled(CLASSES), splitter, n_splits=5, random_state=state, stratified=False)
-
-    def test_groups(self, state: int) -> None:
-        splitter = GroupKFold(4, shuffle=True, random_state=state)
-        same(Labelled(VALUES, GROUPS), splitter, GROUPS, n_splits=4, random_state=state)
-
-    def test_stratified_groups(self, state: int) -> None:
-        splitter = StratifiedGroupKFold(4, shuffle=True, random_state=state)
-        same(Labelled(CLASSES, GROUPS), splitter, GROUPS, n_splits=4, random_state=state)
-
-    def test_groups_that_are_left_aside(self, state: int) -> None:
-        splitter = StratifiedKFold(4, shuffle=True, random_state=state)
-        same(Labelled(CLASSES, GROUPS), splitter, n_splits=4, random_state=state, groups=False)
-
-    def test_repeated(self, state: int) -> None:
-        splitter = RepeatedKFold(n_splits=4, n_repeats=3, random_state=state)
-        same(Labelled(VALUES), splitter, n_splits=4, n_repeats=3, random_state=state)
-
-    def test_repeated_and_stratified(self, state: int) -> None:
-        splitter = RepeatedStratifiedKFold(n_splits=4, n_repeats=3, random_state=state)
-        same(Labelled(CLASSES), splitter, n_splits=4, n_repeats=3, random_state=state)
 
 
 def test_every_sample_is_held_out_once_per_repeat_and_groups_stay_together() -> None:

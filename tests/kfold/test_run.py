@@ -70,20 +70,18 @@ def label() -> torch.Tensor:
     return torch.cat([batch["label"] for batch in ImageData("digits").test_dataloader()])
 
 
+@pytest.mark.medium
 class TestOutOfFold:
-    @pytest.mark.medium
     def test_each_sample_is_there_once(self, out_of_fold: pd.DataFrame) -> None:
         assert sorted(out_of_fold["id"]) == sorted(ImageData("digits").ids)
         assert set(out_of_fold["repeat"]) == {0}
         assert set(out_of_fold["fold"]) == {0, 1, 2}
 
-    @pytest.mark.medium
     def test_labels_are_those_of_the_data(self, out_of_fold: pd.DataFrame) -> None:
         data = ImageData("digits")
         label_of = dict(zip(data.ids, data.labels.tolist(), strict=True))
         assert [label_of[name] for name in out_of_fold["id"]] == out_of_fold["label"].tolist()
 
-    @pytest.mark.medium
     def test_they_are_what_the_folds_scored(self, finished: Run, out_of_fold: pd.DataFrame) -> None:
         folds: Any = out_of_fold.groupby("fold")
         for k, rows in folds:
@@ -91,7 +89,6 @@ class TestOutOfFold:
             assert rows["loss"].mean() == pytest.approx(known["val/loss"], rel=1e-5)
             assert (rows["prediction"] == rows["label"]).mean() == pytest.approx(known["val/accuracy"], abs=1e-6)
 
-    @pytest.mark.medium
     def test_columns_agree(self, out_of_fold: pd.DataFrame) -> None:
         probability = np.stack(out_of_fold["probability"].to_list())
         np.testing.assert_allclose(probability.sum(axis=1), 1)
@@ -99,11 +96,9 @@ class TestOutOfFold:
         of_label = probability[np.arange(len(probability)), out_of_fold["label"]]
         np.testing.assert_allclose(-np.log(of_label), out_of_fold["loss"])
 
-    @pytest.mark.medium
     def test_they_are_no_predictions_of_the_verb(self, finished: Run) -> None:
         assert [path.name for path in finished.predictions] == ["part-00000.parquet"]
 
-    @pytest.mark.medium
     def test_each_repeat_has_every_sample(self, runs: Path) -> None:
         changes = {"n_splits": 2, "n_repeats": 2, "monitor": "val/loss"}
         run = plcourse.run("fit", kfold_config(trainer__fit_loop__init_args=changes, trainer__max_epochs=1))
@@ -133,8 +128,8 @@ def test_averaged_folds_are_scored_by_their_averages(runs: Path) -> None:
     assert rows["loss"].mean() != pytest.approx(loss["current_model_state"], rel=1e-2)
 
 
+@pytest.mark.medium
 class TestValidate:
-    @pytest.mark.medium
     def test_recomputes_the_scores_of_the_fit(self, finished: Run) -> None:
         for k in range(3):
             after = json.loads((finished.path / f"folds/{k}/eval/val.json").read_text())
@@ -142,7 +137,6 @@ class TestValidate:
             assert after["metrics"] == during["metrics"]
             assert after["coverage"] == during["coverage"]
 
-    @pytest.mark.medium
     def test_reports_the_means_of_the_summary(self, finished: Run) -> None:
         summary = json.loads((finished.path / "summary.json").read_text())
         found = finished.eval("val")
@@ -152,8 +146,8 @@ class TestValidate:
         assert found["coverage"] == {"expected": 1438, "seen": 1438, "twice": 0}
 
 
+@pytest.mark.medium
 class TestEnsemble:
-    @pytest.mark.medium
     def test_is_what_test_scores(self, finished: Run, probability: torch.Tensor, label: torch.Tensor) -> None:
         metrics = finished.eval("test")["metrics"]
         loss = torch.nn.functional.nll_loss(probability.log(), label)
@@ -161,21 +155,18 @@ class TestEnsemble:
         assert metrics["test/accuracy"] == pytest.approx(float((probability.argmax(1) == label).float().mean()))
         assert finished.eval("test")["coverage"] == {"expected": 359, "seen": 359, "twice": 0}
 
-    @pytest.mark.medium
     def test_is_what_predict_writes(self, finished: Run, probability: torch.Tensor) -> None:
         rows = pq.read_table(finished.predictions[0]).to_pandas()
         assert len(rows) == 359
         np.testing.assert_allclose(np.stack(rows["probability"].to_list()), probability, rtol=1e-4, atol=1e-7)
         assert rows["label"].tolist() == probability.argmax(1).tolist()
 
-    @pytest.mark.medium
     def test_each_fold_alone_is_scored_as_a_run_of_its_own(self, finished: Run) -> None:
         before = scores(finished, 1, "test")
         fold = Run(finished.path / "folds" / "1")
         assert fold.test() == before
         assert fold.validate() == scores(finished, 1, "val")
 
-    @pytest.mark.medium
     def test_predicts_new_files(self, finished: Run, tmp_path: Path) -> None:
         from PIL import Image
 
@@ -184,8 +175,8 @@ class TestEnsemble:
         assert pq.read_table(files[0]).num_rows == 1
 
 
+@pytest.mark.medium
 class TestTheRunItself:
-    @pytest.mark.medium
     def test_its_checkpoint_is_the_best_fold(self, finished: Run) -> None:
         best = min(range(3), key=lambda k: scores(finished, k, "val")["val/loss"])
         own = torch.load(finished.checkpoint("best"), weights_only=True)
@@ -193,13 +184,11 @@ class TestTheRunItself:
         assert_equal(own["state_dict"], fold["state_dict"], "state_dict")
         assert own["ImageData"] == fold["ImageData"]
 
-    @pytest.mark.medium
     def test_its_best_is_the_mean(self, finished: Run) -> None:
         mean = np.mean([scores(finished, k, "val")["val/loss"] for k in range(3)])
         assert finished.record["best"]["metric"] == "val/loss"
         assert finished.record["best"]["value"] == pytest.approx(mean)
 
-    @pytest.mark.medium
     def test_the_interval_is_nadeaus_and_bengios(self, finished: Run) -> None:
         summary = json.loads((finished.path / "summary.json").read_text())
         values = [scores(finished, k, "val")["val/accuracy"] for k in range(3)]
@@ -209,12 +198,10 @@ class TestTheRunItself:
         assert (found["low"], found["high"]) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
         assert found["naive_high"] - found["naive_low"] < found["high"] - found["low"]
 
-    @pytest.mark.medium
     def test_its_table_has_a_row_per_fold_and_score(self, finished: Run) -> None:
         rows = [(row["step"], row["value"]) for row in finished.metrics if row["metric"] == "val/loss"]
         assert rows == [(k, scores(finished, k, "val")["val/loss"]) for k in range(3)]
 
-    @pytest.mark.medium
     def test_compare_sees_its_folds(self, finished: Run) -> None:
         cells, _ = read_cells([str(finished.path)], finished.path.parents[2])
         assert [cell.fold for cell in cells] == [0, 1, 2]
@@ -286,9 +273,9 @@ class TestNothingLeaks:
             plcourse.run("fit", own_config(leak=True, **data), trust=["own_kfold"])
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 class TestAUsersOwn:
-    @pytest.mark.medium
     def test_model_and_data_are_cross_validated(self, runs: Path) -> None:
         run = plcourse.run("fit", own_config(), then=["validate", "test", "predict"], trust=["own_kfold"])
         rows = pq.read_table(run.path / "predictions" / "out_of_fold.parquet").to_pandas()
@@ -298,7 +285,6 @@ class TestAUsersOwn:
         # the loss is convex in the probabilities, so that the ensemble cannot be worse than the mean of its members
         assert run.eval("test")["metrics"]["test/loss"] <= np.mean(singles)
 
-    @pytest.mark.medium
     def test_the_loop_brings_its_evaluation_loops_along(self, runs: Path) -> None:
         bare = own_config()
         for slot in ("validate_loop", "test_loop", "predict_loop"):
@@ -314,7 +300,6 @@ class TestAUsersOwn:
         first, second = (pq.read_table(run.predictions[0]) for run in made)
         assert first.equals(second)
 
-    @pytest.mark.medium
     def test_batches_without_ids_have_scores_and_no_table(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = plcourse.run("fit", own_config(with_ids=False), then=["test"], trust=["own_kfold"])
         assert len(json.loads((run.path / "summary.json").read_text())["folds"]) == 3

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -21,9 +21,8 @@ class FoldBar(Callback):
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
-        self._bar: Any = None
-        self._done = 0.0
-        self._count = 0
+        self._bar: tqdm[NoReturn] | None = None
+        self._done = self._count = 0
 
     def open(self, folds: Sequence[FoldRun], pending: Sequence[FoldRun]) -> None:
         """Starts the bar with the number of folds that are already finished."""

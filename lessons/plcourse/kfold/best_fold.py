@@ -22,17 +22,10 @@ _OF_THE_TRAINING = (
 
 
 class BestFold(Callback):
-    """Writes the checkpoints of the whole run with the weights of its best fold, so that they hold a trained model.
-
-    Args:
-        trainer: the trainer of the whole run; without a `RunCheckpoint` nothing is written.
-
-    Attributes:
-        keeper: the `RunCheckpoint` of the run, or None.
-    """
+    """Writes the checkpoints of the whole run with the weights of its best fold, so that they hold a trained model."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.keeper = trainer.run_checkpoint
+        self.keeper = trainer.run_checkpoint  # if None, nothing is written
         self._folder = Path(trainer.default_root_dir) / "checkpoints"
         if self.keeper is not None:
             self.keeper.dirpath = str(self._folder)

@@ -7,9 +7,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from plcourse.catalog import short_class_name
 from plcourse.errors import UserError
-from plcourse.kfold.folds import check_splittable, plan_folds
-
-_TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+from plcourse.kfold.folds import Cut, check_splittable, plan_folds
 
 
 class FoldData(pl.LightningDataModule):
@@ -45,7 +43,7 @@ class FoldData(pl.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = (
             data.allow_zero_length_dataloader_with_multiple_devices
         )
-        for hook in _TRANSFER:
+        for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
             if is_overridden(hook, data):
                 setattr(self, hook, getattr(data, hook))
 
@@ -103,20 +101,11 @@ class FoldData(pl.LightningDataModule):
         return getattr(part, name)
 
 
-def fold_config(config: dict[str, Any], fold: int, cut: dict[str, Any]) -> dict[str, Any]:
-    """The config that fits one fold alone.
-
-    Args:
-        config: the resolved config of the cross-validation.
-        fold: the number of the fold.
-        cut: the arguments of `plan_folds`.
-    """
-    plain = {**config["trainer"], "fit_loop": None}
+def fold_config(config: dict[str, Any], fold: int, cut: Cut) -> dict[str, Any]:
+    """The config that fits one fold of a cross-validation alone, from the resolved config of the whole."""
+    trainer = {**config["trainer"], "fit_loop": None}
     for slot in ("validate_loop", "test_loop", "predict_loop"):
-        if short_class_name((plain.get(slot) or {}).get("class_path") or "").startswith("KFold"):
-            plain[slot] = None
-    wrapped = {
-        "class_path": "FoldData",
-        "init_args": {"data": config["data"], "fold": fold, **cut},
-    }
-    return {**config, "trainer": plain, "data": wrapped}
+        if short_class_name((trainer.get(slot) or {}).get("class_path") or "").startswith("KFold"):
+            trainer[slot] = None
+    data = {"class_path": "FoldData", "init_args": {"data": config["data"], "fold": fold, **cut}}
+    return {**config, "trainer": trainer, "data": data}

@@ -2,51 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from plcourse.files import atomic_write, write_json, write_text
 from plcourse.kfold.fold_data import fold_config
-from plcourse.kfold.folds import Fold, Plan
-from plcourse.runs.config_yaml import short_class_names, write_tree
+from plcourse.kfold.folds import Cut, Fold, Plan
+from plcourse.runs.config_yaml import read_tree, short_class_names, write_tree
 from plcourse.runs.environment import environment
-from plcourse.runs.record import SCHEMA
+from plcourse.runs.record import SCHEMA, timestamp
 from plcourse.runs.run import OUT_OF_FOLD, Run
 from plcourse.training.checkpoint import BEST, LAST
-
-# libyaml's loader, if PyYAML has it, is ten times as fast
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-@dataclass
-class ParentRun:
-    """What the folders of the folds take from the run they belong to."""
-
-    record: Mapping[str, Any]  # its run.json, or a record of this environment if there is none
-    config: dict[str, Any]  # its config.yaml; empty if there is none
-    cut: dict[str, Any]  # the arguments of `plan_folds`
-
-    @classmethod
-    def of(cls, folder: Path, plan: Plan) -> "ParentRun":
-        """Reads the files of the run."""
-        run = Run(folder)
-        record = run.record if (folder / "run.json").is_file() else {"schema": SCHEMA, **environment()}
-        return cls(record, read_config(run.config_path), plan.cut)
-
-    @property
-    def process(self) -> dict[str, Any]:
-        """The process that runs it."""
-        return {key: self.record.get(key) for key in ("pid", "pid_start")}
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """A resolved config with short class names; empty if the file does not exist."""
-    return short_class_names(yaml.load(file.read_bytes(), _LOADER)) if file.is_file() else {}
 
 
 class FoldRun:
@@ -81,18 +50,20 @@ class FoldRun:
         path = self._existing("predictions", OUT_OF_FOLD)
         return None if path is None else pq.read_table(path)
 
-    def open(self, parent: ParentRun) -> None:
+    def open(self, parent: "ParentRun") -> None:
         """Writes ``run.json`` and ``config.yaml``, or marks an interrupted fold as running again; on rank 0 only."""
         self.path.mkdir(parents=True, exist_ok=True)
-        now = datetime.now().astimezone().isoformat()
-        started = {"status": "running", "started": now, "ended": None, "seconds": None, "error": None}
-        record = self.run.record if (self.path / "run.json").is_file() else {}
-        if not record:
-            own = {"verb": "fit", "created": now, "best": None, "fold": self.fold.number, "repeat": self.fold.repeat}
+        now, number = timestamp(), self.fold.number
+        if (self.path / "run.json").is_file():
+            record: Mapping[str, Any] = self.run.record
+        else:
+            own = {"verb": "fit", "created": now, "best": None, "fold": number, "repeat": self.fold.repeat}
             record = {**parent.record, **own, "data": {**(parent.record.get("data") or {}), **self.fold.sizes}}
-        write_json(self.path / "run.json", {**record, **parent.process, **started})
+        process = {key: parent.record.get(key) for key in ("pid", "pid_start")}
+        started = {"status": "running", "started": now, "ended": None, "seconds": None, "error": None}
+        write_json(self.path / "run.json", {**record, **process, **started})
         if parent.config:
-            write_text(self.run.config_path, write_tree(fold_config(parent.config, self.fold.number, parent.cut)))
+            write_text(self.run.config_path, write_tree(fold_config(parent.config, number, parent.cut)))
 
     def split(self, data: Any) -> Any:
         """The data module that trains on the fold's training samples and validates on the held-out ones."""
@@ -101,6 +72,27 @@ class FoldRun:
     def _existing(self, folder: str, name: str) -> Path | None:
         path = self.path / folder / name
         return path if path.is_file() else None
+
+
+@dataclass
+class ParentRun:
+    """What the folders of the folds take from the run they belong to."""
+
+    record: Mapping[str, Any]  # its run.json, or a record of this environment if there is none
+    config: dict[str, Any]  # its config.yaml; empty if there is none
+    cut: Cut
+
+    @classmethod
+    def of(cls, folder: Path, plan: Plan) -> "ParentRun":
+        """Reads the files of the run."""
+        run = Run(folder)
+        record = run.record if (folder / "run.json").is_file() else {"schema": SCHEMA, **environment()}
+        return cls(record, read_config(run.config_path), plan.cut)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A resolved config with short class names; empty if the file does not exist."""
+    return short_class_names(read_tree(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def write_table(path: Path, table: pa.Table) -> None:

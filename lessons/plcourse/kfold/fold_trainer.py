@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.loggers import Logger
 
 from plcourse.errors import Interrupted, RunFailed, UserError, first_line
 from plcourse.kfold.fold_run import FoldRun, ParentRun, write_table
@@ -30,68 +31,14 @@ from plcourse.training.variant import AS_TRAINED, Variant
 
 
 @dataclass
-class FitTemplate:
-    """What every fold starts from, copied before the trainer touched any of it."""
-
-    model: pl.LightningModule
-    data: Any
-    callbacks: list[Callback]  # the user's
-    arguments: dict[str, Any]  # see `plcourse.Trainer.arguments`
-    random_state: dict[str, Any]  # Python's, NumPy's and torch's
-    checkpoint_io: AtomicCheckpointIO = field(default_factory=AtomicCheckpointIO)  # verifies once that it can read
-    variant: Variant = AS_TRAINED  # how an evaluation differs from the run as trained
-
-    @classmethod
-    def of(cls, trainer: Trainer, model: pl.LightningModule) -> "FitTemplate":
-        """Copies what a trainer is about to work on."""
-        given = trainer.arguments.get("callbacks") or []
-        given = [given] if isinstance(given, Callback) else given
-        own = [callback for callback in given if not isinstance(callback, RunRecorder | ProgressBar)]
-        slots = {key: None for key in ("validate_loop", "test_loop") if hasattr(getattr(trainer, key), "scores_folds")}
-        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
-        arguments = {**trainer.arguments, **slots}
-        start = (copy.deepcopy(model), data, copy.deepcopy(own), arguments, random_state.capture())
-        return cls(*start, variant=trainer.variant)
-
-    def new_model(self) -> pl.LightningModule:
-        """A copy of the untrained model."""
-        return copy.deepcopy(self.model)
-
-    def new_trainer(self, folder: Path, callbacks: list[Callback], logger: Any = False, **changes: Any) -> Trainer:
-        """A trainer like the configured one that writes into another folder."""
-        settings = dict(self.arguments)
-        for key in ("strategy", "plugins"):  # a trainer modifies these
-            if key in settings:
-                settings[key] = copy.deepcopy(settings[key])
-        settings["plugins"] = with_checkpoint_io(settings.get("plugins"), self.checkpoint_io)
-        settings |= {"enable_progress_bar": False, "enable_model_summary": False, **changes}
-        trainer = Trainer(**{**settings, "default_root_dir": str(folder), "logger": logger, "callbacks": callbacks})
-        trainer.variant = self.variant
-        return trainer
-
-
 class FoldTrainer:
-    """Trains and scores one fold after another, each like a fit of that fold alone.
+    """Trains and scores one fold after another, each like a fit of that fold alone."""
 
-    Args:
-        template: what each fold starts from.
-        combine: how outputs become predictions; see `plcourse.kfold.outputs.Combine`.
-        parent: what the folders of the folds take from the run.
-        is_first: whether this process writes the records.
-        callbacks: further callbacks for the training.
-    """
-
-    def __init__(
-        self,
-        template: FitTemplate,
-        combine: Combine,
-        parent: ParentRun,
-        is_first: bool = True,
-        callbacks: Sequence[Callback] = (),
-    ) -> None:
-        self.template, self.parent = template, parent
-        self.combine: Combine = combine
-        self.is_first, self.callbacks = is_first, callbacks
+    template: "FitTemplate"  # what each fold starts from
+    combine: Combine  # how outputs become predictions
+    parent: ParentRun  # what the folders of the folds take from the run
+    is_first: bool = True  # whether this process writes the records
+    callbacks: Sequence[Callback] = ()  # further ones for the training
 
     def __call__(self, fold: FoldRun) -> None:
         """Trains and scores one fold; a fold that was killed resumes from its last checkpoint.
@@ -116,7 +63,7 @@ class FoldTrainer:
     def _train_and_score(self, fold: FoldRun) -> None:
         template = self.template
         random_state.apply(template.random_state)
-        model, data = template.new_model(), fold.split(template.data)
+        model, data = copy.deepcopy(template.model), fold.split(template.data)
         table = TidyLogger(fold.path / "metrics.csv")
         last = from_rank_0(fold.last)  # rank 0 writes the folder; another rank might look before it has
         if last is None and self.is_first:
@@ -125,8 +72,7 @@ class FoldTrainer:
         callbacks = [*copy.deepcopy(template.callbacks), guard, *self.callbacks, RunRecorder(fold.run, table)]
         trainer = template.new_trainer(fold.path, callbacks, table)
         trainer.fit(model, data, ckpt_path=last, weights_only=True)
-        best = from_rank_0(fold.best)
-        scored = evaluate(template, "validate", fold.split(template.data), fold.path, best, model)
+        scored = evaluate(template, "validate", fold.split(template.data), fold, model)
         rows = _gathered(scored.recording, self.combine, fold.fold)
         if self.is_first:
             if rows is not None:
@@ -146,12 +92,39 @@ class FoldTrainer:
                     fold.run.finish("failed", error=first_line(error))
 
 
-def _gathered(recording: Recording, combine: Combine, fold: Fold) -> pa.Table | None:
-    """The out-of-fold predictions of all ranks, None if any rank has none for its batches; a collective."""
-    own = out_of_fold_rows(recording, combine, fold.repeat, fold.number)
-    parts = gather_objects((bool(recording.batches), own))
-    tables = [table for has_any, table in parts if has_any]
-    return None if not tables or any(table is None for table in tables) else pa.concat_tables(tables)
+@dataclass
+class FitTemplate:
+    """What every fold starts from, copied before the trainer touched any of it."""
+
+    model: pl.LightningModule
+    data: Any  # a data module that is `Splittable`
+    callbacks: list[Callback]  # the user's
+    arguments: dict[str, Any]  # see `plcourse.Trainer.arguments`
+    random_state: dict[str, Any]  # Python's, NumPy's and torch's
+    variant: Variant  # how an evaluation differs from the run as trained
+    checkpoint_io: AtomicCheckpointIO = field(default_factory=AtomicCheckpointIO)  # verifies once that it can read
+
+    @classmethod
+    def of(cls, trainer: Trainer, model: pl.LightningModule) -> "FitTemplate":
+        """Copies what a trainer is about to work on."""
+        given = trainer.arguments.get("callbacks") or []
+        given = [given] if isinstance(given, Callback) else given
+        own = [callback for callback in given if not isinstance(callback, RunRecorder | ProgressBar)]
+        slots = {key: None for key in ("validate_loop", "test_loop") if hasattr(getattr(trainer, key), "scores_folds")}
+        arguments, states = {**trainer.arguments, **slots}, random_state.capture()
+        return cls(copy.deepcopy(model), trainer.datamodule, copy.deepcopy(own), arguments, states, trainer.variant)
+
+    def new_trainer(
+        self, folder: Path, callbacks: list[Callback], logger: Logger | bool = False, **changes: Any
+    ) -> Trainer:
+        """A trainer like the configured one that writes into another folder."""
+        settings = {**self.arguments, "enable_progress_bar": False, "enable_model_summary": False, **changes}
+        if "strategy" in settings:  # a trainer modifies it, and the plugins
+            settings["strategy"] = copy.deepcopy(settings["strategy"])
+        settings["plugins"] = with_checkpoint_io(copy.deepcopy(settings.get("plugins")), self.checkpoint_io)
+        trainer = Trainer(**{**settings, "default_root_dir": str(folder), "logger": logger, "callbacks": callbacks})
+        trainer.variant = self.variant
+        return trainer
 
 
 @dataclass
@@ -170,19 +143,14 @@ class Scored:
 
 
 def evaluate(
-    template: FitTemplate,
-    verb: str,
-    data: Any,
-    folder: Path,
-    checkpoint: Path | None,
-    fitted: pl.LightningModule | None,
+    template: FitTemplate, verb: str, data: Any, fold: FoldRun, fitted: pl.LightningModule | None = None
 ) -> Scored:
-    """Validates, tests or predicts with a new trainer and the weights of ``checkpoint``, or of ``fitted`` if None."""
+    """Validates, tests or predicts with a new trainer and the fold's best weights, or those of ``fitted`` without."""
     coverage, recording = Coverage(), Recording()
-    trainer = template.new_trainer(folder, [coverage, recording], enable_checkpointing=False)
+    trainer = template.new_trainer(fold.path, [coverage, recording], enable_checkpointing=False)
     began = time.monotonic()
-    model = template.new_model() if fitted is None else fitted
-    arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": checkpoint, "weights_only": True}
+    model = copy.deepcopy(template.model) if fitted is None else fitted
+    arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": from_rank_0(fold.best), "weights_only": True}
     with warnings.catch_warnings():
         # the callbacks of the training are left out on purpose: those that average weights would swap them again
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
@@ -193,3 +161,11 @@ def evaluate(
             results = (trainer.test if verb == "test" else trainer.validate)(model, verbose=False, **arguments)
     metrics = {name: value for result in results for name, value in result.items()}
     return Scored(metrics, coverage.report, recording, time.monotonic() - began)
+
+
+def _gathered(recording: Recording, combine: Combine, fold: Fold) -> pa.Table | None:
+    """The out-of-fold predictions of all ranks, None if any rank has none for its batches; a collective."""
+    own = out_of_fold_rows(recording, combine, fold.repeat, fold.number)
+    parts = gather_objects((bool(recording.batches), own))
+    tables = [table for has_any, table in parts if has_any]
+    return None if not tables or any(table is None for table in tables) else pa.concat_tables(tables)

@@ -10,7 +10,7 @@ first repeat equals that of the plain splitters with the same ``random_state``.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,8 +18,25 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from plcourse.errors import UserError
 
-CUT = ("n_splits", "n_repeats", "stratified", "groups", "random_state")
-_NEEDED = ("ids", "labels", "groups", "with_split")
+
+class Cut(TypedDict):
+    """The arguments of `plan_folds`."""
+
+    n_splits: int
+    n_repeats: int
+    stratified: bool
+    groups: bool
+    random_state: int
+
+
+class Terms(Cut):
+    """What determines the folds; plans with equal terms are equal."""
+
+    samples: int
+    fingerprint: str  # a hash of ids, labels and groups
+
+
+CUT = tuple(Cut.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +59,7 @@ class Plan:
     """All folds of all repeats of a data module."""
 
     folds: list[Fold]
-    terms: dict[str, Any]  # what determines the folds, in plain types; plans with equal terms are equal
+    terms: Terms
     classes: bool  # whether the labels are classes rather than values
 
     @property
@@ -51,9 +68,9 @@ class Plan:
         return "logits" if self.classes else "values"
 
     @property
-    def cut(self) -> dict[str, Any]:
-        """The terms that are arguments of `plan_folds`."""
-        return {name: self.terms[name] for name in CUT}
+    def cut(self) -> Cut:
+        """The arguments of `plan_folds` that give these folds."""
+        return {name: self.terms[name] for name in CUT}  # pyright: ignore[reportReturnType]
 
     def chosen(self, numbers: Sequence[int] | None) -> list[Fold]:
         """The folds with these numbers, all for None; a UserError if numbers are missing, repeated or out of range."""
@@ -79,57 +96,52 @@ def plan_folds(
     """Splits the training and validation samples of a data module into folds.
 
     Args:
-        data: a `plcourse.data.Splittable` that is set up.
-        n_splits: folds per repeat, 2 or more.
-        n_repeats: number of repeats, each with new folds, 1 or more.
-        stratified: whether each fold has the class proportions of the whole; None for yes if the labels are classes.
-        groups: whether the samples of a group stay together; None for yes if the data have groups.
-        random_state: fixes the folds, as in scikit-learn.
+        data: a `plcourse.data.Splittable` that is set up; the other arguments are those of `KFoldLoop`.
 
     Raises:
         UserError: an argument does not fit the data, or a class of a held-out part is missing in its training part.
     """
     check_splittable(data)
-    if n_splits < 2:
-        raise UserError(f"n_splits is {n_splits}; it must be 2 or more")
-    if n_repeats < 1:
-        raise UserError(f"n_repeats is {n_repeats}; it must be 1 or more")
-    if random_state < 0:
-        raise UserError(f"random_state is {random_state}; it must be 0 or more")
+    least = {"n_splits": (n_splits, 2), "n_repeats": (n_repeats, 1), "random_state": (random_state, 0)}
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise UserError(f"{name} is {value}; it must be {smallest} or more")
     ids, labels, group_of = list(data.ids), np.asarray(data.labels), data.groups  # pyright: ignore[reportAttributeAccessIssue]  (checked above)
     classes = bool(np.issubdtype(labels.dtype, np.integer))
     stratified = classes if stratified is None else stratified
     if groups and group_of is None:
         raise UserError(f"groups is true, but the samples of {type(data).__name__} have no groups; remove it")
-    grouped = group_of is not None if groups is None else groups
-    _check_numbers(ids, labels, group_of if grouped else None, n_splits, stratified, classes)
-    parts = list(_cut(labels, group_of if grouped else None, n_splits, n_repeats, stratified, random_state))
+    groups = group_of is not None if groups is None else groups
+    group_of = group_of if groups else None
+    _check_counts(labels, group_of, n_splits, stratified, classes)
+    parts = list(_cut(labels, group_of, n_splits, n_repeats, stratified, random_state))
     if classes:
         _check_classes(labels, parts)
     folds = [
         Fold(number, number // n_splits, [ids[i] for i in train.tolist()], [ids[i] for i in val.tolist()])
         for number, (train, val) in enumerate(parts)
     ]
-    terms = {
+    terms: Terms = {
         "n_splits": n_splits,
         "n_repeats": n_repeats,
         "stratified": stratified,
-        "groups": grouped,
+        "groups": groups,
         "random_state": random_state,
         "samples": len(ids),
-        "fingerprint": _fingerprint(ids, labels, group_of if grouped else None),
+        "fingerprint": _fingerprint(ids, labels, group_of),
     }
     return Plan(folds, terms, classes)
 
 
-def check_splittable(data: Any) -> None:
+def check_splittable(data: object) -> None:
     """Raises a UserError unless a data module can be split into folds.
 
     It inspects the class, since the properties of the object may need a setup that comes later.
     """
     if data is None:
         raise UserError("cross-validation needs a data module, since loaders cannot be split")
-    lacking = [name for name in _NEEDED if not hasattr(type(data), name) and name not in vars(data)]
+    needed = ("ids", "labels", "groups", "with_split")
+    lacking = [name for name in needed if not hasattr(type(data), name) and name not in vars(data)]
     if lacking:
         raise UserError(
             f"{type(data).__name__} cannot be split into folds: it has no {' and no '.join(lacking)}; "
@@ -137,11 +149,11 @@ def check_splittable(data: Any) -> None:
         )
 
 
-def _check_numbers(
-    ids: list[str], labels: np.ndarray, groups: np.ndarray | None, n_splits: int, stratified: bool, classes: bool
+def _check_counts(
+    labels: np.ndarray, groups: np.ndarray | None, n_splits: int, stratified: bool, classes: bool
 ) -> None:
-    if len(ids) < n_splits:
-        raise UserError(f"n_splits is {n_splits}; it must be at most {len(ids)}, the number of samples")
+    if len(labels) < n_splits:
+        raise UserError(f"n_splits is {n_splits}; it must be at most {len(labels)}, the number of samples")
     if groups is not None and (n := len(np.unique(groups))) < n_splits:
         raise UserError(f"n_splits is {n_splits}; it must be at most {n}, the number of groups")
     if not stratified:
@@ -181,7 +193,6 @@ def _cut(
 
 
 def _fingerprint(ids: list[str], labels: np.ndarray, groups: np.ndarray | None) -> str:
-    """A short hash of the samples, labels and groups that were split."""
     digest = hashlib.blake2b(digest_size=8)
     for name in ids:
         digest.update(name.encode() + b"\0")

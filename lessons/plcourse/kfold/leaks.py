@@ -20,10 +20,6 @@ class LeakGuard(Callback):
     `torch.utils.data.Subset` of one dataset reveal a leak before the sample is trained on. Batches without ids are
     compared by content in the first validation: a held-out sample that equals a training sample has leaked, unless the
     training part itself has duplicates. Augmented samples cannot be checked by content.
-
-    Args:
-        held_out: the ids that must not be trained on.
-        trained_on: the ids of the training part.
     """
 
     def __init__(self, held_out: Sequence[str], trained_on: Sequence[str] = ()) -> None:
@@ -70,18 +66,15 @@ class LeakGuard(Callback):
         raise RunFailed(f"{leaked} is held out, but {type(trainer.datamodule).__name__} trains on it")  # pyright: ignore[reportAttributeAccessIssue]  (set late)
 
 
-def ids_in(batch: Any, known: Collection[str]) -> list[str]:
+def ids_in(batch: object, known: Collection[str]) -> list[str]:
     """The ids of a batch's samples, if they can be identified.
 
-    Args:
-        batch: a dictionary with a field ``id``, or a tuple, list or dictionary that contains one, or that contains a
-            list of distinct strings which are all known ids.
-        known: all ids of the data.
+    They are in the field ``id`` of the batch or of a dictionary inside it, or else in a list of distinct strings which
+    are all known ids.
     """
     if isinstance(batch, Mapping):
         if "id" in batch:
-            ids = batch["id"]
-            return [str(name) for name in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+            return [str(name) for name in (batch["id"].tolist() if hasattr(batch["id"], "tolist") else batch["id"])]
         batch = list(batch.values())
     if not isinstance(batch, tuple | list) or not batch:
         return []
@@ -91,7 +84,7 @@ def ids_in(batch: Any, known: Collection[str]) -> list[str]:
     return next((ids for each in batch if (ids := ids_in(each, known))), [])
 
 
-def contents_of(batch: Any) -> np.ndarray:
+def contents_of(batch: object) -> np.ndarray:
     """A hash of each sample's tensors, uint64 [B]; empty for a batch without tensors."""
     tensors = [each.detach().cpu() for each in _tensors(batch) if each.ndim]
     tensors = [each for each in tensors if len(each) == len(tensors[0])]
@@ -101,7 +94,7 @@ def contents_of(batch: Any) -> np.ndarray:
     return row_hashes(np.column_stack([row_hashes(each.numpy()) for each in rows]))
 
 
-def _tensors(batch: Any) -> Iterator[torch.Tensor]:
+def _tensors(batch: object) -> Iterator[torch.Tensor]:
     if isinstance(batch, torch.Tensor):
         yield batch
     elif isinstance(batch, Mapping | tuple | list):

@@ -87,12 +87,30 @@ class KFoldLoop(FitLoop):
         self.combine: Combine | None = combine
         self._restored = False
 
+    def run(self) -> None:
+        """Trains and scores the unfinished folds, then summarizes all of them."""
+        trainer, data = self._trainer, self._template.data
+        plan = plan_folds(data, self.n_splits, self.n_repeats, self.stratified, self.groups, self.random_state)
+        folds = [FoldRun(fold, self._folder / "folds" / str(fold.number)) for fold in plan.chosen(self.folds)]
+        pending = self._begin(plan, folds)
+        parent = ParentRun.of(self._folder, plan)
+        fit = FoldTrainer(self._template, self.combine or plan.combine, parent, trainer.is_global_zero, [self._bar])
+        if self.n_jobs == 1:
+            for fold in pending:
+                fit(fold)
+                self._fold_ended(fold)
+                if signum := maximum([trainer.safe_point.stop_signal])[0]:
+                    raise Interrupted(signum)
+        elif pending:
+            train_in_parallel(fit, pending, self.n_jobs, self._fold_ended)
+        self._end()
+
     @contextmanager
     def whole_run(self, model: pl.LightningModule) -> Iterator[None]:
         """Copies what the folds start from, and hides from the run's own trainer the callbacks that belong to folds."""
         trainer = self._trainer
         check_splittable(trainer.datamodule)
-        self._template = FitTemplate.of(trainer, model)
+        self._template, self._folder = FitTemplate.of(trainer, model), Path(trainer.default_root_dir)
         self._best_fold = BestFold(trainer)
         kept, sanity = trainer.callbacks, trainer.num_sanity_val_steps
         self._recorders = [callback for callback in kept if isinstance(callback, RunRecorder)]
@@ -104,45 +122,31 @@ class KFoldLoop(FitLoop):
             self._bar.close()
             trainer.callbacks, trainer.num_sanity_val_steps = kept, sanity
 
-    def run(self) -> None:
-        """Trains and scores the unfinished folds, then summarizes all of them."""
-        trainer = self._trainer
-        folder = Path(trainer.default_root_dir)
+    def _begin(self, plan: Plan, folds: list[FoldRun]) -> list[FoldRun]:
+        """Records the plan and returns the folds that are still to be trained; a UserError if the run has changed."""
+        trainer, file = self._trainer, self._folder / "folds" / PLAN
         if self.n_jobs > 1 and trainer.world_size > 1:
             raise UserError(
                 f"n_jobs is {self.n_jobs} in a run of {trainer.world_size} processes; these share each fold, so n_jobs "
                 "must be 1"
             )
-        cut = (self.n_splits, self.n_repeats, self.stratified, self.groups, self.random_state)
-        plan = plan_folds(self._template.data, *cut)
-        folds = [FoldRun(fold, folder / "folds" / str(fold.number)) for fold in plan.chosen(self.folds)]
-        self._check_resumed(plan, folder)
+        if file.is_file():
+            change = next((recorder.change for recorder in self._recorders if recorder.change is not None), None)
+            check_unchanged(self._folder, plan, trainer, None if change is None else dict(change.asked))
+        elif self._restored:
+            raise UserError("a cross-validation must be continued in its own folder: --run RUN --ckpt_path last")
         finished = from_rank_0([fold.fold.number for fold in folds if fold.is_finished])
         pending = [fold for fold in folds if fold.fold.number not in finished]
         gather_objects(None)  # every rank must read the plan before rank 0 writes it
         if trainer.is_global_zero:
-            (folder / "folds").mkdir(exist_ok=True)
-            write_json(folder / "folds" / PLAN, plan_terms(plan, trainer))
+            file.parent.mkdir(exist_ok=True)
+            write_json(file, plan_terms(plan, trainer))
         for recorder in self._recorders:
             recorder.on_train_start(trainer, trainer.lightning_module)
         self._summary = Summary(plan, folds, *self._monitored())
         self._bar.open(folds, pending)
         self._best_fold.save(trainer, self._summary.best_fold())
-        combine, parent = self.combine or plan.combine, ParentRun.of(folder, plan)
-        fit = FoldTrainer(self._template, combine, parent, trainer.is_global_zero, [self._bar])
-        if self.n_jobs == 1:
-            for fold in pending:
-                fit(fold)
-                self._fold_ended(fold)
-                if signum := maximum([trainer.safe_point.stop_signal])[0]:
-                    raise Interrupted(signum)
-        elif pending:
-            train_in_parallel(fit, pending, self.n_jobs, self._fold_ended)
-        self._bar.close()
-        for recorder in self._recorders:
-            recorder.on_train_end(trainer, trainer.lightning_module)
-        if trainer.is_global_zero:
-            self._summary.conclude(folder, trainer.loggers)
+        return pending
 
     def _fold_ended(self, fold: FoldRun) -> None:
         self._bar.end(fold.fold, self._summary.line(fold))
@@ -150,6 +154,14 @@ class KFoldLoop(FitLoop):
             hint = f"{nearest(self.monitor, scores)}; logged metrics: {', '.join(scores)}"
             raise UserError(f"monitor '{self.monitor}' is never logged{hint}")
         self._best_fold.save(self._trainer, self._summary.best_fold())
+
+    def _end(self) -> None:
+        trainer = self._trainer
+        self._bar.close()
+        for recorder in self._recorders:
+            recorder.on_train_end(trainer, trainer.lightning_module)
+        if trainer.is_global_zero:
+            self._summary.conclude(self._folder, trainer.loggers)
 
     def _monitored(self) -> tuple[str, str]:
         keeper = self._best_fold.keeper
@@ -169,13 +181,6 @@ class KFoldLoop(FitLoop):
                 "run; --run RUN --ckpt_path last continues a cross-validation"
             )
         self._restored = True
-
-    def _check_resumed(self, plan: Plan, folder: Path) -> None:
-        if (folder / "folds" / PLAN).is_file():
-            change = next((recorder.change for recorder in self._recorders if recorder.change is not None), None)
-            check_unchanged(folder, plan, self._trainer, None if change is None else dict(change.asked))
-        elif self._restored:
-            raise UserError("a cross-validation must be continued in its own folder: --run RUN --ckpt_path last")
 
     @property
     def _trainer(self) -> Trainer:

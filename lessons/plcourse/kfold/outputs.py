@@ -71,10 +71,8 @@ class Recording(_ForwardWatcher):
 
     def on_batch(self, batch: Any) -> None:
         """Starts the record of a batch."""
-        known = batch if isinstance(batch, dict) else {}
-        ids, label = known.get("id"), known.get("label")
-        label = label.detach().cpu() if isinstance(label, Tensor) else None
-        self.batches.append(BatchOutputs(None if ids is None else list(map(str, ids)), label))
+        ids, labels = _known(batch)
+        self.batches.append(BatchOutputs(ids, None if labels is None else labels.detach().cpu()))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the model's own output and records it."""
@@ -88,31 +86,30 @@ class Recording(_ForwardWatcher):
 class AveragedOutputs(_ForwardWatcher):
     """Averages several recordings; its ``forward`` plays the average back.
 
-    Args:
-        combine: ``logits`` takes the log of the mean softmax over the second dimension, whose softmax is the mean
-            probability; ``values`` takes the mean.
-
-    Raises:
-        RunFailed: the recordings differ in their samples, or the model does not call ``forward``.
+    With ``logits`` the average is the log of the mean softmax over the second dimension, whose softmax is the mean
+    probability; with ``values`` it is the mean. Recordings of different samples, or of a model that does not call
+    ``forward``, are a RunFailed.
     """
 
     def __init__(self, combine: Combine) -> None:
-        self.combine: Combine = combine
+        self._logits = combine == "logits"
         self.members = 0
-        self._sums: list[BatchOutputs] = []
+        self._sums: list[BatchOutputs] = []  # of probabilities as their logarithms
         self._batch = -1
         self._call = 0
 
     def add(self, recording: Recording) -> None:
         """Adds the recording of another member."""
-        own = [BatchOutputs(b.ids, b.labels, [self._summand(x) for x in b.outputs]) for b in recording.batches]
+        summand = _log_probabilities if self._logits else Tensor.double
+        own = [BatchOutputs(b.ids, b.labels, [summand(x) for x in b.outputs]) for b in recording.batches]
         if own and not any(batch.outputs for batch in own):
             raise RunFailed("an ensemble averages the outputs of forward, which the step never calls: call self(...)")
         if self.members:
             if [(b.ids, len(b.outputs)) for b in own] != [(b.ids, len(b.outputs)) for b in self._sums]:
                 raise RunFailed("two folds were scored on different batches: the loader must keep its order")
+            add = torch.logaddexp if self._logits else torch.add
             for total, batch in zip(self._sums, own, strict=True):
-                total.outputs = [self._sum(a, b) for a, b in zip(total.outputs, batch.outputs, strict=True)]
+                total.outputs = [add(a, b) for a, b in zip(total.outputs, batch.outputs, strict=True)]
         else:
             self._sums = own
         self.members += 1
@@ -120,27 +117,26 @@ class AveragedOutputs(_ForwardWatcher):
     def on_batch(self, batch: Any) -> None:
         """Moves on to the next batch."""
         self._batch, self._call = self._batch + 1, 0
-        ids = batch.get("id") if isinstance(batch, dict) else None
-        if ids is not None and list(map(str, ids)) != self._sums[self._batch].ids:
+        ids, _ = _known(batch)
+        if ids is not None and ids != self._sums[self._batch].ids:
             raise RunFailed("the ensemble is scored on other batches than its folds: the loader must keep its order")
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The average of the members' outputs in the same call."""
         total = self._sums[self._batch].outputs[self._call]
         self._call += 1
-        mean = total - np.log(self.members) if self.combine == "logits" else total / self.members
+        mean = total - np.log(self.members) if self._logits else total / self.members
         like = next((arg for arg in args if isinstance(arg, Tensor)), None)
         # at least single precision, as for all scores, even in a half-precision run
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         return mean.to("cpu" if like is None else like.device, dtype)
 
-    def _summand(self, output: Tensor) -> Tensor:
-        if self.combine == "values":
-            return output.double()
-        return _log_probabilities(output)
 
-    def _sum(self, a: Tensor, b: Tensor) -> Tensor:
-        return a + b if self.combine == "values" else torch.logaddexp(a, b)
+def _known(batch: object) -> tuple[list[str] | None, Tensor | None]:
+    """The ids and labels of a batch; None for what it lacks."""
+    fields = batch if isinstance(batch, dict) else {}
+    ids, label = fields.get("id"), fields.get("label")
+    return None if ids is None else list(map(str, ids)), label if isinstance(label, Tensor) else None
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
@@ -160,13 +156,13 @@ def out_of_fold_rows(recording: Recording, combine: Combine, repeat: int, fold: 
         the cross-entropy of the sample in nats or its squared error. None if on this process any batch lacks ids or
         labels, or calls ``forward`` more or less than once.
     """
-    usable = all(b.ids is not None and b.labels is not None and len(b.outputs) == 1 for b in recording.batches)
-    if not usable or not recording.batches:
+    batches = recording.batches
+    if not batches or any(b.ids is None or b.labels is None or len(b.outputs) != 1 for b in batches):
         return None
-    ids = [name for batch in recording.batches for name in batch.ids or ()]
-    label_B = torch.cat([batch.labels for batch in recording.batches if batch.labels is not None])
-    output = torch.cat([batch.outputs[0] for batch in recording.batches])
-    columns: dict[str, Any] = {
+    ids = [name for batch in batches for name in batch.ids or ()]
+    label_B = torch.cat([batch.labels for batch in batches if batch.labels is not None])
+    output = torch.cat([batch.outputs[0] for batch in batches])
+    columns = {
         "id": pa.array(ids, pa.string()),
         "repeat": pa.array([repeat] * len(ids), pa.int64()),
         "fold": pa.array([fold] * len(ids), pa.int64()),

@@ -1,6 +1,7 @@
 """Trains several folds at a time, in processes forked from this one, which inherit model and data as they are."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from plcourse.errors import Interrupted, RunFailed, UserError
 from plcourse.kfold.fold_run import FoldRun
@@ -16,10 +17,7 @@ def train_in_parallel(
 ) -> None:
     """Trains and scores folds in up to ``n_jobs`` processes, and calls ``fold_ended`` for each that finishes.
 
-    Raises:
-        UserError: this process cannot be forked.
-        Interrupted: a signal ended the run.
-        RunFailed: a fold failed; the others are finished first.
+    If a fold fails, the others are finished first; then it raises RunFailed.
     """
     global _inherited
     failures = []
@@ -27,7 +25,7 @@ def train_in_parallel(
         workers = PoolSettings.prepare(n_jobs, None, signals)
         if not workers.forks:
             raise UserError(f"n_jobs is {n_jobs}; it must be 1, since this process cannot be forked (GPU or system)")
-        _inherited = (FoldTrainer(fit.template, fit.combine, fit.parent), list(pending))
+        _inherited = replace(fit, is_first=True, callbacks=()), list(pending)
         try:
             with workers.pool(len(pending)) as pool:
                 for at, outcome in pool.run([(_fit_inherited, at) for at in range(len(pending))]):
@@ -45,7 +43,6 @@ def train_in_parallel(
 
 
 def _fit_inherited(at: int) -> None:
-    """The task of a worker."""
     assert _inherited is not None
     fit, folds = _inherited
     folds[at].path.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 from plcourse.data.randoms import run_seed
 from plcourse.errors import UserError
 from plcourse.kfold.fold_data import fold_config
-from plcourse.kfold.fold_run import ParentRun, read_config
+from plcourse.kfold.fold_run import read_config
 from plcourse.kfold.folds import Plan
 from plcourse.runs.changes import check_folds
 from plcourse.runs.record import read_record
@@ -25,11 +25,7 @@ def plan_terms(plan: Plan, trainer: Trainer) -> dict[str, Any]:
 def check_unchanged(folder: Path, plan: Plan, trainer: Trainer, asked: dict[str, Any] | None) -> None:
     """Raises a UserError if a run is continued with other folds or settings than it began with.
 
-    Args:
-        folder: the folder of the run, in which ``folds/plan.json`` exists.
-        plan: the folds as planned now.
-        trainer: the trainer of the run.
-        asked: the present config; None if it is that of the run's folder.
+    ``asked`` is the present config; None if it is that of the run's folder.
     """
     folds = folder / "folds"
     before = read_record(folds / PLAN)
@@ -42,7 +38,7 @@ def check_unchanged(folder: Path, plan: Plan, trainer: Trainer, asked: dict[str,
             f"the folds in {folds} have {name} {before.get(name)}, and {value} is asked for: restore "
             f"{before.get(name)}, or start a new run"
         )
-    config = ParentRun.of(folder, plan).config if asked is None else asked
+    config = read_config(folder / "config.yaml") if asked is None else asked
     for checkpoint in sorted(folds.glob(f"*/checkpoints/{LAST}")) if config else []:
         fold = checkpoint.parent.parent
         if (trained := read_config(fold / "config.yaml")) and fold.name.isdecimal():

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 from pytorch_lightning.loggers import Logger
@@ -23,30 +23,31 @@ from plcourse.stats.significance import corrected_resampled_t_test, paired_t_tes
 CONFIDENCE = 0.95
 
 
-def estimate(metric: str, scores: Sequence[float], test_train_ratio: float) -> dict[str, Any]:
+class Estimate(TypedDict):
+    """The mean, standard deviation and intervals of the scores of n folds; all but the mean are None for one fold."""
+
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    naive_low: float | None
+    naive_high: float | None
+
+
+def estimate(metric: str, scores: Sequence[float], test_train_ratio: float) -> Estimate:
     """Mean, standard deviation and interval of the scores of n folds.
 
     The interval is Student's with n - 1 degrees of freedom and a variance of the mean of (1/n + n_test/n_train) sd^2
     (Nadeau and Bengio 2003, section 5). The naive one uses sd^2 / n, as if the folds shared no training samples, and is
     too narrow. Both are clipped to the range of the metric, such as 0 to 1 for an accuracy.
-
-    Returns:
-        ``mean``, ``sd``, ``low``, ``high``, ``naive_low``, ``naive_high``; all but ``mean`` are None for one fold.
     """
     zeros = [0.0] * len(scores)
     corrected = corrected_resampled_t_test(scores, zeros, test_train_ratio, CONFIDENCE)
     naive = paired_t_test(scores, zeros, CONFIDENCE)
-    mean = fmean(scores)
+    mean, sd = fmean(scores), stdev(scores) if len(scores) > 1 else None
     low, high = within(metric, corrected.low, corrected.high, mean)
     naive_low, naive_high = within(metric, naive.low, naive.high, mean)
-    return {
-        "mean": mean,
-        "sd": stdev(scores) if len(scores) > 1 else None,
-        "low": low,
-        "high": high,
-        "naive_low": naive_low,
-        "naive_high": naive_high,
-    }
+    return {"mean": mean, "sd": sd, "low": low, "high": high, "naive_low": naive_low, "naive_high": naive_high}
 
 
 class Summary:
@@ -55,36 +56,31 @@ class Summary:
     def __init__(self, plan: Plan, folds: Sequence[FoldRun], monitor: str, mode: str) -> None:
         self.plan, self.folds, self.monitor, self.mode = plan, folds, monitor, mode
 
-    def finished(self) -> list[FoldRun]:
-        """The finished folds."""
-        return [fold for fold in self.folds if fold.is_finished]
-
     def best_fold(self) -> FoldRun | None:
         """The finished fold with a checkpoint and the best score, the first of equals; None if there is none."""
         sign = -1 if self.mode == "max" else 1
-        scored = [(sign * fold.scores.get(self.monitor, math.inf), fold) for fold in self.finished() if fold.best]
-        return min(scored, key=lambda pair: pair[0])[1] if scored else None
+        trained = [fold for fold in self.folds if fold.is_finished and fold.best]
+        return min(trained, key=lambda fold: sign * fold.scores.get(self.monitor, math.inf), default=None)
 
     def line(self, fold: FoldRun) -> str:
         """The line to print when a fold has ended."""
         scores = fold.scores
         if self.monitor not in scores:
             return "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        so_far = [other.scores[self.monitor] for other in self.finished()]
+        so_far = [other.scores[self.monitor] for other in self.folds if other.is_finished]
         return f"{self.monitor} {scores[self.monitor]:.4g}  (mean of {len(so_far)}: {fmean(so_far):.4g})"
 
     def table(self) -> dict[str, Any]:
         """The content of ``summary.json``."""
-        scores = {fold.fold.number: fold.scores for fold in self.folds}
-        names = [name for name in next(iter(scores.values())) if all(name in each for each in scores.values())]
-        sizes = [fold.fold.sizes for fold in self.folds]
-        ratio = fmean(size["n_val"] / size["n_train"] for size in sizes)
+        rows = [
+            {"fold": fold.fold.number, "repeat": fold.fold.repeat, **fold.fold.sizes, **fold.scores}
+            for fold in self.folds
+        ]
+        names = [name for name in self.folds[0].scores if all(name in row for row in rows)]
+        ratio = fmean(row["n_val"] / row["n_train"] for row in rows)
         return {
-            "folds": [
-                {"fold": fold.fold.number, "repeat": fold.fold.repeat, **fold.fold.sizes, **scores[fold.fold.number]}
-                for fold in self.folds
-            ],
-            "metrics": {name: estimate(name, [each[name] for each in scores.values()], ratio) for name in names},
+            "folds": rows,
+            "metrics": {name: estimate(name, [row[name] for row in rows], ratio) for name in names},
             "test_train_ratio": ratio,
             "confidence": CONFIDENCE,
             "plan": self.plan.terms,
@@ -106,14 +102,12 @@ class Summary:
             run = Run(folder)
             steps = sum(fold.run.record.get("steps") or 0 for fold in self.folds)
             sizes = {**(run.record.get("data") or {}), **self.folds[0].fold.sizes}
-            run.update(best=self._best(table), steps=steps, data=sizes)
+            mean = table["metrics"].get(self.monitor)
+            best = mean and {"metric": self.monitor, "value": shortest(mean["mean"])}
+            run.update(best=best, steps=steps, data=sizes)
         if table["metrics"]:
             plot(table, folder / "plots" / "folds.png")
         say("\n".join(self._lines(table)))
-
-    def _best(self, table: dict[str, Any]) -> dict[str, Any] | None:
-        found = table["metrics"].get(self.monitor)
-        return found and {"metric": self.monitor, "value": shortest(found["mean"])}
 
     def _lines(self, table: dict[str, Any]) -> list[str]:
         metrics, folds = table["metrics"], table["folds"]
