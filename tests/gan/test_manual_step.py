@@ -7,9 +7,10 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 from plcourse import Trainer
+from plcourse.gan.adversarial import squared_gradient
 from plcourse.gan.gaussians import GaussianGrid, GaussianQuality
 from plcourse.gan.latents import training_latents
-from plcourse.gan.manual_step import cut, squared_gradient
+from plcourse.gan.manual_step import cut
 from plcourse.gan.networks import PointDiscriminator, PointGenerator
 from plcourse.gan.nonsaturating import GAN
 from plcourse.gan.r3gan import R3GAN

@@ -63,7 +63,7 @@ def test_modes_are_counted_where_the_average_puts_its_points() -> None:
     class Perfect(nn.Module):
         def forward(self, latent: Tensor) -> Tensor:
             mode = torch.arange(len(latent)) % 20  # five of the 25 are missing
-            return torch.from_numpy(data.centres).float()[mode] + 0.1 * latent
+            return torch.from_numpy(data.centers).float()[mode] + 0.1 * latent
 
     page.average = cast(Any, Perfect())
     assert minimal.modes_found(page, data) == 20

@@ -103,10 +103,10 @@ class TestPoints:
     def test_the_data_have_the_modes_that_they_say(self) -> None:
         data = GaussianGrid(side=5, n_test=5000)
         points = data._points("test")
-        centres = torch.from_numpy(grid(5, 2.0))[points.labels]
+        centers = torch.from_numpy(grid(5, 2.0))[points.labels]
         assert len(set(points.labels.tolist())) == 25
-        assert (points.points - centres).std().item() == pytest.approx(0.1, rel=0.03)
-        assert (points.points - centres).mean().item() == pytest.approx(0, abs=0.006)
+        assert (points.points - centers).std().item() == pytest.approx(0.1, rel=0.03)
+        assert (points.points - centers).mean().item() == pytest.approx(0, abs=0.006)
 
     def test_good_points_are_within_three_standard_deviations(self) -> None:
         near = self.quality().nearest(
@@ -127,7 +127,7 @@ class TestPoints:
     def test_the_picture_puts_points_where_they_are(self) -> None:
         picture = self.quality().picture(torch.tensor([[2.0, 2.0]]), 8)
         row, column = np.argwhere((picture == (30, 80, 160)).all(axis=2))[0]
-        assert row < 100  # upwards
+        assert row < 100  # upward
         assert column > 220
 
 
@@ -210,13 +210,9 @@ class TestPictures:
         middles = picture[3::6, 3::6, 0].reshape(-1)
         assert middles.tolist() == [0, 64, 128, 191, 255, 0]  # the last place is empty
 
-    def test_pixels_of_colour(self) -> None:
-        assert to_pixels(torch.tensor([-2.0, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)).reshape(-1).tolist() == [
-            0,
-            0,
-            128,
-            255,
-        ]
+    def test_pixels_of_color(self) -> None:
+        pixels = to_pixels(torch.tensor([-2.0, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2))
+        assert pixels.reshape(-1).tolist() == [0, 0, 128, 255]
 
 
 def test_a_run_on_images_reports_floors_shares_and_its_features(forked: Command, tmp_path: Path, runs: Path) -> None:

@@ -179,10 +179,8 @@ class TestMistakes:
 
     def test_a_loss_that_is_not_finite_says_how_to_clip(self, forked: Command, tmp_path: Path) -> None:
         config = points_config("GAN")
-        config["model"]["init_args"]["generator_optimizer"] = {
-            "class_path": "torch.optim.SGD",
-            "init_args": {"lr": 1e30},
-        }
+        sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+        config["model"]["init_args"]["generator_optimizer"] = sgd
         done = forked("fit", "-c", write_config(tmp_path / "nan.yaml", config), status=1)
         assert "--model.init_args.gradient_clip_val 1" in done.stderr
 

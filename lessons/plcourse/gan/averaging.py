@@ -10,15 +10,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class MovingAverage(nn.Module):
     """A generator whose weights are an exponential moving average of those in training (Yazici et al. 2019).
 
-    The two networks of a GAN circle each other; the average of the generator's path lies closer to its centre.
+    The two networks of a GAN circle each other; the average of the generator's path lies closer to its center.
 
     Args:
         network: the generator; it is copied.
-        decay: weight of the past in each update, 0 (no averaging) to less than 1. It is smaller in early updates, so
-            that the initial weights are soon forgotten.
-
-    Raises:
-        ValueError: the decay is out of range.
+        decay: weight of the past in each update, 0 (no averaging) to less than 1, else a ValueError. It is smaller in
+            early updates, so that the initial weights are soon forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -30,7 +27,7 @@ class MovingAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Moves the average towards the weights after iteration ``step``, counted from 0."""
+        """Moves the average toward the weights after iteration ``step``, counted from 0."""
         average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         average(list(self.network.parameters()), list(network.parameters()), step)
         for own, current in zip(self.network.buffers(), network.buffers(), strict=True):

@@ -1,7 +1,5 @@
 """Real images in [-1, 1], the range of a generator's tanh, and the seeds to generate from."""
 
-import pytorch_lightning as pl
-
 from plcourse.data import (
     Augmentation,
     BatchLoader,
@@ -57,9 +55,4 @@ class RealImages(ImageData):
 
     def predict_dataloader(self) -> BatchLoader:
         """Each seed once."""
-        return seed_loader(self.seeds, self.batch_size, self.trainer)
-
-
-def seed_loader(seeds: Seeds, batch_size: int, trainer: pl.Trainer | None) -> BatchLoader:
-    """Batches of ``seed`` int64 [B] and ``id``, each seed on one process."""
-    return eval_loader(seeds, batch_size, Process.of(trainer))
+        return eval_loader(self.seeds, self.batch_size, Process.of(self.trainer))

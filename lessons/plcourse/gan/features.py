@@ -79,10 +79,9 @@ def fit_features(network: FeatureNetwork, images: ImageSplits, cache: Path, devi
         else:
             state = _trained(network.arguments, images, device)
             AtomicCheckpointIO().save_checkpoint({"state_dict": state}, path)
-            sizes = images.sizes
             say(
-                f"feature network trained on {sizes['n_train']} images: accuracy {float(state['accuracy']):.4f} on "
-                f"{sizes['n_test']} test images; saved as {path}"
+                f"feature network trained on {images.sizes['n_train']} images: accuracy {state['accuracy']:.4f} on "
+                f"{images.sizes['n_test']} test images; saved as {path}"
             )
     network.load_state_dict(state)
 
@@ -114,21 +113,20 @@ def batches(data: ImageDataset, size: int, order: np.ndarray | None = None) -> I
 
 
 def _check(network: FeatureNetwork, images: ImageSplits) -> None:
-    channels, classes, *_ = network.arguments
-    for what, wanted, found in (
-        ("channels", channels, images.channels),
-        ("num_classes", classes, images.num_classes),
-    ):
-        if wanted != found:
+    found = {"channels": images.channels, "num_classes": images.num_classes}
+    for (what, number), wanted in zip(found.items(), network.arguments, strict=False):
+        if wanted != number:
             raise UserError(
-                f"the feature network has {what} {wanted}, but the data have {found}; set "
-                f"--model.init_args.quality.init_args.features.init_args.{what} {found}"
+                f"the feature network has {what} {wanted}, but the data have {number}; set "
+                f"--model.init_args.quality.init_args.features.init_args.{what} {number}"
             )
-    if classes < 2:
+    if images.num_classes < 2:
         raise UserError("the feature network needs data with two classes or more")
 
 
-def _trained(arguments: tuple[Any, ...], images: ImageSplits, device: torch.device | str) -> dict[str, Tensor]:
+def _trained(
+    arguments: tuple[int, int, tuple[int, ...], int], images: ImageSplits, device: torch.device | str
+) -> dict[str, Tensor]:
     with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(0)
         network = FeatureNetwork(*arguments).to(device, torch.float32)  # even if the run is in double precision
@@ -145,12 +143,11 @@ def _trained(arguments: tuple[Any, ...], images: ImageSplits, device: torch.devi
                 optimizer.step()
                 cycle.step()
         with torch.no_grad():
-            right = sum(
-                int((network(batch["image"].to(device))[1].argmax(1).cpu() == batch["label"]).sum())
-                for batch in batches(test, 256)
-            )
+            right = [
+                network(batch["image"].to(device))[1].argmax(1).cpu() == batch["label"] for batch in batches(test, 256)
+            ]
             squares = [network(batch["image"].to(device))[0].double().square().mean(1) for batch in batches(train, 256)]
         network.unit.copy_(torch.cat(squares).mean().sqrt())
-        network.accuracy.fill_(right / len(test))
+        network.accuracy.fill_(torch.cat(right).double().mean())
         network.fitted.fill_(True)
     return {name: value.cpu() for name, value in network.state_dict().items()}

@@ -1,6 +1,6 @@
 """The toy data of this lesson: 25 Gaussians on a grid, for which the modes that a generator misses can be counted.
 
-The grid is that of VEEGAN (Srivastava et al. 2017, section 4.1): 5 x 5 centres at distance 2. The standard deviation
+The grid is that of VEEGAN (Srivastava et al. 2017, section 4.1): 5 x 5 centers at distance 2. The standard deviation
 is 0.1 instead of 0.05, so that the modes are 20 standard deviations apart and seconds of training suffice.
 
 Shape suffixes: N points, M modes, B points of a batch.
@@ -16,39 +16,30 @@ from torch import Tensor
 from plcourse.data import BatchLoader, Process, eval_loader, keys_of, normals, train_loader, uniforms
 from plcourse.data.provenance import Identities, row_hashes
 from plcourse.errors import UserError
-from plcourse.gan.data import seed_loader
 from plcourse.gan.latents import Seeds
 from plcourse.gan.measures import mode_fractions, modes_covered, total_variation
 from plcourse.gan.quality import Quality
 from plcourse.processes.collectives import gather_objects
 
-NEAR = 3.0  # a point within so many standard deviations of a centre is good; 98.9 % of real points in two dimensions
+NEAR = 3.0  # a point within so many standard deviations of a center is good; 98.9 % of real points in two dimensions
 COVERED = 0.1  # fraction of the points it should have for a mode to count as found; evenly spread points give 0.07
 PIXELS = 320  # width and height of a picture
 
 
 def grid(side: int, spacing: float) -> np.ndarray:
-    """The centres, float64 [side * side, 2], around the origin."""
+    """The centers, float64 [side * side, 2], around the origin."""
     line = (np.arange(side) - (side - 1) / 2) * spacing
     return np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 class Points:
-    """Points of a mixture of Gaussians with equal weights, each a function of its id.
+    """Points of a mixture of Gaussians with equal weights, each a function of its id, which begins with ``part``."""
 
-    Args:
-        part: ``train``, ``val`` or ``test``; the prefix of the ids.
-        n: number of points.
-        centres: float64 [M, 2], the modes.
-        std: standard deviation of each mode.
-        seed: fixes the points.
-    """
-
-    def __init__(self, part: str, n: int, centres: np.ndarray, std: float, seed: int) -> None:
+    def __init__(self, part: str, n: int, centers: np.ndarray, std: float, seed: int) -> None:
         self.ids = [f"{part}/{i:06d}" for i in range(n)]
         keys = keys_of(self.ids)
-        mode_N = (uniforms(seed, 0, keys, 1)[:, 0] * len(centres)).astype(np.int64)
-        points_N2 = centres[mode_N] + std * normals(seed, 1, keys, 2)
+        mode_N = (uniforms(seed, 0, keys, 1)[:, 0] * len(centers)).astype(np.int64)
+        points_N2 = centers[mode_N] + std * normals(seed, 1, keys, 2)
         self.points = torch.from_numpy(points_N2).float()
         self.labels = torch.from_numpy(mode_N)
 
@@ -72,7 +63,7 @@ class GaussianGrid(pl.LightningDataModule):
 
     Args:
         side: modes in each direction; there are ``side * side``.
-        spacing: distance between neighbouring centres.
+        spacing: distance between neighboring centers.
         std: standard deviation of each mode.
         n_train: training points.
         n_val: validation points.
@@ -100,7 +91,8 @@ class GaussianGrid(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.centres, self.std = grid(side, spacing), std
+        self.centers = self.centres = grid(side, spacing)  # centres: its name in 0.1
+        self.std = std
         self.sizes = {"n_train": n_train, "n_val": n_val, "n_test": n_test}
         self.batch_size, self.data_seed = batch_size, data_seed
         self.seeds = Seeds(range(predict_samples) if predict_seeds is None else predict_seeds)
@@ -111,27 +103,24 @@ class GaussianGrid(pl.LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader:
         """Each validation point once."""
-        return self._each_once("val")
+        return eval_loader(self._points("val"), self.batch_size, Process.of(self.trainer))
 
     def test_dataloader(self) -> BatchLoader:
         """Each test point once."""
-        return self._each_once("test")
+        return eval_loader(self._points("test"), self.batch_size, Process.of(self.trainer))
 
     def predict_dataloader(self) -> BatchLoader:
         """Each seed once."""
-        return seed_loader(self.seeds, self.batch_size, self.trainer)
+        return eval_loader(self.seeds, self.batch_size, Process.of(self.trainer))
 
     def _points(self, part: str) -> Points:
-        return Points(part, self.sizes[f"n_{part}"], self.centres, self.std, self.data_seed)
-
-    def _each_once(self, part: str) -> BatchLoader:
-        return eval_loader(self._points(part), self.batch_size, Process.of(self.trainer))
+        return Points(part, self.sizes[f"n_{part}"], self.centers, self.std, self.data_seed)
 
 
 class GaussianQuality(Quality):
     """Counts generated points by mode; needs no feature network, since the true distribution is known.
 
-    Scores: ``good``, the fraction of generated points within 3 standard deviations of a centre; ``modes``, the modes
+    Scores: ``good``, the fraction of generated points within 3 standard deviations of a center; ``modes``, the modes
     with at least a tenth of the good points they should have (VEEGAN requires one point); ``mode_tv``, the total
     variation distance to the true mode fractions, where points that are not good count as an extra mode. Outside fit
     also ``good_floor`` and ``mode_tv_floor``, the same of the real points, and ``samples``.
@@ -142,15 +131,16 @@ class GaussianQuality(Quality):
     def __init__(self) -> None:
         super().__init__()
         self._modes: list[np.ndarray] = []
-        self._centres: np.ndarray | None = None
+        self._centers: np.ndarray | None = None
         self._std = 1.0
 
     def prepare(self, trainer: pl.Trainer) -> None:
         """Takes the modes from the data module; a UserError if it has none."""
         data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "centres"):
+        self._centers = getattr(data, "centers", getattr(data, "centres", None))
+        if self._centers is None:
             raise UserError("GaussianQuality needs a data module with known modes, such as GaussianGrid")
-        self._centres, self._std = data.centres, data.std
+        self._std = data.std
 
     def update(self, real: Tensor, fake: Tensor) -> None:
         """Adds real and generated points, [B, 2] each."""
@@ -158,18 +148,18 @@ class GaussianQuality(Quality):
 
     def nearest(self, point_B2: Tensor) -> np.ndarray:
         """The mode of each point, int64 [B]; -1 for a point that is not good."""
-        assert self._centres is not None, "prepare comes first"
+        assert self._centers is not None, "prepare comes first"
         points = point_B2.detach().double().cpu().numpy()
-        distance_BM = np.linalg.norm(points[:, None] - self._centres, axis=2)
+        distance_BM = np.linalg.norm(points[:, None] - self._centers, axis=2)
         return np.where(distance_BM.min(axis=1) <= NEAR * self._std, distance_BM.argmin(axis=1), -1)
 
     def scores(self, trainer: pl.Trainer) -> dict[str, float]:
         """The scores over all processes, as the class lists them."""
         rows = [part for own in gather_objects(self._modes) for part in own]
         self._modes = []
-        assert self._centres is not None, "prepare comes first"
+        assert self._centers is not None, "prepare comes first"
         real, fake = np.concatenate(rows).T
-        modes = len(self._centres)
+        modes = len(self._centers)
         true = np.full(modes, 1 / modes)
         fractions = mode_fractions(fake, modes)
         found = {
@@ -190,12 +180,12 @@ class GaussianQuality(Quality):
 
     def picture(self, sample: Tensor, columns: int) -> np.ndarray:
         """Blue points over the orange circles that contain the good ones; ``columns`` has no effect."""
-        assert self._centres is not None, "prepare comes first"
-        reach = np.abs(self._centres).max() * 1.3 + NEAR * self._std
+        assert self._centers is not None, "prepare comes first"
+        reach = np.abs(self._centers).max() * 1.3 + NEAR * self._std
         axis = (np.arange(PIXELS) + 0.5) / PIXELS * 2 * reach - reach
         y_HW, x_HW = np.meshgrid(-axis, axis, indexing="ij")
         canvas = np.full((PIXELS, PIXELS, 3), 255, np.uint8)
-        for x, y in self._centres:
+        for x, y in self._centers:
             canvas[np.hypot(x_HW - x, y_HW - y) <= NEAR * self._std] = (255, 190, 110)
         points = sample.detach().double().cpu().numpy()
         column, row = np.floor((points * (1, -1) + reach) / (2 * reach) * PIXELS).astype(np.int64).T

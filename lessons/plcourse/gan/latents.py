@@ -20,11 +20,6 @@ from plcourse.data.randoms import stream
 _STREAMS = {"discriminator": 0x64, "generator": 0x67, "mixing": 0x6D, "evaluation": 0x65}
 
 
-def _seed(purpose: str, turn: int) -> int:
-    """A seed from that of the run, different for each purpose and turn."""
-    return int(stream(run_seed(), _STREAMS[purpose], turn)[0])
-
-
 def training_latents(purpose: str, step: int, turn: int, ids: Sequence[str], dimensions: int) -> Tensor:
     """Standard normal latents, float32 [B, Z], for a turn of a network in iteration ``step``.
 
@@ -43,6 +38,11 @@ def latents_of(keys: np.ndarray, dimensions: int) -> Tensor:
     return torch.from_numpy(normals(_STREAMS["evaluation"], 0, keys, dimensions)).float()
 
 
+def _seed(purpose: str, turn: int) -> int:
+    """A seed from that of the run, different for each purpose and turn."""
+    return int(stream(run_seed(), _STREAMS[purpose], turn)[0])
+
+
 def between(a_Z: Tensor, b_Z: Tensor, steps: int) -> Tensor:
     """Latents on the great circle between two latents, [steps, Z], ends included (White 2016, arXiv 1609.04468).
 
@@ -57,14 +57,7 @@ def between(a_Z: Tensor, b_Z: Tensor, steps: int) -> Tensor:
 
 
 class Seeds:
-    """The seeds that a generator predicts from, as a dataset for `BatchLoader`.
-
-    Args:
-        seeds: one number of 0 or more per sample.
-
-    Raises:
-        ValueError: a seed is negative or appears twice.
-    """
+    """The distinct seeds, each 0 or more, that a generator predicts from; a dataset for `BatchLoader`."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         if any(seed < 0 for seed in seeds):

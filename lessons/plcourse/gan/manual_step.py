@@ -15,7 +15,6 @@ All of it happens within one `training_step`. No gradient is half accumulated be
 checkpoint is exact.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +22,9 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from plcourse.data import Batch
 from plcourse.processes.collectives import is_distributed
 from plcourse.training.metrics import is_logging_step
 
@@ -35,8 +36,8 @@ Scalars = dict[str, Tensor]  # "loss" and what is logged with it
 def take_turn(
     module: pl.LightningModule,
     player: int,
-    batch: dict[str, Any],
-    loss_of: Callable[[dict[str, Any]], Scalars],
+    batch: Batch,
+    loss_of: Callable[[Batch], Scalars],
     micro_batches: int = 1,
 ) -> Scalars:
     """Takes one optimizer step of one network on a batch.
@@ -66,28 +67,23 @@ def take_turn(
     for config in schedulers:
         if config.scheduler.optimizer is optimizer.optimizer:
             config.scheduler.step()
-    norm = getattr(module, "gradient_norm", None)
-    if norm is not None:
+    if (norm := getattr(module, "gradient_norm", None)) is not None:
         scalars["grad_norm"] = norm
     return scalars
 
 
-def cut(batch: dict[str, Any], parts: int) -> Iterator[tuple[dict[str, Any], float]]:
+def cut(batch: Batch, parts: int) -> Iterator[tuple[Batch, float]]:
     """Splits the tensors and lists of a batch into at most ``parts`` parts of nearly equal size.
 
     Yields:
         The part, and its weight: its fraction of the batch's samples times ``rank_weight``.
     """
-    size = len(batch["id"])
-    weight = batch.get("rank_weight", 1.0)
+    size, weight = len(batch["id"]), batch.get("rank_weight", 1.0)
     parts = min(parts, size)
-    if parts == 1:
-        yield batch, weight
-        return
     for number in range(parts):
         begin, end = size * number // parts, size * (number + 1) // parts
         part = {key: value[begin:end] if isinstance(value, Tensor | list) else value for key, value in batch.items()}
-        yield part, weight * (end - begin) / size
+        yield Batch(part), weight * (end - begin) / size
 
 
 def average_gradients(optimizer: Any) -> None:
@@ -101,46 +97,18 @@ def average_gradients(optimizer: Any) -> None:
     if not is_distributed():
         return
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    message = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    message = parameters_to_vector(gradients)
     dist.all_reduce(message)
-    message /= dist.get_world_size()
-    start = 0
-    for gradient in gradients:
-        gradient.copy_(message[start : start + gradient.numel()].view_as(gradient))
-        start += gradient.numel()
+    vector_to_parameters(message / dist.get_world_size(), gradients)
 
 
 def clip(module: pl.LightningModule, optimizer: torch.optim.Optimizer, largest: float | None) -> Tensor | None:
-    """Clips the gradients of one optimizer in `on_before_optimizer_step`.
+    """Clips the gradients of one optimizer and returns their norm before; None if it is neither limited nor logged.
 
-    There they are complete and unscaled; right after the backward pass they would still be scaled for half precision.
-
-    Returns:
-        The norm before clipping; None if the norm is neither limited by ``largest`` nor logged.
+    `on_before_optimizer_step` calls it, where they are complete and unscaled; right after the backward pass they would
+    still be scaled for half precision.
     """
     if largest is None and not is_logging_step(module.trainer):
         return None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return nn.utils.clip_grad_norm_(parameters, float("inf") if largest is None else largest).detach()
-
-
-def discriminator_stats(real_B: Tensor, fake_B: Tensor) -> Scalars:
-    """How well the scores of a discriminator separate real from generated samples.
-
-    Returns:
-        ``balance``, the mean difference of the scores, and ``pair_accuracy``, the fraction of pairs in which the real
-        sample scores higher. They are 0 and 0.5 for a discriminator that cannot tell them apart.
-    """
-    ahead_B = real_B.detach() - fake_B.detach()
-    return {"balance": ahead_B.mean(), "pair_accuracy": (ahead_B > 0).to(ahead_B.dtype).mean()}
-
-
-def squared_gradient(score_B: Tensor, sample_BX: Tensor) -> Tensor:
-    """The squared norm of each score's gradient with respect to its sample, [B]; differentiable."""
-    (gradient_BX,) = torch.autograd.grad(score_B.sum(), sample_BX, create_graph=True)
-    return gradient_BX.square().flatten(1).sum(dim=1)
-
-
-def in_full_precision(module: pl.LightningModule) -> contextlib.AbstractContextManager[Any]:
-    """Turns autocast off, since squared input gradients underflow in 16 bits."""
-    return torch.autocast(module.device.type, enabled=False)

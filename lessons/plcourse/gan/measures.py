@@ -15,10 +15,7 @@ def frechet_distance(real_NF: np.ndarray, fake_MF: np.ndarray) -> float:
 
     .. math:: |\mu_r - \mu_f|^2 + \mathrm{tr}(\Sigma_r + \Sigma_f - 2 (\Sigma_r^{1/2} \Sigma_f \Sigma_r^{1/2})^{1/2})
 
-    It is biased upwards, more so for fewer samples, so compare only distances from equally many samples.
-
-    Returns:
-        0 or more; smaller is closer.
+    It is 0 or more, and biased upward, more so for fewer samples: compare only distances from equally many samples.
     """
     means = [features.mean(axis=0) for features in (real_NF, fake_MF)]
     real_FF, fake_FF = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (real_NF, fake_MF))
@@ -46,31 +43,23 @@ def kernel_distance(real_NF: np.ndarray, fake_MF: np.ndarray) -> float:
     return float(within(real_NF) + within(fake_MF) - 2 * kernel(real_NF, fake_MF).mean())
 
 
-def precision_and_recall(real_NF: np.ndarray, fake_MF: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
+def precision_and_recall(real_NF: np.ndarray, fake_MF: np.ndarray, neighbors: int = 3) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, equations 1 and 2).
 
-    Each sample is the centre of a ball that reaches to its k-th nearest neighbour of the same kind. Precision is the
+    Each sample is the center of a ball that reaches to its k-th nearest neighbor of the same kind. Precision is the
     fraction of generated samples inside a ball of a real one (are they good?), recall the fraction of real samples
-    inside a ball of a generated one (are all kinds covered?).
-
-    Args:
-        real_NF: features of real samples.
-        fake_MF: features of generated samples.
-        neighbours: k, 1 or more and less than N and M.
-
-    Returns:
-        Precision and recall, 0 to 1.
+    inside a ball of a generated one (are all kinds covered?). ``neighbors`` is k, 1 or more and less than N and M.
     """
     real, fake = torch.from_numpy(real_NF), torch.from_numpy(fake_MF)
-    return _fraction_inside(fake, real, neighbours), _fraction_inside(real, fake, neighbours)
+    return _fraction_inside(fake, real, neighbors), _fraction_inside(real, fake, neighbors)
 
 
-def _fraction_inside(points_AF: Tensor, centres_BF: Tensor, neighbours: int) -> float:
+def _fraction_inside(points_AF: Tensor, centers_BF: Tensor, neighbors: int) -> float:
     radius_B = torch.cat(
         # the nearest sample is the sample itself
-        [torch.cdist(rows, centres_BF).kthvalue(neighbours + 1, dim=1).values for rows in centres_BF.split(CHUNK)]
+        [torch.cdist(rows, centers_BF).kthvalue(neighbors + 1, dim=1).values for rows in centers_BF.split(CHUNK)]
     )
-    inside = [(torch.cdist(rows, centres_BF) <= radius_B).any(dim=1) for rows in points_AF.split(CHUNK)]
+    inside = [(torch.cdist(rows, centers_BF) <= radius_B).any(dim=1) for rows in points_AF.split(CHUNK)]
     return float(torch.cat(inside).double().mean())
 
 

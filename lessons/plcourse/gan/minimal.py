@@ -97,10 +97,10 @@ class R3GAN(pl.LightningModule):
 @torch.no_grad()
 def modes_found(model: R3GAN, data: GaussianGrid, samples: int = 2500) -> int:
     """The number of modes that have at least a tenth of their expected points within 3 standard deviations."""
-    centre_M2 = torch.from_numpy(data.centres).float()
-    distance, mode = torch.cdist(model.average(torch.randn(samples, 2)), centre_M2).min(dim=1)
-    counts = torch.bincount(mode[distance <= 3 * data.std], minlength=len(centre_M2))
-    return int((counts >= 0.1 * samples / len(centre_M2)).sum())
+    center_M2 = torch.from_numpy(data.centers).float()
+    distance, mode = torch.cdist(model.average(torch.randn(samples, 2)), center_M2).min(dim=1)
+    counts = torch.bincount(mode[distance <= 3 * data.std], minlength=len(center_M2))
+    return int((counts >= 0.1 * samples / len(center_M2)).sum())
 
 
 if __name__ == "__main__":
@@ -109,4 +109,4 @@ if __name__ == "__main__":
     gan, grid = R3GAN(), GaussianGrid(n_train=12800, batch_size=128)
     trainer = pl.Trainer(max_epochs=20, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(gan, grid.train_dataloader())
-    print(f"modes found: {modes_found(gan, grid)} of {len(grid.centres)}")
+    print(f"modes found: {modes_found(gan, grid)} of {len(grid.centers)}")

@@ -21,7 +21,7 @@ class ConvGenerator(nn.Module):
 
     Args:
         latent_dim: dimensions of the latents.
-        channels: 1 for grey, 3 for colour.
+        channels: 1 for gray, 3 for color.
         image_size: height and width, a multiple of ``2 ** len(widths)``.
         widths: channels of each stage, multiples of ``groups``; every stage doubles the image size.
         groups: groups of the group norms (Wu and He 2018).
@@ -56,7 +56,7 @@ class ConvDiscriminator(nn.Module):
     """Strided convolutions from an image to a score, without normalization.
 
     Args:
-        channels: 1 for grey, 3 for colour.
+        channels: 1 for gray, 3 for color.
         image_size: height and width, a multiple of ``2 ** len(widths)``.
         widths: channels of each stage; every stage halves the image size.
 

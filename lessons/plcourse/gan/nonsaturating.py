@@ -9,13 +9,12 @@ generated ones, and a generator learns to make the discriminator say "real"::
     plcourse fit -c gan/nonsaturating --then test,predict
 """
 
-from typing import Any
-
 import torch
 from torch.nn import functional
 
-from plcourse.gan.adversarial import AdversarialModule
-from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, Scalars, discriminator_stats
+from plcourse.data import Batch
+from plcourse.gan.adversarial import AdversarialModule, discriminator_stats
+from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, Scalars
 
 
 class GAN(AdversarialModule):
@@ -26,7 +25,7 @@ class GAN(AdversarialModule):
     `discriminator_stats`.
     """
 
-    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Scalars:
+    def discriminator_loss(self, batch: Batch, turn: int) -> Scalars:
         """The sum of both mean cross-entropies, and how well the discriminator classifies."""
         with torch.no_grad():
             fake = self.generate(DISCRIMINATOR, batch, turn)
@@ -38,7 +37,7 @@ class GAN(AdversarialModule):
             **discriminator_stats(real_B, fake_B),
         }
 
-    def generator_loss(self, batch: dict[str, Any]) -> Scalars:
-        """The mean cross-entropy of generated samples labelled as real."""
+    def generator_loss(self, batch: Batch) -> Scalars:
+        """The mean cross-entropy of generated samples labeled as real."""
         score_B = self.discriminator(self.generate(GENERATOR, batch))
         return {"loss": functional.softplus(-score_B).mean()}

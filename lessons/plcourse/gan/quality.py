@@ -83,9 +83,8 @@ class ImageQuality(Quality):
         self.features = features.requires_grad_(False)
         self.neighbours = neighbours
         self._trainer: pl.Trainer | None = None
-        self._real: list[np.ndarray] = []
-        self._fake: list[np.ndarray] = []
-        self._labels: list[np.ndarray] = []
+        # of each batch: features of real and of generated images, most likely class of these with its probability
+        self._batches: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def prepare(self, trainer: pl.Trainer) -> None:
         """Keeps the trainer, whose images train the feature network unless a checkpoint contains it."""
@@ -93,32 +92,28 @@ class ImageQuality(Quality):
 
     def update(self, real: Tensor, fake: Tensor) -> None:
         """Adds the features of B real and B generated images, each [B, C, H, W] in [-1, 1]."""
-        self._real.append(_rows(self._look(real)[0]))
         features_BF, score_BK = self._look(fake)
-        self._fake.append(_rows(features_BF))
         probability_B, label_B = score_BK.softmax(dim=1).max(dim=1)
-        self._labels.append(np.stack([_rows(label_B), _rows(probability_B)], axis=1))
+        classes_B2 = torch.stack([label_B.double(), probability_B.double()], dim=1)
+        self._batches.append((_rows(self._look(real)[0]), _rows(features_BF), _rows(classes_B2)))
 
     def scores(self, trainer: pl.Trainer) -> dict[str, float]:
-        """The scores over all processes, as the class lists them.
-
-        Raises:
-            UserError: there are too few samples for ``neighbours``.
-        """
+        """The scores over all processes, as the class lists them; a UserError for too few samples."""
         self._ensure_features()
-        real, fake, labels = (_gathered(rows) for rows in (self._real, self._fake, self._labels))
-        self._real, self._fake, self._labels = [], [], []
-        if len(real) < self.neighbours + 2:
+        found = [batch for own in gather_objects(self._batches) for batch in own]  # in the order of the samples
+        self._batches = []
+        if (count := sum(len(real) for real, _, _ in found)) < self.neighbours + 2:
             raise UserError(
-                f"{len(real)} samples to evaluate are too few for precision and recall with {self.neighbours} "
-                f"neighbours; raise val_size, test_size or the batch limits to {self.neighbours + 2} samples or more"
+                f"{count} samples to evaluate are too few for precision and recall with {self.neighbours} neighbors; "
+                f"raise val_size, test_size or the batch limits to {self.neighbours + 2} samples or more"
             )
+        real, fake, labels = map(np.concatenate, zip(*found, strict=True))
         images = _images(trainer)
         classes = images.num_classes
         fractions = mode_fractions(labels[:, 0].astype(np.int64), classes)
         true = mode_fractions(images.source.labels[images.parts["train"]], classes)
         precision, recall = precision_and_recall(real, fake, self.neighbours)
-        found = {
+        scores = {
             "frechet": frechet_distance(real, fake),
             "kid": kernel_distance(real, fake),
             "precision": precision,
@@ -128,14 +123,13 @@ class ImageQuality(Quality):
             "confidence": float(labels[:, 1].mean()),
         }
         if trainer.state.fn == "fit":
-            return found
-        floor = np.concatenate(
-            [_rows(self._look(batch["image"])[0]) for batch in batches(part_of(images, "train", len(real)), 256)]
-        )
-        found |= {"frechet_floor": frechet_distance(real, floor), "kid_floor": kernel_distance(real, floor)}
+            return scores
+        training = batches(part_of(images, "train", len(real)), 256)
+        floor = np.concatenate([_rows(self._look(batch["image"])[0]) for batch in training])
+        scores |= {"frechet_floor": frechet_distance(real, floor), "kid_floor": kernel_distance(real, floor)}
         if classes <= _LISTED:
-            found |= {f"share_{name}": x for name, x in zip(images.label_names, fractions.tolist(), strict=True)}
-        return found | {"samples": float(len(real)), "feature_accuracy": float(self.features.accuracy)}
+            scores |= {f"share_{name}": x for name, x in zip(images.label_names, fractions.tolist(), strict=True)}
+        return scores | {"samples": float(len(real)), "feature_accuracy": float(self.features.accuracy)}
 
     def describe(self, sample: Tensor) -> dict[str, Any]:
         """``label`` int64 [B], the most likely class, and ``confidence`` [B], its probability."""
@@ -175,15 +169,9 @@ def to_pixels(image_BCHW: Tensor) -> np.ndarray:
 def _images(trainer: pl.Trainer) -> ImageSplits:
     images = getattr(getattr(trainer, "datamodule", None), "splits", None)
     if not isinstance(images, ImageSplits):
-        raise UserError("ImageQuality needs a data module with labelled images, such as RealImages")
+        raise UserError("ImageQuality needs a data module with labeled images, such as RealImages")
     return images
 
 
 def _rows(values: Tensor) -> np.ndarray:
     return values.detach().double().cpu().numpy()
-
-
-def _gathered(own: list[np.ndarray]) -> np.ndarray:
-    """The rows of all processes in rank order, the order of the samples."""
-    parts = [part for rows in gather_objects(own) for part in rows]
-    return np.concatenate(parts) if parts else np.empty((0, 1))

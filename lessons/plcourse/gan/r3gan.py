@@ -2,7 +2,7 @@
 
 The idea (Huang et al. 2024, arXiv 2501.05441, equations 2 to 4): a score counts only relative to the score of a sample
 of the other kind. The discriminator wants each real sample above a generated one, the generator the reverse. Neither
-can win by shifting all scores, and dropping a mode of the data costs the generator. Zero-centred penalties on the
+can win by shifting all scores, and dropping a mode of the data costs the generator. Zero-centered penalties on the
 discriminator's gradient at real (R1) and generated samples (R2) keep the game from going in circles::
 
     d = D(x_real) - D(G(z))                     paired at random
@@ -14,22 +14,14 @@ The objective is the paper's; the networks are this lesson's small ones.
     plcourse fit -c gan/r3gan --then test,predict
 """
 
-from typing import Any
-
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 from torch.nn import functional
 
-from plcourse.gan.adversarial import AdversarialModule
-from plcourse.gan.manual_step import (
-    DISCRIMINATOR,
-    GENERATOR,
-    Scalars,
-    discriminator_stats,
-    in_full_precision,
-    squared_gradient,
-)
+from plcourse.data import Batch
+from plcourse.gan.adversarial import AdversarialModule, discriminator_stats, in_full_precision, squared_gradient
+from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, Scalars
 from plcourse.gan.quality import Quality
 
 
@@ -74,7 +66,7 @@ class R3GAN(AdversarialModule):
         super().__init__(generator, discriminator, quality, *optimizers, ema_decay, gradient_clip_val, micro_batches)
         self.gamma = gamma
 
-    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Scalars:
+    def discriminator_loss(self, batch: Batch, turn: int) -> Scalars:
         """The relativistic loss plus both penalties, in full precision even under autocast."""
         with torch.no_grad():
             fake = self.generate(DISCRIMINATOR, batch, turn)
@@ -86,7 +78,7 @@ class R3GAN(AdversarialModule):
             loss = functional.softplus(fake_B - real_B).mean() + self.gamma / 2 * (r1 + r2)
         return {"loss": loss, "r1": r1, "r2": r2, **discriminator_stats(real_B, fake_B)}
 
-    def generator_loss(self, batch: dict[str, Any]) -> Scalars:
+    def generator_loss(self, batch: Batch) -> Scalars:
         """The relativistic loss with the roles swapped."""
         fake_B = self.discriminator(self.generate(GENERATOR, batch))
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The Wasserstein GAN with gradient penalty: a critic that is pushed towards Lipschitz constant 1.
+"""The Wasserstein GAN with gradient penalty: a critic that is pushed toward Lipschitz constant 1.
 
 The idea (Gulrajani et al. 2017, arXiv 1704.00028, algorithm 1): the difference of the critic's mean scores estimates
 the Wasserstein distance as long as the critic changes by at most 1 per unit of input. A penalty pulls the norm of its
@@ -10,22 +10,14 @@ gradient to 1 at random points between real and generated samples::
     plcourse fit -c gan/wgan_gp --then test,predict
 """
 
-from typing import Any
-
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from plcourse.gan.adversarial import AdversarialModule
+from plcourse.data import Batch
+from plcourse.gan.adversarial import AdversarialModule, discriminator_stats, in_full_precision, squared_gradient
 from plcourse.gan.latents import mixing_fractions
-from plcourse.gan.manual_step import (
-    DISCRIMINATOR,
-    GENERATOR,
-    Scalars,
-    discriminator_stats,
-    in_full_precision,
-    squared_gradient,
-)
+from plcourse.gan.manual_step import DISCRIMINATOR, GENERATOR, Scalars
 from plcourse.gan.quality import Quality
 
 
@@ -79,7 +71,7 @@ class WGANGP(AdversarialModule):
         super().__init__(generator, discriminator, quality, *optimizers, ema_decay, gradient_clip_val, micro_batches)
         self.penalty_weight, self.discriminator_turns = penalty_weight, n_critic
 
-    def discriminator_loss(self, batch: dict[str, Any], turn: int) -> Scalars:
+    def discriminator_loss(self, batch: Batch, turn: int) -> Scalars:
         """The negative difference of the mean scores, plus the weighted penalty."""
         real = batch[self.quality.field]
         with torch.no_grad():
@@ -97,6 +89,6 @@ class WGANGP(AdversarialModule):
             **discriminator_stats(real_B, fake_B),
         }
 
-    def generator_loss(self, batch: dict[str, Any]) -> Scalars:
+    def generator_loss(self, batch: Batch) -> Scalars:
         """The negative mean score of generated samples."""
         return {"loss": -self.discriminator(self.generate(GENERATOR, batch)).mean()}
