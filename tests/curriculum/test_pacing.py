@@ -51,20 +51,6 @@ class TestPacingFunction:
         pace = PacingFunction("step", start=0.2, ramp=1.0, stairs=4)
         assert {round(pace.fraction(p), 9) for p in GRID} == {0.2, 0.4, 0.6, 0.8, 1.0}
 
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"start": -0.2}, "start is -0.2; it must be above 0 and at most 1"),
-            ({"start": 0.0}, "start is 0.0; it must be above 0 and at most 1"),
-            ({"start": 1.5}, "start is 1.5; it must be above 0 and at most 1"),
-            ({"ramp": 0.0}, "ramp is 0.0; it must be above 0 and at most 1"),
-            ({"stairs": 0}, "stairs is 0; it must be 1 or more"),
-        ],
-    )
-    def test_what_is_no_pace_is_refused(self, arguments: dict[str, float], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            PacingFunction(**arguments)  # pyright: ignore[reportArgumentType]
-
 
 def test_a_pacing_of_a_user_may_still_define_share() -> None:
     class Halfway(Pacing):  # its `share` takes the place of the abstract `fraction`
@@ -116,18 +102,6 @@ class TestAdaptivePacing:
         with pytest.raises(UserError, match="watches 'val/accuracy', which is not logged; logged metrics: none"):
             AdaptivePacing().observe({})
 
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"increment": 0.0}, "increment is 0.0; it must be above 0"),
-            ({"patience": 0}, "patience is 0; it must be 1 or more"),
-            ({"min_delta": -1.0}, "min_delta is -1.0; it must be 0 or more"),
-        ],
-    )
-    def test_what_is_no_pace_is_refused(self, arguments: dict[str, float], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            AdaptivePacing(**arguments)  # pyright: ignore[reportArgumentType]
-
 
 class TestSelfPacing:
     losses = torch.tensor([0.1, 0.5, 1.0, 3.0])
@@ -150,14 +124,23 @@ class TestSelfPacing:
         assert Weigher(math.inf, "linear")(self.losses).tolist() == [1.0] * 4
         assert math.isfinite(pace.weigher(100_000).age)
 
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"age": 0.0}, "age is 0.0; it is a loss in nats and must be above 0"),
-            ({"growth": 0.5}, "growth is 0.5; it must be 1 or more"),
-            ({"warmup_epochs": -1}, "warmup_epochs is -1; it must be 0 or more"),
-        ],
-    )
-    def test_what_is_no_pace_is_refused(self, arguments: dict[str, float], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            SelfPacing(**arguments)  # pyright: ignore[reportArgumentType]
+
+@pytest.mark.parametrize(
+    ("pacing", "arguments", "message"),
+    [
+        (PacingFunction, {"start": -0.2}, "start is -0.2; it must be above 0 and at most 1"),
+        (PacingFunction, {"start": 0.0}, "start is 0.0; it must be above 0 and at most 1"),
+        (PacingFunction, {"start": 1.5}, "start is 1.5; it must be above 0 and at most 1"),
+        (PacingFunction, {"ramp": 0.0}, "ramp is 0.0; it must be above 0 and at most 1"),
+        (PacingFunction, {"stairs": 0}, "stairs is 0; it must be 1 or more"),
+        (AdaptivePacing, {"increment": 0.0}, "increment is 0.0; it must be above 0"),
+        (AdaptivePacing, {"patience": 0}, "patience is 0; it must be 1 or more"),
+        (AdaptivePacing, {"min_delta": -1.0}, "min_delta is -1.0; it must be 0 or more"),
+        (SelfPacing, {"age": 0.0}, "age is 0.0; it is a loss in nats and must be above 0"),
+        (SelfPacing, {"growth": 0.5}, "growth is 0.5; it must be 1 or more"),
+        (SelfPacing, {"warmup_epochs": -1}, "warmup_epochs is -1; it must be 0 or more"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused(pacing: Any, arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pacing(**arguments)

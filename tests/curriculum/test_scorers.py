@@ -1,5 +1,6 @@
 """Scores: what is hard comes out as hard, nothing leaks, and a file that does not fit is refused in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ import pytorch_lightning as pl
 import torch
 
 from plcourse import Run
-from plcourse.curriculum.data import CurriculumData
+from plcourse.curriculum.data import CurriculumData, noisy_labels
 from plcourse.curriculum.loop import CurriculumLoop
 from plcourse.curriculum.model import CurriculumClassifier
-from plcourse.curriculum.noise import noisy_labels
 from plcourse.curriculum.scorers import (
     ClassifierMargin,
     CrossValidatedLoss,
@@ -54,10 +54,10 @@ class TestClassifierMargin:
         assert (scores[wrong] > 0).mean() > 0.9  # the classifier that never saw them contradicts
 
     def test_a_sample_is_scored_by_a_classifier_that_never_saw_it(self, samples: TrainingSamples) -> None:
-        """A label made wrong on one sample alone cannot be learnt: it stays the hardest of all, or nearly."""
+        """A label made wrong on one sample alone cannot be learned: it stays the hardest of all, or nearly."""
         labels = samples.labels.copy()
         labels[7] = (labels[7] + 5) % 10
-        changed = TrainingSamples(samples.ids, labels, samples.known_ids, samples.module, samples.loader)
+        changed = replace(samples, labels=labels)
         scores = ClassifierMargin(C=100.0)(changed)
         assert (scores > scores[7]).mean() < 0.02
 
@@ -67,15 +67,13 @@ class TestClassifierMargin:
         assert np.array_equal(ClassifierMargin()(samples), first)
 
     def test_two_classes_have_margins_too(self, samples: TrainingSamples) -> None:
-        binary = TrainingSamples(
-            samples.ids, (samples.labels >= 5).astype(np.int64), samples.known_ids, samples.module, samples.loader
-        )
+        binary = replace(samples, labels=(samples.labels >= 5).astype(np.int64))
         assert (ClassifierMargin()(binary) < 0).mean() > 0.8
 
     def test_too_few_samples_of_a_class(self, samples: TrainingSamples) -> None:
         lonely = samples.labels.copy()
         lonely[0] = 77
-        changed = TrainingSamples(samples.ids, lonely, samples.known_ids, samples.module, samples.loader)
+        changed = replace(samples, labels=lonely)
         with pytest.raises(UserError, match="11 classes and 1 samples of the rarest: use a smaller n_splits"):
             ClassifierMargin()(changed)
 
@@ -135,15 +133,10 @@ class TestScoreColumn:
         ids, n = samples.ids, len(samples.ids)
         path = tmp_path / "scores.csv"
         values = [float(i) for i in range(n)]
+        fewer, more = {"id": ids[:-2], "score": values[:-2]}, {"id": [*ids, "digit/00001"], "score": [*values, 1.0]}
         for changed, message in (
-            (
-                {"id": ids[:-2], "score": values[:-2]},
-                f"2 of {n} training samples have no score, first '{ids[-2]}'",
-            ),
-            (
-                {"id": [*ids, "digit/00001"], "score": [*values, 1.0]},
-                "1 ids are not in the data, first 'digit/00001'",
-            ),
+            (fewer, f"2 of {n} training samples have no score, first '{ids[-2]}'"),
+            (more, "1 ids are not in the data, first 'digit/00001'"),
             ({"id": [*ids, ids[3]], "score": [*values, 1.0]}, f"'{ids[3]}' has 2 rows; it must have one"),
             ({"score": [float("nan"), *values[1:]]}, f"the score of '{ids[0]}' is nan; it must be a finite number"),
             ({"score": ["hard"] * n}, "column 'score' does not contain numbers"),
@@ -200,7 +193,7 @@ def test_ids_of_other_parts_are_passed_over_where_only_the_training_part_is_know
 ) -> None:
     table = {"id": [*samples.ids, "held out"], "loss": [float(i) for i in range(len(samples.ids) + 1)]}
     pq.write_table(pa.table(table), tmp_path / "losses.parquet")
-    own = TrainingSamples(samples.ids, samples.labels, None, samples.module, samples.loader)
+    own = replace(samples, known_ids=None)
     assert CrossValidatedLoss(str(tmp_path / "losses.parquet"))(own).tolist() == list(range(len(samples.ids)))
 
 

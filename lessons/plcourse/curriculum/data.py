@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from plcourse.curriculum.noise import noisy_labels
+import numpy as np
+
 from plcourse.data import (
     Augmentation,
     BatchLoader,
@@ -15,6 +16,7 @@ from plcourse.data import (
     keys_of,
     run_seed,
     train_loader,
+    uniforms,
 )
 
 
@@ -66,7 +68,19 @@ class CurriculumData(ImageData):
     def _training(self, augment: Sequence[Augmentation] | None = None) -> ImageDataset:
         splits = self.splits
         indices, keys = splits.parts["train"], keys_of(splits.ids_of("train"))
-        labels = noisy_labels(
-            splits.source.labels[indices], keys, splits.num_classes, self.label_noise, self.noise_seed
-        )
+        clean = splits.source.labels[indices]
+        labels = noisy_labels(clean, keys, splits.num_classes, self.label_noise, self.noise_seed)
         return ImageDataset(splits.source, indices, splits.normalization, augment, run_seed(), labels)
+
+
+def noisy_labels(labels: np.ndarray, keys: np.ndarray, num_classes: int, fraction: float, seed: int) -> np.ndarray:
+    """A copy of the labels (int64 [N]) in which a fraction is replaced by another class, each equally likely.
+
+    The samples and their new labels depend on the seed and on the keys of the samples' ids (uint64 [N]) alone.
+    """
+    draws = uniforms(seed, 0, keys, 2)
+    wrong = np.argsort(draws[:, 0], kind="stable")[: round(fraction * len(labels))]
+    shift = 1 + (draws[wrong, 1] * (num_classes - 1)).astype(np.int64)
+    noisy = labels.copy()
+    noisy[wrong] = (noisy[wrong] + shift) % num_classes
+    return noisy

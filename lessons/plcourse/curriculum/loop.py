@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from plcourse.curriculum.pacing import Pacing
 from plcourse.curriculum.resume import check_unchanged
@@ -28,25 +27,6 @@ from plcourse.data.accumulation import planned_batches
 from plcourse.errors import UserError
 from plcourse.processes.collectives import gather_objects
 from plcourse.training.loops import EpochLoop, FitLoop
-
-
-class CurriculumEpochs(EpochLoop):
-    """The batch loop; tells each batch what it was drawn from and how to weigh its samples.
-
-    It adds ``share`` to the batch, the admitted fraction of the training part, and, with self-paced weights,
-    ``weigher``, which maps the losses of samples to their weights (`plcourse.curriculum.self_paced.Weigher`).
-    """
-
-    sampler: CurriculumSampler
-    weighting: SelfPacing | None = None
-
-    def prepare(self, batch: Any, batch_idx: int) -> Any:
-        """Adds ``share`` and ``weigher``."""
-        epoch = self.trainer.current_epoch
-        batch["share"] = self.sampler.fraction(epoch, batch_idx)
-        if self.weighting is not None:
-            batch["weigher"] = self.weighting.weigher(epoch)
-        return batch
 
 
 class CurriculumLoop(FitLoop):
@@ -68,7 +48,7 @@ class CurriculumLoop(FitLoop):
         ValueError: an order by difficulty without a scorer.
     """
 
-    epoch_loop: CurriculumEpochs
+    epoch_loop: "CurriculumEpochs"
 
     def __init__(
         self,
@@ -101,11 +81,7 @@ class CurriculumLoop(FitLoop):
         return self.epoch_loop.sampler
 
     def setup_data(self) -> None:
-        """Requests the training data and replaces the sampler of their loader by that of the curriculum.
-
-        Raises:
-            UserError: the training loader is no `BatchLoader` with a `TrainSampler`.
-        """
+        """Requests the training data and replaces the sampler of their loader by that of the curriculum."""
         super().setup_data()
         loader = self.trainer.train_dataloader
         if loader is None or self.trainer.limit_train_batches == 0:
@@ -169,7 +145,7 @@ class CurriculumLoop(FitLoop):
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
-        """Shows the pace the metrics of a validation; its decision takes effect in the next epoch."""
+        """Passes the metrics of a validation to the pace, whose decision takes effect in the next epoch."""
         every = self.trainer.check_val_every_n_epoch
         if self.pacing is not None and (every is None or (self.trainer.current_epoch + 1) % every == 0):
             try:
@@ -178,20 +154,12 @@ class CurriculumLoop(FitLoop):
                 self._unwatched = error  # raised when the next epoch starts, after this one has been saved
         super().on_advance_end()
 
-    def _settings(self) -> dict[str, Any]:
-        """The settings that a resumed run must not change."""
-        settings: dict[str, Any] = {"order": self.order, "balanced": self.balanced}
-        for name, part in (("pacing", self.pacing), ("weighting", self.weighting)):
-            settings[name] = None if part is None else {"class": type(part).__name__, **part.settings()}
-        return settings
-
     def on_save_checkpoint(self) -> dict[str, Any]:
         """The state of every fit loop, and that of the curriculum."""
-        scores: Tensor | None = None if self.scores_N is None else torch.from_numpy(self.scores_N.copy())
         curriculum = {
             "data": self._data,
             "settings": self._settings(),
-            "scores": scores,
+            "scores": None if self.scores_N is None else torch.from_numpy(self.scores_N.copy()),
             "ranking": torch.from_numpy(self.sampler.ranking_N.copy()),
             "total_batches": self._total_batches,
             "pacing": {} if self.pacing is None else self.pacing.state_dict(),
@@ -199,12 +167,30 @@ class CurriculumLoop(FitLoop):
         return {**super().on_save_checkpoint(), "curriculum": curriculum}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the curriculum's state until the data are available.
-
-        Raises:
-            UserError: the checkpoint has no curriculum.
-        """
+        """Keeps the curriculum's state until the data are available; a UserError if the checkpoint has none."""
         if "curriculum" not in state_dict:
             raise UserError("the checkpoint is of a run without a curriculum; continue it with its own fit_loop")
         self._resumed = state_dict["curriculum"]
         super().on_load_checkpoint(state_dict)
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings that a resumed run must not change."""
+        settings: dict[str, Any] = {"order": self.order, "balanced": self.balanced}
+        for name, part in (("pacing", self.pacing), ("weighting", self.weighting)):
+            settings[name] = None if part is None else {"class": type(part).__name__, **part.settings()}
+        return settings
+
+
+class CurriculumEpochs(EpochLoop):
+    """The batch loop, which tells the model what a batch was drawn from and how to weigh its samples."""
+
+    sampler: CurriculumSampler
+    weighting: SelfPacing | None = None
+
+    def prepare(self, batch: Any, batch_idx: int) -> Any:
+        """Adds ``share``, the admitted fraction of the training part, and, with self-paced weights, a `Weigher`."""
+        epoch = self.trainer.current_epoch
+        batch["share"] = self.sampler.fraction(epoch, batch_idx)
+        if self.weighting is not None:
+            batch["weigher"] = self.weighting.weigher(epoch)
+        return batch

@@ -11,6 +11,7 @@ and Weinshall 2019, arXiv 1904.03626). With the start b and the elapsed fraction
     one_step      f = 0 before p = 1
 """
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -28,11 +29,6 @@ _RISES: dict[str, Callable[[float], float]] = {
     "logarithmic": lambda p: 1 + math.log(p + math.exp(-10)) / 10,
     "one_step": lambda p: 0.0,
 }
-
-
-def _check_fraction(name: str, fraction: float) -> None:
-    if not 0 < fraction <= 1:
-        raise ValueError(f"{name} is {fraction}; it must be above 0 and at most 1")
 
 
 class Pacing(ABC):
@@ -53,9 +49,9 @@ class Pacing(ABC):
     def fraction(self, progress: float) -> float:
         """The admitted fraction, above 0 to 1, after the fraction `progress` of all training batches, 0 to 1."""
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """The settings that a resumed run must not change, in plain types."""
+        """The settings that a resumed run must not change, in plain types; by default all arguments."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
         """Takes note of the metrics of a validation; a UserError if a needed metric is missing."""
@@ -96,10 +92,6 @@ class PacingFunction(Pacing):
         if elapsed >= 1:
             return 1.0
         return self.start + (1 - self.start) * min(1.0, max(0.0, self._rise(elapsed)))
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments."""
-        return {"kind": self.kind, "start": self.start, "ramp": self.ramp, "stairs": self.stairs}
 
     def _rise(self, p: float) -> float:
         return math.floor(p * self.stairs) / self.stairs if self.kind == "step" else _RISES[self.kind](p)
@@ -149,11 +141,6 @@ class AdaptivePacing(Pacing):
         """The fraction admitted now, independent of `progress`."""
         return self._fraction
 
-    def settings(self) -> dict[str, Any]:
-        """The arguments."""
-        names = ("monitor", "mode", "start", "increment", "patience", "min_delta")
-        return {name: getattr(self, name) for name in names}
-
     def observe(self, metrics: Mapping[str, Any]) -> None:
         """Counts validations without improvement and admits more at a plateau."""
         if self.monitor not in metrics:
@@ -177,3 +164,8 @@ class AdaptivePacing(Pacing):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores them."""
         self._fraction, self._best, self._waited = (state_dict[key] for key in ("share", "best", "waited"))
+
+
+def _check_fraction(name: str, fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise ValueError(f"{name} is {fraction}; it must be above 0 and at most 1")

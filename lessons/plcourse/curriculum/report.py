@@ -64,7 +64,10 @@ class CurriculumReport(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the accuracies; every rank has the same weights and gets the same result."""
-        for name, value in self._accuracies(pl_module).items():
+        for name, batch in zip(TERCILES, self._batches, strict=False):
+            with evaluating(pl_module):
+                right_B = probabilities(pl_module(batch["image"])).argmax(dim=1) == batch["label"]
+            value = right_B.double().mean().item()
             pl_module.log(f"train/accuracy_{name}", value, sync_dist=True)
             self.accuracy[name].append((trainer.global_step, value))
 
@@ -81,14 +84,6 @@ class CurriculumReport(Callback):
         """Restores the history."""
         self.passes, self.accuracy = list(state_dict["passes"]), dict(state_dict["accuracy"])
 
-    def _accuracies(self, pl_module: pl.LightningModule) -> dict[str, float]:
-        found = {}
-        with evaluating(pl_module):
-            for name, batch in zip(TERCILES, self._batches, strict=False):
-                right = probabilities(pl_module(batch["image"])).argmax(dim=1) == batch["label"]
-                found[name] = right.double().mean().item()
-        return found
-
     def _draw(self, trainer: pl.Trainer, folder: Path) -> None:
         loop = _loop(trainer)
         try:
@@ -96,13 +91,12 @@ class CurriculumReport(Callback):
             draw_pacing(folder / "pacing.png", self.passes, trainer.fit_loop.total_batch_idx + 1)
             if loop.scores_N is None:
                 return
-            samples = TrainingSamples.of(trainer)
             draw_difficulty(folder / "difficulty.png", loop.scores_N, type(loop.scorer).__name__)
             draw_terciles(folder / "terciles.png", self.accuracy)
             by_difficulty = np.argsort(loop.scores_N, kind="stable")
             count = min(self.examples, len(by_difficulty) // 2)
-            chosen = np.concatenate([by_difficulty[:count], by_difficulty[len(by_difficulty) - count :][::-1]])
-            batch = samples.batches().data.fetch(chosen, 0)
+            chosen = np.concatenate([by_difficulty[:count], by_difficulty[::-1][:count]])
+            batch = TrainingSamples.of(trainer).batches().data.fetch(chosen, 0)
             names = getattr(getattr(trainer, "datamodule", None), "label_names", None)
             labels = [names[label] if names else str(label) for label in batch["label"].tolist()]
             draw_examples(folder / "examples.png", batch["image"].numpy(), labels, loop.scores_N[chosen])

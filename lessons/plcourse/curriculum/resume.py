@@ -13,14 +13,9 @@ _TOLERANCE = 1e-5  # relative and absolute; scores computed on another machine m
 def check_unchanged(
     saved: Mapping[str, Any], data: str, settings: Mapping[str, Any], scores_N: np.ndarray | None, ids: Sequence[str]
 ) -> None:
-    """Raises a UserError if the curriculum differs from the one in the checkpoint.
+    """Raises a UserError if the curriculum differs from the one saved in the checkpoint.
 
-    Args:
-        saved: the curriculum's state in the checkpoint.
-        data: the digest of the training samples and their labels.
-        settings: order, balance, pacing and weighting.
-        scores_N: the scores as computed now, float64; None without a scorer.
-        ids: the ids of the N samples.
+    ``data`` is the digest of the training samples and their labels, and ``scores_N`` their scores as computed now.
     """
     if saved["data"] != data:
         raise UserError(

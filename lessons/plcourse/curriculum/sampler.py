@@ -25,7 +25,7 @@ _PASS = 1 << 32  # an offset in epochs, so that the passes of all epochs are ind
 def rank_samples(
     order: Order, scores_N: np.ndarray | None, labels_N: np.ndarray, balanced: bool, seed: int
 ) -> np.ndarray:
-    """The order in which samples are admitted.
+    """The order in which samples are admitted: int64 [N], a permutation.
 
     Args:
         order: ``easy_first`` by ascending score, ``hard_first`` by descending score, ``random`` by the seed.
@@ -34,9 +34,6 @@ def rank_samples(
         balanced: admit every class at the same rate, so that any admitted fraction has the class proportions of the
             whole, to within one sample per class.
         seed: the run's seed; it also orders samples with equal scores.
-
-    Returns:
-        int64 [N], a permutation that starts with the sample admitted first.
     """
     shuffled_N = permutation(seed, _RANDOM_ORDER, len(labels_N))
     if order == "random" or scores_N is None:
@@ -65,48 +62,25 @@ class EpochPlan:
         return next(admitted for first, admitted in reversed(self.passes) if first <= draw)
 
 
-class CurriculumSampler:
-    """A `TrainSampler` that draws only from the admitted samples; all ranks plan the same draws.
-
-    Args:
-        base: cuts an epoch into batches and each batch into the slices of the ranks.
-
-    Attributes:
-        ranking_N: int64, the samples in the order of admission.
-    """
+class CurriculumSampler(TrainSampler):
+    """A `TrainSampler` that draws only from the admitted samples; all ranks plan the same draws."""
 
     def __init__(self, base: TrainSampler) -> None:
-        self.base = base
-        self.n, self.seed, self.global_batch_size = base.n, base.seed, base.global_batch_size
-        self.ranking_N = np.arange(base.n, dtype=np.int64)
-        self._fraction: Callable[[int, int], float] = lambda epoch, batch_index: 1.0
-        self._latest: tuple[int, EpochPlan] | None = None
+        vars(self).update(vars(base))  # the same seed, and batches of the same sizes
+        self.begin(np.arange(base.n, dtype=np.int64), lambda epoch, batch_index: 1.0)
 
     def begin(self, ranking_N: np.ndarray, fraction: Callable[[int, int], float]) -> None:
-        """Sets the order of admission and the pace.
+        """Sets the order of admission (see `rank_samples`) and the pace.
 
-        Args:
-            ranking_N: a permutation of the samples, see `rank_samples`.
-            fraction: maps epoch and batch to the admitted fraction, above 0 to 1. It may change for later epochs.
+        ``fraction`` maps epoch and batch to the admitted fraction, above 0 to 1. It may change for later epochs.
         """
         assert len(ranking_N) == self.n
         self.ranking_N, self._fraction = ranking_N, fraction
-        self._latest = None
-
-    def __len__(self) -> int:
-        return len(self.base)
-
-    def rank_weight(self, batch_index: int) -> float:
-        """The weight of this process's mean in the mean over processes."""
-        return self.base.rank_weight(batch_index)
-
-    def samples(self, first: int, end: int) -> int:
-        """The number of samples in the batches `first` to `end` - 1 over all processes."""
-        return self.base.samples(first, end)
+        self._latest: tuple[int, EpochPlan] | None = None
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """This process's batches of an epoch from number `start` on, each int64 [B] with B >= 1."""
-        return self.base.cut(self.plan(epoch).draws, start)
+        return self.cut(self.plan(epoch).draws, start)
 
     def fraction(self, epoch: int, batch_index: int) -> float:
         """The fraction of the samples that a batch is drawn from; where two passes meet, that of the first."""
@@ -119,7 +93,7 @@ class CurriculumSampler:
         return self._latest[1]
 
     def _plan(self, epoch: int) -> EpochPlan:
-        shuffle_epoch = epoch if self.base.reshuffle else 0
+        shuffle_epoch = epoch if self.reshuffle else 0
         draws_N = np.empty(self.n, np.int64)
         passes: list[tuple[int, int]] = []
         filled = 0
