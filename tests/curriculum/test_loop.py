@@ -102,7 +102,7 @@ class TestPlainTraining:
         scored, unscored = fit(curriculum(scorer=ClassifierMargin())), fit(lambda t: CurriculumLoop(t))
         assert torch.equal(torch.stack(scored.losses), torch.stack(unscored.losses))
 
-    def test_it_drives_other_lessons_pairs(self) -> None:
+    def test_it_works_with_the_model_and_data_of_another_lesson(self) -> None:
         data = ImageData("digits", batch_size=64)
         loop = curriculum(order="random", pacing=PacingFunction(start=0.1))
         watcher = fit(loop, ImageClassifier(MLP(64), lr_scheduler=None), data)
@@ -145,7 +145,7 @@ class TestArms:
         by_steps = fit(loop, max_epochs=-1, max_steps=2 * STEPS_PER_EPOCH)
         assert by_steps.shares == fit(loop, max_epochs=2).shares
 
-    def test_data_that_are_requested_anew_change_nothing(self) -> None:
+    def test_reloading_the_data_changes_nothing(self) -> None:
         loop = curriculum("random", PacingFunction(start=0.2, ramp=1.0))
         anew, once = (fit(loop, reload_dataloaders_every_n_epochs=every, max_epochs=3) for every in (1, 0))
         assert anew.ids == once.ids
@@ -173,7 +173,7 @@ class TestAdaptivePacing:
         shares = fit(curriculum("random", pacing=pace), classifier(lr=0.01), max_epochs=3).shares
         assert set(shares) == {shares[0]}
 
-    def test_without_its_metric_it_ends_after_an_epoch_that_is_kept(self, tmp_path: Path) -> None:
+    def test_a_missing_metric_ends_the_run_after_a_saved_epoch(self, tmp_path: Path) -> None:
         keeper = RunCheckpoint("val/loss", dirpath=str(tmp_path))
         loop = curriculum(pacing=AdaptivePacing("val/acuracy"))
         with pytest.raises(UserError) as caught:
@@ -209,12 +209,12 @@ class TestSelfPaced:
         (PacingFunction(), None, "order is easy_first, which needs to know how hard samples are"),
     ],
 )
-def test_a_curriculum_that_cannot_be_is_refused_before_training(pacing: Pacing, scorer: Any, message: str) -> None:
+def test_an_impossible_curriculum_is_refused_before_training(pacing: Pacing, scorer: Any, message: str) -> None:
     with pytest.raises((UserError, ValueError), match=message):
         fit(lambda trainer: CurriculumLoop(trainer, scorer=scorer, pacing=pacing))
 
 
-def test_an_endless_training_has_no_pace() -> None:
+def test_a_pace_needs_a_limited_training() -> None:
     with pytest.raises(UserError, match="this pacing needs the length of the training"):
         fit(curriculum(pacing=PacingFunction()), max_epochs=-1)
 
@@ -275,7 +275,7 @@ def test_killed_in_mid_epoch_and_resumed(forked: Command, tmp_path: Path, runs: 
     kill_at_step(forked, tmp_path, runs, "paced", STEPS_PER_EPOCH + 11, {})
 
 
-def test_an_adaptive_pace_goes_on_where_it_was(forked: Command, tmp_path: Path, runs: Path) -> None:
+def test_an_adaptive_pace_resumes_exactly(forked: Command, tmp_path: Path, runs: Path) -> None:
     kill_at_step(forked, tmp_path, runs, "adaptive", 2 * STEPS_PER_EPOCH + 11, ADAPTIVE)
     rows = Run.load(runs / "own" / "reference_adaptive" / "latest").metrics
     shares = [row["value"] for row in rows if row["metric"] == "train/share"]

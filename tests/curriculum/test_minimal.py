@@ -1,4 +1,4 @@
-"""The page that shows the idea draws the samples of the lesson and arrives at its weights."""
+"""`minimal.py` draws the same samples as the lesson and ends with the same weights."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_the_minimal_curriculum_arrives_at_the_weights_of_the_lesson(tmp_path: P
     assert (plain[0] - found[0]).abs().max() > 1e-2, "the curriculum changed nothing"
 
 
-def test_the_pace_is_the_lesson_s() -> None:
+def test_the_pace_is_that_of_the_lesson() -> None:
     lesson = PacingFunction()
     for progress in (0.0, 0.1, 0.3, 0.5, 0.9):
         assert admitted_fraction(progress) == pytest.approx(lesson.fraction(progress), abs=1e-15)

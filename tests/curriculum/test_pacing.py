@@ -1,4 +1,4 @@
-"""Paces: every family climbs from its start to everything, adaptive ones by plateaus, self-paced ones by age."""
+"""Paces: functions rise from their start to 1, adaptive paces grow at plateaus, self-paced weights follow an age."""
 
 import math
 from itertools import pairwise
@@ -85,7 +85,7 @@ class TestAdaptivePacing:
     def test_a_value_that_is_no_number_is_no_improvement(self) -> None:
         assert self.fractions([3, math.nan, 2]) == pytest.approx([0.2, 0.5, 0.5])
 
-    def test_its_state_goes_on_where_it_was(self) -> None:
+    def test_a_restored_state_continues_exactly(self) -> None:
         values = [3.0, 3.0, 2.0, 2.0, 2.0]
         whole = AdaptivePacing("val/loss", "min", 0.1, 0.2, patience=2)
         for value in values[:3]:
@@ -98,7 +98,7 @@ class TestAdaptivePacing:
         assert resumed.state_dict() == whole.state_dict()
         assert whole.fraction(1.0) == pytest.approx(0.3)
 
-    def test_a_metric_that_is_not_there(self) -> None:
+    def test_a_missing_metric_is_refused(self) -> None:
         with pytest.raises(UserError, match="watches 'val/accuracy', which is not logged; logged metrics: none"):
             AdaptivePacing().observe({})
 
@@ -106,7 +106,7 @@ class TestAdaptivePacing:
 class TestSelfPacing:
     losses = torch.tensor([0.1, 0.5, 1.0, 3.0])
 
-    def test_hard_weights_minimise_the_objective(self) -> None:
+    def test_hard_weights_minimize_the_objective(self) -> None:
         """Over all 2^4 choices of v, none has a smaller sum of v_i * (loss_i - age)."""
         for age in (0.05, 0.3, 0.7, 2.0, 5.0):
             ours = Weigher(age, "hard")(self.losses)

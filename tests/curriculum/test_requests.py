@@ -1,4 +1,4 @@
-"""What a person types wrong gets one line that says what would be right."""
+"""A wrong argument gives one line that says what would be right."""
 
 import pytest
 
@@ -15,7 +15,7 @@ LOOP = "--trainer.fit_loop.init_args"
         ([f"{LOOP}.scorer", "null"], "order is easy_first, which needs to know how hard samples are"),
     ],
 )
-def test_a_curriculum_that_cannot_be(forked: Command, flags: list[str], message: str) -> None:
+def test_an_impossible_curriculum_is_refused(forked: Command, flags: list[str], message: str) -> None:
     error = forked("fit", "-c", "curriculum/easy_first", *flags, status=2).stderr
     assert f"plcourse: error: {message}" in error
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Which samples are drawn: every admitted one equally often, on all ranks alike, and everything like plain training."""
+"""The sampler draws each admitted sample equally often on all ranks, and with all admitted as in plain training."""
 
 from collections import Counter
 from typing import Any
@@ -76,12 +76,12 @@ def test_two_ranks_share_the_draws_of_one_process() -> None:
         assert [a + b for a, b in zip(two[0][epoch], two[1][epoch], strict=True)] == batches
 
 
-def test_a_pass_that_starts_in_mid_epoch_goes_on_where_it_was() -> None:
+def test_an_epoch_can_start_in_the_middle() -> None:
     whole = epochs(sampler(101, 7, 0.3))[2]
     assert [batch.tolist() for batch in sampler(101, 7, 0.3).batches(2, start=5)] == whole[5:]
 
 
-def test_passes_and_epochs_are_shuffled_anew() -> None:
+def test_each_pass_and_epoch_is_shuffled_differently() -> None:
     plan = sampler(fraction=0.5).plan(0)
     first, second = plan.draws[:50].tolist(), plan.draws[50:].tolist()
     assert sorted(first) == sorted(second)
@@ -93,7 +93,7 @@ class TestRanking:
     scores = np.array([5.0, 1.0, 3.0, 2.0, 4.0, 0.0])
     labels = np.array([0, 0, 0, 1, 1, 1])
 
-    def test_easy_first_and_hard_first_are_each_others_reverse(self) -> None:
+    def test_hard_first_is_the_reverse_of_easy_first(self) -> None:
         easy = rank_samples("easy_first", self.scores, self.labels, False, 0)
         assert easy.tolist() == [5, 1, 3, 2, 4, 0]
         assert rank_samples("hard_first", self.scores, self.labels, False, 0).tolist() == easy.tolist()[::-1]

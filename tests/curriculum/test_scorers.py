@@ -1,4 +1,4 @@
-"""Scores: what is hard comes out as hard, nothing leaks, and a file that does not fit is refused in one line."""
+"""Hard samples get high scores, nothing leaks, and unusable files are refused in one line."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +84,7 @@ def noisy_fraction(fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 
 class TestLabelNoise:
-    def test_it_replaces_exactly_its_share_by_other_classes(self) -> None:
+    def test_it_replaces_exactly_the_given_fraction_by_other_classes(self) -> None:
         labels, noisy = noisy_fraction(0.4)
         assert (labels != noisy).sum() == 400
         assert set(noisy.tolist()) == set(range(10))
@@ -95,7 +95,7 @@ class TestLabelNoise:
         assert np.array_equal(noisy_fraction(0.4)[1], noisy_fraction(0.4)[1])
         assert not np.array_equal(noisy_fraction(0.4)[1], noisy_fraction(0.4, seed=1)[1])
 
-    def test_validation_and_test_labels_stay_right(self) -> None:
+    def test_validation_and_test_labels_stay_correct(self) -> None:
         clean, noisy = CurriculumData("digits"), CurriculumData("digits", label_noise=0.4)
         for data in (clean, noisy):
             data.setup("fit")
@@ -105,7 +105,7 @@ class TestLabelNoise:
         a, b = (data.train_dataloader().data.labels for data in (clean, noisy))  # pyright: ignore[reportAttributeAccessIssue]
         assert (a != b).sum() == round(0.4 * len(a))
 
-    def test_a_share_that_cannot_be(self) -> None:
+    def test_a_fraction_out_of_range_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"label_noise is 1\.2; it must be a fraction from 0 to below 1"):
             CurriculumData(label_noise=1.2)
 
@@ -129,7 +129,7 @@ class TestScoreColumn:
         scores = column(samples, tmp_path / name, id=ids + extra, score=[float(i) for i in shuffled] + [0.0] * 3)
         assert scores.tolist() == list(range(n))
 
-    def test_what_does_not_fit_is_refused(self, samples: TrainingSamples, tmp_path: Path) -> None:
+    def test_unusable_tables_are_refused(self, samples: TrainingSamples, tmp_path: Path) -> None:
         ids, n = samples.ids, len(samples.ids)
         path = tmp_path / "scores.csv"
         values = [float(i) for i in range(n)]
@@ -146,7 +146,7 @@ class TestScoreColumn:
             assert message in str(caught.value)
             assert "\n" not in str(caught.value)
 
-    def test_files_and_columns_that_are_not_there(self, samples: TrainingSamples, tmp_path: Path) -> None:
+    def test_missing_files_and_columns_are_refused(self, samples: TrainingSamples, tmp_path: Path) -> None:
         column(samples, tmp_path / "scores.csv")
         with pytest.raises(UserError, match=r"file of scores '.*score\.csv' not found; did you mean 'scores\.csv'\?"):
             ScoreColumn(str(tmp_path / "score.csv"))(samples)
@@ -188,9 +188,7 @@ class TestCrossValidatedLoss:
             CrossValidatedLoss("kfold/repeatd")(samples)
 
 
-def test_ids_of_other_parts_are_passed_over_where_only_the_training_part_is_known(
-    samples: TrainingSamples, tmp_path: Path
-) -> None:
+def test_unknown_ids_are_ignored_if_only_the_training_part_is_known(samples: TrainingSamples, tmp_path: Path) -> None:
     table = {"id": [*samples.ids, "held out"], "loss": [float(i) for i in range(len(samples.ids) + 1)]}
     pq.write_table(pa.table(table), tmp_path / "losses.parquet")
     own = replace(samples, known_ids=None)
@@ -242,7 +240,7 @@ class TestReferenceLoss:
             losses = torch.cat([reference.eval().sample_losses(batch) for batch in data.scoring_dataloader()])
         assert noted.scores == pytest.approx(losses.double().numpy(), rel=1e-5, abs=1e-7)
 
-    def test_a_reference_that_cannot_be_used(self, tmp_path: Path, runs: Path) -> None:
+    def test_an_unusable_reference_is_refused(self, tmp_path: Path, runs: Path) -> None:
         torch.save({"state_dict": {"other": torch.zeros(1)}}, tmp_path / "other.ckpt")
         for given, message in (
             (str(tmp_path / "other.ckpt"), "does not fit CurriculumClassifier as configured"),

@@ -1,4 +1,4 @@
-"""A turn by hand takes the step it should: of the whole batch, of one network, clipped where gradients are whole."""
+"""A manual step uses the whole batch, changes one network, and clips complete gradients."""
 
 from typing import Any, cast
 
@@ -81,13 +81,13 @@ class TestTurns:
             torch.testing.assert_close(stepped, expected, rtol=1e-10, atol=1e-12)
 
     @pytest.mark.parametrize("cls", MODELS)
-    def test_afterwards_both_networks_take_gradients_again(self, cls: Any) -> None:
+    def test_both_networks_take_gradients_after_a_step(self, cls: Any) -> None:
         module = model(cls)
         fit(module)
         assert all(p.requires_grad for p in (*module.generator.parameters(), *module.discriminator.parameters()))
         assert not any(p.requires_grad for p in module.average.parameters())
 
-    def test_the_parts_of_a_batch_are_all_of_it(self) -> None:
+    def test_the_parts_of_a_batch_add_up_to_the_batch(self) -> None:
         batch = {"point": torch.arange(10), "id": [str(i) for i in range(10)], "rank_weight": 0.5}
         parts = list(cut(batch, 3))
         assert torch.equal(torch.cat([part["point"] for part, _ in parts]), batch["point"])
@@ -116,7 +116,7 @@ class TestClipping:
         assert self.step_length(0.01) == pytest.approx(0.1 * 0.01, rel=1e-3)
         assert self.step_length(1e6) == pytest.approx(free)
 
-    def test_with_scaled_gradients_it_clips_the_true_ones(self) -> None:
+    def test_gradients_are_unscaled_before_clipping(self) -> None:
         """The loss is scaled by 1024; a clip before unscaling would leave a thousandth of the step."""
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # pyright: ignore[reportPrivateImportUsage]
         plugin = MixedPrecision("16-mixed", "cpu", scaler)

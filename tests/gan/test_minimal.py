@@ -1,4 +1,4 @@
-"""The page that shows the idea trains both networks as the lesson does, step for step."""
+"""`minimal.py` takes the same steps with both networks as the lesson."""
 
 from typing import Any, cast
 

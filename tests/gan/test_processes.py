@@ -1,4 +1,4 @@
-"""Two processes take the very steps of one, and a killed run ends like one that was never killed."""
+"""Two processes take the same steps as one, and a killed run ends like an uninterrupted one."""
 
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,13 @@ def assert_one_equals_two(forked: Command, tmp_path: Path, runs: Path, config: d
 
 
 @pytest.mark.parametrize("model", ["GAN", "R3GAN", pytest.param("WGANGP", marks=pytest.mark.slow)])
-def test_two_processes_are_one_on_points(model: str, forked: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_equal_one_on_points(model: str, forked: Command, tmp_path: Path, runs: Path) -> None:
     # 395 points in batches of 40: nine whole ones, and 35, which two processes cannot share evenly
     config = points_config(model, data__init_args__n_train=395, model__init_args__micro_batches=2)
     assert_one_equals_two(forked, tmp_path, runs, config, share=20)
 
 
-def test_two_processes_are_one_on_images(forked: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_equal_one_on_images(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = images_config("R3GAN", data__init_args__batch_size=108)  # the last batch of 1,259 digits is uneven
     assert_one_equals_two(forked, tmp_path, runs, config, share=54)
 

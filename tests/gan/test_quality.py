@@ -1,4 +1,4 @@
-"""The measures against cases whose answers are known, the feature network and its cache, and the scores of a run."""
+"""The measures give the known results of simple cases; the feature network, its cache, and the scores of a run."""
 
 import json
 import subprocess
@@ -100,7 +100,7 @@ class TestPoints:
         quality.prepare(cast(Any, SimpleNamespace(datamodule=GaussianGrid(side=3, std=0.1))))
         return quality
 
-    def test_the_data_have_the_modes_that_they_say(self) -> None:
+    def test_points_lie_around_the_modes(self) -> None:
         data = GaussianGrid(side=5, n_test=5000)
         points = data._points("test")
         centers = torch.from_numpy(grid(5, 2.0))[points.labels]
@@ -168,14 +168,14 @@ class TestFeatures:
         with pytest.raises(UserError, match="is damaged"):
             fit_features(self.network(), self.images(), tmp_path)
 
-    def test_its_name_follows_from_what_it_learns(self) -> None:
+    def test_the_cache_name_depends_on_data_and_architecture(self) -> None:
         name = fingerprint(self.network(), self.images())
         assert name == fingerprint(self.network(), self.images())
         assert name != fingerprint(self.network(), self.images(split_seed=1))
         assert name != fingerprint(FeatureNetwork(widths=(8, 16), features=8), self.images())
 
     @pytest.mark.medium
-    def test_two_processes_at_once_train_it_once(self, tmp_path: Path) -> None:
+    def test_concurrent_processes_train_it_once(self, tmp_path: Path) -> None:
         code = (
             "from pathlib import Path; from plcourse.gan.features import *; from plcourse.gan.data import SYMMETRIC;"
             "n = FeatureNetwork(widths=(8, 16), features=16);"
@@ -191,11 +191,11 @@ class TestFeatures:
     @pytest.mark.parametrize(
         ("arguments", "what"), [({"channels": 3}, "channels 1"), ({"num_classes": 4}, "num_classes 10")]
     )
-    def test_data_that_do_not_fit_are_one_line(self, arguments: dict[str, Any], what: str, tmp_path: Path) -> None:
+    def test_data_of_another_shape_are_refused(self, arguments: dict[str, Any], what: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"init_args.{what}"):
             fit_features(FeatureNetwork(**arguments), self.images(), tmp_path)
 
-    def test_another_source_of_data_is_one_line(self) -> None:
+    def test_data_without_labeled_images_are_refused(self) -> None:
         quality = ImageQuality(self.network())
         quality.prepare(cast(Any, SimpleNamespace(datamodule=None, cache_dir=".")))
         with pytest.raises(UserError, match="RealImages"):

@@ -1,4 +1,4 @@
-"""A sample is a function of its seed, not of batch, rank or run; and what predict and the callback write."""
+"""A sample depends on its seed, not on batch, rank or run; the files that predict and the callback write."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ class TestLatents:
         assert torch.allclose(latents.T.cov(), torch.eye(5, dtype=torch.float64), atol=0.08)
         assert latents.pow(4).mean().item() == pytest.approx(3, abs=0.2)
 
-    def test_every_purpose_turn_and_step_draws_anew(self) -> None:
+    def test_each_purpose_turn_and_step_has_independent_latents(self) -> None:
         ids = ["a", "b"]
         draws = [
             training_latents(purpose, step, turn, ids, 3)
@@ -47,7 +47,7 @@ class TestLatents:
         shares = mixing_fractions(0, 0, [str(i) for i in range(1000)])
         assert 0 <= shares.min() < 0.01 < 0.99 < shares.max() < 1
 
-    def test_the_way_between_two_latents_stays_as_far_from_the_origin(self) -> None:
+    def test_interpolated_latents_keep_their_distance_from_the_origin(self) -> None:
         a, b = latents_of(np.array([1, 2], np.uint64), 64)
         path = between(a, b, 9)
         torch.testing.assert_close(path[0], a)
@@ -59,7 +59,7 @@ class TestLatents:
         assert between(a, -a, 3).isfinite().all()
 
     @pytest.mark.parametrize(("seeds", "why"), [([1, -2], "-2 is negative"), ([3, 3], "twice")])
-    def test_seeds_that_make_no_sense_are_refused(self, seeds: list[int], why: str) -> None:
+    def test_invalid_seeds_are_refused(self, seeds: list[int], why: str) -> None:
         with pytest.raises(ValueError, match=why):
             Seeds(seeds)
 
@@ -85,14 +85,14 @@ def test_an_exported_generator_is_tested_on_the_latents_it_is_compared_on(model:
 
 class TestNetworks:
     @pytest.mark.parametrize(("channels", "size", "widths"), [(1, 28, (16, 8)), (3, 32, (16, 16, 8)), (1, 8, (8,))])
-    def test_images_come_out_as_they_go_in(self, channels: int, size: int, widths: tuple[int, ...]) -> None:
+    def test_image_networks_have_matching_shapes(self, channels: int, size: int, widths: tuple[int, ...]) -> None:
         generator = ConvGenerator(5, channels, size, widths)
         images = generator(torch.randn(3, 5))
         assert images.shape == (3, channels, size, size)
         assert images.abs().max() <= 1
         assert ConvDiscriminator(channels, size, widths[::-1])(images).shape == (3,)
 
-    def test_points_come_out_as_they_go_in(self) -> None:
+    def test_point_networks_have_matching_shapes(self) -> None:
         points = PointGenerator(4, 2)(torch.randn(3, 4))
         assert points.shape == (3, 2)
         assert PointDiscriminator(2)(points).shape == (3,)
@@ -102,7 +102,7 @@ class TestNetworks:
         with pytest.raises(ValueError, match="image_size is 30; with 2 widths it must be a multiple of 4"):
             network(image_size=30)
 
-    def test_no_sample_sees_another(self) -> None:
+    def test_samples_of_a_batch_are_independent(self) -> None:
         generator, discriminator = ConvGenerator(5), ConvDiscriminator()
         latents = torch.randn(6, 5)
         torch.testing.assert_close(generator(latents)[:2], generator(latents[:2]))
@@ -163,14 +163,14 @@ class TestPredict:
         assert list((run.path / "tensorboard").iterdir())
 
 
-class TestMistakes:
-    def test_images_of_another_size_are_one_line(self, forked: Command, tmp_path: Path) -> None:
+class TestErrors:
+    def test_images_of_another_size_are_refused(self, forked: Command, tmp_path: Path) -> None:
         config = images_config("GAN", data__init_args__source="digits", data__init_args__image_size=16)
         done = forked("fit", "-c", write_config(tmp_path / "size.yaml", config), status=2)
         (line,) = [line for line in done.stderr.splitlines() if line.strip()]
         assert "the generator makes samples of shape [1, 8, 8], but the data have [1, 16, 16]" in line
 
-    def test_the_alias_for_one_optimizer_says_what_there_is(self, forked: Command, tmp_path: Path) -> None:
+    def test_the_optimizer_alias_names_the_two_optimizers(self, forked: Command, tmp_path: Path) -> None:
         path = write_config(tmp_path / "alias.yaml", points_config("GAN"))
         done = forked("fit", "-c", path, "--optimizer.lr", "0.1", status=2)
         (line,) = [line for line in done.stderr.splitlines() if line.strip()]

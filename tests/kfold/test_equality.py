@@ -1,4 +1,4 @@
-"""Fold k of a cross-validation is, bit for bit, the fit that one would have run on that fold alone."""
+"""Each fold of a cross-validation equals, bit for bit, a fit of that fold alone."""
 
 import json
 from pathlib import Path

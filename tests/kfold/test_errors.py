@@ -1,4 +1,4 @@
-"""Bad input and bad luck: one line each, and nothing that was computed is lost."""
+"""Each error is one line, and what was computed before it is kept."""
 
 import json
 from pathlib import Path
@@ -32,23 +32,21 @@ def loop(**arguments: Any) -> dict[str, Any]:
         ({"groups": True}, "the samples of ImageData have no groups"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_trained(
-    arguments: dict[str, Any], message: str, runs: Path
-) -> None:
+def test_impossible_settings_are_refused_before_training(arguments: dict[str, Any], message: str, runs: Path) -> None:
     with pytest.raises(UserError, match=message) as refused:
         plcourse.run("fit", kfold_config(**QUICK, **loop(**arguments)))
     assert "\n" not in str(refused.value)
     assert not list(runs.glob("own/*/*/folds/*/run.json"))
 
 
-def test_a_monitor_that_is_never_logged_costs_no_fold(runs: Path) -> None:
+def test_an_unknown_monitor_is_refused_after_the_first_fold_is_saved(runs: Path) -> None:
     with pytest.raises(UserError, match=r"monitor 'val/acuracy' is never logged; did you mean 'val/accuracy'\?"):
         plcourse.run("fit", kfold_config(**QUICK, **loop(monitor="val/acuracy")))
     (fold,) = runs.glob("own/inline/2*/folds/0")
     assert Run(fold).status == "finished"
 
 
-def test_data_that_cannot_be_split(runs: Path) -> None:
+def test_data_that_cannot_be_split_are_refused(runs: Path) -> None:
     config = own_config() | {"data": {"class_path": "pytorch_lightning.demos.mnist_datamodule.MNISTDataModule"}}
     with pytest.raises(UserError, match="MNISTDataModule cannot be split into folds: it has no ids and no labels"):
         plcourse.run("fit", config, trust=["own_kfold"])
@@ -67,7 +65,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return plcourse.run("fit", kfold_config(**QUICK, **loop(folds=[0])), runs_root=tmp_path_factory.mktemp("begun"))
 
 
-class TestARunThatGoesOn:
+class TestContinuedRun:
     @pytest.mark.parametrize(
         ("flag", "message"),
         [
@@ -81,13 +79,13 @@ class TestARunThatGoesOn:
             ("--data.init_args.split_seed=1", "data.init_args.split_seed is 0 in run .* and 1 is asked for"),
         ],
     )
-    def test_on_other_terms_is_refused_and_stays_as_it_was(self, begun: Run, flag: str, message: str) -> None:
+    def test_changed_settings_are_refused_and_change_nothing(self, begun: Run, flag: str, message: str) -> None:
         before = [path.read_text() for path in (begun.config_path, begun.path / "run.json")]
         with pytest.raises(UserError, match=message):
             run_verb("fit", ["--run", str(begun.path), "--ckpt_path", "last", flag])
         assert before == [path.read_text() for path in (begun.config_path, begun.path / "run.json")]
 
-    def test_can_take_in_the_other_folds(self, begun: Run, runs: Path) -> None:
+    def test_can_add_the_remaining_folds(self, begun: Run, runs: Path) -> None:
         first = (begun.path / "folds/0/run.json").stat().st_mtime_ns
         run_verb("fit", ["--run", str(begun.path), "--ckpt_path", "last", "--trainer.fit_loop.init_args.folds=null"])
         assert (begun.path / "folds/0/run.json").stat().st_mtime_ns == first

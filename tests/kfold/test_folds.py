@@ -1,4 +1,4 @@
-"""The folds are scikit-learn's, and what cannot be cut is refused with one line."""
+"""The folds equal those of scikit-learn, and data that cannot be split are refused in one line."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -86,7 +86,7 @@ def test_every_sample_is_held_out_once_per_repeat_and_groups_stay_together() -> 
         (pl.LightningDataModule(), {"n_splits": 4}, "it has no ids and no labels and no groups and no with_split"),
     ],
 )
-def test_what_cannot_be_cut_is_refused(data: Any, arguments: dict[str, Any], message: str) -> None:
+def test_unsplittable_data_are_refused(data: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refused:
         plan_folds(data, **arguments)
     assert message in str(refused.value)
@@ -97,18 +97,18 @@ def test_what_cannot_be_cut_is_refused(data: Any, arguments: dict[str, Any], mes
     ("numbers", "message"),
     [([7], "folds contains 7; the folds are numbered 0 to 3"), ([0, 0], "list each fold once"), ([], "list each")],
 )
-def test_a_choice_of_folds_that_there_are_not(numbers: list[int], message: str) -> None:
+def test_invalid_fold_numbers_are_refused(numbers: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan_folds(Labelled(CLASSES), 4).chosen(numbers)
 
 
-def test_other_data_make_another_plan() -> None:
+def test_the_fingerprint_depends_on_the_labels() -> None:
     plans = [plan_folds(Labelled(labels), 3).terms for labels in (CLASSES, CLASSES.copy(), np.roll(CLASSES, 1))]
     assert plans[0] == plans[1]
     assert plans[0]["fingerprint"] != plans[2]["fingerprint"]
 
 
-def test_a_fold_that_would_be_scored_on_a_class_it_never_saw_is_refused() -> None:
+def test_a_class_missing_in_training_is_refused() -> None:
     labels, groups = np.array([0] * 6 + [1] * 2), np.array([0, 1, 2, 0, 1, 2, 3, 3])
     with pytest.raises(UserError, match=r"fold \d holds out all samples of class 1"):
         plan_folds(Labelled(labels, groups), n_splits=2, stratified=False)

@@ -1,4 +1,4 @@
-"""The page that shows the idea computes what the lesson computes: the same folds, scores and interval."""
+"""`minimal.py` computes the same folds, scores and interval as the lesson."""
 
 import json
 from pathlib import Path

@@ -31,7 +31,7 @@ def test_class_scores_are_averaged_as_probabilities() -> None:
         torch.testing.assert_close(output.softmax(1), members[:, i].softmax(2).mean(0))
 
 
-def test_values_are_averaged_as_they_are() -> None:
+def test_values_are_averaged_directly() -> None:
     members = torch.randn(4, 1, 2)
     ensemble = AveragedOutputs("values")
     for member in members:
@@ -39,7 +39,7 @@ def test_values_are_averaged_as_they_are() -> None:
     torch.testing.assert_close(played(ensemble, 1)[0], members[:, 0].mean(0))
 
 
-def test_an_ensemble_of_one_is_that_one() -> None:
+def test_an_ensemble_of_one_model_equals_the_model() -> None:
     logits = torch.randn(1, 2, 3)
     ensemble = AveragedOutputs("logits")
     ensemble.add(recording(*logits))
@@ -55,14 +55,14 @@ def test_members_and_ensemble_must_see_the_same_samples() -> None:
         played(ensemble, 1, ids="ba")
 
 
-def test_a_model_that_never_calls_forward_is_told_so() -> None:
+def test_a_model_that_never_calls_forward_is_refused() -> None:
     silent = Recording()
     silent.batches = [BatchOutputs(["a"], None)]
     with pytest.raises(RunFailed, match=r"never calls: call self\(...\)"):
         AveragedOutputs("values").add(silent)
 
 
-def test_one_score_per_sample_is_no_class_scores() -> None:
+def test_logits_need_two_or_more_scores_per_sample() -> None:
     with pytest.raises(UserError, match="set combine to values"):
         AveragedOutputs("logits").add(recording(torch.zeros(2)))
 

@@ -1,4 +1,4 @@
-"""Two processes cross-validate like one, and score exactly."""
+"""Two processes cross-validate like one and score each sample once."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def metrics(path: Path) -> dict[str, float]:
     return json.loads(path.read_text())["metrics"]
 
 
-def test_two_processes_are_one(forked: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_processes_equal_one(forked: Command, tmp_path: Path, runs: Path) -> None:
     found = {}
     for name, changes in (("one", {}), ("two", TWO_PROCESSES)):
         config: dict[str, Any] = kfold_config(**EXACT, **changes)
@@ -48,7 +48,7 @@ def test_two_processes_are_one(forked: Command, tmp_path: Path, runs: Path) -> N
     assert len(list((two / "predictions").glob("part-*.parquet"))) == 2
 
 
-def test_a_rank_that_looks_too_early_takes_the_path_of_rank_0(forked: Command, tmp_path: Path, runs: Path) -> None:
+def test_all_ranks_use_the_checkpoint_that_rank_0_found(forked: Command, tmp_path: Path, runs: Path) -> None:
     late = {"class_path": "faulty.SlowLinks", "init_args": {"seconds": 1.5}}
     config = kfold_config([late], **EXACT, **TWO_PROCESSES, trainer__fit_loop__init_args__n_splits=2)
     forked("fit", "-c", write_config(tmp_path / "late.yaml", config), "--trust", "faulty")

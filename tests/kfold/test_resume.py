@@ -1,4 +1,4 @@
-"""A cross-validation that is killed and resumed ends exactly like one that was never killed."""
+"""A cross-validation that is killed and resumed ends exactly like an uninterrupted one."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_killed_in_a_later_fold_and_resumed(forked: Command, tmp_path: Path, run
     assert_same_cross_validation(latest, uninterrupted)
 
 
-def test_asked_to_stop_in_a_fold_it_resumes(forked: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
+def test_interrupted_in_a_fold_and_resumed(forked: Command, tmp_path: Path, runs: Path, uninterrupted: Path) -> None:
     config = failing(saving_often(), fold=1, step=5, how="sigint", once=str(tmp_path / "stopped"))
     forked("fit", "-c", write_config(tmp_path / "stop.yaml", config), "--trust", "faulty", status=130)
     latest = runs / "own" / "stop" / "latest"

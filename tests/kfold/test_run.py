@@ -1,4 +1,4 @@
-"""What a cross-validated run leaves behind, and that it holds together."""
+"""The files of a cross-validated run are complete and agree with each other."""
 
 import json
 from collections import Counter
@@ -82,7 +82,7 @@ class TestOutOfFold:
         label_of = dict(zip(data.ids, data.labels.tolist(), strict=True))
         assert [label_of[name] for name in out_of_fold["id"]] == out_of_fold["label"].tolist()
 
-    def test_they_are_what_the_folds_scored(self, finished: Run, out_of_fold: pd.DataFrame) -> None:
+    def test_they_reproduce_the_scores_of_the_folds(self, finished: Run, out_of_fold: pd.DataFrame) -> None:
         folds: Any = out_of_fold.groupby("fold")
         for k, rows in folds:
             known = scores(finished, int(str(k)), "val")
@@ -96,7 +96,7 @@ class TestOutOfFold:
         of_label = probability[np.arange(len(probability)), out_of_fold["label"]]
         np.testing.assert_allclose(-np.log(of_label), out_of_fold["loss"])
 
-    def test_they_are_no_predictions_of_the_verb(self, finished: Run) -> None:
+    def test_they_are_not_listed_as_predictions_of_the_run(self, finished: Run) -> None:
         assert [path.name for path in finished.predictions] == ["part-00000.parquet"]
 
     def test_each_repeat_has_every_sample(self, runs: Path) -> None:
@@ -161,7 +161,7 @@ class TestEnsemble:
         np.testing.assert_allclose(np.stack(rows["probability"].to_list()), probability, rtol=1e-4, atol=1e-7)
         assert rows["label"].tolist() == probability.argmax(1).tolist()
 
-    def test_each_fold_alone_is_scored_as_a_run_of_its_own(self, finished: Run) -> None:
+    def test_a_fold_evaluated_alone_has_the_same_scores(self, finished: Run) -> None:
         before = scores(finished, 1, "test")
         fold = Run(finished.path / "folds" / "1")
         assert fold.test() == before
@@ -176,7 +176,7 @@ class TestEnsemble:
 
 
 @pytest.mark.medium
-class TestTheRunItself:
+class TestWholeRun:
     def test_its_checkpoint_is_the_best_fold(self, finished: Run) -> None:
         best = min(range(3), key=lambda k: scores(finished, k, "val")["val/loss"])
         own = torch.load(finished.checkpoint("best"), weights_only=True)
@@ -189,7 +189,7 @@ class TestTheRunItself:
         assert finished.record["best"]["metric"] == "val/loss"
         assert finished.record["best"]["value"] == pytest.approx(mean)
 
-    def test_the_interval_is_nadeaus_and_bengios(self, finished: Run) -> None:
+    def test_the_interval_is_that_of_nadeau_and_bengio(self, finished: Run) -> None:
         summary = json.loads((finished.path / "summary.json").read_text())
         values = [scores(finished, k, "val")["val/accuracy"] for k in range(3)]
         ratio = np.mean([row["n_val"] / row["n_train"] for row in summary["folds"]])
@@ -255,7 +255,7 @@ class TestNothingLeaks:
         assert fold.scale != whole.scale
 
     @pytest.mark.medium
-    def test_the_loop_itself_catches_a_sample_in_both_parts(self, runs: Path) -> None:
+    def test_the_loop_refuses_a_sample_in_both_parts(self, runs: Path) -> None:
         config = own_config(leak=True)
         with pytest.raises(UserError, match=r"fold 0: sample p\d+ is held out, but Points trains on it"):
             plcourse.run("fit", config, trust=["own_kfold"])
@@ -268,14 +268,14 @@ class TestNothingLeaks:
             ({"with_ids": False}, r"sample \d+ of validation batch \d+ is held out"),
         ],
     )
-    def test_and_one_in_tuples(self, runs: Path, data: dict[str, bool], words: str) -> None:
+    def test_the_loop_refuses_such_a_sample_in_tuples(self, runs: Path, data: dict[str, bool], words: str) -> None:
         with pytest.raises(UserError, match=f"fold 0: {words}, but Points trains on it"):
             plcourse.run("fit", own_config(leak=True, **data), trust=["own_kfold"])
 
 
 @pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-class TestAUsersOwn:
+class TestUserDefinedModelAndData:
     def test_model_and_data_are_cross_validated(self, runs: Path) -> None:
         run = plcourse.run("fit", own_config(), then=["validate", "test", "predict"], trust=["own_kfold"])
         rows = pq.read_table(run.path / "predictions" / "out_of_fold.parquet").to_pandas()
@@ -285,7 +285,7 @@ class TestAUsersOwn:
         # the loss is convex in the probabilities, so that the ensemble cannot be worse than the mean of its members
         assert run.eval("test")["metrics"]["test/loss"] <= np.mean(singles)
 
-    def test_the_loop_brings_its_evaluation_loops_along(self, runs: Path) -> None:
+    def test_empty_slots_get_the_evaluation_loops_of_the_fit_loop(self, runs: Path) -> None:
         bare = own_config()
         for slot in ("validate_loop", "test_loop", "predict_loop"):
             del bare["trainer"][slot]

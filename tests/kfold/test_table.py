@@ -1,4 +1,4 @@
-"""A table of a user's own through cross-validation: what is a feature, how it is standardized, and new rows."""
+"""Cross-validation of a user's table: which columns are features, how they are standardized, and new rows."""
 
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.medium
-def test_a_column_that_is_constant_in_a_fold_predicts_nothing_wild(run: Run) -> None:
+def test_a_column_that_is_constant_in_a_fold_gives_sensible_predictions(run: Run) -> None:
     rows: Any = pd.read_parquet(run.path / "predictions" / "out_of_fold.parquet").set_index("id")
     assert len(rows) == 48
     assert rows["prediction"].abs().max() < 2000  # of prices about 300
@@ -134,7 +134,7 @@ def test_columns_that_only_count_the_rows_are_left_out_unless_they_are_named(
     assert table.features[:, 0].tolist() == list(range(1, 21))
 
 
-def test_a_scale_keeps_what_float32_would_lose(tmp_path: Path) -> None:
+def test_features_are_standardized_in_double_precision(tmp_path: Path) -> None:
     seconds = 1_700_000_000 + DRAW.permutation(40)
     pd.DataFrame({"seconds": seconds, "huge": 1e200 * DRAW.random(40), "price": range(40)}).to_parquet(
         tmp_path / "t.parquet"

@@ -9,6 +9,7 @@ Shape suffixes: B samples, C channels, H rows, W columns, K classes, F features.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,10 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         self.arguments = (channels, num_classes, tuple(widths), features)
         stages: list[nn.Module] = []
-        c_in = channels
-        for c_out in widths:
+        for c_in, c_out in pairwise([channels, *widths]):
             stages += [nn.Conv2d(c_in, c_out, 3, 2, padding=1), nn.GroupNorm(8, c_out), nn.ReLU()]
-            c_in = c_out
         self.stages = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(4), nn.Flatten())
-        self.hidden = nn.Linear(c_in * 16, features)
+        self.hidden = nn.Linear([channels, *widths][-1] * 16, features)
         self.head = nn.Linear(features, num_classes)
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("accuracy", torch.tensor(float("nan")))

@@ -11,6 +11,7 @@ Shape suffixes: B samples, C channels, H rows, W columns, Z latent dimensions, P
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class ConvGenerator(nn.Module):
         self.start = smallest_size(image_size, len(widths))
         self.project = nn.Linear(latent_dim, widths[0] * self.start**2)
         stages: list[nn.Module] = []
-        for c_in, c_out in zip(widths, [*widths[1:], channels], strict=True):
+        for c_in, c_out in pairwise([*widths, channels]):
             stages += [nn.GroupNorm(groups, c_in), nn.ReLU(), nn.ConvTranspose2d(c_in, c_out, 4, 2, padding=1)]
         self.stages = nn.Sequential(*stages, nn.Tanh())
 
@@ -67,12 +68,10 @@ class ConvDiscriminator(nn.Module):
     def __init__(self, channels: int = 1, image_size: int = 28, widths: Sequence[int] = (32, 64)) -> None:
         super().__init__()
         stages: list[nn.Module] = []
-        c_in = channels
-        for c_out in widths:
+        for c_in, c_out in pairwise([channels, *widths]):
             stages += [nn.Conv2d(c_in, c_out, 4, 2, padding=1), nn.LeakyReLU(0.2)]
-            c_in = c_out
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(c_in * smallest_size(image_size, len(widths)) ** 2, 1)
+        self.head = nn.Linear([channels, *widths][-1] * smallest_size(image_size, len(widths)) ** 2, 1)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Maps images [B, C, H, W] to scores [B]."""
@@ -157,10 +156,9 @@ class PointDiscriminator(nn.Module):
 def dense(width: int, hidden: Sequence[int], out: int) -> nn.Sequential:
     """Linear layers with leaky ReLUs in between."""
     layers: list[nn.Module] = []
-    for wide in hidden:
-        layers += [nn.Linear(width, wide), nn.LeakyReLU(0.2)]
-        width = wide
-    return nn.Sequential(*layers, nn.Linear(width, out))
+    for before, after in pairwise([width, *hidden]):
+        layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Linear([width, *hidden][-1], out))
 
 
 def smallest_size(image_size: int, halvings: int) -> int:

@@ -49,9 +49,7 @@ class SamplePictures(Callback):
         model: Any = pl_module
         made = model.sample(np.arange(self.samples, dtype=np.uint64))
         picture_HWC = model.quality.picture(made, self.columns)
-        folder = results_folder(trainer) / "plots"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture_HWC).save(folder / f"samples-{epoch:04d}.png")
+        _save(picture_HWC, results_folder(trainer) / f"plots/samples-{epoch:04d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", picture_HWC, trainer.global_step, dataformats="HWC")
@@ -78,10 +76,9 @@ class SamplePictures(Callback):
             return
         self._seeds += outputs["seed"].tolist()[: max(0, self.strips + 1 - len(self._seeds))]
         if outputs.samples.ndim == 4:
-            _images(trainer).mkdir(parents=True, exist_ok=True)
             for name, pixels_CHW in zip(outputs["id"], to_pixels(outputs.samples), strict=True):
                 pixels = pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.transpose(1, 2, 0)
-                Image.fromarray(np.ascontiguousarray(pixels)).save(_images(trainer) / f"{name}.png")
+                _save(np.ascontiguousarray(pixels), _images(trainer) / f"{name}.png")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the interpolations between the first seeds on the first rank."""
@@ -91,9 +88,12 @@ class SamplePictures(Callback):
         latents = latents_of(np.array(self._seeds, np.uint64), model.generator.latent_dim)
         path = torch.cat([between(a, b, self.columns) for a, b in itertools.pairwise(latents)])
         made = model(path.to(model.device, model.dtype))  # evaluation hooks run without gradients
-        folder = results_folder(trainer) / "plots"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(model.quality.picture(made, self.columns)).save(folder / "interpolation.png")
+        _save(model.quality.picture(made, self.columns), results_folder(trainer) / "plots/interpolation.png")
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
 def _images(trainer: pl.Trainer) -> Path:

@@ -20,7 +20,7 @@ from plcourse.console import say
 from plcourse.errors import UserError
 from plcourse.kfold.fold_run import FoldRun
 from plcourse.kfold.fold_trainer import FitTemplate, Scored, evaluate
-from plcourse.kfold.folds import CUT, Fold, check_splittable, plan_folds
+from plcourse.kfold.folds import Cut, Fold, check_splittable, plan_folds
 from plcourse.kfold.outputs import AveragedOutputs, Combine
 from plcourse.kfold.resume import PLAN
 from plcourse.runs.record import read_record
@@ -51,8 +51,8 @@ class _FoldModels:
     def finished(self) -> list[FoldRun]:
         """The finished folds that have a checkpoint, split as in the fit; a UserError if the data have changed."""
         check_splittable(self.template.data)
-        plan = plan_folds(self.template.data, **{name: self.plan[name] for name in CUT})
-        if plan.terms["fingerprint"] != self.plan["fingerprint"]:
+        plan = plan_folds(self.template.data, **{name: self.plan[name] for name in Cut.__annotations__})
+        if plan.fingerprint != self.plan["fingerprint"]:
             raise UserError(f"the data differ from those that the folds in {self.folder} were cut from")
         return self.with_checkpoints(plan.folds)
 

@@ -29,16 +29,6 @@ class Cut(TypedDict):
     random_state: int
 
 
-class Terms(Cut):
-    """What determines the folds; plans with equal terms are equal."""
-
-    samples: int
-    fingerprint: str  # a hash of ids, labels and groups
-
-
-CUT = tuple(Cut.__annotations__)
-
-
 @dataclass(frozen=True)
 class Fold:
     """The training samples and the held-out samples of one fold."""
@@ -59,18 +49,20 @@ class Plan:
     """All folds of all repeats of a data module."""
 
     folds: list[Fold]
-    terms: Terms
+    cut: Cut  # the arguments that give these folds
+    samples: int
+    fingerprint: str  # a hash of ids, labels and groups
     classes: bool  # whether the labels are classes rather than values
+
+    @property
+    def terms(self) -> dict[str, int | str]:
+        """What determines the folds; plans with equal terms are equal."""
+        return {**self.cut, "samples": self.samples, "fingerprint": self.fingerprint}
 
     @property
     def combine(self) -> Literal["logits", "values"]:
         """How a model's outputs become predictions of these labels."""
         return "logits" if self.classes else "values"
-
-    @property
-    def cut(self) -> Cut:
-        """The arguments of `plan_folds` that give these folds."""
-        return {name: self.terms[name] for name in CUT}  # pyright: ignore[reportReturnType]
 
     def chosen(self, numbers: Sequence[int] | None) -> list[Fold]:
         """The folds with these numbers, all for None; a UserError if numbers are missing, repeated or out of range."""
@@ -121,16 +113,8 @@ def plan_folds(
         Fold(number, number // n_splits, [ids[i] for i in train.tolist()], [ids[i] for i in val.tolist()])
         for number, (train, val) in enumerate(parts)
     ]
-    terms: Terms = {
-        "n_splits": n_splits,
-        "n_repeats": n_repeats,
-        "stratified": stratified,
-        "groups": groups,
-        "random_state": random_state,
-        "samples": len(ids),
-        "fingerprint": _fingerprint(ids, labels, group_of),
-    }
-    return Plan(folds, terms, classes)
+    cut = Cut(n_splits=n_splits, n_repeats=n_repeats, stratified=stratified, groups=groups, random_state=random_state)
+    return Plan(folds, cut, len(ids), _fingerprint(ids, labels, group_of), classes)
 
 
 def check_splittable(data: object) -> None:

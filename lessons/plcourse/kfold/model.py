@@ -6,6 +6,7 @@ Shapes: B rows of the batch, F features.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytorch_lightning as pl
@@ -70,10 +71,9 @@ class TableRegressor(pl.LightningModule):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for width in hidden:
-            layers += [nn.Linear(in_features, width), nn.ReLU(), nn.Dropout(dropout)]
-            in_features = width
-        self.network = nn.Sequential(*layers, nn.Linear(in_features, 1))
+        for before, after in pairwise([in_features, *hidden]):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+        self.network = nn.Sequential(*layers, nn.Linear([in_features, *hidden][-1], 1))
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_std", torch.ones(()))

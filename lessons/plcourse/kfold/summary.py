@@ -117,9 +117,8 @@ class Summary:
         if len(folds) > 1:
             rows.append(("sd", [found["sd"] for found in metrics.values()]))
         cells = [[f"  {name}", *(f"{value:.4g}" for value in values)] for name, values in rows]
-        samples = self.plan.terms["samples"]
         lines = [
-            f"\n{len(folds)} folds of {samples:,} samples, {train} for training and {held_out} held out",
+            f"\n{len(folds)} folds of {self.plan.samples:,} samples, {train} for training and {held_out} held out",
             *fitted(("  fold", *metrics), cells, limit=width()),
         ]
         for name, found in metrics.items():
