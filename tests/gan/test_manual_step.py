@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 from plcourse import Trainer
+from plcourse.data import Batch
 from plcourse.gan.adversarial import squared_gradient
 from plcourse.gan.gaussians import GaussianGrid, GaussianQuality
 from plcourse.gan.latents import training_latents
@@ -88,7 +89,7 @@ class TestTurns:
         assert not any(p.requires_grad for p in module.average.parameters())
 
     def test_the_parts_of_a_batch_add_up_to_the_batch(self) -> None:
-        batch = {"point": torch.arange(10), "id": [str(i) for i in range(10)], "rank_weight": 0.5}
+        batch = Batch({"point": torch.arange(10), "id": [str(i) for i in range(10)], "rank_weight": 0.5})
         parts = list(cut(batch, 3))
         assert torch.equal(torch.cat([part["point"] for part, _ in parts]), batch["point"])
         assert sum(weight for _, weight in parts) == pytest.approx(0.5)

@@ -18,11 +18,11 @@ import pytorch_lightning as pl
 import torch
 
 from plcourse.curriculum.pacing import Pacing
-from plcourse.curriculum.resume import check_unchanged
+from plcourse.curriculum.resume import CurriculumState, check_unchanged
 from plcourse.curriculum.sampler import CurriculumSampler, Order, rank_samples
 from plcourse.curriculum.scorers import Scorer, TrainingSamples, write_scores
 from plcourse.curriculum.self_paced import SelfPacing
-from plcourse.data import BatchLoader, TrainSampler
+from plcourse.data import Batch, BatchLoader, TrainSampler
 from plcourse.data.accumulation import planned_batches
 from plcourse.errors import UserError
 from plcourse.processes.collectives import gather_objects
@@ -72,7 +72,7 @@ class CurriculumLoop(FitLoop):
         self.scores_N: np.ndarray | None = None
         self._data = ""  # the digest of the training samples; empty until training starts
         self._total_batches = 0.0
-        self._resumed: dict[str, Any] | None = None
+        self._resumed: CurriculumState | None = None
         self._unwatched: UserError | None = None
 
     @property
@@ -156,7 +156,7 @@ class CurriculumLoop(FitLoop):
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         """The state of every fit loop, and that of the curriculum."""
-        curriculum = {
+        curriculum: CurriculumState = {
             "data": self._data,
             "settings": self._settings(),
             "scores": None if self.scores_N is None else torch.from_numpy(self.scores_N.copy()),
@@ -173,9 +173,9 @@ class CurriculumLoop(FitLoop):
         self._resumed = state_dict["curriculum"]
         super().on_load_checkpoint(state_dict)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, object]:
         """The settings that a resumed run must not change."""
-        settings: dict[str, Any] = {"order": self.order, "balanced": self.balanced}
+        settings: dict[str, object] = {"order": self.order, "balanced": self.balanced}
         for name, part in (("pacing", self.pacing), ("weighting", self.weighting)):
             settings[name] = None if part is None else {"class": type(part).__name__, **part.settings()}
         return settings
@@ -187,7 +187,7 @@ class CurriculumEpochs(EpochLoop):
     sampler: CurriculumSampler
     weighting: SelfPacing | None = None
 
-    def prepare(self, batch: Any, batch_idx: int) -> Any:
+    def prepare(self, batch: Batch, batch_idx: int) -> Batch:
         """Adds ``share``, the admitted fraction of the training part, and, with self-paced weights, a `Weigher`."""
         epoch = self.trainer.current_epoch
         batch["share"] = self.sampler.fraction(epoch, batch_idx)

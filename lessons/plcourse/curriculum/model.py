@@ -4,12 +4,12 @@ Shapes: B samples of the batch, C channels, H rows, W columns, K classes.
 """
 
 import math
-from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from plcourse.curriculum.self_paced import Weigher
+from plcourse.data import Batch
 from plcourse.training.classifier import ImageClassifierModule
 
 
@@ -21,11 +21,11 @@ class CurriculumClassifier(ImageClassifierModule):
     fraction of the batch with weights above 0). In validation and test it logs what `ImageClassifierModule` logs.
     """
 
-    def sample_losses(self, batch: dict[str, Any]) -> Tensor:
+    def sample_losses(self, batch: Batch) -> Tensor:
         """The cross-entropy of each sample in nats, [B]."""
         return functional.cross_entropy(self(batch["image"]), batch["label"], reduction="none")
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted mean loss of this process's slice, scaled so that the mean over processes is exact.
 
         The sum of the weighted losses is divided by the number of samples, not by the sum of the weights. This is the

@@ -15,7 +15,9 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
+
+from torch import Tensor
 
 from plcourse.errors import UserError, nearest
 
@@ -49,19 +51,19 @@ class Pacing(ABC):
     def fraction(self, progress: float) -> float:
         """The admitted fraction, above 0 to 1, after the fraction `progress` of all training batches, 0 to 1."""
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, object]:
         """The settings that a resumed run must not change, in plain types; by default all arguments."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Takes note of the metrics of a validation; a UserError if a needed metric is missing."""
         return
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Mapping[str, float]:
         """The state that depends on observed metrics, in plain types."""
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
         """Restores the state."""
         return
 
@@ -141,7 +143,7 @@ class AdaptivePacing(Pacing):
         """The fraction admitted now, independent of `progress`."""
         return self._fraction
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
+    def observe(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Counts validations without improvement and admits more at a plateau."""
         if self.monitor not in metrics:
             logged = sorted(metrics)
@@ -157,11 +159,11 @@ class AdaptivePacing(Pacing):
         if self._waited >= self.patience:
             self._fraction, self._waited = min(1.0, self._fraction + self.increment), 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Mapping[str, float]:
         """Fraction, best value and count."""
         return {"share": self._fraction, "best": self._best, "waited": self._waited}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
         """Restores them."""
         self._fraction, self._best, self._waited = (state_dict[key] for key in ("share", "best", "waited"))
 

@@ -1,22 +1,35 @@
 """Compares the curriculum of a checkpoint with that of the run that resumes from it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from torch import Tensor
 
 from plcourse.errors import UserError
 
 _TOLERANCE = 1e-5  # relative and absolute; scores computed on another machine may differ by rounding
 
 
-def check_unchanged(
-    saved: Mapping[str, Any], data: str, settings: Mapping[str, Any], scores_N: np.ndarray | None, ids: Sequence[str]
-) -> None:
-    """Raises a UserError if the curriculum differs from the one saved in the checkpoint.
+class CurriculumState(TypedDict):
+    """The curriculum of N samples in a checkpoint."""
 
-    ``data`` is the digest of the training samples and their labels, and ``scores_N`` their scores as computed now.
-    """
+    data: str  # a digest of the training samples and their labels
+    settings: Mapping[str, object]  # order, balance, pacing and weighting
+    scores: Tensor | None  # float64 [N]; None without a scorer
+    ranking: Tensor  # int64 [N]
+    total_batches: float
+    pacing: Mapping[str, float]
+
+
+def check_unchanged(
+    saved: CurriculumState,
+    data: str,
+    settings: Mapping[str, object],
+    scores_N: np.ndarray | None,
+    ids: Sequence[str],
+) -> None:
+    """Raises a UserError if the curriculum differs from the one saved in the checkpoint."""
     if saved["data"] != data:
         raise UserError(
             "the checkpoint's curriculum orders other training samples or labels: restore the data and their split, or "

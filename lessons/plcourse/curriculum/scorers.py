@@ -15,6 +15,7 @@ Shape suffixes: N samples of the training part, B of a batch, K classes.
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -245,16 +246,15 @@ def _scores_from(path: Path, column: str, samples: TrainingSamples, repeats: boo
     if known is not None and (foreign := sorted(set(rows.index) - set(known))):
         hint = nearest(foreign[0], known)
         raise UserError(f"{path}: {len(foreign)} ids are not in the data, first {foreign[0]!r}{hint}")
-    found = rows.groupby(level=0).agg(["mean", "count"]).reindex(samples.ids)
-    if missing := found.index[found["mean"].isna()].tolist():
+    counts = Counter(rows.index)
+    if missing := [name for name in samples.ids if name not in counts]:
         raise UserError(
             f"{path}: {len(missing)} of {len(samples.ids)} training samples have no {column}, first {missing[0]!r}; "
             "every training sample needs a row"
         )
-    if not repeats and (found["count"] > 1).any():
-        twice = found["count"].gt(1).idxmax()
-        raise UserError(f"{path}: {twice!r} has {found.loc[twice, 'count']:.0f} rows; it must have one")
-    return found["mean"].to_numpy()
+    if not repeats and (twice := next((name for name in samples.ids if counts[name] > 1), None)):
+        raise UserError(f"{path}: {twice!r} has {counts[twice]} rows; it must have one")
+    return pd.Series(rows.groupby(level=0).mean()).reindex(samples.ids).to_numpy()
 
 
 def _read_column(path: Path, column: str) -> pd.Series:

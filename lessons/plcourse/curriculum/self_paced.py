@@ -13,7 +13,7 @@ Shape suffixes: B samples of a batch.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -70,7 +70,7 @@ class SelfPacing:
         log_age = math.log(self.age) + grown * math.log(self.growth)
         return Weigher(math.exp(min(log_age, 700.0)), self.weighting)  # exp overflows above
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """The settings that a resumed run must not change, in plain types."""
         names = ("age", "growth", "warmup_epochs", "weighting")
         return {name: getattr(self, name) for name in names}

@@ -157,7 +157,7 @@ class TableData(pl.LightningDataModule):
         """What new rows are standardized with."""
         return self.scale
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Scale) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Restores what the checkpoint was trained with; features are chosen and ordered by their names."""
         if "table" in self.__dict__ and self.table.names != state_dict.get("features", self.table.names):
             # the test rows follow from the contents of all rows, so they are chosen again

@@ -55,7 +55,7 @@ class Plan:
     classes: bool  # whether the labels are classes rather than values
 
     @property
-    def terms(self) -> dict[str, int | str]:
+    def terms(self) -> dict[str, object]:
         """What determines the folds; plans with equal terms are equal."""
         return {**self.cut, "samples": self.samples, "fingerprint": self.fingerprint}
 

@@ -35,7 +35,7 @@ class LeakGuard(Callback):
                 self._refuse(trainer, f"sample {shared} of the dataset")
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Checks a batch before it is trained on."""
         if trainer.current_epoch:
@@ -47,7 +47,7 @@ class LeakGuard(Callback):
             self._contents.append(contents_of(batch))
 
     def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Compares the contents of a batch without ids with the training samples."""
         if trainer.sanity_checking or trainer.current_epoch or not self._contents:

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from plcourse.data import Batch
 from plcourse.training.exportable import Input, Output, Signature
 from plcourse.training.metrics import SampleMean, StepMeans
 from plcourse.training.schedules import WarmupCosine, with_schedule
@@ -91,7 +92,7 @@ class TableRegressor(pl.LightningModule):
         """Maps standardized features [B, F] to values [B] in the target's units."""
         return self.target_mean + self.target_std * self.network(features_BF).squeeze(1)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean squared error in units of the target's variance, weighted as in lesson 12."""
         error_B = (self(batch["features"]) - batch["label"]) / self.target_std
         loss = error_B.square().mean() * batch.get("rank_weight", 1.0)
@@ -100,7 +101,7 @@ class TableRegressor(pl.LightningModule):
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1)
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation scores."""
         self.val_scores.update(self(batch["features"]), batch["label"])
 
@@ -108,7 +109,7 @@ class TableRegressor(pl.LightningModule):
         """Logs the validation scores; runs on every rank."""
         self.val_scores.log_and_reset(self, self.target_std.double().square())
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the test scores."""
         self.test_scores.update(self(batch["features"]), batch["label"])
 
@@ -116,7 +117,7 @@ class TableRegressor(pl.LightningModule):
         """Logs the test scores; runs on every rank."""
         self.test_scores.log_and_reset(self, self.target_std.double().square())
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[str] | Tensor]:
         """The ids of the rows, and the values [B] in the target's units."""
         return {"id": batch["id"], "prediction": self(batch["features"])}
 
@@ -124,7 +125,7 @@ class TableRegressor(pl.LightningModule):
         """Standardized features in, values in the target's units out, without a decision."""
         return Signature((Input("features"),), (Output("value"),), "test/loss", "min")
 
-    def export_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
+    def export_inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """The standardized features [B, F]."""
         return (batch["features"],)
 

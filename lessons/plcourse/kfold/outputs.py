@@ -10,7 +10,7 @@ Shapes: B samples of a batch, K classes.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -39,11 +39,11 @@ class _ForwardWatcher(Callback, ABC):
     """Replaces a model's ``forward`` during one evaluation."""
 
     @abstractmethod
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """Called in place of the model's own."""
 
     @abstractmethod
-    def on_batch(self, batch: Any) -> None:
+    def on_batch(self, batch: object) -> None:
         """Called before each batch."""
 
     def _attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -54,7 +54,7 @@ class _ForwardWatcher(Callback, ABC):
         del pl_module.forward  # uncovers that of the class
 
     def _batch_starts(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self.on_batch(batch)
 
@@ -69,12 +69,12 @@ class Recording(_ForwardWatcher):
     def __init__(self) -> None:
         self.batches: list[BatchOutputs] = []
 
-    def on_batch(self, batch: Any) -> None:
+    def on_batch(self, batch: object) -> None:
         """Starts the record of a batch."""
         ids, labels = _known(batch)
         self.batches.append(BatchOutputs(ids, None if labels is None else labels.detach().cpu()))
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """Returns the model's own output and records it."""
         output = self.own_forward(*args, **kwargs)
         if not isinstance(output, Tensor):
@@ -114,14 +114,14 @@ class AveragedOutputs(_ForwardWatcher):
             self._sums = own
         self.members += 1
 
-    def on_batch(self, batch: Any) -> None:
+    def on_batch(self, batch: object) -> None:
         """Moves on to the next batch."""
         self._batch, self._call = self._batch + 1, 0
         ids, _ = _known(batch)
         if ids is not None and ids != self._sums[self._batch].ids:
             raise RunFailed("the ensemble is scored on other batches than its folds: the loader must keep its order")
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
         """The average of the members' outputs in the same call."""
         total = self._sums[self._batch].outputs[self._call]
         self._call += 1

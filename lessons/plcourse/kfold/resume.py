@@ -16,7 +16,7 @@ from plcourse.training.trainer import Trainer
 PLAN = "plan.json"
 
 
-def plan_terms(plan: Plan, trainer: Trainer) -> dict[str, Any]:
+def plan_terms(plan: Plan, trainer: Trainer) -> dict[str, object]:
     """What a resumed run must have in common with its beginning; the content of ``folds/plan.json``."""
     limits = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
     return {**plan.terms, "seed": run_seed(), **limits, "classes": plan.classes}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import pyarrow as pa
 from pytorch_lightning.loggers import Logger
@@ -50,6 +50,16 @@ def estimate(metric: str, scores: Sequence[float], test_train_ratio: float) -> E
     return {"mean": mean, "sd": sd, "low": low, "high": high, "naive_low": naive_low, "naive_high": naive_high}
 
 
+class SummaryTable(TypedDict):
+    """The content of ``summary.json``."""
+
+    folds: list[dict[str, float]]
+    metrics: dict[str, Estimate]
+    test_train_ratio: float
+    confidence: float
+    plan: dict[str, object]
+
+
 class Summary:
     """The results of a cross-validation; the folds are compared by ``monitor``, where ``mode`` is max or min."""
 
@@ -70,8 +80,8 @@ class Summary:
         so_far = [other.scores[self.monitor] for other in self.folds if other.is_finished]
         return f"{self.monitor} {scores[self.monitor]:.4g}  (mean of {len(so_far)}: {fmean(so_far):.4g})"
 
-    def table(self) -> dict[str, Any]:
-        """The content of ``summary.json``."""
+    def table(self) -> SummaryTable:
+        """The scores of all folds, and what follows from them."""
         rows = [
             {"fold": fold.fold.number, "repeat": fold.fold.repeat, **fold.fold.sizes, **fold.scores}
             for fold in self.folds
@@ -109,10 +119,12 @@ class Summary:
             plot(table, folder / "plots" / "folds.png")
         say("\n".join(self._lines(table)))
 
-    def _lines(self, table: dict[str, Any]) -> list[str]:
+    def _lines(self, table: SummaryTable) -> list[str]:
         metrics, folds = table["metrics"], table["folds"]
         train, held_out = (_range([fold[key] for fold in folds]) for key in ("n_train", "n_val"))
-        rows = [(str(fold["fold"]), [fold[name] for name in metrics]) for fold in folds]
+        rows: list[tuple[str, Sequence[float | None]]] = [
+            (str(fold["fold"]), [fold[name] for name in metrics]) for fold in folds
+        ]
         rows.append(("mean", [found["mean"] for found in metrics.values()]))
         if len(folds) > 1:
             rows.append(("sd", [found["sd"] for found in metrics.values()]))
@@ -130,13 +142,13 @@ class Summary:
         return lines
 
 
-def _range(counts: Sequence[int]) -> str:
+def _range(counts: Sequence[float]) -> str:
     """The count of all folds, or the smallest and the largest if they differ."""
     low, high = min(counts), max(counts)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def plot(table: dict[str, Any], path: Path) -> None:
+def plot(table: SummaryTable, path: Path) -> None:
     """Draws a panel per metric: the folds as dots, their mean as a line, the corrected interval as a band."""
     metrics = table["metrics"]
     wide = 3.4 * len(metrics)
