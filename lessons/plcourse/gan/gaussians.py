@@ -26,38 +26,6 @@ COVERED = 0.1  # fraction of the points it should have for a mode to count as fo
 PIXELS = 320  # width and height of a picture
 
 
-def grid(side: int, spacing: float) -> np.ndarray:
-    """The centers, float64 [side * side, 2], around the origin."""
-    line = (np.arange(side) - (side - 1) / 2) * spacing
-    return np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
-
-
-class Points:
-    """Points of a mixture of Gaussians with equal weights, each a function of its id, which begins with ``part``."""
-
-    def __init__(self, part: str, n: int, centers: np.ndarray, std: float, seed: int) -> None:
-        self.ids = [f"{part}/{i:06d}" for i in range(n)]
-        keys = keys_of(self.ids)
-        mode_N = (uniforms(seed, 0, keys, 1)[:, 0] * len(centers)).astype(np.int64)
-        points_N2 = centers[mode_N] + std * normals(seed, 1, keys, 2)
-        self.points = torch.from_numpy(points_N2).float()
-        self.labels = torch.from_numpy(mode_N)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def identities(self) -> Identities:
-        """The hashes and ids of the points."""
-        return Identities(row_hashes(self.points.numpy()), self.ids)
-
-    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """The batch at ``indices``: ``point`` float32 [B, 2], ``label`` int64 [B] (the mode), and ``id``."""
-        chosen = torch.from_numpy(indices)
-        ids = [self.ids[i] for i in indices.tolist()]
-        return {"point": self.points[chosen], "label": self.labels[chosen], "id": ids}
-
-
 class GaussianGrid(pl.LightningDataModule):
     """Points of a grid of Gaussians.
 
@@ -113,8 +81,40 @@ class GaussianGrid(pl.LightningDataModule):
         """Each seed once."""
         return eval_loader(self.seeds, self.batch_size, Process.of(self.trainer))
 
-    def _points(self, part: str) -> Points:
+    def _points(self, part: str) -> "Points":
         return Points(part, self.sizes[f"n_{part}"], self.centers, self.std, self.data_seed)
+
+
+class Points:
+    """Points of a mixture of Gaussians with equal weights, each a function of its id, which begins with ``part``."""
+
+    def __init__(self, part: str, n: int, centers: np.ndarray, std: float, seed: int) -> None:
+        self.ids = [f"{part}/{i:06d}" for i in range(n)]
+        keys = keys_of(self.ids)
+        mode_N = (uniforms(seed, 0, keys, 1)[:, 0] * len(centers)).astype(np.int64)
+        points_N2 = centers[mode_N] + std * normals(seed, 1, keys, 2)
+        self.points = torch.from_numpy(points_N2).float()
+        self.labels = torch.from_numpy(mode_N)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def identities(self) -> Identities:
+        """The hashes and ids of the points."""
+        return Identities(row_hashes(self.points.numpy()), self.ids)
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The batch at ``indices``: ``point`` float32 [B, 2], ``label`` int64 [B] (the mode), and ``id``."""
+        chosen = torch.from_numpy(indices)
+        ids = [self.ids[i] for i in indices.tolist()]
+        return {"point": self.points[chosen], "label": self.labels[chosen], "id": ids}
+
+
+def grid(side: int, spacing: float) -> np.ndarray:
+    """The centers, float64 [side * side, 2], around the origin."""
+    line = (np.arange(side) - (side - 1) / 2) * spacing
+    return np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 class GaussianQuality(Quality):
@@ -127,20 +127,20 @@ class GaussianQuality(Quality):
     """
 
     field, distance = "point", "mode_tv"
+    _centers: np.ndarray  # set by `prepare`, like the standard deviation
+    _std: float
 
     def __init__(self) -> None:
         super().__init__()
         self._modes: list[np.ndarray] = []
-        self._centers: np.ndarray | None = None
-        self._std = 1.0
 
     def prepare(self, trainer: pl.Trainer) -> None:
         """Takes the modes from the data module; a UserError if it has none."""
         data: Any = getattr(trainer, "datamodule", None)
-        self._centers = getattr(data, "centers", getattr(data, "centres", None))
-        if self._centers is None:
+        centers = getattr(data, "centers", getattr(data, "centres", None))
+        if centers is None:
             raise UserError("GaussianQuality needs a data module with known modes, such as GaussianGrid")
-        self._std = data.std
+        self._centers, self._std = centers, data.std
 
     def update(self, real: Tensor, fake: Tensor) -> None:
         """Adds real and generated points, [B, 2] each."""
@@ -148,7 +148,6 @@ class GaussianQuality(Quality):
 
     def nearest(self, point_B2: Tensor) -> np.ndarray:
         """The mode of each point, int64 [B]; -1 for a point that is not good."""
-        assert self._centers is not None, "prepare comes first"
         points = point_B2.detach().double().cpu().numpy()
         distance_BM = np.linalg.norm(points[:, None] - self._centers, axis=2)
         return np.where(distance_BM.min(axis=1) <= NEAR * self._std, distance_BM.argmin(axis=1), -1)
@@ -157,7 +156,6 @@ class GaussianQuality(Quality):
         """The scores over all processes, as the class lists them."""
         rows = [part for own in gather_objects(self._modes) for part in own]
         self._modes = []
-        assert self._centers is not None, "prepare comes first"
         real, fake = np.concatenate(rows).T
         modes = len(self._centers)
         true = np.full(modes, 1 / modes)
@@ -180,7 +178,6 @@ class GaussianQuality(Quality):
 
     def picture(self, sample: Tensor, columns: int) -> np.ndarray:
         """Blue points over the orange circles that contain the good ones; ``columns`` has no effect."""
-        assert self._centers is not None, "prepare comes first"
         reach = np.abs(self._centers).max() * 1.3 + NEAR * self._std
         axis = (np.arange(PIXELS) + 0.5) / PIXELS * 2 * reach - reach
         y_HW, x_HW = np.meshgrid(-axis, axis, indexing="ij")
