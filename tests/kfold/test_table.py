@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import plcourse
+from kfold_configs import kfold_config
 from plcourse import Run
 from plcourse.errors import UserError
 from plcourse.kfold.data import TableData
@@ -33,25 +34,11 @@ def houses(n: int) -> pd.DataFrame:
     )
 
 
-def config(path: Path, **data: Any) -> dict[str, Any]:
-    slots = {"validate_loop": "KFoldValidationLoop", "test_loop": "KFoldTestLoop", "predict_loop": "KFoldPredictLoop"}
-    return {
-        "seed_everything": 3,
-        "trainer": {
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_epochs": 2,
-            "log_every_n_steps": 1,
-            "fit_loop": {"class_path": "KFoldLoop", "init_args": {"n_splits": 3}},
-            **{slot: {"class_path": name} for slot, name in slots.items()},
-            "callbacks": [{"class_path": "RunCheckpoint"}],
-        },
-        "model": {"class_path": "TableRegressor", "init_args": {"in_features": 4, "hidden": [8]}},
-        "data": {
-            "class_path": "TableData",
-            "init_args": {"source": "table_file", "path": str(path), "target": "price", "id_column": "house", **data},
-        },
-    }
+def config(path: Path) -> dict[str, Any]:
+    columns = {"source": "table_file", "path": str(path), "target": "price", "id_column": "house"}
+    model = {"class_path": "TableRegressor", "init_args": {"in_features": 4, "hidden": [8]}}
+    data = {"class_path": "TableData", "init_args": columns}
+    return kfold_config(model=model, data=data, trainer__log_every_n_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +74,8 @@ def test_new_rows_are_predicted_by_the_mean_of_the_folds_each_with_its_own_scale
     expected = np.zeros(9)
     for k in "012":
         checkpoint = load(run.path / "folds" / k / "checkpoints" / "best.ckpt")
-        scale, weights = (
-            checkpoint["TableData"],
-            {key: value.double() for key, value in checkpoint["state_dict"].items()},
-        )
+        scale = checkpoint["TableData"]
+        weights = {key: value.double() for key, value in checkpoint["state_dict"].items()}
         features = new[["size", "rooms"]].assign(lift=new["lift"] == "True", temp=new["temp"]).to_numpy(float)
         hidden = torch.from_numpy((features - scale["mean"]) / scale["std"]) @ weights["network.0.weight"].T
         hidden = (hidden + weights["network.0.bias"]).relu() @ weights["network.3.weight"].T + weights["network.3.bias"]
