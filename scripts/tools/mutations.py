@@ -79,7 +79,7 @@ def targets(folder: Path) -> list[Target]:
     from plcourse.data.texts import open_texts
     from plcourse.errors import UserError
     from plcourse.evaluation.shards import Shard, ShardFolder, _line
-    from plcourse.export.artefacts import checked_onnx
+    from plcourse.export.artifacts import checked_onnx
     from plcourse.runs.config_yaml import parse_config
     from plcourse.runs.configs import ConfigSource
     from plcourse.runs.record import read_record

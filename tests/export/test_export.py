@@ -20,11 +20,11 @@ from plcourse.cli import latency
 from plcourse.cli.request import read_request
 from plcourse.data.resize import as_image, as_pixels, resized
 from plcourse.errors import UserError
-from plcourse.export.artefacts import Artefacts, checked_onnx
+from plcourse.export.artifacts import Artifacts, checked_onnx
 from plcourse.export.card import Card
 from plcourse.export.data import ExportData
 from plcourse.export.preprocessing import Pixels
-from plcourse.export.runners import open_exported, open_onnx
+from plcourse.export.runners import open_exported
 from plcourse.export.samples import Samples
 from plcourse.export.verify import Reference, verify
 from plcourse.export.worker import Worker
@@ -52,7 +52,7 @@ class TestCertificate:
             assert list(row["batches"]) == ["1", "3", "64"]
             assert row["coverage"] == {"expected": 300, "seen": 300, "twice": 0}
             assert row["raw_shapes"].keys() == {"8 x 8", "13 x 13", "8 x 25", "25 x 8", "2 x 3", "901 x 1203"}
-            assert row["bytes"] == Artefacts(exported).path(name).stat().st_size  # no side file
+            assert row["bytes"] == Artifacts(exported).path(name).stat().st_size  # no side file
             for batch in row["batches"].values():
                 assert batch["worst"].startswith("digits/")
                 assert 0 < batch["p50_ms"] <= batch["p99_ms"]
@@ -68,15 +68,14 @@ class TestCertificate:
     def test_int8_is_smaller_and_within_its_tolerance(self, exported: Run) -> None:
         rows = certificate(exported)
         assert rows["onnx_int8"]["metric"]["drop"] <= 0.02
-        operators = {node.op_type for node in onnx.load(Artefacts(exported).path("onnx_int8")).graph.node}
-        assert {"QuantizeLinear", "DequantizeLinear"} <= operators
-        graph = onnx.load(Artefacts(exported).path("onnx_int8")).graph
+        graph = onnx.load(Artifacts(exported).path("onnx_int8")).graph
+        assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
         made_by = {name: node.op_type for node in graph.node for name in node.output}
         first = next(i for i, node in enumerate(graph.node) if node.op_type == "Conv")  # behind the preprocessing
         sums = [{made_by[name] for name in node.input} for node in graph.node[first:] if node.op_type == "Add"]
         assert len(sums) >= 2
         assert all(each == {"DequantizeLinear"} for each in sums), "a float sum between two int8 convolutions"
-        weights = {name: weight_bytes(Artefacts(exported).path(name)) for name in ("onnx", "onnx_int8")}
+        weights = {name: weight_bytes(Artifacts(exported).path(name)) for name in ("onnx", "onnx_int8")}
         assert weights["onnx_int8"] < 0.4 * weights["onnx"]
 
     def test_the_table_is_printed_and_says_what_is_deprecated(self, exported: Run) -> None:
@@ -89,7 +88,7 @@ class TestCertificate:
 class TestFile:
     def test_two_independent_implementations_agree(self, exported: Run) -> None:
         for name in ("onnx", "onnx_int8"):
-            path = Artefacts(exported).path(name)
+            path = Artifacts(exported).path(name)
             image = pixels((3, 1, 8, 8))
             engines: Any = onnxruntime.InferenceSession(path), ReferenceEvaluator(str(path))
             (fast,), (slow,) = (engine.run(None, {"image": image}) for engine in engines)
@@ -108,17 +107,17 @@ class TestFile:
         assert np.abs(answers[0][0] - answers[0][-1]).max() > 0 or size[0] == 1
 
     def test_what_travels_in_the_metadata(self, exported: Run) -> None:
-        model = onnx.load(Artefacts(exported).path("onnx"))
+        model = onnx.load(Artifacts(exported).path("onnx"))
         texts = {entry.key: entry.value for entry in model.metadata_props}
         assert texts["class_names"] == ",".join("0123456789")
         assert texts["run"] == exported.name
-        card = Card.from_json(texts["plcourse"])
+        card = Card.of(json.loads(texts["plcourse"]))
         assert card.data["shape"] == [1, 8, 8]
         assert card.opset == 20 == next(entry.version for entry in model.opset_import if entry.domain == "")
         assert {"torch", "onnx", "onnxruntime", "plcourse"} <= card.versions.keys()
         dims = [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
         assert dims == ["batch", 1, "height", "width"] == card.inputs[0].shape
-        runner, same = open_onnx(Artefacts(exported).path("onnx"))
+        runner, same = open_exported(exported, "onnx")
         assert same == card
         assert runner([pixels((2, 1, 8, 8))])[0].shape == (2, 10)
 
@@ -130,17 +129,17 @@ class TestFile:
         back = Pixels(state["mean"], state["std"], state["shape"]).back(batch["image"])
         index = [data.splits.source.ids.index(name) for name in batch["id"]]
         assert torch.equal(back, data.splits.source.read(np.array(index)))
-        with pytest.raises(UserError, match="not pixels normalised"):
+        with pytest.raises(UserError, match="not pixels normalized"):
             Pixels(state["mean"], state["std"], state["shape"]).back(batch["image"] * 1.01)
 
 
 class TestRefusals:
     def test_a_truncated_onnx_file(self, exported: Run, tmp_path: Path) -> None:
-        whole = Artefacts(exported).path("onnx").read_bytes()
+        whole = Artifacts(exported).path("onnx").read_bytes()
         for keep in (0, 100, len(whole) // 2, len(whole) - 1):
             (tmp_path / "cut.onnx").write_bytes(whole[:keep])
             with pytest.raises(UserError, match="truncated"):
-                open_onnx(tmp_path / "cut.onnx")
+                checked_onnx(tmp_path / "cut.onnx")
 
     @pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "link.bin", "absent.bin"])
     def test_data_outside_the_folder(self, tmp_path: Path, location: str) -> None:
@@ -161,7 +160,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", ["torch_export", "torchscript_trace", "onnx"])
     def test_a_file_that_is_not_the_one_exported(self, exported: Run, name: str) -> None:
-        path = Artefacts(exported).path(name)
+        path = Artifacts(exported).path(name)
         whole = path.read_bytes()
         try:
             path.write_bytes(whole + b"x")
@@ -174,7 +173,7 @@ class TestRefusals:
         foreign = tmp_path / "foreign"
         (foreign / "export" / "torch_export").mkdir(parents=True)
         (foreign / "run.json").write_text("{}")
-        (foreign / "export/torch_export/model.pt2").write_bytes(Artefacts(exported).path("torch_export").read_bytes())
+        (foreign / "export/torch_export/model.pt2").write_bytes(Artifacts(exported).path("torch_export").read_bytes())
         with pytest.raises(UserError, match="has no export 'torch_export'"):
             open_exported(Run.load(foreign), "torch_export")
 
@@ -198,7 +197,7 @@ class TestRefusals:
 class TestFailedCheck:
     @pytest.mark.medium
     def test_it_is_named_and_ends_with_status_1(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """The other formats, which hold both ways or refuse, are written all the same."""
+        """The other formats, which keep both branches or refuse, are written nevertheless."""
         model = ["--model.init_args.network", "export_modules.Unstable", "--trust", "export_modules"]
         data = ["--data.init_args.source", "digits", "--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"]
         main(["fit", "-c", "export/classifier", *model, *data])
@@ -209,18 +208,18 @@ class TestFailedCheck:
         printed = capsys.readouterr()
         assert "exported, not verified" in printed.out
         assert "torchscript_trace is exported, not verified: batch size 1: max deviation" in printed.err
-        manifest = Artefacts(Run.load("export/classifier")).manifest
+        manifest = Artifacts(Run.load("export/classifier")).manifest
         assert {name: entry["verified"] for name, entry in manifest.items()} == {
             "torchscript_trace": False,
             "torchscript_script": True,
         }
-        with pytest.raises(SystemExit) as status:  # torch.export sees the branch and refuses to take one way
+        with pytest.raises(SystemExit) as status:  # torch.export sees the branch and refuses to choose one
             main(["export", "--run", "export/classifier", "--trust", "export_modules", "--format", "torch_export"])
         assert status.value.code == 1
         assert "torch_export is not exported" in capsys.readouterr().err
 
     def test_a_metric_that_got_worse_fails(self, exported: Run) -> None:
-        path, card = Artefacts(exported).check("onnx")
+        path, card = Artifacts(exported).check("onnx")
         image, request = pixels((8, 1, 8, 8)), ExportRequest()
         with Worker(exported, "onnx", 1) as worker:
             samples = Samples([str(i) for i in range(8)], [image], worker([image]))
@@ -247,7 +246,7 @@ class TestFailedCheck:
             assert "max deviation 1 (sample 5) exceeds the tolerance" in row.get("failed", [""])[0]
 
     def test_a_score_that_is_still_the_modules_own_is_none(self) -> None:
-        """A test step that passes by forward would verify the trained model against itself."""
+        """A test step that bypasses forward would verify the trained model against itself."""
         module = TextClassifier()
         with standing_in(module, lambda words: torch.zeros(len(words), 2)):
             module.test_step({"words": torch.zeros(3, 4, dtype=torch.int64), "label": torch.zeros(3).long()}, 0)
@@ -277,10 +276,10 @@ class TestAsAModel:
         np.testing.assert_allclose(probability, expected, atol=1e-5)
 
     def test_it_takes_the_training_data_of_the_file_not_of_the_data_module(self, exported: Run, runs: Path) -> None:
-        """Another split would be normalised otherwise; the file's own mean and std win."""
+        """Another split would be normalized differently; the file's mean and std are used."""
         words = [f"--model.init_args.run={exported.path}", "--data.init_args.source=digits"]
         other = [*words, "--data.init_args.split_seed=5"]
-        with pytest.raises(SystemExit):  # whose test part holds samples that the exported model was trained on
+        with pytest.raises(SystemExit):  # its test part contains samples that the exported model was trained on
             main(["test", "-c", "export/test_exported", *other])
         main(["test", "-c", "export/test_exported", *other, "--trainer.allow_training_samples=true"])
         assert Run.load("export/test_exported").eval("test")["metrics"]["test/accuracy"] > 0.5

@@ -1,4 +1,4 @@
-"""The page that shows the idea measures what the lesson's certificate measures, and fails what the lesson fails."""
+"""`minimal.py` measures what the lesson's certificate measures, and fails what the certificate fails."""
 
 from collections.abc import Sequence
 from pathlib import Path

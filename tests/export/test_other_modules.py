@@ -1,4 +1,4 @@
-"""What exports beside the classifier: several outputs, text of any length, a generator, and what cannot be exported."""
+"""Other modules than the classifier: several outputs, text of any length, a generator, and what cannot be exported."""
 
 import contextlib
 from collections.abc import Callable
@@ -18,11 +18,9 @@ from plcourse.export.certificate import Comparison
 from plcourse.export.graph import Bridge, Program
 from plcourse.export.runners import open_exported
 from plcourse.export.samples import Samples
-from plcourse.export.verb import export
+from plcourse.export.verb import Job, export
 from plcourse.export.verify import compare
-from plcourse.runs.export_request import FORMATS, ExportRequest
-
-FLOAT = [name for name in FORMATS if "int8" not in name]
+from plcourse.runs.export_request import ExportRequest
 
 
 def pixels(size: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -30,7 +28,7 @@ def pixels(size: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 class TestSeveralOutputs:
-    """A classifier with a mask: what is small beside the other output must not hide behind it."""
+    """A classifier with a mask: a deviation of the smaller output must not hide behind the larger output."""
 
     PORTS = [Port("class_scores", "float32", [], 1), Port("mask_scores", "float32", [], 1)]
 
@@ -83,7 +81,7 @@ class TestSeveralOutputs:
         assert found["outputs"]["class_scores"]["agreement"] == 1
         assert found["agreement"] == mask["agreement"] == 1 - 1 / (8 * 16)  # one pixel; two samples come twice
 
-    def test_what_is_no_number_fails(self) -> None:
+    def test_a_nan_fails(self) -> None:
         def change(scores: np.ndarray, masks: np.ndarray) -> None:
             scores[1] = np.nan
 
@@ -94,13 +92,13 @@ class TestSeveralOutputs:
 
 
 class TestOtherModules:
-    """What lessons of other kinds need: text of any length, several inputs, outputs without a decision."""
+    """Text of any length, several inputs, and outputs without a decision."""
 
     def exported(self, module: pl.LightningModule, tmp_path: Path, *formats: str) -> Run:
         torch.manual_seed(1)
         run = Run.create("export/own", tmp_path, {})
         trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-        export(run, trainer, module, Texts(), None, ExportRequest(formats=formats, batch_sizes=(1, 5)))
+        export(Job(run, trainer, module, Texts(), None, ExportRequest(formats=formats, batch_sizes=(1, 5))))
         return run
 
     @pytest.mark.medium
@@ -142,10 +140,10 @@ class TestOtherModules:
         assert certificate(run)["onnx"]["batches"]["5"]["agreement"] is None
         assert "metric" not in certificate(run)["onnx"]
 
-    def test_what_does_not_fit_is_said(self, tmp_path: Path) -> None:
+    def test_a_request_that_does_not_fit_the_module_is_refused(self, tmp_path: Path) -> None:
         run = Run.create("export/own", tmp_path, {})
         trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
         with pytest.raises(UserError, match="a model of one input"):
-            export(run, trainer, Generator(), Texts(), None, ExportRequest(preprocess=True))
+            export(Job(run, trainer, Generator(), Texts(), None, ExportRequest(preprocess=True)))
         with pytest.raises(UserError, match="no mean, std"):
-            export(run, trainer, TextClassifier(), Texts(), None, ExportRequest(preprocess=True))
+            export(Job(run, trainer, TextClassifier(), Texts(), None, ExportRequest(preprocess=True)))

@@ -1,4 +1,4 @@
-"""A file with --preprocess is verified from the raw input onwards, and gives on it what `predict` gives on the file."""
+"""A file with --preprocess is verified from the raw input onwards, and predicts from it what `predict` does."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ RAW = ["--preprocess", "--probabilities", "--batch_sizes", "1,3"]
 
 
 def photo_folder(root: Path, n: int = 40) -> Path:
-    """Photos of five shapes: a dark or bright bar in the middle, the opposite at the rims."""
+    """Photos of five shapes: a dark or bright bar in the middle, the opposite at the edges."""
     draw = np.random.default_rng(0)
     for label, value in (("dark", 0), ("bright", 230)):
         (root / label).mkdir(parents=True)
@@ -59,7 +59,7 @@ def fit(photos: Path, rule: str, *more: str) -> None:
 
 
 def assert_as_predicted(run: Run, photos: Path, name: str, atol: float) -> None:
-    """What the file says of the raw pixels of each file is what `predict` said of the file."""
+    """Asserts that the exported file predicts from the raw pixels of each photo what `predict` did."""
     rows = pd.concat(pd.read_parquet(path) for path in run.predictions)
     runner, card = open_exported(run, name)
     shapes = set()
@@ -91,10 +91,10 @@ def test_photos_of_all_shapes_through_fit_predict_export(photos: Path, runs: Pat
 
 
 class Squeezer(Resizer):
-    """Squeezes as a whole, whatever the rule is."""
+    """Squeezes the whole image, whatever the rule is."""
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """What an export did once."""
+        """Resizes as an earlier version did."""
         size = (self.rows, self.columns)
         return functional.interpolate(pixels_BCHW.float(), size=size, mode="bilinear", antialias=True)
 
@@ -104,7 +104,7 @@ class Squeezer(Resizer):
 def test_another_resize_in_the_graph_fails_the_export(
     photos: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str
 ) -> None:
-    """Also where all test images have one shape, at which nothing is resized."""
+    """Also if all test images have the training shape, so that none of them is resized."""
     if source == "photos":
         fit(photos, "crop")
     else:
@@ -185,7 +185,7 @@ def test_a_data_module_that_knows_no_raw_images_takes_pixels_of_the_trained_size
 
 @pytest.mark.medium
 def test_rows_of_a_table_go_in_as_they_were_written(runs: Path, tmp_path: Path) -> None:
-    """One column is large and varies little, which float32 could not standardise."""
+    """One column is large and varies little, which float32 could not standardize."""
     draw = np.random.default_rng(0)
     frame = pd.DataFrame(draw.normal(size=(120, 3)), columns=["a", "b", "c"])
     frame["large"] = 1e7 + draw.normal(size=120)

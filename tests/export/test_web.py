@@ -17,7 +17,7 @@ import pytest
 
 import plcourse.export
 from plcourse import Run
-from plcourse.export.artefacts import Artefacts
+from plcourse.export.artifacts import Artifacts
 
 VERSION = "1.30.0"
 PACKAGES = [f"onnxruntime-node@{VERSION}", f"onnxruntime-web@{VERSION}"]
@@ -44,7 +44,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("runtime", ["node", "web"])
 @pytest.mark.parametrize("name", ["onnx", "onnx_int8", "onnx_int8_dynamic"])
 def test_node_gives_what_python_gives(exported: Run, node: Path, tmp_path: Path, runtime: str, name: str) -> None:
-    path = Artefacts(exported).path(name)
+    path = Artifacts(exported).path(name)
     image = np.random.default_rng(3).integers(0, 256, (5, 1, 19, 11), np.uint8)
     (tmp_path / "input.json").write_text(json.dumps({"dims": image.shape, "data": image.reshape(-1).tolist()}))
     command = ["node", str(RUN), str(path), str(tmp_path / "input.json"), runtime]
@@ -63,7 +63,7 @@ def test_the_page_of_the_guide_answers_in_a_browser(exported: Run, node: Path, t
         pytest.skip("no Chromium is installed")
     for source in (node / "node_modules/onnxruntime-web/dist").glob("ort*wasm*"):
         shutil.copy(source, tmp_path)
-    shutil.copy(Artefacts(exported).path("onnx"), tmp_path / "model.onnx")
+    shutil.copy(Artifacts(exported).path("onnx"), tmp_path / "model.onnx")
     shutil.copy(PAGE, tmp_path / "index.html")
     handler = functools.partial(QuietHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -86,7 +86,7 @@ def test_the_page_of_the_guide_answers_in_a_browser(exported: Run, node: Path, t
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files, WebAssembly with its type, and says nothing."""
+    """Serves files, WebAssembly with its media type, and prints nothing."""
 
     extensions_map = {
         **http.server.SimpleHTTPRequestHandler.extensions_map,

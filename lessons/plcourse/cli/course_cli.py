@@ -206,10 +206,10 @@ class CourseCLI(LightningCLI):
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise UserError(first_line(_root(error))) from error
         if verb in ("export", "latency"):
-            from plcourse.export.verb import export, latency  # here, since other verbs do not need this lesson
+            from plcourse.export.verb import Job, export, latency  # here, since other verbs do not need this lesson
 
-            work = export if verb == "export" else latency
-            work(run, self.trainer, self.model, self.datamodule, checkpoint, self.request.export)
+            job = Job(run, self.trainer, self.model, self.datamodule, checkpoint, self.request.export)
+            export(job) if verb == "export" else latency(job)
         elif verb != "fit":
             self._evaluate(run, verb, checkpoint)
         else:

@@ -5,59 +5,52 @@ JSON, and this module imports neither torch nor onnx.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from plcourse.errors import UserError
+from typing import Any, TypedDict, TypeVar
 
 KEY = "plcourse"  # the key of the card in a file's metadata
+
+T = TypeVar("T")
+
+
+class Source(TypedDict, total=False):
+    """The run and checkpoint that a file was written from, and the hashes of the samples that it was trained on."""
+
+    run: str
+    checkpoint: str | None
+    sha256: str | None
+    trained_on: list[str]
 
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output of an exported file.
-
-    Args:
-        name: the name in the file.
-        dtype: the NumPy type, such as ``float32``.
-        shape: sizes; a name marks a free dimension.
-        classes: the dimension whose largest value is the decision; None if there is no decision.
-    """
+    """One input or output of an exported file."""
 
     name: str
-    dtype: str
-    shape: list[int | str]
-    classes: int | None = None
+    dtype: str  # NumPy's name, such as ``float32``
+    shape: list[int | str]  # a name marks a free dimension
+    classes: int | None = None  # the dimension whose largest value is the decision; None if there is no decision
 
 
 @dataclass(frozen=True)
 class Card:
     """What an exported file says about itself.
 
-    Args:
-        format: one of `plcourse.runs.export_request.FORMATS`.
-        inputs: the inputs in order.
-        outputs: the outputs in order.
-        structure: what the model's ``forward`` returns: ``tensor``, ``tuple`` or ``dict``.
-        probabilities: whether outputs with classes are probabilities instead of scores.
-        preprocess: whether inputs are raw: uint8 pixels or the float64 numbers of a row, which the file normalises. It
-            resizes pixels by the rule in ``data``; without a rule they must have the training size.
-        data: the data module's state: ``mean``, ``std``, ``shape``, ``resize``, ``label_names``.
-        source: ``run``, ``checkpoint`` and its ``sha256``.
-        versions: versions of plcourse, torch and the tools that wrote the file.
-        opset: the ONNX opset version; None for other formats.
+    With ``preprocess`` its inputs are raw: uint8 pixels or the float64 numbers of a row, which the file normalizes. It
+    resizes pixels by the rule in ``data``; without a rule they must have the training size.
     """
 
-    format: str
+    format: str  # one of `plcourse.runs.export_request.FORMATS`
     inputs: list[Port]
     outputs: list[Port]
-    structure: str = "tensor"
-    probabilities: bool = False
+    structure: str = "tensor"  # what the model's forward returns: tensor, tuple or dict
+    probabilities: bool = False  # whether outputs with classes are probabilities instead of scores
     preprocess: bool = False
-    data: dict[str, Any] = field(default_factory=dict)
-    source: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    opset: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)  # the data module's state: mean, std, shape, resize, label_names
+    source: Source = field(default_factory=Source)
+    versions: dict[str, str] = field(default_factory=dict)  # of plcourse, torch and the tools that wrote the file
+    opset: int | None = None  # of an ONNX file
 
     @property
     def class_names(self) -> list[str]:
@@ -74,21 +67,9 @@ class Card:
         ports = {name: [Port(**port) for port in fields[name]] for name in ("inputs", "outputs")}
         return cls(**{**fields, **ports})
 
-    @classmethod
-    def from_json(cls, text: str, label: str = "the file") -> "Card":
-        """Reads what `to_json` wrote.
 
-        Raises:
-            UserError: the text is not a card of this suite.
-        """
-        try:
-            return cls.of(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise UserError(f"{label} carries no card of this suite: export it with `plcourse export`") from error
-
-
-def flatten(returned: Any) -> list[Any]:
+def flatten(returned: T | Sequence[T] | Mapping[str, T]) -> list[T]:
     """Lists the tensors that a ``forward`` returned as a tensor, tuple or dict."""
-    if isinstance(returned, dict):
+    if isinstance(returned, Mapping):
         return list(returned.values())
-    return list(returned) if isinstance(returned, tuple | list) else [returned]
+    return list(returned) if isinstance(returned, Sequence) else [returned]

@@ -1,9 +1,10 @@
 """The rows of ``export/verification.json``, and the table of them that `plcourse export` prints."""
 
 from collections.abc import Sequence
-from typing import Any, Required, TypedDict
+from typing import Required, TypedDict
 
 from plcourse.console.layout import aligned, broken, fitted, width
+from plcourse.export.card import Source
 
 
 class OutputRow(TypedDict):
@@ -64,7 +65,7 @@ class Row(TypedDict, total=False):
     other_metrics: list[MetricRow]
     coverage: dict[str, int] | None
     threads: int
-    source: dict[str, Any]
+    source: Source
     metrics: dict[str, float]
     score: str
 
@@ -75,26 +76,22 @@ def table(rows: Sequence[Row], sizes: Sequence[int]) -> list[str]:
     head = ["  format", "size", "load", "deviation", "agree", "metric", "drop"]
     head += [*(f"p50/p99 ms at {size}" for size in sizes), "status"]
     cells = [_cells(row, sizes) for row in rows]
-    below = [
-        [
-            f"    {each['name']} {each['exported']:.4f}, drop {each['drop'] + 0.0:.4f}"
-            for each in row.get("other_metrics", [])
-        ]
-        + [f"    {reason}" for reason in row.get("failed", [])]
-        for row in rows
-    ]
     right = range(1, len(head) - 1)
     first, *lines = aligned([head, *cells], right)
     if limit is None or max(map(len, [first, *lines])) <= limit:
-        blocks = [[line] for line in lines]
+        found, blocks = [first], [[line] for line in lines]
     else:
-        first, blocks = "", [fitted(head, [row], right, limit) for row in cells]
-    found = [first, *(line for block, more in zip(blocks, below, strict=True) for line in [*block, *more])]
-    return [part for line in found if line for part in broken(line, limit, "      ")]
+        found, blocks = [], [fitted(head, [row], right, limit) for row in cells]
+    for row, block in zip(rows, blocks, strict=True):
+        found += block
+        for each in row.get("other_metrics", []):
+            found.append(f"    {each['name']} {each['exported']:.4f}, drop {each['drop'] + 0.0:.4f}")
+        found += [f"    {reason}" for reason in row.get("failed", [])]
+    return [part for line in found for part in broken(line, limit, "      ")]
 
 
 def _cells(row: Row, sizes: Sequence[int]) -> list[str]:
-    batches: dict[str, Any] = dict(row.get("batches", {}))
+    batches = row.get("batches", {})
     compared = [batch for batch in batches.values() if "max_deviation" in batch]
     agreements = [batch["agreement"] for batch in compared if batch["agreement"] is not None]
     metric = row.get("metric")

@@ -1,10 +1,10 @@
-"""Labelled images for training and for the calibration of int8 exports."""
+"""Labeled images for training and for the calibration of int8 exports."""
 
 from plcourse.data import BatchLoader, ImageData
 
 
 class ExportData(ImageData):
-    """Labelled images of any source, and calibration samples; see `ImageData` for the arguments."""
+    """Labeled images of any source, and calibration samples; see `ImageData` for the arguments."""
 
     def calibration_dataloader(self) -> BatchLoader:
         """Shuffled training samples without augmentation, because an int8 range must hold for the images of real use.

@@ -71,7 +71,7 @@ class ExportedModel(pl.LightningModule):
         if stage != "predict":
             learn(self, trainings_beside(self._run.path / "checkpoints", self.card.source.get("trained_on", [""])))
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...] | dict[str, Tensor]:
         """Runs the file; class scores may differ from the trained model's by a constant per sample."""
         return self._bridge.outputs(self._runner(self._bridge.inputs(inputs)))
 

@@ -5,19 +5,17 @@ that gets slower slows all of them. The speed-up is the median over rounds of th
 """
 
 import shlex
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from typing import TypedDict
 
 import numpy as np
 
 from plcourse.console.layout import broken, width
 from plcourse.errors import UserError
-from plcourse.export.artefacts import Artefacts
+from plcourse.export.artifacts import Artifacts
 from plcourse.export.card import Card
 from plcourse.export.certificate import Timing
-from plcourse.export.verify import percentiles
+from plcourse.export.worker import percentiles
 
 EAGER = "eager"
 # Per format, batch size and round; the calls of all rounds together give the p99.
@@ -36,39 +34,8 @@ class Speed(Timing):
 class Ranking(TypedDict):
     """The result for one batch size."""
 
-    recommended: str
+    recommended: str  # the fastest runtime; `EAGER` wins ties
     formats: dict[str, Speed]
-
-
-def candidates(
-    artefacts: Artefacts, checkpoint_digest: str | None, formats: Sequence[str]
-) -> tuple[dict[str, Card], dict[str, str]]:
-    """Returns the requested formats that may be recommended, and for each other exported one the reason why not.
-
-    A format must have been exported and verified from the checkpoint with this SHA-256.
-
-    Raises:
-        UserError: no format may be recommended.
-    """
-    cards: dict[str, Card] = {}
-    left_out: dict[str, str] = {}
-    for name in (each for each in formats if each in artefacts.manifest):
-        entry = artefacts.manifest[name]
-        card = Card.of(entry["card"])
-        first = next(iter(cards.values()), card)
-        if not entry["verified"]:
-            left_out[name] = "exported, not verified"
-        elif card.source.get("sha256") != checkpoint_digest:
-            left_out[name] = "exported from another checkpoint; export again"
-        elif (card.preprocess, card.probabilities) != (first.preprocess, first.probabilities):
-            left_out[name] = f"exported with other --preprocess or --probabilities than {first.format}"
-        else:
-            cards[name] = card
-    if not cards:
-        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or f"none of {', '.join(formats)}"
-        command = shlex.join(["plcourse", "export", "--run", str(artefacts.run.path)])
-        raise UserError(f"run {artefacts.run.name} has no verified export ({why}); run: {command}")
-    return cards, left_out
 
 
 def race(clocks: Mapping[str, Clock], inputs: Mapping[int, Sequence[np.ndarray]], rounds: int) -> dict[str, Ranking]:
@@ -84,19 +51,49 @@ def race(clocks: Mapping[str, Clock], inputs: Mapping[int, Sequence[np.ndarray]]
                 seconds = clock(batch, TURN_SECONDS, TURN_CALLS, TURN_WARM_UP)
                 if turn:
                     calls[name].append(seconds)
-        medians = {name: [statistics.median(each) for each in turns] for name, turns in calls.items()}
+        medians = {name: np.array([np.median(seconds) for seconds in turns]) for name, turns in calls.items()}
         rows: dict[str, Speed] = {}
         for name, turns in calls.items():
-            ratios = [eager / own for eager, own in zip(medians[EAGER], medians[name], strict=True)]
-            found = percentiles(list(chain.from_iterable(turns)))
-            rows[name] = {**found, "speedup": statistics.median(ratios), "speedup_range": [min(ratios), max(ratios)]}
-        results[str(size)] = {"recommended": recommended(rows), "formats": rows}
+            ratios = medians[EAGER] / medians[name]
+            rows[name] = {
+                **percentiles([each for seconds in turns for each in seconds]),
+                "speedup": float(np.median(ratios)),
+                "speedup_range": [float(ratios.min()), float(ratios.max())],
+            }
+        best = max(rows, key=lambda name: (rows[name]["speedup"], name == EAGER))
+        results[str(size)] = {"recommended": best, "formats": rows}
     return results
 
 
-def recommended(rows: Mapping[str, Speed]) -> str:
-    """The fastest runtime; `EAGER` wins ties."""
-    return max(rows, key=lambda name: (rows[name]["speedup"], name == EAGER))
+def candidates(
+    artifacts: Artifacts, checkpoint_digest: str | None, formats: Sequence[str]
+) -> tuple[dict[str, Card], dict[str, str]]:
+    """Returns the requested formats that may be recommended, and for each other exported one the reason why not.
+
+    A format must have been exported and verified from the checkpoint with this SHA-256.
+
+    Raises:
+        UserError: no format may be recommended.
+    """
+    cards: dict[str, Card] = {}
+    left_out: dict[str, str] = {}
+    for name in (each for each in formats if each in artifacts.manifest):
+        entry = artifacts.manifest[name]
+        card = Card.of(entry["card"])
+        first = next(iter(cards.values()), card)
+        if not entry["verified"]:
+            left_out[name] = "exported, not verified"
+        elif card.source.get("sha256") != checkpoint_digest:
+            left_out[name] = "exported from another checkpoint; export again"
+        elif (card.preprocess, card.probabilities) != (first.preprocess, first.probabilities):
+            left_out[name] = f"exported with other --preprocess or --probabilities than {first.format}"
+        else:
+            cards[name] = card
+    if not cards:
+        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or f"none of {', '.join(formats)}"
+        command = shlex.join(["plcourse", "export", "--run", str(artifacts.run.path)])
+        raise UserError(f"run {artifacts.run.name} has no verified export ({why}); run: {command}")
+    return cards, left_out
 
 
 def lines(results: Mapping[str, Ranking], left_out: Mapping[str, str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 The idea: an exporter turns the program ``forward`` into a graph, and another runtime executes that graph with different
 kernels. Nothing guarantees that the two agree, so an export is a claim to test: on real samples, at several batch
-sizes, with the full test metric (`verify.py`). Int8 quantisation replaces x by ``scale * (q - zero_point)`` with q in
+sizes, with the full test metric (`verify.py`). Int8 quantization replaces x by ``scale * (q - zero_point)`` with q in
 -128..127 (Jacob et al. 2018, arXiv 1712.05877, equation 1), and its cost is measured in the same way.
 
     plcourse fit -c export/classifier --then test,export --format onnx,onnx_int8 --preprocess --probabilities
@@ -39,7 +39,7 @@ class _ConvBlock(nn.Module):
 
 
 class FoldableNet(nn.Module):
-    """A small residual network of convolutions and batch norms, which export and quantise well.
+    """A small residual network of convolutions and batch norms, which export and quantize well.
 
     Args:
         channels: image channels, 1 or 3.
@@ -63,7 +63,7 @@ class FoldableNet(nn.Module):
         self.head = nn.Linear(c_in, num_classes)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] in, class scores [B, K] out."""
+        """Normalized images [B, C, H, W] in, class scores [B, K] out."""
         return self.head(self.stages(torch.relu(self.stem(image_BCHW))).mean(dim=(2, 3)))
 
 
@@ -83,7 +83,7 @@ class RowLSTM(nn.Module):
         self.head = nn.Linear(hidden, num_classes)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Normalised images [B, C, H, W] in, class scores [B, K] out."""
+        """Normalized images [B, C, H, W] in, class scores [B, K] out."""
         rows_BHF = image_BCHW.transpose(1, 2).flatten(2)
         states_BHF, _ = self.lstm(rows_BHF)
         return self.head(states_BHF[:, -1])

@@ -14,15 +14,12 @@ from plcourse.errors import UserError
 
 
 class Pixels(nn.Module):
-    """Converts pixels to the images that the model was trained on, and back.
+    """Converts pixels to the images of shape (C, H, W) that the model was trained on, and back.
 
-    Args:
-        mean: mean per channel of pixels in [0, 1].
-        std: standard deviation per channel.
-        shape: channels, rows and columns of the training images.
-        resize: the rule by which other sizes are resized; None accepts only the training size.
+    Mean and std are those of pixels in [0, 1], per channel. Without a resizing rule only the training size is accepted.
     """
 
+    raw_dtype, ndim = torch.uint8, 4
     factor: Tensor
     shift: Tensor
 
@@ -38,30 +35,26 @@ class Pixels(nn.Module):
         self.takes_any_size = resize is not None
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """uint8 [B, C, any, any] in, normalised float32 [B, C, H, W] out."""
+        """uint8 [B, C, any, any] in, normalized float32 [B, C, H, W] out."""
         return self.resizer(pixels_BCHW).float() * self.factor + self.shift
 
     def back(self, image_BCHW: Tensor) -> Tensor:
-        """Recovers the uint8 pixels from normalised images, exactly, since they are whole numbers.
+        """Recovers the uint8 pixels from normalized images, exactly, since they are whole numbers.
 
         Raises:
-            UserError: the images were normalised by another mean and std.
+            UserError: the images were normalized by another mean and std.
         """
         pixels_BCHW = (image_BCHW - self.shift) / self.factor
         whole_BCHW = pixels_BCHW.round()
         if (pixels_BCHW - whole_BCHW).abs().max() > 0.01 or whole_BCHW.min() < 0 or whole_BCHW.max() > 255:
-            raise UserError("--preprocess: the images are not pixels normalised by the mean and std of the data module")
+            raise UserError("--preprocess: the images are not pixels normalized by the mean and std of the data module")
         return whole_BCHW.to(torch.uint8)
 
 
 class Columns(nn.Module):
-    """Converts the numbers of table rows to standardised features, and back.
+    """Converts the numbers of table rows to standardized features, and back, with the mean and std of each feature."""
 
-    Args:
-        mean: mean per feature.
-        std: standard deviation per feature.
-    """
-
+    raw_dtype, ndim, takes_any_size = torch.float64, 2, False
     mean: Tensor
     std: Tensor
 
@@ -69,14 +62,13 @@ class Columns(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float64))
-        self.takes_any_size = False
 
     def forward(self, numbers_BD: Tensor) -> Tensor:
-        """float64 [B, D] in, standardised float32 [B, D] out."""
+        """float64 [B, D] in, standardized float32 [B, D] out."""
         return ((numbers_BD - self.mean) / self.std).float()
 
     def back(self, features_BD: Tensor) -> Tensor:
-        """Recovers the numbers from standardised features, up to rounding."""
+        """Recovers the numbers from standardized features, up to rounding."""
         return features_BD.double() * self.std + self.mean
 
 
@@ -87,10 +79,8 @@ def preprocessing_of(data: dict[str, Any], owner: str) -> Pixels | Columns:
         UserError: the state describes none.
     """
     if missing := {"mean", "std"} - data.keys():
-        lacking = ", ".join(sorted(missing))
-        raise UserError(
-            f"--preprocess is for images and tables: the data module of {owner} has no {lacking} in its state_dict"
-        )
+        lacking = f"the data module of {owner} has no {', '.join(sorted(missing))} in its state_dict"
+        raise UserError(f"--preprocess is for images and tables: {lacking}")
     if "shape" in data:
         return Pixels(data["mean"], data["std"], data["shape"], data.get("resize"))
     return Columns(data["mean"], data["std"])

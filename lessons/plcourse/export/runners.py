@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from plcourse.errors import UserError, first_line
-from plcourse.export.artefacts import Artefacts, checked_onnx
-from plcourse.export.card import KEY, Card, flatten
+from plcourse.export.artifacts import Artifacts, checked_onnx
+from plcourse.export.card import Card, flatten
 from plcourse.runs.run import Run
 
 Runner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -26,23 +26,31 @@ def open_exported(run: Run, format_: str, threads: int = 1) -> tuple[Runner, Car
     Raises:
         UserError: the format was not exported, or its file is not the listed one or cannot be opened.
     """
-    path, card = Artefacts(run).check(format_)
+    path, card = Artifacts(run).check(format_)
     if not card.format.startswith("onnx"):
         return _torch_runner(path, card.format, threads), card
     checked_onnx(path)
     return _session(path, card, threads), card
 
 
-def open_onnx(path: Path, threads: int = 1) -> tuple[Runner, Card]:
-    """Opens an ONNX file of this suite anywhere on disk, and reads the card from its metadata.
+def reference_runner(path: Path, card: Card) -> Runner | None:
+    """The reference evaluator of the ONNX standard; None for other formats and for operators outside the standard."""
+    if not card.format.startswith("onnx"):
+        return None
+    from onnx.reference import ReferenceEvaluator
 
-    Raises:
-        UserError: the file is truncated, refers to files outside its folder, or has no card.
-    """
     model = checked_onnx(path)
-    texts = {entry.key: entry.value for entry in model.metadata_props}
-    card = Card.from_json(texts.get(KEY, ""), str(path))
-    return _session(path, card, threads), card
+    if any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
+        return None
+    evaluator = ReferenceEvaluator(model)
+
+    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        try:
+            return list(evaluator.run(None, _named(inputs, card)))  # pyright: ignore[reportArgumentType]
+        except Exception as error:  # whatever NumPy raises
+            raise UserError(f"{type(error).__name__}: {first_line(error)}") from error
+
+    return run
 
 
 def _session(path: Path, card: Card, threads: int) -> Runner:
@@ -57,13 +65,11 @@ def _session(path: Path, card: Card, threads: int) -> Runner:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's error classes have no common base
         raise UserError(f"{path}: onnxruntime cannot open it: {first_line(error)}") from error
-    names = [port.name for port in card.inputs]
+    return lambda inputs: list(session.run(None, _named(inputs, card)))  # pyright: ignore[reportReturnType]
 
-    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        outputs: Any = session.run(None, dict(zip(names, inputs, strict=True)))
-        return list(outputs)
 
-    return run
+def _named(inputs: Sequence[np.ndarray], card: Card) -> dict[str, np.ndarray]:
+    return dict(zip((port.name for port in card.inputs), inputs, strict=True))
 
 
 def _torch_runner(path: Path, format_: str, threads: int) -> Runner:
@@ -83,11 +89,8 @@ def _torch_runner(path: Path, format_: str, threads: int) -> Runner:
         with torch.inference_mode():
             return [each.numpy() for each in flatten(program(*map(torch.from_numpy, inputs)))]
 
-    def run_exported(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with _deprecations_ignored():  # it takes a moment in each call, so TorchScript, which needs none, goes without
-            return run(inputs)
-
-    return run_exported if exported else run
+    # it takes a moment in each call, so TorchScript, which needs none, goes without
+    return _deprecations_ignored()(run) if exported else run
 
 
 @contextmanager

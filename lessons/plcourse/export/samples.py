@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -30,17 +31,11 @@ MAX_PROBES = 16
 
 @dataclass
 class Samples:
-    """Real test samples of one shape, as the exported files take them, with the outputs of the trained model.
-
-    Attributes:
-        ids: N sample ids.
-        inputs: one array [N, ...] per input.
-        outputs: one array [N, ...] per output.
-    """
+    """N real test samples of one shape, as the exported files take them, with the outputs of the trained model."""
 
     ids: list[str]
-    inputs: list[np.ndarray]
-    outputs: list[np.ndarray]
+    inputs: list[np.ndarray]  # one [N, ...] per input
+    outputs: list[np.ndarray]  # one [N, ...] per output
 
     @classmethod
     def of(cls, program: Program, batches: Iterable[Any]) -> "Samples":
@@ -67,55 +62,55 @@ class Samples:
         )
         return cls(ids[:MAX_SAMPLES], inputs, outputs)
 
-    def batch(self, start: int, size: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """Indices, inputs and outputs of ``size`` samples from ``start`` on, starting over after the last one."""
+    def batch(self, start: int, size: int) -> "Samples":
+        """Takes ``size`` samples from number ``start`` on, starting over after the last one."""
         indices = np.arange(start, start + size) % len(self.ids)
-        return indices, [x[indices] for x in self.inputs], [y[indices] for y in self.outputs]
+        ids = [self.ids[i] for i in indices]
+        return Samples(ids, [x[indices] for x in self.inputs], [y[indices] for y in self.outputs])
 
-    @property
-    def values(self) -> int:
-        """Numbers in the inputs of one sample."""
-        return sum(x[0].size for x in self.inputs)
+    def first(self, size: int) -> "Samples":
+        """Takes the first ``size`` samples, or all if there are fewer."""
+        return self.batch(0, min(size, len(self.ids)))
+
+    def halved(self, program: Program) -> "Samples | None":
+        """Halves every free dimension of the inputs but the batch; None if no other is free."""
+        if not any(position for port in program.signature.inputs for position in port.free):
+            return None
+        inputs = []
+        for x, port in zip(self.inputs, program.signature.inputs, strict=True):
+            for position, free in port.free.items():
+                if position:
+                    x = x.take(range(max(free.min, x.shape[position] // 2)), axis=position)
+            inputs.append(x)
+        return Samples(self.ids, inputs, program.eager(inputs))
 
 
 @dataclass
 class Probe:
-    """A raw image, and what the data module makes of it.
+    """A raw image, and what the data module makes of it."""
 
-    Attributes:
-        id: the sample that it is, or was made from.
-        raw: uint8 [1, C, H, W], of any size.
-        prepared: uint8 [1, C, H, W], the pixels of the image that the data module gives the model.
-        place: where the raw image lies in the prepared one.
-    """
-
-    id: str
-    raw: np.ndarray
-    prepared: np.ndarray
-    place: Place
+    id: str  # of the sample that it is, or was made from
+    raw: np.ndarray  # uint8 [1, C, H, W], of any size
+    prepared: np.ndarray  # uint8 [1, C, H, W], the pixels of the image that the data module gives the model
+    place: Place  # where the raw image lies in the prepared one
 
 
 @dataclass
 class RawSamples:
-    """Raw images of the test split, and of other shapes.
+    """Raw images of the test split, and of other shapes."""
 
-    Attributes:
-        groups: raw images of the test split by shape, with the outputs of the trained model, up to `MAX_SAMPLES` and
-            `MAX_BYTES`.
-        probes: one image of each shape, real ones first.
-    """
-
-    groups: list[Samples]
-    probes: list[Probe]
+    program: Program  # what the files were made from; it resizes
+    groups: list[Samples]  # images of the test split by shape, up to `MAX_SAMPLES` and `MAX_BYTES`
+    probes: list[Probe]  # one image of each shape, real ones first
 
     @classmethod
-    def of(cls, program: Program, datamodule: Any) -> "RawSamples | None":
+    def of(cls, program: Program, datamodule: pl.LightningDataModule) -> "RawSamples | None":
         """Collects them from a data module; None if the program does not resize."""
         if not program.takes_any_size:
             return None
         assert isinstance(datamodule, RawImages)
         groups, probes = _real(program, datamodule)
-        return cls(groups, probes + _derived(program, datamodule, groups[0]))
+        return cls(program, groups, probes + _derived(program, datamodule, groups[0]))
 
     @property
     def shapes(self) -> dict[str, int]:
@@ -129,13 +124,6 @@ class RawSamples:
 def shape_of(pixels_BCHW: np.ndarray) -> str:
     """Height and width, such as ``48 x 96``."""
     return " x ".join(map(str, pixels_BCHW.shape[2:]))
-
-
-def other_shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
-    """A square, a wide, a tall, a tiny and a huge shape for a model that was trained on this height and width."""
-    rows, columns = size
-    side = max(rows, columns) + 5
-    return [(side, side), (rows, 3 * columns + 1), (3 * rows + 1, columns), (2, 3), (901, 1203)]
 
 
 def place_of(batch: Any, i: int, raw_CHW: Tensor) -> Place:
@@ -173,15 +161,18 @@ def _real(program: Program, datamodule: RawImages) -> tuple[list[Samples], list[
 
 
 def _derived(program: Program, datamodule: RawImages, samples: Samples) -> list[Probe]:
-    """Makes images of other shapes from test samples, and lets the data module read their files."""
+    """Makes a square, a wide, a tall, a tiny and a huge image from test samples, and lets the data module read them."""
+    _, rows, columns = program.data["shape"]
+    side = max(rows, columns) + 5
+    shapes = [(side, side), (rows, 3 * columns + 1), (3 * rows + 1, columns), (2, 3), (901, 1203)]
     raws: list[Tensor] = []
-    for number, size in enumerate(other_shapes(program.size)):
+    for number, shape in enumerate(shapes):
         pixels_CHW = torch.from_numpy(samples.inputs[0][number % len(samples.ids)])
-        rows, columns = (
+        row, column = (
             np.linspace(0, have - 1, want).round().astype(np.int64)
-            for have, want in zip(pixels_CHW.shape[1:], size, strict=True)
+            for have, want in zip(pixels_CHW.shape[1:], shape, strict=True)
         )
-        raws.append(pixels_CHW[:, rows][:, :, columns])
+        raws.append(pixels_CHW[:, row][:, :, column])
     probes: list[Probe] = []
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"{number}.png") for number in range(len(raws))]
@@ -191,7 +182,7 @@ def _derived(program: Program, datamodule: RawImages, samples: Samples) -> list[
             (prepared_BCHW,) = program.inputs(batch)
             for i, path in enumerate(batch["id"]):
                 number = paths.index(path)
-                raw_CHW, name = raws[number], samples.ids[number % len(samples.ids)]
-                pair = (raw_CHW[None].numpy(), prepared_BCHW[i : i + 1].numpy())
-                probes.append(Probe(name, *pair, place_of(batch, i, raw_CHW)))
+                name, raw_CHW, prepared_CHW = samples.ids[number % len(samples.ids)], raws[number], prepared_BCHW[i]
+                place = place_of(batch, i, raw_CHW)
+                probes.append(Probe(name, raw_CHW[None].numpy(), prepared_CHW[None].numpy(), place))
     return probes

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from plcourse.errors import RunFailed, UserError, first_line
+from plcourse.export.certificate import Timing
 from plcourse.export.runners import Runner, open_exported
 from plcourse.runs.run import Run
 
+TIMED_SECONDS = 0.3  # per format and batch size
 WARM_UP = 5  # calls that do not count
 LEAST_CALLS = 20
 
@@ -38,9 +40,10 @@ class Worker:
         self.format = format_
         command = [sys.executable, "-P", "-m", "plcourse.export.worker"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=-1
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         try:
             self.load_seconds: float = self._ask("open", str(run.path), format_, threads)
         except BaseException:
@@ -57,31 +60,22 @@ class Worker:
         """Runs the file on one batch of inputs."""
         return self._ask("run", list(inputs))
 
-    def time(
-        self,
-        inputs: Sequence[np.ndarray],
-        seconds: float,
-        least_calls: int = LEAST_CALLS,
-        warm_up: int = WARM_UP,
-    ) -> list[float]:
-        """Seconds of each call on these inputs; see `timed`."""
-        return self._ask("time", list(inputs), seconds, least_calls, warm_up)
+    def time(self, inputs: Sequence[np.ndarray], *limits: float) -> list[float]:
+        """Seconds of each call on these inputs; see `timed` for the limits."""
+        return self._ask("time", list(inputs), *limits)
 
     def close(self) -> None:
         """Ends the process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._requests.close()
+        self._answers.close()
         self._process.terminate()
         self._process.wait()
 
-    def _ask(self, what: str, *arguments: Any) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+    def _ask(self, what: str, *arguments: object) -> Any:
         try:
-            pickle.dump((what, arguments), self._process.stdin, pickle.HIGHEST_PROTOCOL)
-            self._process.stdin.flush()
-            outcome, value = pickle.load(self._process.stdout)
+            pickle.dump((what, arguments), self._requests, pickle.HIGHEST_PROTOCOL)
+            self._requests.flush()
+            outcome, value = pickle.load(self._answers)
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             status = self._process.wait()
             cause = signal.Signals(-status).name if status < 0 else f"status {status}"
@@ -107,6 +101,12 @@ def timed(
         runner(inputs)
         calls.append(time.perf_counter() - start)
     return calls
+
+
+def percentiles(calls: Sequence[float]) -> Timing:
+    """Summarizes the seconds of some calls."""
+    p50, p99 = np.percentile(np.array(calls) * 1e3, [50, 99])
+    return {"p50_ms": float(p50), "p99_ms": float(p99), "calls": len(calls)}
 
 
 def main() -> None:

@@ -8,25 +8,25 @@ other files, which must lie in its folder. This module imports neither torch nor
 import hashlib
 import json
 import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from plcourse.errors import UserError, first_line, nearest
 from plcourse.export.card import Card
 from plcourse.export.certificate import Row
 from plcourse.files import publish, write_json
 from plcourse.runs.environment import environment
-from plcourse.runs.export_request import FORMATS
 from plcourse.runs.run import Run
 
-FILES = {
-    **dict.fromkeys(("onnx", "onnx_int8", "onnx_int8_dynamic"), "model.onnx"),
-    **dict.fromkeys(("torchscript_trace", "torchscript_script"), "model.pt"),
-    "torch_export": "model.pt2",
-}
-assert set(FILES) == set(FORMATS)
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from onnx import ModelProto, TensorProto
+
+_KEY = "artefacts"  # spelled as in the manifests that exist
+_SUFFIXES = {"torchscript_trace": ".pt", "torchscript_script": ".pt", "torch_export": ".pt2"}  # others end in .onnx
 
 
 class Entry(TypedDict):
@@ -39,7 +39,7 @@ class Entry(TypedDict):
     card: dict[str, Any]
 
 
-class Artefacts:
+class Artifacts:
     """The exported files of one run, in its folder ``export/``."""
 
     def __init__(self, run: Run) -> None:
@@ -50,60 +50,52 @@ class Artefacts:
     @property
     def manifest(self) -> dict[str, Entry]:
         """The entry of each exported format."""
-        return _read(self.manifest_path, "artefacts")
-
-    @property
-    def certificate(self) -> dict[str, Row]:
-        """The rows of ``verification.json`` by format."""
-        return _read(self.folder / "verification.json", "rows")
+        return _read(self.manifest_path, _KEY)
 
     def path(self, format_: str) -> Path:
         """The path of a format's file."""
-        return self.folder / format_ / FILES[format_]
+        return self.folder / format_ / f"model{_SUFFIXES.get(format_, '.onnx')}"
 
-    def temporary(self, format_: str) -> Path:
-        """The path at which the file is written before it is renamed."""
-        path = self.path(format_)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(f".{path.stem}.tmp{path.suffix}")
-
-    def add(self, format_: str, card: Card) -> None:
-        """Renames the written file and adds it to the manifest, not yet verified.
+    def add(self, format_: str, write: Callable[[Path], Card]) -> None:
+        """Writes a file under a temporary name, renames it, and adds it to the manifest, not yet verified.
 
         A kill in between leaves a file whose checksum is not listed; opening it is refused.
         """
-        temporary, path = self.temporary(format_), self.path(format_)
-        entry: Entry = {
-            "file": path.relative_to(self.folder).as_posix(),
-            "sha256": digest(temporary),
-            "bytes": temporary.stat().st_size,
-            "verified": False,
-            "card": asdict(card),
-        }
-        publish(temporary, path)
+        path = self.path(format_)
+        temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            card = write(temporary)
+            entry: Entry = {
+                "file": path.relative_to(self.folder).as_posix(),
+                "sha256": digest(temporary),
+                "bytes": temporary.stat().st_size,
+                "verified": False,
+                "card": asdict(card),
+            }
+            publish(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+                path.parent.rmdir()  # fails unless it is empty
         self._write({**self.manifest, format_: entry})
-
-    def discard(self, format_: str) -> None:
-        """Removes a partly written file."""
-        with suppress(OSError):
-            self.temporary(format_).unlink(missing_ok=True)
-            self.path(format_).parent.rmdir()  # fails unless it is empty
 
     def mark(self, format_: str, verified: bool) -> None:
         """Records the outcome of the verification."""
         manifest = self.manifest
         self._write({**manifest, format_: {**manifest[format_], "verified": verified}})
 
-    def certify(self, rows: list[Row]) -> None:
+    def certify(self, rows: Sequence[Row]) -> None:
         """Writes rows into ``verification.json`` and keeps the rows of other formats."""
+        path = self.folder / "verification.json"
         new = {row["format"]: row for row in rows}
-        old = {name: row for name, row in self.certificate.items() if name not in new}
+        old = {name: row for name, row in _read(path, "rows").items() if name not in new}
         here = {key: value for key, value in environment().items() if key in ("versions", "hardware")}
         self.folder.mkdir(exist_ok=True)
-        write_json(self.folder / "verification.json", {"run": self.run.name, "rows": {**new, **old}, **here})
+        write_json(path, {"run": self.run.name, "rows": {**new, **old}, **here})
 
-    def _write(self, artefacts: dict[str, Entry]) -> None:
-        write_json(self.manifest_path, {"run": self.run.name, "artefacts": artefacts})
+    def _write(self, manifest: dict[str, Entry]) -> None:
+        write_json(self.manifest_path, {"run": self.run.name, _KEY: manifest})
 
     def check(self, format_: str) -> tuple[Path, Card]:
         """Returns the path and card of a format's file if its checksum is the listed one.
@@ -139,11 +131,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checked_onnx(path: Path) -> Any:
-    """Parses an ONNX file and checks that it is complete and has no data outside its folder.
-
-    Returns:
-        The ``ModelProto``, without external data.
+def checked_onnx(path: Path) -> "ModelProto":
+    """Parses an ONNX file, without its external data, and checks that it is complete and that its folder has all data.
 
     Raises:
         UserError: the file is missing, truncated or not ONNX, or refers to a file outside its folder.
@@ -173,13 +162,12 @@ def checked_onnx(path: Path) -> Any:
     return model
 
 
-def _tensors(message: Any) -> Any:
+def _tensors(message: "Message") -> "Iterator[TensorProto]":
     """Yields every tensor in a protobuf message, at any depth: initializers, attributes, subgraphs, functions."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
-        children = value if field.is_repeated else [value]
-        for child in children:
+        for child in value if field.is_repeated else [value]:
             if field.message_type.name == "TensorProto":
                 yield child
             else:
