@@ -1,4 +1,4 @@
-"""Predictions in shards: the same table however often the run was killed, and by however many processes it was made."""
+"""Predictions in shards give the same table with any number of kills and of processes."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
@@ -23,6 +24,7 @@ from plcourse.evaluation.generated import GeneratedSplits
 from plcourse.evaluation.model import Classifier
 from plcourse.evaluation.shards import MANIFEST, PARTIAL, Shard, ShardFolder
 from plcourse.evaluation.streaming_loop import GridBatches, StreamingPredictLoop
+from plcourse.training.checkpoint import AtomicCheckpointIO
 from support import Command, write_config
 from trainers import quiet_trainer
 
@@ -35,7 +37,7 @@ def classifier(seed: int = 0) -> Classifier:
 
 
 class Stop(pl.Callback):
-    """Ends the prediction after so many batches, and counts them."""
+    """Ends the prediction after a number of batches, and counts them."""
 
     def __init__(self, after: int = -1) -> None:
         self.after, self.seen = after, 0
@@ -114,6 +116,19 @@ def test_an_earlier_dataset_stays_until_the_new_one_is_complete(tmp_path: Path) 
     assert not read(tmp_path / "out").total.equals(first.total)
 
 
+def test_another_member_of_the_ensemble_makes_another_prediction(tmp_path: Path) -> None:
+    def ensemble(seed: int) -> Classifier:
+        weights = {f"network.{name}": value for name, value in classifier(seed).network.state_dict().items()}
+        AtomicCheckpointIO().save_checkpoint({"state_dict": weights}, tmp_path / "member.ckpt")
+        model = classifier()
+        model.ensemble = [str(tmp_path / "member.ckpt")]
+        return model
+
+    assert predict(tmp_path / "out", ensemble(seed=1)) == 11
+    assert predict(tmp_path / "out", ensemble(seed=1)) == 0
+    assert predict(tmp_path / "out", ensemble(seed=2)) == 11
+
+
 def test_other_columns_or_batches_are_another_prediction(tmp_path: Path) -> None:
     predict(tmp_path / "out", stop=5)
     assert predict(tmp_path / "out", columns=["id", "label_name"]) == 11
@@ -175,7 +190,7 @@ def test_two_predictions_do_not_write_into_one_folder(tmp_path: Path) -> None:
 
 
 class TestShardsAfterAKill:
-    """Each state that a kill can leave, made by hand."""
+    """Every state that a kill can leave behind, made by hand."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> ShardFolder:
@@ -242,8 +257,6 @@ class TestGrid:
     @pytest.mark.parametrize("n", [1, 99, 100, 101, 1050])
     @pytest.mark.parametrize("world_size", [1, 2, 3])
     def test_ranks_share_the_batches_of_one_process(self, n: int, world_size: int) -> None:
-        import numpy as np
-
         batches = -(-n // BATCH)
         parts = np.array_split(np.arange(batches), world_size)
         ranks = [list(GridBatches(n, BATCH, part, world_size).batches(0)) for part in parts]
@@ -252,40 +265,22 @@ class TestGrid:
         assert np.concatenate(alone).tolist() == list(range(n))
 
 
-def config(**loop: Any) -> dict[str, Any]:
+def config() -> dict[str, Any]:
+    loop = {"class_path": "StreamingPredictLoop", "init_args": {"rows_per_shard": 300}}
+    network = {"class_path": "MLP", "init_args": {"in_features": 16, "num_classes": 4, "dropout": 0.1}}
+    model = {"network": network, "num_classes": 4, "mc_samples": 2}
+    data = {"source": "generated", "rows": 60_000, "val_size": 100, "test_size": 100, "batch_size": 1000}
     return {
         "seed_everything": 1,
-        "trainer": {
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_epochs": 1,
-            "predict_loop": {"class_path": "StreamingPredictLoop", "init_args": {"rows_per_shard": 300, **loop}},
-        },
-        "model": {
-            "class_path": "Classifier",
-            "init_args": {
-                "network": {"class_path": "MLP", "init_args": {"in_features": 16, "num_classes": 4, "dropout": 0.1}},
-                "num_classes": 4,
-                "mc_samples": 2,
-            },
-        },
-        "data": {
-            "class_path": "EvaluationData",
-            "init_args": {
-                "source": "generated",
-                "rows": 60_000,
-                "val_size": 100,
-                "test_size": 100,
-                "batch_size": 1000,
-                "eval_batch_size": 100,
-            },
-        },
+        "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "predict_loop": loop},
+        "model": {"class_path": "Classifier", "init_args": model},
+        "data": {"class_path": "EvaluationData", "init_args": {**data, "eval_batch_size": 100}},
     }
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with its predictions, made without a kill by one process."""
+    """A run with its predictions, made by one process that was not killed."""
     folder = tmp_path_factory.mktemp("fitted")
     job = write_config(folder / "job.yaml", config())
     return plcourse.run("fit", job, runs_root=folder / "runs", then=["predict"]).path
@@ -338,7 +333,7 @@ def test_two_nodes_of_torchrun_write_the_table_of_one(tmp_path: Path, fitted: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_again_and_again(forked: Command, tmp_path: Path, fitted: Path, processes: int) -> None:
-    """10 of the 20 kills each: at random batches and moments, on top of what the kills before have left."""
+    """Ten kills each, at random batches and moments, on top of what the previous kills left behind."""
     chooser = random.Random(processes)
     where = f"--trainer.predict_loop.init_args.output_dir={tmp_path / 'out'}"
     devices = f"--trainer.devices={processes}"

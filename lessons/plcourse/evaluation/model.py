@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -29,6 +28,8 @@ from plcourse.training.classifier import ImageClassifierModule
 from plcourse.training.exportable import is_replaced
 from plcourse.training.metrics import in_full, probabilities
 from plcourse.training.schedules import WarmupCosine
+
+Batch = dict[str, Any]  # the fields of B samples
 
 
 class Classifier(ImageClassifierModule):
@@ -50,9 +51,6 @@ class Classifier(ImageClassifierModule):
         embedding: whether `predict_step` also returns the input of the last linear layer.
     """
 
-    # TorchScript compiles all other properties, and this one reads files
-    __jit_unused_properties__ = [*pl.LightningModule.__jit_unused_properties__, "fingerprint"]
-
     def __init__(
         self,
         network: nn.Module,
@@ -73,13 +71,12 @@ class Classifier(ImageClassifierModule):
         self.ensemble = find_checkpoints(ensemble or ())
         self._others: tuple[nn.Module, ...] = ()  # a tuple is not registered, so checkpoints leave them out
 
-    @property
-    def fingerprint(self) -> str:
-        """Hashes of the ensemble's files, whose weights predictions depend on too."""
-        return " ".join(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.ensemble)
+    def ensemble_digests(self) -> list[str]:
+        """The SHA-256 of each of the ensemble's files, whose weights predictions depend on too."""
+        return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in self.ensemble]
 
     def forward(self, x_B: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  (not only images)
-        """Normalised images [B, C, H, W] or features [B, D] in, scores [B, K] out.
+        """Maps normalized images [B, C, H, W] or features [B, D] to scores [B, K].
 
         For an `Ensemble` they are the logarithm of its members' summed probabilities; their softmax is the mean.
         """
@@ -88,7 +85,7 @@ class Classifier(ImageClassifierModule):
             return scores
         return in_full(scores).log_softmax(dim=-1).logsumexp(dim=0)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the mean cross-entropy, summed over the members so that each gets the gradient it would get alone."""
         scores_MBK = _as_members(self.network(_inputs(batch)))
         losses = [functional.cross_entropy(scores_BK, batch["label"]) for scores_BK in scores_MBK]
@@ -96,18 +93,13 @@ class Classifier(ImageClassifierModule):
         self.log_step({"train/loss": loss / len(losses)})
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds one batch to the validation scores, without dropout samples and views, to save time."""
         probability_BK = probabilities(_as_members(self.network(_inputs(batch))), -1).mean(dim=0)
         self.val_scores.update(_log(probability_BK), batch["label"], probability_BK.argmax(dim=1))
 
-    def on_test_start(self) -> None:
-        """Loads the other members of the ensemble."""
-        self._load_ensemble()
-
-    def test_step(  # pyright: ignore[reportIncompatibleMethodOverride]  (diagnostics need the predictions)
-        self, batch: dict[str, Any], batch_idx: int
-    ) -> dict[str, Any]:
+    # it returns a value, unlike the base, because the diagnostics need the predictions
+    def test_step(self, batch: Batch, batch_idx: int) -> Batch:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Adds one batch to the test scores and returns its predictions for the diagnostics."""
         prediction = self.predict_step(batch, batch_idx)
         self.test_scores.update(_log(prediction["probability"]), batch["label"], prediction["label"])
@@ -115,9 +107,12 @@ class Classifier(ImageClassifierModule):
 
     def on_predict_start(self) -> None:
         """Loads the other members of the ensemble."""
-        self._load_ensemble()
+        members = load_members(self.network, self.ensemble, self._trainer)
+        self._others = tuple(member.to(self.device) for member in members)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    on_test_start = on_predict_start
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Returns the columns ``id``, ``label``, ``probability`` [B, K] and the uncertainties of `decompose`.
 
         With a single opinion, ``total`` is the only uncertainty. ``embedding`` [B, E] is that of this network alone.
@@ -134,7 +129,7 @@ class Classifier(ImageClassifierModule):
             columns["embedding"] = embedding_of(self.network, _inputs(batch))
         return {**columns, **uncertainty}
 
-    def opinions(self, batch: dict[str, Any]) -> Tensor:
+    def opinions(self, batch: Batch) -> Tensor:
         """The class probabilities of every member and every dropout sample [M, B, K], averaged over the views.
 
         An exported file that replaces ``forward`` is a single opinion, because it returns the average of its members.
@@ -151,29 +146,25 @@ class Classifier(ImageClassifierModule):
                 found.append(_over_views(network, views))
         return torch.cat(found)
 
-    def _views(self, batch: dict[str, Any]) -> list[Tensor]:
+    def _views(self, batch: Batch) -> list[Tensor]:
         x_B = _inputs(batch)
         if not self.tta:
             return [x_B]
         if x_B.ndim != 4:
             raise UserError("model.tta is for images, and this model gets rows of features; leave it out")
-        # augmentations fill uncovered pixels with 0, which in a normalised image is the mean rather than black
+        # augmentations fill uncovered pixels with 0, which in a normalized image is the mean rather than black
         low_B111 = x_B.amin(dim=(1, 2, 3), keepdim=True)
         keys_B, raised_B = keys_of(batch["id"]), (x_B - low_B111).cpu()
         views = (augment_batch(self.tta, raised_B, run_seed(), view, keys_B) for view in range(self.tta_views))
         return [x_B, *(view_B.to(x_B.device) + low_B111 for view_B in views)]
 
-    def _seed(self, batch: dict[str, Any], member: int) -> int:
-        # from the batch's first sample, so that masks are the same after a kill and on any rank
+    def _seed(self, batch: Batch, member: int) -> int:
+        """A seed of the batch's first sample, so that masks are the same after a kill and on any rank."""
         first = keys_of(batch["id"][:1])
         return int(stream(run_seed(), member, int(first[0]))[0] >> np.uint64(1))
 
-    def _load_ensemble(self) -> None:
-        members = load_members(self.network, self.ensemble, self._trainer)
-        self._others = tuple(member.to(self.device) for member in members)
 
-
-def _inputs(batch: dict[str, Any]) -> Tensor:
+def _inputs(batch: Batch) -> Tensor:
     return batch["image"] if "image" in batch else batch["features"]
 
 
@@ -187,5 +178,5 @@ def _over_views(network: nn.Module, views: list[Tensor]) -> Tensor:
 
 
 def _log(probability: Tensor) -> Tensor:
-    # scores whose softmax is the probability; the clamp keeps the loss of a certain error finite
+    """Scores whose softmax is the probability; the clamp keeps the loss of a certain error finite."""
     return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()

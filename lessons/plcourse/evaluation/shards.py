@@ -1,4 +1,4 @@
-"""Predictions on disk, shard by shard: what is committed survives any kill, and nothing else counts.
+"""Predictions on disk, shard by shard: a committed shard survives any kill, and nothing else counts.
 
 A *shard* is a file with the rows of consecutive positions. It is committed in three steps, each on disk before the
 next: the file is written under a temporary name, it gets its final name, and this rank's journal gets a line. A kill in
@@ -21,40 +21,29 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from plcourse.errors import RunFailed, UserError, first_line
-from plcourse.evaluation.formats import Format
 from plcourse.files import hold, publish, sync, write_json, write_text
+
+Format = Literal["parquet", "csv", "jsonl"]
 
 MANIFEST, QUARANTINE, PARTIAL = "_manifest.json", "_quarantine.csv", "_partial"
 _KEPT = "journal-kept.jsonl"  # the shards that earlier attempts committed
 _SCHEMA = 1
-_NO_FACTS: Mapping[str, Any] = MappingProxyType({})
-# what parsing damaged JSON into shards may raise
-_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised by parsing damaged JSON
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One committed file.
-
-    Attributes:
-        file: its name.
-        first: number of its first batch.
-        batches: how many consecutive batches it holds.
-        rows: rows in it.
-        bytes: its size.
-        quarantined: (id, reason) of each input of these batches that has no row.
-    """
+    """One committed file, with the rows of consecutive batches."""
 
     file: str
-    first: int
+    first: int  # number of its first batch
     batches: int
     rows: int
     bytes: int
-    quarantined: list[tuple[str, str]] = field(default_factory=list)
+    quarantined: list[tuple[str, str]] = field(default_factory=list)  # id and reason of each input without a row
 
 
 @dataclass(frozen=True)
@@ -71,18 +60,16 @@ class ShardFolder:
     """
 
     def __init__(self, folder: Path, key: str, format: Format, rank: int = 0) -> None:  # noqa: A002  (its usual name)
-        self.folder, self.key, self.format, self.rank = folder, key, format, rank
+        self.folder, self.key, self.rank = folder, key, rank
+        self.format: Format = format
         self.partial = folder / PARTIAL
         self._lock: int | None = None
 
     def open(self) -> tuple[list[Shard], bool]:
-        """Cleans up after a kill and finds the committed shards; rank 0 calls it before any rank writes.
+        """Returns the committed shards, and whether they are the complete dataset; rank 0 calls it before any writes.
 
         It removes what a prediction with another key left unfinished. A torn line in a journal does not count, nor does
         a file whose size differs from its line.
-
-        Returns:
-            The committed shards, and whether they are the complete dataset.
 
         Raises:
             UserError: another process is writing into this folder, or a manifest is damaged.
@@ -128,13 +115,12 @@ class ShardFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def publish(self, shards: Iterable[Shard], given: int, facts: Mapping[str, Any] = _NO_FACTS) -> dict[str, Any]:
+    def publish(
+        self, shards: Iterable[Shard], given: int, facts: Mapping[str, object] | None = None
+    ) -> dict[str, object]:
         """Replaces an earlier dataset by the complete one; rank 0 calls it when all ranks have committed.
 
-        Args:
-            shards: all shards, in any order.
-            given: number of inputs; each must be a row or quarantined.
-            facts: more fields for the manifest, such as where the inputs come from.
+        Each of the ``given`` inputs must be a row or quarantined. ``facts`` are more fields for the manifest.
 
         Raises:
             RunFailed: a shard is not in this folder, or the counts do not add up.
@@ -142,15 +128,16 @@ class ShardFolder:
         ordered = sorted(shards, key=lambda shard: shard.first)
         quarantined = [entry for shard in ordered for entry in shard.quarantined]
         seen = sum(shard.rows for shard in ordered)
-        missing = [shard.file for shard in ordered if not (self.partial / shard.file).is_file()]
-        if missing:
+        if missing := [shard.file for shard in ordered if not (self.partial / shard.file).is_file()]:
             raise RunFailed(
                 f"{missing[0]} is not in '{self.partial}': all ranks need the same folder, on a shared disk"
             )
         if seen + len(quarantined) != given:
             raise RunFailed(f"{seen} rows and {len(quarantined)} quarantined inputs do not add up to {given} inputs")
         if quarantined:
-            _write_quarantine(self.partial / QUARANTINE, quarantined)
+            with (self.partial / QUARANTINE).open("w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream).writerows([("id", "reason"), *quarantined])
+            sync(self.partial / QUARANTINE)
         manifest = {
             "schema": _SCHEMA,
             "key": self.key,
@@ -159,7 +146,7 @@ class ShardFolder:
             "given": given,
             "seen": seen,
             "quarantined": len(quarantined),
-            **facts,
+            **(facts or {}),
             "shards": [asdict(shard) for shard in ordered],
         }
         write_json(self.partial / MANIFEST, manifest)
@@ -231,11 +218,3 @@ def _shard(entry: dict[str, Any]) -> Shard:
 
 def _line(shard: Shard) -> str:
     return json.dumps(asdict(shard)) + "\n"
-
-
-def _write_quarantine(path: Path, quarantined: Sequence[tuple[str, str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("id", "reason"))
-        writer.writerows(quarantined)
-    sync(path)

@@ -1,52 +1,32 @@
-"""Takes each prediction from memory to disk while the next one is computed."""
+"""Takes each prediction from memory to disk, as Parquet, CSV or JSONL, while the next one is computed."""
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 import pytorch_lightning as pl
 
 from plcourse.errors import RunFailed
-from plcourse.evaluation.formats import WRITERS, ShardWriter
-from plcourse.evaluation.shards import Shard, ShardFolder
+from plcourse.evaluation.shards import Format, Shard, ShardFolder
 from plcourse.runs.prediction_writer import to_table
 
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 1 << 24  # tables are written to a shard in groups of at least this size
 
 
-@dataclass
-class _OpenShard:
-    """The shard that is growing; ``group`` holds the tables that are not in its file yet."""
-
-    first: int
-    batches: int = 0
-    rows: int = 0
-    quarantined: list[tuple[str, str]] = field(default_factory=list)
-    group: list[pa.Table] = field(default_factory=list)
-    group_rows: int = 0
-    began: float = field(default_factory=time.monotonic)
-
-
 class ShardSink(pl.Callback):
-    """Writes the batches of one process as shards of consecutive batches.
+    """Writes the batches of one process as shards of consecutive batches, listed in ``committed``.
 
-    One thread writes, and at most one group waits for it, so memory stays flat however slow the disk is.
-
-    Args:
-        folder: where shards are committed.
-        numbers: the position of each batch of this process in the grid, int64, ascending.
-        batch_size: samples per batch of the grid.
-        label_names: class names; None if there are none.
-        columns: the columns to write; None writes all.
-        rows_per_shard: rows after which a shard is committed.
-        seconds_per_shard: seconds after which it is committed at the latest.
-
-    Attributes:
-        committed: the shards committed so far.
+    One thread writes, and at most one group waits for it, so memory stays flat however slow the disk is. ``numbers``
+    (int64, ascending) are the positions of the process's batches in the grid of ``batch_size`` samples each; see
+    `StreamingPredictLoop` for the other arguments.
     """
 
     def __init__(
@@ -65,15 +45,15 @@ class ShardSink(pl.Callback):
         self.committed: list[Shard] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._pending: Future[None] | None = None
-        self._writer: ShardWriter | None = None
+        self._file: _ShardFile | None = None
         self._open: _OpenShard | None = None
 
     def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: Mapping[str, Any],
+        batch: Mapping[str, Any],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -87,7 +67,7 @@ class ShardSink(pl.Callback):
         shard = self._open = self._open or _OpenShard(number)
         table = to_table(outputs, self.label_names, self.columns)
         if unread := batch.get("quarantined"):
-            shard.quarantined += [(str(_item(batch["id"], row)), reason) for row, reason in unread]
+            shard.quarantined += [(_name(batch["id"][row]), reason) for row, reason in unread]
             keep = np.ones(table.num_rows, bool)
             keep[[row for row, _ in unread]] = False
             table = table.filter(pa.array(keep))
@@ -109,9 +89,9 @@ class ShardSink(pl.Callback):
         self._write_group(shard)
 
         def finish() -> None:
-            assert self._writer is not None
-            self._writer.close()
-            self._writer = None
+            assert self._file is not None
+            self._file.close()
+            self._file = None
             temporary = self.folder.path(shard.first * self.batch_size)
             file, size = temporary.name.removeprefix("."), temporary.stat().st_size
             done = Shard(file, shard.first, shard.batches, shard.rows, size, shard.quarantined)
@@ -147,18 +127,17 @@ class ShardSink(pl.Callback):
         self._thread.shutdown(wait=True, cancel_futures=True)
         self.folder.close()
 
-    def _write_group(self, shard: _OpenShard) -> None:
+    def _write_group(self, shard: "_OpenShard") -> None:
         if not shard.group:
             return
         group, shard.group, shard.group_rows = shard.group, [], 0
 
         def write() -> None:
             table = pa.concat_tables(group)
-            if self._writer is None:
+            if self._file is None:
                 path = self.folder.path(shard.first * self.batch_size)
-                self._writer = WRITERS[self.folder.format](path, table.schema)
-            assert self._writer is not None
-            self._writer.write(table)
+                self._file = _ShardFile(path, self.folder.format, table.schema)
+            self._file.write(table)
 
         self._submit(write)
 
@@ -167,6 +146,61 @@ class ShardSink(pl.Callback):
         self._pending = self._thread.submit(work)
 
 
-def _item(ids: Any, row: int) -> Any:
-    found = ids[row]
-    return found.as_py() if isinstance(found, pa.Scalar) else found
+@dataclass
+class _OpenShard:
+    """The shard that is growing; ``group`` holds the tables that are not in its file yet."""
+
+    first: int
+    batches: int = 0
+    rows: int = 0
+    quarantined: list[tuple[str, str]] = field(default_factory=list)
+    group: list[pa.Table] = field(default_factory=list)
+    group_rows: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+
+class _ShardFile:
+    """An open file, to which tables are appended.
+
+    Parquet gets one row group per table. CSV gets a header, and K columns ``<name>_0`` and so on for a list column of
+    width K. JSONL gets one object per line, in which lists stay lists.
+    """
+
+    def __init__(self, path: Path, format_: Format, schema: pa.Schema) -> None:
+        self._writer: pq.ParquetWriter | pacsv.CSVWriter | TextIO
+        if format_ == "parquet":
+            # By default Arrow tries a dictionary for every column. For probabilities, which hardly ever repeat, that
+            # takes most of the writing time (`scripts/benchmarks/benchmark_predict.py`).
+            names: Any = [column.name for column in schema if pa.types.is_dictionary(column.type)]
+            self._writer = pq.ParquetWriter(path, schema, use_dictionary=names)
+        elif format_ == "csv":
+            self._writer = pacsv.CSVWriter(path, _flat(schema.empty_table()).schema)
+        else:
+            self._writer = path.open("w", encoding="utf-8")
+
+    def write(self, table: pa.Table) -> None:
+        if isinstance(self._writer, pq.ParquetWriter):
+            self._writer.write_table(table)
+        elif isinstance(self._writer, pacsv.CSVWriter):
+            self._writer.write_table(_flat(table))
+        else:
+            self._writer.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    columns: dict[str, pa.ChunkedArray | pa.Array] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if not pa.types.is_fixed_size_list(column.type):
+            columns[name] = column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+            continue
+        flat, width = column.combine_chunks().flatten(), column.type.list_size
+        for k in range(width):
+            columns[f"{name}_{k}"] = flat.take(pa.array(range(k, len(flat), width), pa.int64()))
+    return pa.table(columns)
+
+
+def _name(item: object) -> str:
+    return str(item.as_py() if isinstance(item, pa.Scalar) else item)

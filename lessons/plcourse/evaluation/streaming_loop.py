@@ -1,7 +1,7 @@
 """Prediction in constant memory that a kill only interrupts.
 
 The samples are divided into a fixed grid of batches, whatever the number of processes: batch b starts at position
-b * batch_size. Each process computes a run of the batches that no shard holds yet, and commits them shard by shard (see
+b * batch_size. Each process computes a run of the batches that no shard has yet, and commits them shard by shard (see
 `plcourse.evaluation.shards`). After a kill, the same command computes only what is missing. A sample is always in the
 same batch, so its prediction is bit for bit the same, with or without a kill and with any number of processes.
 
@@ -11,7 +11,7 @@ same batch, so its prediction is bit for bit the same, with or without a kill an
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,10 +21,9 @@ from torch import nn
 from plcourse.console import say
 from plcourse.data.loader import BatchLoader
 from plcourse.errors import UserError
-from plcourse.evaluation.formats import WRITERS, Format
-from plcourse.evaluation.shards import QUARANTINE, Shard, ShardFolder
+from plcourse.evaluation.shards import QUARANTINE, Format, Shard, ShardFolder
 from plcourse.evaluation.sink import ShardSink
-from plcourse.processes.collectives import gather_objects, total
+from plcourse.processes.collectives import from_rank_0, gather_objects, total
 from plcourse.training.loops import PredictLoop
 from plcourse.training.variant import AS_TRAINED, Variant, predictions_folder
 
@@ -63,14 +62,14 @@ class StreamingPredictLoop(PredictLoop):
         super().__init__(trainer)
         if rows_per_shard < 1:
             raise ValueError(f"rows_per_shard={rows_per_shard}: give 1 or more")
-        if format not in WRITERS:
-            raise ValueError(f"format={format!r}: give one of {', '.join(WRITERS)}")
+        if format not in get_args(Format):
+            raise ValueError(f"format={format!r}: give one of {', '.join(get_args(Format))}")
         self.output_dir, self.format, self.columns = output_dir, format, columns
         self.rows_per_shard, self.seconds_per_shard = rows_per_shard, seconds_per_shard
         self._sink: ShardSink | None = None
 
     def setup_data(self) -> None:
-        """Restricts the loader to this process's share of the missing batches."""
+        """Restricts the loader to the missing batches that this process computes."""
         super().setup_data()
         trainer, combined = self.trainer, self._combined_loader
         if combined is None:  # limit_predict_batches is 0
@@ -125,11 +124,10 @@ class StreamingPredictLoop(PredictLoop):
 
     def _key(self, loader: BatchLoader, shape: str) -> str:
         """Hashes everything that the rows depend on, so that no dataset mixes two predictions."""
-        key = hashlib.blake2b(digest_size=16)
-        inputs = getattr(loader.data, "fingerprint", "")
-        for part in (self.settings, _digest(self.trainer.lightning_module), inputs, shape, self.format, self.columns):
-            key.update(f"{part}\n".encode())
-        return key.hexdigest()
+        module, inputs = self.trainer.lightning_module, getattr(loader.data, "fingerprint", "")
+        parts = [self.settings, _digest(module), inputs, shape, self.format, self.columns]
+        parts += getattr(module, "ensemble_digests", list)()  # the other weights that `Classifier` averages
+        return hashlib.blake2b("".join(f"{part}\n" for part in parts).encode(), digest_size=16).hexdigest()
 
     def _open(self) -> tuple[list[Shard], bool]:
         """Rank 0 opens the folder; every rank gets the committed shards, or the error."""
@@ -141,7 +139,7 @@ class StreamingPredictLoop(PredictLoop):
                     self._folder.begin(found[0])
             except UserError as error:
                 found = error
-        found = gather_objects(found)[0]
+        found = from_rank_0(found)
         if isinstance(found, UserError):
             raise found
         shards, finished = found
@@ -168,11 +166,7 @@ class StreamingPredictLoop(PredictLoop):
 class GridBatches:
     """Yields some batches of a fixed grid over n samples, in order; a `BatchSampler`.
 
-    Args:
-        n: number of samples.
-        batch_size: samples per batch; the last batch of the grid may be smaller.
-        numbers: positions of the batches in the grid, int64.
-        world_size: number of processes that share the grid.
+    ``numbers`` (int64) are their positions in the grid, whose last batch may be smaller than ``batch_size``.
     """
 
     seed = 0  # unused: nothing is drawn
@@ -185,8 +179,7 @@ class GridBatches:
         return len(self.numbers)
 
     def rank_weight(self, batch_index: int) -> None:
-        """Always None: no gradient is averaged."""
-        return
+        """Returns None, because no gradient is averaged."""
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """Yields the batches from ``numbers[start]`` on, each int64 [B] with B >= 1; the same in every epoch."""
