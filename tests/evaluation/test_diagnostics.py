@@ -33,7 +33,7 @@ K = 4
 
 
 def scores(n: int = 600, seed: int = 0, **more: Any) -> Scores:
-    """Labels drawn from the very probabilities: a perfectly calibrated model."""
+    """Labels drawn from the predicted probabilities: a perfectly calibrated model."""
     draw = np.random.default_rng(seed)
     logits = draw.normal(size=(n, K)) * 2
     probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -229,7 +229,7 @@ def flat(value: Any, where: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.medium
-def test_a_config_chooses_what_is_looked_at(runs: Path) -> None:
+def test_a_config_chooses_the_diagnostics(runs: Path) -> None:
     loop = {"diagnostics": [{"class_path": "PerClass"}, {"class_path": "Calibration", "init_args": {"n_bins": 5}}]}
     changes = {"trainer__test_loop": {"class_path": "DiagnosticTestLoop", "init_args": {**loop, "calibrate": False}}}
     run = plcourse.run("fit", digits_config(trainer__max_epochs=1, **changes), then=["test"], runs_root=runs)

@@ -1,4 +1,4 @@
-"""Another program's table through fit, test, predict and export, its numbers computed again without the suite."""
+"""A table of another program through fit, test, predict and export; its numbers are recomputed without the suite."""
 
 import json
 from pathlib import Path

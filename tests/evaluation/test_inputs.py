@@ -1,4 +1,4 @@
-"""New inputs: found, read when their batch comes, and quarantined where they cannot be read."""
+"""New inputs are found, read when their batch is needed, and quarantined if they cannot be read."""
 
 import csv
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The page that shows the idea writes the rows of the lesson, however often it is killed."""
+"""`minimal.py` writes the same rows as the lesson, however often it is killed."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def table(folder: Path) -> pd.DataFrame:
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_minimal_prediction_has_the_rows_of_the_lesson(tmp_path: Path) -> None:
-    rows = GeneratedRows(ROWS, labelled=False)
+    rows = GeneratedRows(ROWS, labeled=False)
     folder = str(tmp_path / "lesson")
     trainer = quiet_trainer(predict_loop=lambda trainer: StreamingPredictLoop(trainer, output_dir=folder))
     loader: Any = eval_loader(rows, BATCH, Process())
@@ -45,7 +45,7 @@ def test_the_minimal_prediction_has_the_rows_of_the_lesson(tmp_path: Path) -> No
 
 
 def status_after_kill(rows: GeneratedRows, folder: Path, kill_at: int) -> int:
-    """Predicts in a process of its own, which dies between a shard's file and its line in the manifest."""
+    """Predicts in a child process, which dies between a shard's file and its line in the manifest."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -65,7 +65,7 @@ def status_after_kill(rows: GeneratedRows, folder: Path, kill_at: int) -> int:
 @pytest.mark.medium
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_prediction_goes_on_to_the_same_rows(tmp_path: Path) -> None:
-    rows = GeneratedRows(ROWS, labelled=False)
+    rows = GeneratedRows(ROWS, labeled=False)
     for kill_at in (3, 6):
         assert status_after_kill(rows, tmp_path / "killed", kill_at) == -signal.SIGKILL
     assert minimal.committed(tmp_path / "killed") == set(range(7))

@@ -1,4 +1,4 @@
-"""Members, their disagreement, and what it says."""
+"""The members of an ensemble, their disagreement, and the uncertainties computed from it."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -73,8 +73,8 @@ class TestForward:
         torch.testing.assert_close(program(batch()["image"]), model(batch()["image"]))
 
     @pytest.mark.parametrize("options", [{}, {"mc_samples": 4}, {"tta": [RandomFlip()], "tta_views": 2}])
-    def test_what_stands_in_for_the_network_is_asked_and_nothing_else(self, options: dict[str, Any]) -> None:
-        """Else the test of an exported file would score the trained network, and verify nothing."""
+    def test_only_the_replacement_of_forward_is_called(self, options: dict[str, Any]) -> None:
+        """Otherwise the test of an exported file would score the trained network, and verify nothing."""
         scores = torch.randn(B, K)
         model = Classifier(mlp(dropout=0.5), num_classes=K, **options).eval()
         with standing_in(model, lambda image: scores):
@@ -160,7 +160,7 @@ class TestCheckpoints:
 
     def test_folds_are_averaged_with_the_network(self, folds: Path) -> None:
         model = Classifier(mlp(0), K, ensemble=[f"{folds}/*"]).eval()
-        assert len(model.ensemble) == 3  # the link is no fourth
+        assert len(model.ensemble) == 3  # the link is not a fourth
         model.on_predict_start()
         x = batch()["image"]
         expected = torch.stack([mlp(seed)(x).softmax(dim=-1) for seed in (0, 1, 2, 2)])
@@ -179,7 +179,7 @@ class TestCheckpoints:
         assert find_checkpoints([f"{tmp_path}/run[1]"]) == [f"{tmp_path}/run[1]/checkpoints/best.ckpt"]
         assert find_checkpoints([f"{tmp_path}/run[12]"]) == [f"{tmp_path}/run1/checkpoints/best.ckpt"]
 
-    def test_what_leads_nowhere_or_fits_not_is_said(self, folds: Path) -> None:
+    def test_a_pattern_without_checkpoints_and_another_network_are_refused(self, folds: Path) -> None:
         with pytest.raises(UserError, match=r"'nowhere/\*' matches no checkpoint"):
             find_checkpoints(["nowhere/*"])
         other = MLP(in_features=16, num_classes=K, hidden=(9,))

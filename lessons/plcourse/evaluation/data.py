@@ -1,4 +1,4 @@
-"""What is evaluated and predicted: labelled images, a table of features or generated rows, and new inputs of each."""
+"""What is evaluated and predicted: labeled images, a table of features or generated rows, and new inputs of each."""
 
 from collections import Counter
 from collections.abc import Sequence

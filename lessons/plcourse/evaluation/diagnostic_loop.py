@@ -8,6 +8,7 @@ others. The predictions of all processes are merged first, so two processes find
 Shapes: B samples of a batch, N samples of the split, K classes.
 """
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -16,23 +17,16 @@ import pytorch_lightning as pl
 import torch
 
 from plcourse.errors import UserError
-from plcourse.evaluation.diagnostics import (
-    Calibration,
-    ConfidentErrors,
-    Confusion,
-    Intervals,
-    PerClass,
-    RiskCoverage,
-    WorstSlices,
-)
+from plcourse.evaluation.diagnostics import DIAGNOSTICS
 from plcourse.evaluation.diagnostics.calibration import fit_temperature
 from plcourse.evaluation.scores import Diagnostic, Scores
 from plcourse.processes.collectives import gather_objects
 from plcourse.training.loops import TestLoop
 from plcourse.training.variant import results_folder
 
-_ALL = (Intervals, PerClass, Confusion, Calibration, RiskCoverage, WorstSlices, ConfidentErrors)
 _UNCERTAINTIES = ("total", "aleatoric", "epistemic")
+
+Picture = tuple[float, str | int, np.ndarray]  # confidence, id, and image [H, W] or [H, W, 3] in [0, 1]
 
 
 class DiagnosticTestLoop(TestLoop):
@@ -58,7 +52,7 @@ class DiagnosticTestLoop(TestLoop):
         super().__init__(trainer)
         if n_pictures < 0:
             raise ValueError(f"n_pictures={n_pictures}: give 0 or more")
-        self.diagnostics = [diagnostic() for diagnostic in _ALL] if diagnostics is None else diagnostics
+        self.diagnostics = [diagnostic() for diagnostic in DIAGNOSTICS] if diagnostics is None else diagnostics
         self.calibrate, self.n_pictures = calibrate, n_pictures
         self._collector: Collector | None = None
         self._temperature: float | None = None
@@ -74,17 +68,17 @@ class DiagnosticTestLoop(TestLoop):
         """Merges the predictions of all ranks and runs the diagnostics on rank 0."""
         assert self._collector is not None
         self.trainer.callbacks.remove(self._collector)
-        columns = _joined(gather_objects(self._collector.columns()))
+        columns = _joined(gather_objects(_joined(self._collector.batches)))
         pictures = [each for rank in gather_objects(self._collector.pictures) for each in rank]
         if self.trainer.is_global_zero:
-            self._diagnose(columns, pictures)
+            self._diagnose(self._scores(columns, pictures))
         return super().on_run_end()
 
-    def _diagnose(self, columns: dict[str, np.ndarray], pictures: list[tuple[float, Any, np.ndarray]]) -> None:
+    def _scores(self, columns: dict[str, np.ndarray], pictures: list[Picture]) -> Scores:
         names = getattr(self.trainer.datamodule, "label_names", None)
         row_of = {name: row for row, name in enumerate(columns["id"].tolist())}
         probability = columns["probability"].astype(np.float64)
-        scores = Scores(
+        return Scores(
             "test",
             list(names or map(str, range(probability.shape[1]))),
             columns["id"],
@@ -95,6 +89,8 @@ class DiagnosticTestLoop(TestLoop):
             self._temperature,
             {row_of[name]: image for _, name, image in pictures},
         )
+
+    def _diagnose(self, scores: Scores) -> None:
         folder = results_folder(self.trainer) / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         self.findings, lines = {}, []
@@ -122,23 +118,19 @@ class DiagnosticTestLoop(TestLoop):
 
 
 class Collector(pl.Callback):
-    """Keeps the predictions of one process and the images of its most confident errors, at most ``n_pictures``.
-
-    Attributes:
-        pictures: (confidence, id, image [H, W] or [H, W, 3] in [0, 1]), most confident first.
-    """
+    """Keeps the predictions of one process, and images of its ``n_pictures`` most confident errors in order."""
 
     def __init__(self, n_pictures: int) -> None:
         self.n_pictures = n_pictures
-        self.pictures: list[tuple[float, Any, np.ndarray]] = []
-        self._batches: list[dict[str, np.ndarray]] = []
+        self.pictures: list[Picture] = []
+        self.batches: list[dict[str, np.ndarray]] = []
 
     def on_test_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Any,
+        batch: Mapping[str, Any],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -148,13 +140,9 @@ class Collector(pl.Callback):
         columns = {name: _numpy(prediction[name]) for name in names}
         columns |= {"id": np.asarray(batch["id"]), "label": _numpy(batch["label"])}
         columns |= {f"metadata/{name}": np.asarray(values) for name, values in batch.get("metadata", {}).items()}
-        self._batches.append(columns)
+        self.batches.append(columns)
         if self.n_pictures and "image" in batch:
             self._keep_pictures(columns, batch["image"])
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """The predictions so far by column; empty if there was no batch."""
-        return _joined(self._batches)
 
     def _keep_pictures(self, columns: dict[str, np.ndarray], image_BCHW: torch.Tensor) -> None:
         probability_BK = columns["probability"]
@@ -165,15 +153,16 @@ class Collector(pl.Callback):
         self.pictures = sorted([*self.pictures, *new], key=lambda kept: -kept[0])[: self.n_pictures]
 
 
-def _prediction(module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> Any:
+def _prediction(
+    module: pl.LightningModule, outputs: object, batch: Mapping[str, Any], batch_idx: int
+) -> dict[str, torch.Tensor]:
     """The output of the test step if it is a prediction, else that of the predict step."""
-    if isinstance(outputs, dict) and "probability" in outputs:
-        return outputs
-    prediction = module.predict_step(batch, batch_idx)
-    if not (isinstance(prediction, dict) and "probability" in prediction):
+    if not (isinstance(outputs, dict) and "probability" in outputs):
+        outputs = module.predict_step(batch, batch_idx)
+    if not (isinstance(outputs, dict) and "probability" in outputs):
         name = type(module).__name__
         raise UserError(f"DiagnosticTestLoop: {name}.predict_step returns no 'probability' of shape [B, K]")
-    return prediction
+    return outputs
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

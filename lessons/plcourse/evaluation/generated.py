@@ -27,16 +27,13 @@ _SHARPNESS = 6.0  # of the true class probabilities
 class GeneratedRows:
     """Rows `first` to `first + n - 1` as batches: ``features`` float32 [B, 16], ``id`` int64 [B], ``label`` int64 [B].
 
-    Args:
-        n: the number of rows.
-        first: the number of the first row.
-        labelled: whether batches have labels, which take longer to compute than the features.
+    Labels take longer to compute than the features, so batches have them only if `labeled`.
     """
 
     fingerprint = "generated"
 
-    def __init__(self, n: int, first: int = 0, labelled: bool = True) -> None:
-        self.n, self.first, self.labelled = n, first, labelled
+    def __init__(self, n: int, first: int = 0, labeled: bool = True) -> None:
+        self.n, self.first, self.labeled = n, first, labeled
         draw = torch.Generator().manual_seed(_SEED)
         self._a = torch.randn(_P, FEATURES, generator=draw) / 2**0.5
         self._b = torch.randn(_Q, FEATURES, generator=draw) / 2**0.5
@@ -61,7 +58,7 @@ class GeneratedRows:
         rows = torch.from_numpy(indices + self.first)
         features = self._a.index_select(0, rows % _P).add_(self._b.index_select(0, rows // _P % _Q))
         batch = {"features": features, "id": rows.numpy()}
-        return {**batch, "label": self._labels(features, rows)} if self.labelled else batch
+        return {**batch, "label": self._labels(features, rows)} if self.labeled else batch
 
     def true_scores(self, features: torch.Tensor) -> torch.Tensor:
         """The scores [B, K] whose softmax the labels are drawn from."""
@@ -74,12 +71,6 @@ class GeneratedRows:
 
 class GeneratedSplits:
     """The test, validation and training rows of a generated table, in this order, and all of its rows to predict.
-
-    Args:
-        rows: rows of the whole table.
-        val_size: rows for validation.
-        test_size: rows for the test.
-        train_size: rows for training.
 
     Raises:
         UserError: a fraction instead of a number of rows, or parts larger than the table.
@@ -109,20 +100,20 @@ class GeneratedSplits:
         raise UserError("a generated table cannot be split anew; choose another data.init_args.source")
 
     def prepare(self) -> None:
-        """Nothing is downloaded."""
+        """Does nothing: nothing is downloaded."""
 
     def open(self) -> None:
-        """Nothing is read."""
+        """Does nothing: nothing is read."""
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing, because new rows need no preparation."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing is restored."""
+        """Does nothing: new rows need no preparation."""
 
     def train_loader(
-        self, trainer: Trainer | None, batch_size: int, augment: Any = None, num_workers: int = 0
+        self, trainer: Trainer | None, batch_size: int, augment: object = None, num_workers: int = 0
     ) -> BatchLoader:
         """Shuffled batches of the training rows."""
         if augment:
@@ -131,5 +122,5 @@ class GeneratedSplits:
 
     def eval_loader(self, trainer: Trainer | None, part: str, batch_size: int, num_workers: int = 0) -> BatchLoader:
         """Each row of `part` once, in order; the part ``all`` is the whole table without labels."""
-        rows = GeneratedRows(self.rows, labelled=False) if part == "all" else self._parts[part]
+        rows = GeneratedRows(self.rows, labeled=False) if part == "all" else self._parts[part]
         return eval_loader(rows, batch_size, Process.of(trainer), num_workers, part)

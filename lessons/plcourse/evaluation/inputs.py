@@ -7,7 +7,7 @@ input; an input that cannot be read becomes zeros, and ``quarantined`` lists its
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,12 +25,8 @@ from plcourse.evaluation.tables import Schema, to_features
 class ImageInputs:
     """Image files as batches: ``image`` float32 [B, C, H, W], ``id`` (the path as given), ``quarantined``.
 
-    Args:
-        paths: the files.
-        shape: (channels, height, width) of the model's training images.
-        normalization: that of the training images.
-        resize: the rule by which the training images were resized.
-        depth: the bits of 16-bit files; see `FolderSource`.
+    Shape (channels, height, width), normalization, resizing rule and depth (the bits of 16-bit files; see
+    `FolderSource`) are those of the training images.
     """
 
     def __init__(
@@ -72,22 +68,18 @@ class TableInputs:
     """The rows of tables as batches: ``features`` float32 [B, D], ``id`` and ``quarantined``.
 
     A Parquet file is read one row group at a time, so a long file needs no more memory; CSV and TSV files are read
-    whole. Without an id column a row is named by its number, or by file and number if there are several files.
-
-    Args:
-        paths: Parquet, CSV or TSV files.
-        schema: which column is what, as the model was trained.
-        standardise: standardises as the model was trained.
+    whole. Without an id column a row is named by its number, or by file and number if there are several files. The
+    schema and the standardization are those of the training.
 
     Raises:
         UserError: a file that is not a table or lacks a column.
     """
 
-    def __init__(self, paths: Sequence[str], schema: Schema, standardise: Standardizer) -> None:
-        self.paths, self.schema, self.standardise = list(paths), schema, standardise
-        self._blocks = [block for path in paths for block in _blocks(path)]
-        self._starts = np.concatenate([[0], np.cumsum([rows for _, _, _, rows in self._blocks])])
-        self._held: tuple[int, pd.DataFrame] | None = None
+    def __init__(self, paths: Sequence[str], schema: Schema, standardize: Standardizer) -> None:
+        self.paths, self.schema, self.standardize = list(paths), schema, standardize
+        self._blocks = [block for path in paths for block in _blocks_of(path)]
+        self._starts = np.cumsum([0, *(block.rows for block in self._blocks)])
+        self._held: tuple[int, pd.DataFrame] = (-1, pd.DataFrame())
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -101,49 +93,58 @@ class TableInputs:
         """The batch of the rows at `indices` (int64 [B], ascending), the same in every epoch."""
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         pieces = [self._rows(block, indices[owner == block] - self._starts[block]) for block in np.unique(owner)]
-        frame = pd.concat(pieces, ignore_index=True) if len(pieces) > 1 else pieces[0].reset_index(drop=True)
+        frame = pd.concat(pieces, ignore_index=True)
         features, wrong = to_features("the table", frame, self.schema)
-        wrong = self.standardise.beyond(features) | wrong
+        wrong = self.standardize.beyond(features) | wrong
         features[list(wrong)] = 0
         text = self.schema.text
+        written = {} if text is None else {"written": as_text(frame, text).fillna("").tolist()}
         return {
-            **({} if text is None else {"written": as_text(frame, text).fillna("").tolist()}),
-            "features": self.standardise(features),
+            **written,
+            "features": self.standardize(features),
             "id": self._ids(frame, indices, owner),
             "quarantined": sorted(wrong.items()),
         }
 
     def _rows(self, block: int, rows: np.ndarray) -> pd.DataFrame:
-        if self._held is None or self._held[0] != block:
-            path, group, first, count = self._blocks[int(block)]
-            if group is None:
-                frame = read_frame(path).iloc[first : first + count]
-            else:
-                with readable(path), pq.ParquetFile(path) as file:
-                    frame = to_frame(file.read_row_group(group))
-            self._held = (block, frame)
+        if self._held[0] != block:
+            self._held = (block, self._blocks[block].read())
         return self._held[1].iloc[rows]
 
-    def _ids(self, frame: pd.DataFrame, indices: np.ndarray, owner: np.ndarray) -> Any:
+    def _ids(self, frame: pd.DataFrame, indices: np.ndarray, owner: np.ndarray) -> list[str] | np.ndarray:
         if self.schema.id is not None:
             require_columns("the table", frame, [self.schema.id])
             names = as_text(frame, self.schema.id).tolist()
             return [f"#{row}" if name is None else name for name, row in zip(names, indices.tolist(), strict=True)]
         if len(self.paths) == 1:
             return indices
-        first = [self._blocks[block][2] for block in owner.tolist()]
-        rows = indices - self._starts[owner] + first
-        return [f"{self._blocks[b][0]}#{row}" for b, row in zip(owner.tolist(), rows.tolist(), strict=True)]
+        within = (indices - self._starts[owner]).tolist()  # the block
+        blocks = [self._blocks[block] for block in owner.tolist()]
+        return [f"{block.path}#{block.first + row}" for block, row in zip(blocks, within, strict=True)]
 
 
-def _blocks(path: str) -> list[tuple[str, int | None, int, int]]:
-    """(file, row group or None, first row, number of rows) of each block of a table that is read at once."""
+class _Block(NamedTuple):
+    """Rows of a table that are read at once: a row group of a Parquet file, or a whole file of another format."""
+
+    path: str
+    group: int | None
+    first: int
+    rows: int
+
+    def read(self) -> pd.DataFrame:
+        if self.group is None:
+            return read_frame(self.path)
+        with readable(self.path), pq.ParquetFile(self.path) as file:
+            return to_frame(file.read_row_group(self.group))
+
+
+def _blocks_of(path: str) -> list[_Block]:
     if Path(path).suffix.lower() != ".parquet" or not Path(path).is_file():
-        return [(path, None, 0, len(read_frame(path)))]
+        return [_Block(path, None, 0, len(read_frame(path)))]
     with readable(path), pq.ParquetFile(path) as file:
         counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    starts = np.cumsum([0, *counts])
-    return [(path, group, int(starts[group]), count) for group, count in enumerate(counts)]
+    starts = np.cumsum([0, *counts]).tolist()
+    return [_Block(path, group, starts[group], count) for group, count in enumerate(counts)]
 
 
 def _fingerprint(paths: Sequence[str]) -> str:

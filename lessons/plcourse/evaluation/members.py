@@ -1,11 +1,11 @@
 """The other members of an ensemble, loaded from checkpoints, and the embedding of a sample."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -16,41 +16,27 @@ from plcourse.training.leak_check import check_other_weights
 
 
 def find_checkpoints(patterns: Sequence[str]) -> list[str]:
-    """Finds checkpoint files, each once.
-
-    Args:
-        patterns: ``.ckpt`` files, folders with a ``checkpoints/best.ckpt`` (runs and folds), or glob patterns of them.
+    """Finds ``.ckpt`` files, and ``checkpoints/best.ckpt`` in folders (runs and folds), by glob patterns; each once.
 
     Raises:
         UserError: a pattern matches no checkpoint.
     """
     found: dict[Path, str] = {}
     for pattern in patterns:
-        inside = [path for name in expand(pattern) for path in _checkpoints_at(Path(name))]
+        paths = [path for name in expand(pattern) for path in (Path(name), Path(name, "checkpoints", "best.ckpt"))]
+        inside = [path for path in paths if path.suffix == ".ckpt" and path.is_file()]
         if not inside:
             raise UserError(f"ensemble: '{pattern}' matches no checkpoint; give .ckpt files, runs, or <run>/folds/*")
         found.update({path.resolve(): str(path) for path in inside})
     return list(found.values())
 
 
-def _checkpoints_at(path: Path) -> Iterator[Path]:
-    best = path / "checkpoints" / "best.ckpt"
-    if path.is_file() and path.suffix == ".ckpt":
-        yield path
-    elif best.is_file():
-        yield best
-
-
-def load_members(network: nn.Module, checkpoints: Sequence[str], trainer: Any = None) -> list[nn.Module]:
+def load_members(network: nn.Module, checkpoints: Sequence[str], trainer: pl.Trainer | None = None) -> list[nn.Module]:
     """Loads copies of a network with the weights of other checkpoints, in evaluation mode.
 
-    A checkpoint with the same weights as ``network`` is skipped, so that no member counts twice. If a member was
-    trained with other normalization or another order of columns or classes, a `Member` translates between the two.
-
-    Args:
-        network: the network of this model.
-        checkpoints: files whose ``state_dict`` has the weights under ``network.``.
-        trainer: the trainer that evaluates or predicts; without it only the network is checked.
+    A checkpoint has the weights under ``network.``; one with the same weights as this model's ``network`` is skipped,
+    so that no member counts twice. If a member was trained with other normalization or another order of columns or
+    classes, a `Member` translates between the two. Without a trainer, only the network is checked.
 
     Raises:
         UserError: a checkpoint is of another network, has other columns or classes, or was trained on a sample that
@@ -60,8 +46,7 @@ def load_members(network: nn.Module, checkpoints: Sequence[str], trainer: Any = 
     data = getattr(trainer, "datamodule", None)
     here = None if data is None else data_state(data.state_dict())
     for path in checkpoints:
-        checkpoint = load(Path(path))
-        prefix = "network."
+        checkpoint, prefix = load(Path(path)), "network."
         weights = {k.removeprefix(prefix): w for k, w in checkpoint["state_dict"].items() if k.startswith(prefix)}
         if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
             raise UserError(f"ensemble: {path} does not fit the configured network, {type(network).__name__}")
@@ -101,7 +86,7 @@ def check_images(path: str, here: DataState, there: DataState) -> None:
             raise UserError(f"ensemble: {path} was trained on images with {what} {other}, this model with {own}")
 
 
-def data_state(state: Any) -> DataState | None:
+def data_state(state: object) -> DataState | None:
     """Parses the state of a data module; None for any other part of a checkpoint."""
     if not isinstance(state, dict) or not {"mean", "std", "label_names"} <= state.keys():
         return None
@@ -135,7 +120,7 @@ class Member(nn.Module):
         self.register_buffer("answer", torch.tensor(classes))
 
     def forward(self, x_B: Tensor) -> Tensor:
-        """This model's inputs [B, C, H, W] or [B, D] in, scores in the order of its classes out."""
+        """Maps this model's inputs [B, C, H, W] or [B, D] to scores in the order of its classes."""
         tail = (1,) * (x_B.ndim - 2)
         x_B = x_B[:, self.column] * self.factor.reshape(-1, *tail) + self.shift.reshape(-1, *tail)
         return self.network(x_B)[..., self.answer]
@@ -150,7 +135,7 @@ def _positions(wanted: Sequence[str], given: Sequence[str], what: str, path: str
 
 
 def embedding_of(network: nn.Module, x_B: Tensor) -> Tensor:
-    """Returns the input of the last linear layer, [B, E].
+    """Returns the input [B, E] of the network's last linear layer.
 
     Raises:
         UserError: the network has no linear layer.

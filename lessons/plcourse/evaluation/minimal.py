@@ -102,5 +102,5 @@ def predict(network: nn.Module, rows: GeneratedRows, folder: Path, batch_size: i
 if __name__ == "__main__":
     torch.manual_seed(0)
     target = Path(sys.argv[1])
-    new = predict(nn.Linear(FEATURES, CLASSES), GeneratedRows(1_000_000, labelled=False), target)
+    new = predict(nn.Linear(FEATURES, CLASSES), GeneratedRows(1_000_000, labeled=False), target)
     print(f"{new} new shards, {pq.read_table(target, columns=['id']).num_rows:,} rows in {target}")

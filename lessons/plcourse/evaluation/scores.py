@@ -15,28 +15,17 @@ Finding = tuple[dict[str, Any], list[str]]  # a section of ``eval/<split>.json``
 
 @dataclass
 class Scores:
-    """The predictions for one split, each sample once.
+    """The predictions for one split, each sample once."""
 
-    Attributes:
-        stage: ``test``.
-        label_names: K class names.
-        ids: [N], names or numbers.
-        labels: int64 [N], the true classes.
-        probability: float64 [N, K]; rows sum to 1.
-        uncertainty: float64 [N] by name, such as ``epistemic``; empty if the model reports none.
-        metadata: [N] by column, for slicing; empty if the data have none.
-        temperature: the temperature fitted on the validation split; None if there was no such split.
-        pictures: images [H, W] or [H, W, 3] in [0, 1] by row, for the most confident errors.
-    """
-
-    stage: str
-    label_names: list[str]
-    ids: np.ndarray
-    labels: np.ndarray
-    probability: np.ndarray
-    uncertainty: dict[str, np.ndarray] = field(default_factory=dict)
-    metadata: dict[str, np.ndarray] = field(default_factory=dict)
-    temperature: float | None = None
+    stage: str  # test
+    label_names: list[str]  # K class names
+    ids: np.ndarray  # [N], names or numbers
+    labels: np.ndarray  # int64 [N], the true classes
+    probability: np.ndarray  # float64 [N, K]; rows sum to 1
+    uncertainty: dict[str, np.ndarray] = field(default_factory=dict)  # float64 [N] by name, such as epistemic
+    metadata: dict[str, np.ndarray] = field(default_factory=dict)  # [N] by column, for slicing
+    temperature: float | None = None  # fitted on the validation split, if there is one
+    # images [H, W] or [H, W, 3] in [0, 1] of the most confident errors, by row
     pictures: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property

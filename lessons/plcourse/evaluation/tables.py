@@ -1,4 +1,4 @@
-"""Tables of features with a label column: read, checked, split, normalised, and made into batches.
+"""Tables of features with a label column: read, checked, split, standardized, and made into batches.
 
 A *feature* is a numeric column, or one of the buckets that the words of a text column are hashed into (Weinberger et
 al. 2009, "Feature Hashing for Large Scale Multitask Learning", equation 1), which needs no vocabulary. All columns that
@@ -9,7 +9,7 @@ Shapes: N rows of the table, B rows of a batch, D features.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,193 +32,17 @@ PACKAGED = ("breast_cancer", "wine")
 
 @dataclass
 class Schema:
-    """Which column of a table is what.
+    """Which column of a table is what."""
 
-    Args:
-        features: numeric columns; None takes those that `numeric_columns` finds.
-        label: the column of the classes.
-        id: the column of the rows' names; None numbers the rows.
-        text: a column of texts, hashed; None for none.
-        buckets: the number of features that the words of a text are hashed into.
-    """
-
-    features: list[str] | None = None
-    label: str = "label"
-    id: str | None = None
-    text: str | None = None
-    buckets: int = 1024
-
-
-def packaged_frame(name: str) -> pd.DataFrame:
-    """One of scikit-learn's tables, with a column ``label`` of class names."""
-    from sklearn import datasets  # over a second to import
-
-    bunch: Any = getattr(datasets, f"load_{name}")(as_frame=True)
-    return bunch.data.assign(label=bunch.target_names[bunch.target])
-
-
-def to_features(name: str, frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[int, str]]:
-    """The features of all rows, and the reason for each row that cannot be used.
-
-    Returns:
-        float64 [N, D], numeric columns 0 in rows that cannot be used; and a reason by row number.
-
-    Raises:
-        UserError: a column that the table `name` does not have.
-    """
-    assert schema.features is not None
-    require_columns(name, frame, [*schema.features, schema.text])
-    values_ND, wrong = feature_matrix(frame, schema.features)
-    if schema.text is None:
-        return values_ND, wrong
-    texts = as_text(frame, schema.text)
-    for row in np.flatnonzero(texts.isna()).tolist():
-        wrong.setdefault(row, f"column '{schema.text}' is missing")
-    return np.hstack([values_ND, _hashed(texts.fillna(""), schema.buckets)]), wrong
-
-
-def feature_names(schema: Schema) -> list[str]:
-    """The name of each of the D features: the numeric columns, then the buckets of the text."""
-    buckets = schema.buckets if schema.text is not None else 0
-    return [*(schema.features or []), *(f"{schema.text}, bucket {i}" for i in range(buckets))]
-
-
-def _hashed(texts: pd.Series, buckets: int) -> np.ndarray:
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    hashed: Any = HashingVectorizer(n_features=buckets, ngram_range=(1, 2)).transform(texts)
-    return hashed.astype(np.float32).toarray()
-
-
-class TableSource:
-    """A labelled table in memory. See `plcourse.data.Labeled` for the other attributes.
-
-    Args:
-        name: the file, or the name of a packaged table.
-        frame: its rows.
-        schema: which column is what; its ``features`` are filled in here.
-        on_error: ``skip`` leaves out rows that cannot be used and lists them, ``raise`` stops at the first.
-
-    Attributes:
-        columns: the names of all columns.
-        features: float64 [N, D].
-        texts: the column of texts, or None.
-        metadata: the columns that are neither feature nor label, N rows.
-
-    Raises:
-        UserError: a missing column, fewer than two classes, or a row that cannot be used.
-    """
-
-    parts: dict[str, np.ndarray] | None = None
-
-    def __init__(self, name: str, frame: pd.DataFrame, schema: Schema, on_error: OnError) -> None:
-        require_columns(name, frame, (schema.label, schema.id))
-        ids = row_ids(name, frame, schema.id, Path(name).stem)
-        taken = {schema.label, schema.id, schema.text}
-        if schema.features is None:
-            schema.features = numeric_columns(name, frame, taken)
-            if not schema.features and schema.text is None:
-                raise UserError(f"{name} has no column of numbers to learn from; it has {', '.join(map(str, frame))}")
-        features, wrong = to_features(name, frame, schema)
-        labels = as_text(frame, schema.label)
-        for row in np.flatnonzero(labels.isna() | (labels.str.strip() == "")).tolist():
-            wrong.setdefault(row, f"column '{schema.label}' is missing")
-        if wrong and on_error == "raise":
-            row = min(wrong)
-            raise UserError(f"{name}, row {row}: {wrong[row]}; --data.init_args.on_error=skip leaves such rows out")
-        keep = np.setdiff1d(np.arange(len(frame)), list(wrong))
-        self.name, self.schema, self.columns = name, schema, [str(column) for column in frame]
-        self.ids = [ids[i] for i in keep] if wrong else ids
-        self.rejected = [(ids[row], wrong[row]) for row in sorted(wrong)]
-        classes = labels.iloc[keep]
-        self.label_names: list[str] = class_names(name, classes)
-        if len(self.label_names) < 2:
-            raise UserError(
-                f"{name}: column '{schema.label}' holds {len(self.label_names)} class; it must hold 2 or more"
-            )
-        self.labels = classes.map({label: i for i, label in enumerate(self.label_names)}).to_numpy(np.int64)
-        self.features = features[keep]
-        other = [column for column in frame if column not in taken and column not in schema.features]
-        self.texts = None if schema.text is None else as_text(frame, schema.text).iloc[keep].tolist()
-        self.metadata = frame[other].iloc[keep].reset_index(drop=True)
-
-    @property
-    def hashes(self) -> np.ndarray:
-        """uint64 [N], equal for rows with equal features."""
-        return self._hashes
-
-    @cached_property
-    def _hashes(self) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            hashes = row_hashes(self.features.astype(np.float32))
-        near = np.flatnonzero(pd.Series(hashes).duplicated(keep=False))
-        exact = pd.Series(row_hashes(self.features[near]))
-        differ = exact.groupby(hashes[near]).transform("nunique").to_numpy() > 1  # they are only equal in float32
-        hashes[near[differ]] = exact[differ]
-        return hashes
-
-    def read(self, indices: np.ndarray) -> torch.Tensor:
-        """The features at `indices` (int64 [B]) as float32 [B, D]."""
-        return torch.from_numpy(self.features[indices])
-
-
-def _tell_left_out(name: str, frame: pd.DataFrame, state: dict[str, Any]) -> None:
-    """Says which numeric columns of a table the model was not trained with."""
-    known = state.get("columns", state["features"])
-    others = [column for column in map(str, frame) if column not in known]
-    if further := [column for column in others if np.isfinite(numbers(frame, column)).any()]:
-        say(f"{name}: the model was trained without {listed(further)}; left out")
-
-
-@dataclass
-class TableDataset:
-    """The rows of one part as batches: ``features`` float32 [B, D], ``label`` int64 [B], ``id``, ``metadata``.
-
-    If the table has a column of texts, batches also contain them as ``written``.
-
-    Args:
-        source: the table.
-        indices: int64, the part's rows.
-        standardise: fitted to the training rows.
-    """
-
-    source: TableSource
-    indices: np.ndarray
-    standardise: Standardizer
-    fingerprint: str = field(default="", init=False)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def identities(self) -> Identities:
-        """The hashes of the rows."""
-        return Identities.of_source(self.source, self.indices, [self.source.ids[i] for i in self.indices.tolist()])
-
-    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """The batch of the part's rows at `indices` (int64 [B]), the same in every epoch."""
-        rows, source = self.indices[indices], self.source
-        written = {} if source.texts is None else {"written": [source.texts[i] for i in rows.tolist()]}
-        return {
-            **written,
-            "features": self.standardise(source.features[rows]),
-            "label": torch.from_numpy(source.labels[rows]),
-            "id": [source.ids[i] for i in rows.tolist()],
-            "metadata": {str(name): source.metadata[name].to_numpy()[rows] for name in source.metadata},
-        }
+    features: list[str] | None = None  # numeric columns; None takes those that `numeric_columns` finds
+    label: str = "label"  # the column of the classes
+    id: str | None = None  # the column of the rows' names; None numbers the rows
+    text: str | None = None  # a column of texts
+    buckets: int = 1024  # the number of features that the words of a text are hashed into
 
 
 class TableSplits(SourceSplits):
-    """Training, validation and test part of a table, with the loaders of `ImageSplits`.
-
-    Args:
-        path: a file, or one of `PACKAGED`.
-        schema: which column is what.
-        on_error: what to do with rows that cannot be used.
-        val_size: rows for validation (int), or their fraction (float).
-        test_size: the same for the test part.
-        split_seed: another seed gives another split.
-    """
+    """Training, validation and test part of a table: a file, or one of `PACKAGED`; see `SourceSplits`."""
 
     fitted = ("_fitted",)
 
@@ -236,7 +60,7 @@ class TableSplits(SourceSplits):
         self.on_error: OnError = on_error
 
     @cached_property
-    def source(self) -> TableSource:
+    def source(self) -> "TableSource":
         """The table."""
         frame = packaged_frame(self.path) if self.path in PACKAGED else read_frame(self.path)
         if self._restored is not None:
@@ -262,7 +86,7 @@ class TableSplits(SourceSplits):
         return Standardizer(feature_names(self.schema), mean, std)
 
     def raw_inputs(self, ids: Sequence[str]) -> list[torch.Tensor]:
-        """The features of rows before they were standardised, float64 [D] each."""
+        """The features of rows before they were standardized, float64 [D] each."""
         return list(torch.from_numpy(self.source.features[[self.position[each] for each in ids]]))
 
     @property
@@ -293,8 +117,139 @@ class TableSplits(SourceSplits):
         if "source" in self.__dict__:
             adopt_classes(self.source, state["label_names"])
 
-    def dataset_of(self, part: str, augment: Any = None) -> TableDataset:
+    def dataset_of(self, part: str, augment: object = None) -> "TableDataset":
         """The rows of a part; tables cannot be augmented."""
         if augment:
             raise UserError("data.augment changes images; leave it out for a table")
         return TableDataset(self.source, self.parts[part], self.normalization)
+
+
+class TableSource:
+    """A labeled table in memory: features float64 [N, D], texts or None, and metadata; see `plcourse.data.Labeled`.
+
+    ``name`` is the file or a packaged table. The features of ``schema`` are filled in here if it has none. With
+    ``on_error="skip"``, rows that cannot be used are left out and listed; ``raise`` stops at the first.
+
+    Raises:
+        UserError: a missing column, fewer than two classes, or a row that cannot be used.
+    """
+
+    parts: dict[str, np.ndarray] | None = None
+
+    def __init__(self, name: str, frame: pd.DataFrame, schema: Schema, on_error: OnError) -> None:
+        require_columns(name, frame, (schema.label, schema.id))
+        ids = row_ids(name, frame, schema.id, Path(name).stem)
+        taken = {schema.label, schema.id, schema.text}
+        if schema.features is None:
+            schema.features = numeric_columns(name, frame, taken)
+            if not schema.features and schema.text is None:
+                raise UserError(f"{name} has no column of numbers to learn from; it has {', '.join(map(str, frame))}")
+        features, wrong = to_features(name, frame, schema)
+        labels = as_text(frame, schema.label)
+        for row in np.flatnonzero(labels.isna() | (labels.str.strip() == "")).tolist():
+            wrong.setdefault(row, f"column '{schema.label}' is missing")
+        if wrong and on_error == "raise":
+            row = min(wrong)
+            raise UserError(f"{name}, row {row}: {wrong[row]}; --data.init_args.on_error=skip leaves such rows out")
+        keep = np.setdiff1d(np.arange(len(frame)), list(wrong))
+        self.name, self.schema, self.columns = name, schema, [str(column) for column in frame]
+        self.ids = [ids[i] for i in keep] if wrong else ids
+        self.rejected = [(ids[row], wrong[row]) for row in sorted(wrong)]
+        classes = labels.iloc[keep]
+        self.label_names: list[str] = class_names(name, classes)
+        if len(self.label_names) < 2:
+            n = len(self.label_names)
+            raise UserError(f"{name}: column '{schema.label}' holds {n} class; it must hold 2 or more")
+        self.labels = classes.map({label: i for i, label in enumerate(self.label_names)}).to_numpy(np.int64)
+        self.features = features[keep]
+        other = [column for column in frame if column not in taken and column not in schema.features]
+        self.texts = None if schema.text is None else as_text(frame, schema.text).iloc[keep].tolist()
+        self.metadata = frame[other].iloc[keep].reset_index(drop=True)
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 [N], equal for rows with equal features."""
+        return self._hashes
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            hashes = row_hashes(self.features.astype(np.float32))
+        near = np.flatnonzero(pd.Series(hashes).duplicated(keep=False))
+        exact = pd.Series(row_hashes(self.features[near]))
+        differ = exact.groupby(hashes[near]).transform("nunique").to_numpy() > 1  # they are only equal in float32
+        hashes[near[differ]] = exact[differ]
+        return hashes
+
+
+@dataclass
+class TableDataset:
+    """The rows of one part as batches: ``features`` float32 [B, D], ``label`` int64 [B], ``id``, ``metadata``.
+
+    If the table has a column of texts, batches also contain them as ``written``.
+    """
+
+    source: TableSource
+    indices: np.ndarray  # int64, the part's rows
+    standardize: Standardizer  # fitted to the training rows
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def identities(self) -> Identities:
+        """The hashes of the rows."""
+        return Identities.of_source(self.source, self.indices, [self.source.ids[i] for i in self.indices.tolist()])
+
+    def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The batch of the part's rows at `indices` (int64 [B]), the same in every epoch."""
+        rows, source = self.indices[indices], self.source
+        written = {} if source.texts is None else {"written": [source.texts[i] for i in rows.tolist()]}
+        return {
+            **written,
+            "features": self.standardize(source.features[rows]),
+            "label": torch.from_numpy(source.labels[rows]),
+            "id": [source.ids[i] for i in rows.tolist()],
+            "metadata": {str(name): source.metadata[name].to_numpy()[rows] for name in source.metadata},
+        }
+
+
+def packaged_frame(name: str) -> pd.DataFrame:
+    """One of scikit-learn's tables, with a column ``label`` of class names."""
+    from sklearn import datasets  # over a second to import
+
+    bunch: Any = getattr(datasets, f"load_{name}")(as_frame=True)
+    return bunch.data.assign(label=bunch.target_names[bunch.target])
+
+
+def to_features(name: str, frame: pd.DataFrame, schema: Schema) -> tuple[np.ndarray, dict[int, str]]:
+    """The features float64 [N, D] of all rows, and the reason by number for each row that cannot be used.
+
+    Numeric columns are 0 in such rows. A column that the table `name` does not have is a UserError.
+    """
+    assert schema.features is not None
+    require_columns(name, frame, [*schema.features, schema.text])
+    values_ND, wrong = feature_matrix(frame, schema.features)
+    if schema.text is None:
+        return values_ND, wrong
+    texts = as_text(frame, schema.text)
+    for row in np.flatnonzero(texts.isna()).tolist():
+        wrong.setdefault(row, f"column '{schema.text}' is missing")
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashed: Any = HashingVectorizer(n_features=schema.buckets, ngram_range=(1, 2)).transform(texts.fillna(""))
+    return np.hstack([values_ND, hashed.astype(np.float32).toarray()]), wrong
+
+
+def feature_names(schema: Schema) -> list[str]:
+    """The name of each of the D features: the numeric columns, then the buckets of the text."""
+    buckets = schema.buckets if schema.text is not None else 0
+    return [*(schema.features or []), *(f"{schema.text}, bucket {i}" for i in range(buckets))]
+
+
+def _tell_left_out(name: str, frame: pd.DataFrame, state: dict[str, Any]) -> None:
+    """Says which numeric columns of a table the model was not trained with."""
+    known = state.get("columns", state["features"])
+    others = [column for column in map(str, frame) if column not in known]
+    if further := [column for column in others if np.isfinite(numbers(frame, column)).any()]:
+        say(f"{name}: the model was trained without {listed(further)}; left out")

@@ -21,11 +21,6 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 
-def entropy(probability: Tensor) -> Tensor:
-    """The entropy in nats over the last dimension; 0 log 0 is 0."""
-    return torch.special.entr(probability).sum(dim=-1)
-
-
 def decompose(probability_MBK: Tensor) -> dict[str, Tensor]:
     """Splits the uncertainty of each sample into its two sources.
 
@@ -36,8 +31,8 @@ def decompose(probability_MBK: Tensor) -> dict[str, Tensor]:
         ``total``, ``aleatoric`` and ``epistemic``, each [B] in nats, 0 to log K; the first is the sum of the others.
         With one member ``epistemic`` is 0, which says nothing.
     """
-    total_B = entropy(probability_MBK.mean(dim=0))
-    aleatoric_B = entropy(probability_MBK).mean(dim=0)
+    total_B = torch.special.entr(probability_MBK.mean(dim=0)).sum(dim=-1)  # entr(p) is -p log p, and 0 for 0
+    aleatoric_B = torch.special.entr(probability_MBK).sum(dim=-1).mean(dim=0)
     # by Jensen's inequality the difference is never negative; rounding may make it so
     return {"total": total_B, "aleatoric": aleatoric_B, "epistemic": (total_B - aleatoric_B).clamp_min(0)}
 
@@ -57,21 +52,11 @@ class Ensemble(nn.Module):
         super().__init__()
         if members < 2:
             raise ValueError(f"members={members}: give 2 or more")
-        self.networks = nn.ModuleList([network, *(_reinitialised(network) for _ in range(members - 1))])
+        self.networks = nn.ModuleList([network, *(_reinitialized(network) for _ in range(members - 1))])
 
     def forward(self, x_B: Tensor) -> Tensor:
         """Inputs [B, ...] in, class scores of every member [M, B, K] out."""
         return torch.stack([network(x_B) for network in self.networks])
-
-
-def _reinitialised(network: nn.Module) -> nn.Module:
-    other = copy.deepcopy(network)
-    for name, layer in other.named_modules():
-        if callable(reset := getattr(layer, "reset_parameters", None)):
-            reset()
-        elif next(layer.parameters(recurse=False), None) is not None:
-            raise ValueError(f"Ensemble: layer '{name}' ({type(layer).__name__}) has no reset_parameters")
-    return other
 
 
 @contextlib.contextmanager
@@ -96,3 +81,13 @@ def dropout_on(network: nn.Module, seed: int) -> Iterator[None]:
         finally:
             for layer in layers:
                 layer.eval()
+
+
+def _reinitialized(network: nn.Module) -> nn.Module:
+    other = copy.deepcopy(network)
+    for name, layer in other.named_modules():
+        if callable(reset := getattr(layer, "reset_parameters", None)):
+            reset()
+        elif next(layer.parameters(recurse=False), None) is not None:
+            raise ValueError(f"Ensemble: layer '{name}' ({type(layer).__name__}) has no reset_parameters")
+    return other

@@ -8,4 +8,5 @@ from plcourse.evaluation.diagnostics.per_class import PerClass
 from plcourse.evaluation.diagnostics.risk_coverage import RiskCoverage
 from plcourse.evaluation.diagnostics.slices import WorstSlices
 
-__all__ = ["Calibration", "ConfidentErrors", "Confusion", "Intervals", "PerClass", "RiskCoverage", "WorstSlices"]
+# in the order in which their findings are printed
+DIAGNOSTICS = (Intervals, PerClass, Confusion, Calibration, RiskCoverage, WorstSlices, ConfidentErrors)

@@ -55,25 +55,15 @@ class Calibration(Diagnostic):
                 ],
             }
         _draw(bins, errors, folder / f"{scores.stage}-reliability.png")
-        before = section["as_predicted"]
-        line = f"  calibration error {before['ece']:.4f}, Brier {before['brier']:.4f}"
+        line = "  calibration error {ece:.4f}, Brier {brier:.4f}".format(**section["as_predicted"])
         if scores.temperature is not None:
-            after = section["scaled"]
-            line += f"; {after['ece']:.4f} and {after['brier']:.4f} at temperature {scores.temperature:.3f}, "
-            line += "fitted on the validation split"
+            line += "; {ece:.4f} and {brier:.4f}".format(**section["scaled"])
+            line += f" at temperature {scores.temperature:.3f}, fitted on the validation split"
         return section, [line]
 
 
 def fit_temperature(probability: np.ndarray, labels: np.ndarray) -> float:
-    """Finds the temperature with the smallest loss.
-
-    Args:
-        probability: [N, K].
-        labels: int64 [N].
-
-    Returns:
-        Above 1 for an overconfident model, below 1 for an underconfident one.
-    """
+    """Finds the temperature with the smallest loss: above 1 for an overconfident model, below 1 for the opposite."""
     log_NK = log_probability(probability)
 
     def loss(log_temperature: float) -> float:
@@ -85,7 +75,7 @@ def fit_temperature(probability: np.ndarray, labels: np.ndarray) -> float:
 
 
 def scaled(probability: np.ndarray, temperature: float) -> np.ndarray:
-    """Divides the log-probabilities [N, K] by a temperature and normalises again."""
+    """Divides the log-probabilities [N, K] by a temperature and normalizes again."""
     return softmax(log_probability(probability) / temperature, axis=1)
 
 
@@ -104,8 +94,8 @@ def reliability(probability: np.ndarray, labels: np.ndarray, n_bins: int) -> np.
 
 def expected_calibration_error(bins: np.ndarray) -> float:
     """The distance between confidence and accuracy, averaged over the samples: 0 to 1."""
-    filled = bins[bins[:, 0] > 0]
-    return float((filled[:, 0] * np.abs(filled[:, 1] - filled[:, 2])).sum() / filled[:, 0].sum())
+    n, confidence, accuracy = bins[bins[:, 0] > 0].T
+    return float(np.average(np.abs(confidence - accuracy), weights=n))
 
 
 def brier(probability: np.ndarray, labels: np.ndarray) -> float:
@@ -117,7 +107,7 @@ def brier(probability: np.ndarray, labels: np.ndarray) -> float:
 def _draw(bins: dict[str, np.ndarray], errors: dict[str, float], path: Path) -> None:
     figure = new_figure(4.6, 5.4)
     above, below = figure.subplots(2, gridspec_kw={"height_ratios": (3, 1)}, sharex=True)
-    above.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="perfect")
+    above.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle="--", label="perfect")
     edges = np.linspace(0, 1, len(next(iter(bins.values()))) + 1)
     for (version, table), color, marker in zip(bins.items(), _COLORS, "os", strict=False):
         label = f"{version}, error {errors[version]:.3f}"

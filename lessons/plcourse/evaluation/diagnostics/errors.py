@@ -1,4 +1,4 @@
-"""The most confident errors: mislabelled samples, or something the model has not understood."""
+"""The most confident errors: mislabeled samples, or something the model has not understood."""
 
 from pathlib import Path
 

@@ -1,15 +1,13 @@
 """Precision, recall, F1 and AUROC of each class against all others."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
-from plcourse.evaluation.diagnostics.confusion import confusion_matrix
 from plcourse.evaluation.scores import Diagnostic, Finding, Scores
 
 _PRINTED = 20  # classes; the JSON has all of them
+_METRICS = ("precision", "recall", "f1", "auroc")
 
 
 class PerClass(Diagnostic):
@@ -19,47 +17,33 @@ class PerClass(Diagnostic):
 
     def __call__(self, scores: Scores, folder: Path) -> Finding:
         """Computes the section ``per_class``."""
-        matrix_KK = confusion_matrix(scores)
-        hits, truths, guesses = np.diag(matrix_KK), matrix_KK.sum(axis=1), matrix_KK.sum(axis=0)
-        section = {}
-        for k, label in enumerate(scores.label_names):
-            section[label] = {
-                "n": int(truths[k]),
-                "precision": _fraction(hits[k], guesses[k]),
-                "recall": _fraction(hits[k], truths[k]),
-                "f1": _fraction(2 * hits[k], truths[k] + guesses[k]),
-                "auroc": auroc(scores.probability[:, k], scores.labels == k),
-            }
-        return section, _table(section)
+        from sklearn.metrics import precision_recall_fscore_support  # slow to import
+
+        names = scores.label_names
+        found = precision_recall_fscore_support(
+            scores.labels, scores.predicted, labels=range(len(names)), zero_division=np.nan
+        )
+        section: dict[str, dict[str, int | float | None]] = {}
+        for k, (name, *values, n) in enumerate(zip(names, *found, strict=True)):
+            defined = [None if np.isnan(value) else float(value) for value in values]
+            area = auroc(scores.probability[:, k], scores.labels == k)
+            section[name] = {"n": int(n), **dict(zip(_METRICS, [*defined, area], strict=True))}
+        width = max(5, *map(len, names))
+        lines = [f"  {'class':<{width}}  {'n':>6}  precision  recall     f1  auroc"]
+        for name in names[:_PRINTED]:
+            row = section[name]
+            precision, recall, f1, area = ("none" if row[each] is None else f"{row[each]:.3f}" for each in _METRICS)
+            lines.append(f"  {name:<{width}}  {row['n']:>6}  {precision:>9}  {recall:>6}  {f1:>5}  {area:>5}")
+        return section, lines
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
-    """The probability that a positive scores higher than a negative; ties count half (Hanley and McNeil 1982).
+    """The probability that a positive has a higher score [N] than a negative; ties count half (Hanley and McNeil 1982).
 
-    Args:
-        score: [N], higher for positives.
-        positive: bool [N].
-
-    Returns:
-        0 to 1; None if there is no positive or no negative.
+    None if there is no positive or no negative.
     """
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if not n_positive or not n_negative:
+    from sklearn.metrics import roc_auc_score
+
+    if positive.all() or not positive.any():
         return None
-    above = rankdata(score)[positive].sum() - n_positive * (n_positive + 1) / 2
-    return float(above / (n_positive * n_negative))
-
-
-def _fraction(part: float, whole: float) -> float | None:
-    return float(part / whole) if whole else None
-
-
-def _table(section: dict[str, dict[str, Any]]) -> list[str]:
-    width = max(5, *map(len, section))
-    lines = [f"  {'class':<{width}}  {'n':>6}  precision  recall     f1  auroc"]
-    for label, row in list(section.items())[:_PRINTED]:
-        values = (row["precision"], row["recall"], row["f1"], row["auroc"])
-        precision, recall, f1, area = ("none" if value is None else f"{value:.3f}" for value in values)
-        lines.append(f"  {label:<{width}}  {row['n']:>6}  {precision:>9}  {recall:>6}  {f1:>5}  {area:>5}")
-    return lines
+    return float(roc_auc_score(positive, score))

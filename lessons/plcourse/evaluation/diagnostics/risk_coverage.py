@@ -44,16 +44,9 @@ class RiskCoverage(Diagnostic):
 
 
 def risk_coverage(uncertainty: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """The error rate of the n least uncertain samples, for n from 1 to N.
+    """The error rate float64 [N] of the n least uncertain samples, for n from 1 to N; ``wrong`` is bool [N].
 
     Samples with equal uncertainty have no order, so each counts with the mean error rate of its group.
-
-    Args:
-        uncertainty: float [N].
-        wrong: bool [N].
-
-    Returns:
-        float64 [N], 0 to 1; the last value is the overall error rate.
     """
     order = np.argsort(uncertainty, kind="stable")
     _, group, n = np.unique(uncertainty[order], return_inverse=True, return_counts=True)
