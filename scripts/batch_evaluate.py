@@ -44,7 +44,7 @@ def read_data(words: list[str]) -> tuple[str, dict[str, Any]]:
     return words[0], overrides
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     """Parses a setting like a flag; the name of a folder such as 0017 or 2024-01-05 stays text."""
     value = yaml.safe_load(text)
     if isinstance(value, bool | float | list | dict | None) or (str(value) == text and isinstance(value, int)):
@@ -72,7 +72,7 @@ def write_table(cells: list[Cell], output: Path) -> pd.DataFrame:
     return table
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.6g}"
     return "" if value is None else str(value).replace("|", r"\|")
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(str(error))
     cells = plan(options.runs, data, options.output)
     complete = carry_out(cells, evaluate, max(1, options.jobs))
-    print((write_table(cells, options.output)).to_string(index=False))
+    print(write_table(cells, options.output).to_string(index=False))
     print(f"table: {options.output / 'table.csv'}, .parquet, .md")
     sys.exit(0 if complete else 1)
 

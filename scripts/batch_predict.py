@@ -94,9 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
             part["left_out"] = part["inputs"] - part["rows"]
     totals = {key: sum(part.get(key, 0) for part in parts) for key in ("rows", "left_out")}
     write_json(options.output / "manifest.json", {"inputs": len(files), **totals, "parts": parts})
-    told = f"{totals['rows']} rows of {len(files)} images x {len(options.runs)} run(s)"
-    told += f", {totals['left_out']} unreadable left out" if totals["left_out"] else ""
-    print(f"{told}: {options.output / 'manifest.json'}")
+    left_out = f", {totals['left_out']} unreadable left out" if totals["left_out"] else ""
+    summary = f"{totals['rows']} rows of {len(files)} images x {len(options.runs)} run(s){left_out}"
+    print(f"{summary}: {options.output / 'manifest.json'}")
     sys.exit(0 if complete else 1)
 
 

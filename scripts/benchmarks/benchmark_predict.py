@@ -67,16 +67,17 @@ def streaming(rows: int, folder: Path) -> float:
     def loop(trainer: pl.Trainer) -> StreamingPredictLoop:
         return StreamingPredictLoop(trainer, output_dir=str(folder))
 
-    model, module, trainer = classifier(), data(rows), plcourse.Trainer(predict_loop=loop, **QUIET)
-    start = time.perf_counter()
-    trainer.predict(model, datamodule=module, return_predictions=False)
-    return time.perf_counter() - start
+    return seconds_of(plcourse.Trainer(predict_loop=loop, **QUIET), rows)
 
 
 def naive(rows: int, folder: Path) -> float:
     """Predicts with Lightning's Trainer and writes one table per batch."""
     writer = PredictionWriter(folder, [f"class_{k}" for k in range(4)])
-    model, module, trainer = classifier(), data(rows), pl.Trainer(callbacks=[writer], **QUIET)
+    return seconds_of(pl.Trainer(callbacks=[writer], **QUIET), rows)
+
+
+def seconds_of(trainer: pl.Trainer, rows: int) -> float:
+    model, module = classifier(), data(rows)
     start = time.perf_counter()
     trainer.predict(model, datamodule=module, return_predictions=False)
     return time.perf_counter() - start
@@ -102,12 +103,14 @@ def speed(rows: int, rounds: int) -> None:
                 per_second[way].append(rows / seconds / 1e6)
     print(f"{rows:,} rows, batches of {BATCH:,}, {torch.get_num_threads()} threads, {rounds} rounds")
     for way, values in per_second.items():
-        print(
-            f"{way:9} {statistics.median(values):5.2f} million rows a second ({min(values):.2f} to {max(values):.2f})"
-        )
+        print(f"{way:9} {spread(values)} million rows a second")
     for other in ("naive", "plain"):
         ratios = [a / b for a, b in zip(per_second["streaming"], per_second[other], strict=True)]
-        print(f"streaming / {other}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(f"streaming / {other}: {spread(ratios)}")
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def memory(sizes: list[int]) -> None:
@@ -125,9 +128,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4_000_000, help="rows per run")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds, after one to warm up")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of speed")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[1_000_000, 32_000_000], help="numbers of rows for --memory"
-    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000, 32_000_000], help="rows for --memory")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     quieten()
