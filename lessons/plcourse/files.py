@@ -13,16 +13,16 @@ from plcourse.errors import RunFailed, UserError
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where runs started in the same second may race for `latest`
+except ImportError:  # on Windows, where runs started in the same second may race for `latest`
     fcntl = None
 
 
 @contextlib.contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Replaces a file in one step: readers and a crash see the old content or the new content.
+    """Replaces a file in one step: readers, and a crash, find either the old content or the new.
 
-    The block writes to the temporary path that it is given, which lies in the same folder. If the block raises, the old
-    file stays. The temporary file is removed in either case.
+    The block writes to the temporary path that it gets, in the same folder. If it raises, the old file stays. The
+    temporary file is removed in either case.
 
     Raises:
         RunFailed: the file cannot be written.
@@ -36,12 +36,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def staged(file: Path, sync_folder: bool = True) -> Iterator[Path]:
-    """Does what `atomic_write` does and leaves an OSError as it is, for callers with a message of their own.
-
-    Args:
-        file: the file to replace.
-        sync_folder: whether to wait until the new name is on disk as well.
-    """
+    """Does what `atomic_write` does, for callers that turn an OSError into a different message; see `publish`."""
     temporary = temporary_beside(file)
     try:
         yield temporary
@@ -80,24 +75,24 @@ def sync(path: Path) -> None:
 
 
 def temporary_beside(file: Path) -> Path:
-    """A hidden name in the folder of `file` that no other process or thread uses."""
+    """Returns a hidden name in the folder of `file` that no other process or thread uses."""
     return file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replaces a file by a text as UTF-8; see `atomic_write`."""
+    """Replaces the content of a file by a text in UTF-8; see `atomic_write`."""
     with atomic_write(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Replaces a file by an object as JSON; see `atomic_write`."""
+    """Replaces the content of a file by a JSON object; see `atomic_write`."""
     write_text(file, json.dumps(content, indent=2, default=str) + "\n")
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Locks a folder against other processes; the lock ends with the process, however that ends."""
+    """Waits for the lock of a folder and holds it in the block; it also ends with the process, even if killed."""
     if fcntl is None:
         yield
         return
@@ -111,7 +106,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def hold(folder: Path, what: str) -> int | None:
-    """Locks a folder until the returned handle is closed; returns None where there are no locks.
+    """Locks a folder until the returned handle is closed; returns None on systems without locks.
 
     Args:
         folder: an existing folder.
@@ -134,7 +129,7 @@ def hold(folder: Path, what: str) -> int | None:
 
 
 def folders(parent: Path) -> list[Path]:
-    """The folders in a folder without links; empty where there is nothing to read."""
+    """Returns the folders in a folder, without links; none if it does not exist or cannot be read."""
     try:
         with os.scandir(parent) as entries:
             return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -143,14 +138,10 @@ def folders(parent: Path) -> list[Path]:
 
 
 def expand(path: str) -> list[str]:
-    """The paths that `path` stands for: itself where it exists, otherwise what it matches as a pattern, sorted.
+    """Returns the existing paths that a pattern matches, sorted; a path that exists matches itself alone.
 
-    A file named ``img[1].png`` is therefore found by its name. ``**`` matches folders at any depth.
-
-    Returns:
-        Existing paths as text; empty where nothing matches.
+    So a file named ``img[1].png`` is found by its name. ``**`` matches folders at any depth.
     """
-    literal = Path(path)
-    if literal.exists() or literal.is_symlink():
+    if os.path.lexists(Path(path)):
         return [path]
     return sorted(glob(path, recursive=True))  # noqa: PTH207  (pathlib's takes no absolute patterns)

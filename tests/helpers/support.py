@@ -99,7 +99,8 @@ def assert_same_end(run: Path, reference: Path) -> None:
     )
 
 
-def assert_equal(a: Any, b: Any, where: str) -> None:
+def assert_equal(a: Any, b: Any, where: str = "run") -> None:
+    """Compares nested dicts and lists of tensors and numbers, bit for bit; a failure names the place."""
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where
     elif isinstance(a, dict):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support import TWO_PROCESSES, Command, digits_config, processes_in, write_config
+from support import TWO_PROCESSES, Command, digits_config, failing, processes_in, write_config
 
 TIMEOUT = 20  # of the collectives, in TWO_PROCESSES
 
@@ -23,19 +23,14 @@ TIMEOUT = 20  # of the collectives, in TWO_PROCESSES
     ],
 )
 def test_a_dead_rank_ends_the_job(forked: Command, tmp_path: Path, runs: Path, how: str, rank: int, cause: str) -> None:
-    config = digits_config(**TWO_PROCESSES)
-    config["trainer"]["callbacks"].append(
-        {"class_path": "faulty.FailAt", "init_args": {"step": 11, "how": how, "rank": rank}}
-    )
-    path = write_config(tmp_path / "job.yaml", config)
+    path = write_config(tmp_path / "job.yaml", failing(digits_config(**TWO_PROCESSES), step=11, how=how, rank=rank))
     start = time.monotonic()
     done = forked("fit", "-c", path, "--trust", "faulty", status=1)
     took = time.monotonic() - start
-    lines = [line for line in done.stderr.splitlines() if line.startswith("plcourse: error:")]
-    assert len(lines) == 1, done.stderr
-    assert cause.format(rank=rank) in lines[0]
-    assert processes_in(tmp_path) == []
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("plcourse: error:"))
     record = json.loads((runs / "own" / "job" / "latest" / "run.json").read_text())
     assert record["status"] == "failed"
-    assert cause.format(rank=rank) in record["error"]
+    for said in (line, record["error"]):
+        assert cause.format(rank=rank) in said
+    assert processes_in(tmp_path) == []
     assert took < TIMEOUT + 5 + 40, "start-up and training of 11 steps take seconds, the rest is the timeout"

@@ -21,10 +21,6 @@ TIMEOUT = 1.5  # of the jobs' collectives
 BOUND = TIMEOUT + 5  # a failed job has ended by then
 
 
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 VALUE_ERROR = "ValueError at step 3: the label is 12 and there are 10 classes"
 FAILURES = [
     ({1: "raise"}, 2, f"rank 1 raised {VALUE_ERROR}"),
@@ -42,11 +38,7 @@ FAILURES = [
     ({1: "sys_exit"}, 2, "rank 1 exited with status 0 after step 3, before the run had ended"),
     ({1: "exit_3"}, 2, "rank 1 exited with status 3 after step 3, before the run had ended"),
     ({0: "stop"}, 2, "rank 0 has stalled after step 3 (suspended by a signal): rank 1 waited for it for 1.5 s"),
-    (
-        {1: "stop"},
-        3,
-        "rank 1 has stalled after step 3 (suspended by a signal): the others waited for it for 1.5 s",
-    ),
+    ({1: "stop"}, 3, "rank 1 has stalled after step 3 (suspended by a signal): the others waited for it for 1.5 s"),
     ({1: "sleep"}, 2, "rank 1 has stalled after step 3: rank 0 waited for it for 1.5 s"),
     ({0: "sleep"}, 3, "rank 0 has stalled after step 3: the others waited for it for 1.5 s"),
     ({0: "mend", 1: "sleep"}, 2, "rank 1 has stalled after step 3: rank 0 waited for it for 1.5 s"),
@@ -64,8 +56,7 @@ def test_a_job_that_fails_ends_and_names_the_first_cause(
     server: Server, tmp_path: Path, faults: dict[int, str], n: int, cause: str
 ) -> None:
     ended = server.run(tmp_path, "training", faults=faults, n=n)
-    assert ended.err == f"RunFailed: {cause}"
-    assert ended.status == 1
+    assert (ended.status, ended.err) == (1, f"RunFailed: {cause}")
     assert ended.seconds < BOUND
 
 
@@ -91,10 +82,7 @@ def test_a_job_whose_ranks_all_finish_returns(server: Server, tmp_path: Path, n:
 @pytest.mark.parametrize(
     ("faults", "cause"),
     [
-        (
-            {1: "raise"},
-            "rank 1 raised ValueError before its first step: the label is 12 and there are 10 classes",
-        ),
+        ({1: "raise"}, "rank 1 raised ValueError before its first step: the label is 12 and there are 10 classes"),
         ({0: "kill"}, "rank 0 was killed by SIGKILL before its first step"),
         ({0: "sleep"}, "rank 0 has stalled before its first step: rank 1 waited for it for 1.5 s"),
         ({1: "sleep"}, "rank 1 has stalled before its first step: rank 0 waited for it for 1.5 s"),
@@ -115,12 +103,23 @@ def test_a_bad_request_found_by_a_rank_is_said_once_as_it_is(
     assert (ended.status, ended.err) == (2, "UserError: no class 'Restnet'; did you mean 'ResNet'?")
 
 
-def test_a_rank_that_never_finishes_ends_the_job_though_no_collective_waits(server: Server, tmp_path: Path) -> None:
-    ended = server.run(tmp_path, "silent_end")
-    assert ended.status == 1
-    assert ended.err == (
-        "RunFailed: rank 1 has stalled after step 4: it gave no sign of life for 1.5 s after another rank had finished"
-    )
+@pytest.mark.parametrize(
+    ("scenario", "cause"),
+    [
+        # A rank that never finishes, though no collective waits for it.
+        (
+            "silent_end",
+            "rank 1 has stalled after step 4: it gave no sign of life for 1.5 s after another rank had finished",
+        ),
+        # The ranks that were started go when another cannot be.
+        ("cannot_fork", "rank 1 could not be started: [Errno 11] Resource temporarily unavailable"),
+        # What the parent ignores stays ignored, except its children.
+        ("ignores_children", "rank 1 exited with status 0 before its first step, before the run had ended"),
+    ],
+)
+def test_a_job_that_cannot_go_on_ends_and_says_why(server: Server, tmp_path: Path, scenario: str, cause: str) -> None:
+    ended = server.run(tmp_path, scenario)
+    assert (ended.status, ended.err) == (1, f"RunFailed: {cause}")
     assert ended.seconds < BOUND
 
 
@@ -172,8 +171,7 @@ def test_a_rank_killed_from_outside_is_named(server: Server, tmp_path: Path, vic
 
 def test_ranks_get_one_thread_if_openmp_would_hang(server: Server, tmp_path: Path) -> None:
     ended = server.run(tmp_path, "used_openmp")
-    assert (ended.status, ended.err) == (0, "")
-    assert server.notes(0) == ["1"]
+    assert (ended.status, ended.err, server.notes(0)) == (0, "", ["1"])
     assert ended.out.startswith("UserWarning this process has run torch on several threads")
 
 
@@ -181,18 +179,6 @@ def test_the_warning_about_threads_is_ignored_in_the_parent_only(server: Server,
     ended = server.run(tmp_path, "forks_with_a_warning")
     assert (ended.status, ended.err) == (0, "")
     assert [server.notes(rank) for rank in (0, 1)] == [["filters kept: True"]] * 2
-
-
-def test_ranks_that_were_started_go_when_another_cannot_be(server: Server, tmp_path: Path) -> None:
-    ended = server.run(tmp_path, "cannot_fork")
-    assert ended.status == 1
-    assert ended.err == ("RunFailed: rank 1 could not be started: [Errno 11] Resource temporarily unavailable")
-
-
-def test_what_the_parent_ignores_stays_ignored_except_its_children(server: Server, tmp_path: Path) -> None:
-    ended = server.run(tmp_path, "ignores_children")
-    assert ended.status == 1
-    assert ended.err == ("RunFailed: rank 1 exited with status 0 before its first step, before the run had ended")
 
 
 def test_a_traceback_is_shown_on_demand(server: Server, tmp_path: Path) -> None:

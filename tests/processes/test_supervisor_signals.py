@@ -9,11 +9,6 @@ import pytest
 
 from launch_server import Server
 
-TIMEOUT = 1.5  # of the jobs' collectives
-
-
-BOUND = TIMEOUT + 5  # a failed job has ended by then
-
 
 def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -70,10 +65,8 @@ def test_ranks_that_do_not_stop_in_time_are_killed(server: Server, tmp_path: Pat
     os.kill(server.pid, signal.SIGTERM)
     ended = server.wait()
     assert ended.status == 1
-    assert ended.err == (
-        "RunFailed: ranks 0 and 1 did not stop within 1 s of SIGTERM and had to be killed; "
-        "the last checkpoint is intact"
-    )
+    said = "ranks 0 and 1 did not stop within 1 s of SIGTERM and had to be killed; the last checkpoint is intact"
+    assert ended.err == f"RunFailed: {said}"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -31,16 +31,14 @@ Agents = Callable[..., list[subprocess.Popen[str]]]
 UNSHARED = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)}
+
+
 @pytest.fixture
 def agents(tmp_path: Path, runs: Path) -> Iterator[Agents]:
     """Starts two agents of torchrun, one process each, that find each other on this machine."""
     started: list[subprocess.Popen[str]] = []
-    environment = {
-        **os.environ,
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(HELPERS),
-    }
 
     def start(config: Path, *flags: str, restarts: int = 0, wrappers: tuple[list[str], ...] = ([], [])) -> Any:
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -49,18 +47,9 @@ def agents(tmp_path: Path, runs: Path) -> Iterator[Agents]:
         nodes = ["--trainer.num_nodes", "2", "--trainer.devices", "1", "--trust", "faulty"]
         for wrapper in wrappers:
             command = [*wrapper, *LAUNCHER, "--nnodes", "2", *meeting, "-m", "plcourse", "fit", "-c", str(config)]
-            log = tmp_path / f"agent{len(started)}.log"
-            with log.open("w") as output:
-                started.append(
-                    subprocess.Popen(
-                        [*command, *nodes, *flags],
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        text=True,
-                        cwd=tmp_path,
-                        env=environment,
-                    )
-                )
+            with (tmp_path / f"agent{len(started)}.log").open("w") as log:
+                streams = {"stdout": log, "stderr": subprocess.STDOUT, "text": True}
+                started.append(subprocess.Popen([*command, *nodes, *flags], **streams, cwd=tmp_path, env=environment()))
         return started
 
     yield start
@@ -87,8 +76,7 @@ def only_run(folder: Path) -> Path:
 def test_ranks_of_torchrun_share_one_run(tmp_path: Path, runs: Path) -> None:
     path = write_config(tmp_path / "job.yaml", digits_config(trainer__max_epochs=1, **TWO_PROCESSES))
     command = [*LAUNCHER, "--nproc_per_node", "2", "-m", "plcourse", "fit", "-c", str(path), "--then", "test"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path, env=environment())
     assert done.returncode == 0, done.stderr
     run = only_run(runs)
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
@@ -103,11 +91,10 @@ def test_two_nodes_started_again_end_like_two_processes_that_were_never_hurt(
 ) -> None:
     """A rank is killed in mid-epoch; torchrun starts all again, and the run goes on in its folder by itself."""
     forked("fit", "-c", write_config(tmp_path / "reference.yaml", digits_config(**TWO_PROCESSES)))
-    config = failing(
-        digits_config(**TWO_PROCESSES), step=31, how="kill", rank=rank, once=str(tmp_path / "killed_already")
-    )
+    killed = tmp_path / "killed_already"
+    config = failing(digits_config(**TWO_PROCESSES), step=31, how="kill", rank=rank, once=str(killed))
     said = succeed(agents(write_config(tmp_path / "job.yaml", config), restarts=1), tmp_path)
-    assert (tmp_path / "killed_already").exists()
+    assert killed.exists()
     assert said.count("started again by torchrun: continuing from") == 1
     run = only_run(runs / "own" / "job")
     assert_same_end(run, runs / "own" / "reference" / "latest")

@@ -54,9 +54,7 @@ class Losses(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.before = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
         if trainer.global_step > self.before + len(self.found):
             self.found.append(float(trainer.callback_metrics["train/loss"]))
 
@@ -67,10 +65,8 @@ class StopAt(pl.Callback):
     def __init__(self, batch: int, checkpoint: Path | None = None) -> None:
         self.batch, self.checkpoint = batch, checkpoint
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if batch_idx == self.batch:
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
+        if args[-1] == self.batch:
             if self.checkpoint is not None:
                 trainer.save_checkpoint(self.checkpoint)
             trainer.should_stop = True

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pickle
 import resource
+import shutil
 import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
@@ -18,12 +19,6 @@ import torch
 from checkpoint_files import FORK, content, one_line, run_script, save, temporary_files, value_of
 from plcourse.errors import RunFailed, UserError
 from plcourse.training.checkpoint import AtomicCheckpointIO, link, load, verify
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
-]
-STEPS = 4  # optimizer steps per epoch of the fits below
 
 
 class TestFile:
@@ -112,6 +107,9 @@ class TestFile:
         assert temporary_files(tmp_path) == []
 
 
+Disk = tuple[Path, Callable[[], AbstractContextManager[None]]]
+
+
 class Surprise:
     """Makes a file when it is unpickled."""
 
@@ -123,7 +121,7 @@ class Surprise:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], AbstractContextManager[None]]]]:
+def disk(tmp_path: Path) -> Iterator[Disk]:
     """A folder, and a context in which no byte more can be written to it.
 
     A file system of one MiB of its own, where this user may mount one; elsewhere a limit on the size of files, which
@@ -132,10 +130,7 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], AbstractContextMan
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
+    mounted = bool(shutil.which("mount")) and subprocess.run(mount, capture_output=True).returncode == 0
 
     @contextlib.contextmanager
     def full_disk() -> Iterator[None]:
@@ -165,7 +160,7 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], AbstractContextMan
 class TestFullDisk:
     @pytest.mark.medium
     @pytest.mark.parametrize("size", [1000, 100_000])
-    def test_the_old_checkpoint_stays_and_no_temporary_file(self, disk: Any, size: int) -> None:
+    def test_the_old_checkpoint_stays_and_no_temporary_file(self, disk: Disk, size: int) -> None:
         folder, full = disk
         path = folder / "last.ckpt"
         save(path, 7.0)
@@ -179,7 +174,7 @@ class TestFullDisk:
         assert value_of(path) == 9.0
 
     @pytest.mark.medium
-    def test_a_second_name_for_a_checkpoint_fails_the_same_way(self, disk: Any) -> None:
+    def test_a_second_name_for_a_checkpoint_fails_the_same_way(self, disk: Disk) -> None:
         folder, full = disk
         save(folder / "last.ckpt", 7.0)
         save(folder / "previous.ckpt", 6.0)

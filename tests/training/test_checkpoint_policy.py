@@ -16,14 +16,9 @@ from plcourse import Trainer
 from plcourse.errors import RunFailed, UserError
 from plcourse.training.checkpoint import AtomicCheckpointIO, load, verify
 from plcourse.training.run_checkpoint import RunCheckpoint
-from trainers import quiet_trainer
+from trainers import SMALL_DATA, quiet_trainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
-]
-
-
+pytestmark = SMALL_DATA
 STEPS = 4  # optimizer steps per epoch of the fits below
 
 
@@ -152,7 +147,7 @@ class TestPolicy:
         good: list[bool] = []
 
         class Look(pl.Callback):
-            def on_save_checkpoint(self, *arguments: Any, **kwargs: Any) -> None:
+            def on_save_checkpoint(self, *arguments: object, **kwargs: object) -> None:
                 good.append(verify(previous))  # a kill now would leave nothing else to go on from
 
         fit(tmp_path, [0.5, 0.6, 0.7], RunCheckpoint("val/score", "max"), [Look()], ckpt_path=previous)

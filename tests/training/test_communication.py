@@ -22,12 +22,8 @@ def ranks() -> list[dict[str, Any]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(RANKS), str(rank), port], stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for rank in range(2)
-    ]
+    commands = [[sys.executable, str(RANKS), str(rank), port] for rank in range(2)]
+    started = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True, env=environment) for each in commands]
     outputs = [process.communicate(timeout=120)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
     return [json.loads(output) for output in outputs]

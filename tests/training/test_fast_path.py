@@ -1,5 +1,6 @@
 """The fast path equals Lightning's step bit for bit, and leaves out no hook that does something."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,35 +24,30 @@ from support import assert_equal
 from trainers import quiet_trainer
 
 EPOCHS = 2
+Module = pl.LightningModule
 
 
 class Logging(pl.Callback):
     """Logs where callbacks may, each step."""
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Module, *args: object, **kwargs: object) -> None:
         pl_module.log("early", float(trainer.global_step))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Module, *args: Any, **kwargs: object) -> None:
         pl_module.log("late", args[0].get("loss", torch.zeros(())) * 2)
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Module, *args: Any, **kwargs: object) -> None:
         pl_module.log("rows", float(len(args[1]["id"])), batch_size=1)
 
 
 class Looking(pl.Callback):
     """Logs once an epoch under a name that validation uses too; each step, what a callback finds there."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Module, *args: Any, **kwargs: object) -> None:
         if args[2] == 1:
             pl_module.log("val/f1", 0.5)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Module, *args: object, **kwargs: object) -> None:
         pl_module.log("found", dict(trainer._logger_connector._callback_metrics).get("val/f1", -1.0))
 
 
@@ -109,34 +105,24 @@ def lbfgs(params: Any) -> torch.optim.Optimizer:
     return torch.optim.LBFGS(params, lr=0.1, max_iter=3)
 
 
+FITS: dict[str, tuple[type[ImageClassifier], dict[str, Any], list[Callable[[], pl.Callback]], dict[str, Any]]] = {
+    "plain": (ImageClassifier, {}, [], {}),
+    "logging": (Classifier, {}, [Logging], {"val_check_interval": 7}),
+    "averaging": (ImageClassifier, {}, [partial(EMAWeightAveraging, decay=0.9)], {}),
+    "accumulating": (ImageClassifier, {}, [], {"accumulate_grad_batches": 3}),
+    "clipping": (ImageClassifier, {}, [], {"gradient_clip_val": 0.1}),
+    "closure called again": (ImageClassifier, {"optimizer": lbfgs}, [], {}),
+    "plateau": (Scheduled, {"plateau": True}, [Looking], {"val_check_interval": 7}),
+    "schedule by epoch": (Scheduled, {"plateau": False}, [Looking], {"check_val_every_n_epoch": 2}),
+}
+
+
 @pytest.mark.medium
-@pytest.mark.parametrize(
-    ("kind", "arguments", "callbacks", "settings"),
-    [
-        (ImageClassifier, {}, [], {}),
-        (Classifier, {}, [Logging], {"val_check_interval": 7}),
-        (ImageClassifier, {}, [partial(EMAWeightAveraging, decay=0.9)], {}),
-        (ImageClassifier, {}, [], {"accumulate_grad_batches": 3}),
-        (ImageClassifier, {}, [], {"gradient_clip_val": 0.1}),
-        (ImageClassifier, {"optimizer": lbfgs}, [], {}),
-        (Scheduled, {"plateau": True}, [Looking], {"val_check_interval": 7}),
-        (Scheduled, {"plateau": False}, [Looking], {"check_val_every_n_epoch": 2}),
-    ],
-    ids=[
-        *("plain", "logging", "averaging", "accumulating", "clipping", "closure called again"),
-        *("plateau", "schedule by epoch"),
-    ],
-)
+@pytest.mark.parametrize("name", FITS)
 @pytest.mark.filterwarnings("ignore:.training_step. returned .None.")
-def test_it_changes_nothing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: type[ImageClassifier],
-    arguments: dict[str, Any],
-    callbacks: list[Any],
-    settings: dict[str, Any],
-) -> None:
+def test_it_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The whole checkpoint, counters included, every logged number, and the test's scores."""
+    kind, arguments, callbacks, settings = FITS[name]
     ways = []
     for switch in ("0", "1"):
         monkeypatch.setenv("PLCOURSE_FAST_PATH", switch)
@@ -153,7 +139,7 @@ def test_it_is_taken_unless_switched_off(tmp_path: Path, monkeypatch: pytest.Mon
     found: list[Any] = []
 
     class Look(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
             loop: Any = trainer.fit_loop.epoch_loop
             profiler = type(trainer.profiler) is NoProfiler  # pyright: ignore[reportAttributeAccessIssue]  (set late)
             metrics = all(type(metric) is not _ResultMetric for metric in loop._results.values())
@@ -206,14 +192,14 @@ def test_callbacks_that_come_late_are_called(tmp_path: Path) -> None:
     """A loop may add them when it starts, and a callback in mid-epoch."""
 
     class Late(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
             calls.append(trainer.global_step)
 
-        def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        def on_test_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
             calls.append(-1)
 
     class Adding(pl.Callback):
-        def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        def on_train_batch_end(self, trainer: Any, *args: object, **kwargs: object) -> None:
             if trainer.global_step == 5:
                 trainer.callbacks.append(Late())
 

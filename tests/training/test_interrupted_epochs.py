@@ -1,7 +1,7 @@
 """A fit that is stopped inside an epoch and resumed ends like one that was not."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +11,14 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from torch.utils.data import DataLoader, TensorDataset
 
-from plcourse import Run, Trainer
-from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import ImageClassifier
-from plcourse.ddp.networks import MLP
+from plcourse import Run
 from plcourse.errors import Interrupted
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.training.run_checkpoint import RunCheckpoint
-from trainers import quiet_trainer
+from support import assert_equal
+from trainers import BATCHES, SMALL_DATA, digits, short_trainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
-]
-
-
-BATCHES = 8  # training batches per epoch
-
-
-@pytest.fixture(autouse=True)
-def signal_handlers() -> Iterator[None]:
-    """An interrupted trainer leaves its handlers for a second signal; here the process goes on."""
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
-
-
-def trainer(**settings: Any) -> Trainer:
-    small = {"max_epochs": 1, "limit_train_batches": 3, "limit_val_batches": 2, "num_sanity_val_steps": 0}
-    return quiet_trainer(**{**small, **settings})
-
-
-def model() -> ImageClassifier:
-    pl.seed_everything(3, verbose=False)
-    return ImageClassifier(MLP(64, dropout=0.3))
-
-
-def data() -> ImageData:
-    return ImageData("digits", batch_size=32)
+pytestmark = SMALL_DATA
 
 
 class StopAfter(pl.Callback):
@@ -58,7 +27,7 @@ class StopAfter(pl.Callback):
     def __init__(self, batches: int) -> None:
         self.batches = batches
 
-    def on_train_batch_end(self, trainer: Any, *arguments: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, *arguments: object, **kwargs: object) -> None:
         self.batches -= 1
         if self.batches == 0:
             trainer.safe_point.stop_signal = signal.SIGTERM
@@ -71,7 +40,7 @@ def fit_run(
     pl.seed_everything(3, verbose=False)
     table = TidyLogger(run.path / "metrics.csv")
     callbacks = [RunCheckpoint("val/loss"), RunRecorder(run, table), *settings.pop("callbacks", [])]
-    own = trainer(
+    own = short_trainer(
         callbacks=[*callbacks, *([StopAfter(stop)] if stop else [])],
         logger=[table],
         default_root_dir=str(run.path),
@@ -96,25 +65,6 @@ def fit_run(
         "table": (run.path / "metrics.csv").read_text(),
         "random": torch.get_rng_state(),
     }
-
-
-def assert_equal(a: Any, b: Any, where: str = "run") -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}.{i}")
-    else:
-        assert a == b, where
-
-
-def digits() -> tuple[Any, ...]:
-    return model(), data()
 
 
 class Plain(pl.LightningModule):
@@ -144,6 +94,11 @@ def plain() -> tuple[Any, ...]:
     samples = TensorDataset(features, (features.sum(1) > 0).long())
     pl.seed_everything(3, verbose=False)
     return Plain(), DataLoader(samples, 8, shuffle=True), DataLoader(samples, 8)
+
+
+def impatient(patience: int) -> dict[str, Any]:
+    """Settings with which a run stops after ``patience + 1`` epochs, because no improvement counts."""
+    return {"callbacks": [EarlyStopping("val/loss", patience=patience, min_delta=1e9)], "max_epochs": 6}
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -194,39 +149,28 @@ class TestInterrupted:
 
     def test_a_run_that_stopped_early_trains_no_further_when_resumed(self, tmp_path: Path) -> None:
         run = Run.create("own/early", tmp_path, {})
-
-        def patient() -> dict[str, Any]:
-            # no improvement counts: it stops after the second epoch
-            return {"callbacks": [EarlyStopping("val/loss", patience=1, min_delta=1e9)], "max_epochs": 5}
-
-        stopped = fit_run(run, digits, **patient())
+        stopped = fit_run(run, digits, **impatient(1))
         assert stopped["step"] == 2 * BATCHES
-        resumed = fit_run(run, digits, resume=True, **patient())
+        resumed = fit_run(run, digits, resume=True, **impatient(1))
         assert resumed["step"] == 2 * BATCHES
         assert_equal(resumed["weights"], stopped["weights"])
         assert resumed["table"] == stopped["table"]
 
     def test_the_patience_of_early_stopping_survives_an_interruption(self, tmp_path: Path) -> None:
-        def patient() -> dict[str, Any]:
-            return {"callbacks": [EarlyStopping("val/loss", patience=2, min_delta=1e9)], "max_epochs": 6}
-
-        alone = fit_run(Run.create("own/alone", tmp_path, {}), digits, **patient())
+        alone = fit_run(Run.create("own/alone", tmp_path, {}), digits, **impatient(2))
         assert alone["step"] == 3 * BATCHES
         for stop in (BATCHES + 3, 2 * BATCHES, 2 * BATCHES + 3):
             run = Run.create("own/stopped", tmp_path, {})
-            settings = patient()
-            fit_run(run, digits, stop=stop, **settings)
-            assert_equal(fit_run(run, digits, resume=True, **patient()), alone, f"stopped after {stop} batches")
+            fit_run(run, digits, stop=stop, **impatient(2))
+            assert_equal(fit_run(run, digits, resume=True, **impatient(2)), alone, f"stopped after {stop} batches")
 
     @pytest.mark.parametrize("every", [1, 3, 5])
     def test_the_table_holds_each_steps_own_loss(self, tmp_path: Path, every: int) -> None:
         losses: list[float] = []
 
         class Losses(pl.Callback):
-            def on_train_batch_end(
-                self, trainer: Any, pl_module: Any, outputs: Any, *arguments: Any, **kwargs: Any
-            ) -> None:
-                losses.append(float(outputs["loss"]))
+            def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: object) -> None:
+                losses.append(float(args[1]["loss"]))
 
         run = Run.create("own/losses", tmp_path, {})
         fit_run(run, digits, callbacks=[Losses()], log_every_n_steps=every)

@@ -60,17 +60,15 @@ def _tested(folder: Path, data: Any, path: Path | None, model: Any = None, **cha
 
 
 def test_the_own_test_part_is_scored_and_that_of_another_split_is_not(tmp_path: Path, table: Path) -> None:
-    path = _fitted(tmp_path / "run", _data(table))
+    first, data = _data(table), _data(table, split_seed=5)
+    path = _fitted(tmp_path / "run", first)
     assert not _tested(tmp_path, _data(table), path).training_samples.findings
-    data: Any = _data(table, split_seed=5)
     data.setup("test")
-    first: Any = _data(table)
-    first.setup("fit")
     seen = np.intersect1d(data.splits.parts["test"], first.splits.parts["train"])
     words = rf"was trained on {len(seen)} of the 16 test samples, the first is table/{seen[0]:05d} .*split_seed=0.*=5"
     with pytest.raises(UserError, match=words):
-        _tested(tmp_path, _data(table, split_seed=5), path)
-    asked = _tested(tmp_path, _data(table, split_seed=5), path, allow_training_samples=True)
+        _tested(tmp_path, data, path)
+    asked = _tested(tmp_path, data, path, allow_training_samples=True)
     assert asked.training_samples.findings == {"training_samples": len(seen)}
     for changed in (_data(table, test_size=0.6), _data(table, val_size=0.4)):
         with pytest.raises(UserError, match="was trained on"):
@@ -102,9 +100,8 @@ def test_images_of_a_training_folder_are_known_under_other_names(tmp_path: Path)
     data = ImageData("image_folder", str(tmp_path / "a"))
     path = _fitted(tmp_path / "run", data, model())
     # the same names with other contents are other samples
-    assert not _tested(
-        tmp_path, ImageData("image_folder", str(tmp_path / "b")), path, model()
-    ).training_samples.findings
+    other = ImageData("image_folder", str(tmp_path / "b"))
+    assert not _tested(tmp_path, other, path, model()).training_samples.findings
     trained = [data.splits.source.ids[i] for i in data.splits.parts["train"]]
     shutil.copy(tmp_path / "a" / trained[0], tmp_path / "b" / "x" / "renamed.png")
     with pytest.raises(UserError, match=r"was trained on 1 of the .* the first is x/renamed\.png"):
@@ -132,13 +129,12 @@ def test_a_member_answers_in_this_models_columns_classes_and_units(tmp_path: Pat
     state = torch.load(member, weights_only=True)
     weights, known = state["state_dict"], state["EvaluationData"]
     assert known["features"] == ["c", "a", "b"]
-    raw = torch.tensor(frame[known["features"]].to_numpy())
-    inputs = ((raw - torch.tensor(known["mean"])) / torch.tensor(known["std"])).float()
-    expected = inputs @ weights["network.weight"].T + weights["network.bias"]
     own = torch.load(path, weights_only=True)["EvaluationData"]
-    mine = (
-        (torch.tensor(frame[own["features"]].to_numpy()) - torch.tensor(own["mean"])) / torch.tensor(own["std"])
-    ).float()
+    mine, theirs = (
+        torch.tensor(((frame[state["features"]] - state["mean"]) / state["std"]).to_numpy(np.float32))
+        for state in (own, known)
+    )
+    expected = theirs @ weights["network.weight"].T + weights["network.bias"]
     torch.testing.assert_close(model._others[0](mine), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -193,14 +189,8 @@ def test_the_training_part_itself_can_be_scored_by_its_name(tmp_path: Path, tabl
 
 
 def test_the_command_line_refuses_and_leaves_no_score_behind(tmp_path: Path, forked: Any, runs: Path) -> None:
-    forked(
-        "fit",
-        "-c",
-        "ddp/mlp",
-        "--data.init_args.source=digits",
-        "--trainer.max_epochs=1",
-        "--model.init_args.network.init_args.in_features=64",
-    )
+    digits = ("--data.init_args.source=digits", "--model.init_args.network.init_args.in_features=64")
+    forked("fit", "-c", "ddp/mlp", *digits, "--trainer.max_epochs=1")
     told = forked("test", "--run", "ddp/mlp", "--data.init_args.split_seed=3", status=2)
     assert "test samples, the first is digits/" in told.stderr
     (run,) = {path.resolve() for path in (runs / "ddp" / "mlp").iterdir()}

@@ -1,10 +1,8 @@
 """The loop slots: who may stand in them, what they take over, and that every interruption leaves no trace."""
 
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,73 +13,25 @@ import torch
 
 import plcourse
 from plcourse import Trainer
-from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import ImageClassifier
-from plcourse.ddp.networks import MLP
 from plcourse.errors import UserError
 from plcourse.training.loops import EpochLoop, FitLoop, PredictLoop, TestLoop, ValidationLoop
 from plcourse.training.tracing import TracingFitLoop, TracingPredictLoop, TracingTestLoop, TracingValidationLoop
-from trainers import quiet_trainer
+from support import assert_equal
+from trainers import SMALL_DATA, digits
+from trainers import short_trainer as trainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
-]
-BATCHES = 8  # training batches per epoch
+pytestmark = SMALL_DATA
 BASES = {"fit_loop": FitLoop, "validate_loop": ValidationLoop, "test_loop": TestLoop, "predict_loop": PredictLoop}
-
-
-@pytest.fixture(autouse=True)
-def signal_handlers() -> Iterator[None]:
-    """An interrupted trainer leaves its handlers for a second signal; here the process goes on."""
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
-
-
-def trainer(**settings: Any) -> Trainer:
-    small = {"max_epochs": 1, "limit_train_batches": 3, "limit_val_batches": 2, "num_sanity_val_steps": 0}
-    return quiet_trainer(**{**small, **settings})
-
-
-def model() -> ImageClassifier:
-    pl.seed_everything(3, verbose=False)
-    return ImageClassifier(MLP(64, dropout=0.3))
-
-
-def data() -> ImageData:
-    return ImageData("digits", batch_size=32)
-
-
-class OwnFit(FitLoop):
-    pass
-
-
-class OwnValidation(ValidationLoop):
-    pass
-
-
-class OwnTest(TestLoop):
-    __test__ = False
-
-
-class OwnPredict(PredictLoop):
-    pass
 
 
 class TestSlots:
     def test_each_slot_builds_the_class_it_is_given(self) -> None:
-        own = trainer(
-            fit_loop=OwnFit, validate_loop=OwnValidation, test_loop=OwnTest, predict_loop=lambda t: OwnPredict(t)
-        )
-        assert type(own.fit_loop) is OwnFit
+        kinds = {slot: type(f"Own{base.__name__}", (base,), {"__test__": False}) for slot, base in BASES.items()}
+        own = trainer(**{**kinds, "predict_loop": lambda trainer: kinds["predict_loop"](trainer)})
+        assert {slot: type(getattr(own, slot)) for slot in BASES} == kinds
         assert type(own.fit_loop.epoch_loop) is EpochLoop
-        assert type(own.fit_loop.epoch_loop.val_loop) is OwnValidation
-        assert type(own.validate_loop) is OwnValidation
+        assert type(own.fit_loop.epoch_loop.val_loop) is kinds["validate_loop"]
         assert own.validate_loop is not own.fit_loop.epoch_loop.val_loop
-        assert type(own.test_loop) is OwnTest
-        assert type(own.predict_loop) is OwnPredict
 
     def test_empty_slots_hold_the_public_bases(self) -> None:
         plain = trainer()
@@ -123,25 +73,25 @@ class Modes(pl.Callback):
         modes = self.modes.setdefault(stage, set())
         modes.add((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
 
-    def on_train_batch_start(self, *arguments: Any, **kwargs: Any) -> None:
+    def on_train_batch_start(self, *arguments: object, **kwargs: object) -> None:
         self.note("train")
 
-    def on_validation_batch_start(self, trainer: pl.Trainer, *arguments: Any, **kwargs: Any) -> None:
+    def on_validation_batch_start(self, trainer: pl.Trainer, *arguments: object, **kwargs: object) -> None:
         self.note("validate" if trainer.state.fn == "validate" else "validation in fit")
 
-    def on_test_batch_start(self, *arguments: Any, **kwargs: Any) -> None:
+    def on_test_batch_start(self, *arguments: object, **kwargs: object) -> None:
         self.note("test")
 
-    def on_predict_batch_start(self, *arguments: Any, **kwargs: Any) -> None:
+    def on_predict_batch_start(self, *arguments: object, **kwargs: object) -> None:
         self.note("predict")
 
 
 def run_all(own: Trainer) -> None:
-    network, digits = model(), data()
-    own.fit(network, digits)
-    own.validate(network, digits, verbose=False)
-    own.test(network, digits, verbose=False)
-    own.predict(network, digits, return_predictions=False)
+    model, data = digits()
+    own.fit(model, data)
+    own.validate(model, data, verbose=False)
+    own.test(model, data, verbose=False)
+    own.predict(model, data, return_predictions=False)
 
 
 class TestTakenOver:
@@ -149,7 +99,7 @@ class TestTakenOver:
     def test_epoch_and_step_limits(self, loop: type[FitLoop]) -> None:
         own = trainer(fit_loop=loop, min_epochs=2, max_epochs=5, min_steps=3, max_steps=7)
         assert (own.min_epochs, own.max_epochs, own.min_steps, own.max_steps) == (2, 5, 3, 7)
-        own.fit(model(), data())
+        own.fit(*digits())
         assert own.global_step == 7
         assert own.fit_loop.epoch_progress.current.ready == 3
 
@@ -184,14 +134,9 @@ class TestTakenOver:
             return type("Own", (base,), {"run": run, "__test__": False})
 
         loops = {slot: noting(base) for slot, base in BASES.items() if slot != "fit_loop"}
-        own = trainer(**loops)
-        run_all(own)
-        assert modes == {
-            "ValidationLoop in fit": False,
-            "ValidationLoop in validate": False,
-            "TestLoop in test": False,
-            "PredictLoop in predict": False,
-        }
+        run_all(trainer(**loops))
+        stages = ("ValidationLoop in fit", "ValidationLoop in validate", "TestLoop in test", "PredictLoop in predict")
+        assert modes == dict.fromkeys(stages, False)
 
 
 def callers(calls: list[tuple[int, str]]) -> set[tuple[str | None, str]]:
@@ -205,25 +150,18 @@ def callers(calls: list[tuple[int, str]]) -> set[tuple[str | None, str]]:
     return pairs
 
 
-TRACING = {
-    "fit_loop": TracingFitLoop,
-    "validate_loop": TracingValidationLoop,
-    "test_loop": TracingTestLoop,
-    "predict_loop": TracingPredictLoop,
-}
+TRACING = dict(zip(BASES, (TracingFitLoop, TracingValidationLoop, TracingTestLoop, TracingPredictLoop), strict=True))
 
 
 class TestTracing:
     def test_a_traced_run_gives_the_weights_of_an_untraced_one(self, capsys: pytest.CaptureFixture[str]) -> None:
         states = []
         for loops in ({}, TRACING):
-            network = model()
-            trainer(max_epochs=2, **loops).fit(network, data())
-            states.append(network.state_dict())
+            model, data = digits()
+            trainer(max_epochs=2, **loops).fit(model, data)
+            states.append(model.state_dict())
         assert "\nFitLoop.run\n" in capsys.readouterr().out
-        untraced, traced = states
-        assert untraced.keys() == traced.keys()
-        assert all(torch.equal(untraced[name], traced[name]) for name in untraced)
+        assert_equal(*states, "weights")
 
     def test_the_trace_shows_which_loop_called_what(self, capsys: pytest.CaptureFixture[str]) -> None:
         own: Any = trainer(**TRACING)
@@ -259,16 +197,13 @@ class TestTracing:
 class TestVersions:
     @pytest.mark.medium
     def test_an_unsupported_lightning_is_one_clear_line(self, tmp_path: Path) -> None:
-        version = "2.7.0"
         script = (
-            "import sys, pytorch_lightning\n"
-            f"pytorch_lightning.__version__ = '{version}'\n"
-            "from plcourse.__main__ import main\n"
-            "main(['fit', '-c', 'kfold/traced'])\n"
+            "import pytorch_lightning; pytorch_lightning.__version__ = '2.7.0'\n"
+            "from plcourse.__main__ import main; main(['fit', '-c', 'kfold/traced'])\n"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 2
-        assert done.stderr.splitlines()[-1].startswith(f"plcourse: error: pytorch-lightning {version} is installed; ")
+        assert done.stderr.splitlines()[-1].startswith("plcourse: error: pytorch-lightning 2.7.0 is installed; ")
         assert "pip install 'pytorch-lightning>=2.6,<2.7'" in done.stderr
         assert "Traceback" not in done.stderr
         assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,9 @@ from gan_configs import points_config
 from plcourse import Run, Trainer
 from plcourse.errors import UserError
 from support import Command, write_config
-from trainers import quiet_trainer
+from trainers import SMALL_DATA, quiet_trainer
+
+pytestmark = SMALL_DATA
 
 
 class ThreeSteps(pl.LightningModule):
@@ -45,8 +47,6 @@ def fit(**settings: Any) -> tuple[Trainer, ThreeSteps]:
     return trainer, module
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:The number of training batches")
 class TestCounting:
     def test_max_steps_counts_batches(self) -> None:
         trainer, module = fit(max_steps=4)

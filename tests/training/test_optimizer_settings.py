@@ -45,9 +45,13 @@ def steps(trained: Optimizer, schedule: Any, number: int) -> list[float]:
     return values
 
 
+def settings(optimizer: Optimizer, schedule: Any = None) -> Settings:
+    return settings_of([optimizer], [schedule] if schedule is not None else [])
+
+
 def resumed(before: Optimizer, schedule: Any, known: Settings, now: Optimizer, own: Any) -> None:
     """Loads into `now` what `before` holds, as a resumed run does."""
-    wanted = settings_of([now], [own] if own is not None else [])
+    wanted = settings(now, own)
     now.load_state_dict(before.state_dict())
     if own is not None:
         own.load_state_dict(schedule.state_dict())
@@ -62,7 +66,7 @@ def test_the_rates_after_a_change_are_those_of_a_run_with_the_new_rate(name: str
     expected = steps(whole, build(whole), 15)[done:]
     first = optimizer(0.1)
     schedule = build(first)
-    known = settings_of([first], [schedule] if schedule is not None else [])
+    known = settings(first, schedule)
     steps(first, schedule, done)
     second = optimizer(0.01)
     own = build(second)
@@ -77,7 +81,7 @@ def test_without_a_change_nothing_is_touched(name: str) -> None:
     expected = steps(whole, build(whole), 15)
     first = optimizer(0.1, momentum=0.9)
     schedule = build(first)
-    known = settings_of([first], [schedule] if schedule is not None else [])
+    known = settings(first, schedule)
     values = steps(first, schedule, 7)
     first.param_groups[0]["weight_decay"] = 0.25  # as a callback may do
     second = optimizer(0.1, momentum=0.9)
@@ -89,7 +93,7 @@ def test_without_a_change_nothing_is_touched(name: str) -> None:
 
 def test_other_settings_of_the_optimizer() -> None:
     first, second = optimizer(0.1, momentum=0.9), optimizer(0.1, momentum=0.5, weight_decay=0.01)
-    known = settings_of([first], [])
+    known = settings(first)
     steps(first, None, 3)
     buffer = next(iter(first.state.values()))["momentum_buffer"].clone()
     resumed(first, None, known, second, None)
@@ -106,7 +110,7 @@ def test_a_schedule_with_other_settings_goes_on_along_its_own_curve() -> None:
     expected = steps(whole, build(whole, 0.5), 12)[7:]
     first = optimizer(0.1)
     schedule = build(first, 0.1)
-    known = settings_of([first], [schedule])
+    known = settings(first, schedule)
     steps(first, schedule, 7)
     second = optimizer(0.1)
     own = build(second, 0.5)
@@ -117,7 +121,7 @@ def test_a_schedule_with_other_settings_goes_on_along_its_own_curve() -> None:
 def test_a_plateau_keeps_the_share_that_it_has_come_down_to() -> None:
     first, second = optimizer(0.1), optimizer(0.02)
     schedule, own = (torch_schedules.ReduceLROnPlateau(each, factor=0.5, patience=0) for each in (first, second))
-    known = settings_of([first], [schedule])
+    known = settings(first, schedule)
     for _ in range(3):
         schedule.step(1.0)
     assert first.param_groups[0]["lr"] == pytest.approx(0.025)
@@ -131,16 +135,16 @@ def test_two_groups_and_a_rate_in_a_tensor() -> None:
         return Adam(groups, capturable=False, foreach=False)
 
     first, second = build((0.1, 0.01)), build((0.1, 0.05))
-    known = settings_of([first], [])
+    known = settings(first)
     resumed(first, None, known, second, None)
     assert [float(group["lr"]) for group in second.param_groups] == pytest.approx([0.1, 0.05])
     assert all(isinstance(group["lr"], torch.Tensor) for group in second.param_groups)
 
 
 def test_another_optimizer_is_refused() -> None:
-    known = settings_of([optimizer(0.1)], [])
+    known = settings(optimizer(0.1))
     with pytest.raises(UserError, match="trained with the optimizer SGD, whose state Adam cannot"):
-        check_classes(known, settings_of([Adam([torch.nn.Parameter(torch.ones(1))])], []))
+        check_classes(known, settings(Adam([torch.nn.Parameter(torch.ones(1))])))
 
 
 def test_a_checkpoint_of_lightning_does_not_say_what_was_configured() -> None:

@@ -8,18 +8,10 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from plcourse import Trainer
-from plcourse.ddp.data import ImageData
-from plcourse.ddp.model import ImageClassifier
-from plcourse.ddp.networks import MLP
 from plcourse.errors import UserError
 from plcourse.training.schedules import WarmupCosine
 from plcourse.vision.schedule import WarmupHoldDecay
-from trainers import quiet_trainer
-
-
-def trainer(**settings: Any) -> Trainer:
-    return quiet_trainer(**{"max_epochs": 1, "num_sanity_val_steps": 0, **settings})
+from trainers import digits, short_trainer
 
 
 def rates(schedule: LRScheduler, steps: int) -> list[float]:
@@ -127,7 +119,6 @@ class TestWarmupCosine:
             WarmupCosine(sgd(), **cast(Any, {name: share}))
 
     def test_a_training_without_an_end_is_refused_in_one_line(self) -> None:
+        trainer = short_trainer(max_epochs=-1, max_time="00:00:00:02")
         with pytest.raises((UserError, ValueError), match=r"(?i)max_epochs|max_steps"):
-            trainer(max_epochs=-1, max_time="00:00:00:02", limit_train_batches=2, limit_val_batches=0).fit(
-                ImageClassifier(MLP(64)), ImageData("digits")
-            )
+            trainer.fit(*digits())

@@ -18,10 +18,10 @@ from plcourse.training.typed_trainer import TypedTrainer
 
 
 class AllRanksLoop:
-    """A loop in which every rank takes part, however many of the batches it holds, even none.
+    """A loop in which every rank takes part, even one without batches.
 
-    Lightning skips the loop on a rank without batches while the other ranks wait in a collective. Here the loop is
-    skipped only where no rank has a batch.
+    Lightning skips the loop on such a rank, while the others wait for it in a collective. Here the loop is skipped only
+    if no rank has a batch.
     """
 
     trainer: TypedTrainer
@@ -34,7 +34,7 @@ class AllRanksLoop:
             cls.run = _no_grad_context(run)  # pyright: ignore[reportAttributeAccessIssue]
 
     def whole_run(self, model: pl.LightningModule) -> AbstractContextManager[Any]:
-        """Returns the context that the trainer enters before it touches anything, as in `FitLoop`."""
+        """Returns the context in which the trainer runs, as in `FitLoop`."""
         return nullcontext()
 
     def setup_data(self) -> None:
@@ -47,7 +47,7 @@ class AllRanksLoop:
 
     @property
     def skip(self) -> bool:
-        """Whether no rank has anything to do."""
+        """Whether no rank has a batch."""
         return self._batches_anywhere == 0
 
 
@@ -58,8 +58,8 @@ class EvaluationLoop(AllRanksLoop, FastEvaluationLoop):
     ranks. Here they are broadcast once, at the start.
 
     Attributes:
-        findings: what your own loop has found besides the logged metrics; sections of ``eval/<split>.json``.
-        lines: what it prints.
+        findings: what a derived loop has found besides the logged metrics; sections of ``eval/<split>.json``.
+        lines: what the command line prints about it.
     """
 
     findings: Mapping[str, Any] = MappingProxyType({})

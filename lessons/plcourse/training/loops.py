@@ -1,4 +1,4 @@
-"""The loops that a config can replace: the four slots of the Trainer, and what their base classes promise.
+"""The loops that a config can replace through the four slots of the Trainer, and what their base classes promise.
 
 A slot takes a class path. Your loop derives from `FitLoop`, `ValidationLoop`, `TestLoop` or `PredictLoop`, takes the
 trainer as its first argument and anything else as typed keyword arguments::
@@ -26,9 +26,8 @@ What these classes promise beyond Lightning's:
   written and signals obeyed only there (`plcourse.training.safe_points`), so that every checkpoint resumes bit for bit.
 - Evaluation is exact: no sample is padded or repeated, and a rank without samples takes part in every hook and
   collective (`plcourse.training.evaluation_loops`).
-- ``trainer.global_step`` counts batches trained on, also where a module steps several optimizers.
+- ``trainer.global_step`` counts the batches trained on, even if a module steps several optimizers.
 - A step calls only the hooks that do something (`plcourse.training.fast_path`), with the same numbers bit for bit.
-  ``PLCOURSE_FAST_PATH=0`` before a command turns this off.
 
 Lightning 2 keeps its loops protected. Only this file and the last two that it names import them; they were checked
 against pytorch-lightning 2.6.0 to 2.6.6 and refuse anything but 2.6.
@@ -71,21 +70,21 @@ class FitLoop(_FitLoop):
         trainer: the trainer that runs it. The trainer sets the epoch and step limits afterwards.
 
     Attributes:
-        evaluation_loops: by slot, what builds the loop that evaluates a run of this loop, where the slot is left empty.
+        evaluation_loops: by slot, what builds the loop that evaluates a run of this loop if the slot is empty.
     """
 
     trainer: TypedTrainer  # pyright: ignore[reportIncompatibleVariableOverride]
     evaluation_loops: Mapping[str, Callable[[pl.Trainer], Any]] = MappingProxyType({})
-    _remembered: Any = None  # the loaders whose samples the trainer has recorded
+    _remembered: object = None  # the loaders whose samples the trainer has recorded
 
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
         self.epoch_loop = EpochLoop(trainer)
 
     def whole_run(self, model: pl.LightningModule) -> AbstractContextManager[Any]:
-        """Returns the context that the trainer enters before it touches model, callbacks or data, and leaves last.
+        """Returns the context in which the trainer runs, entered before it touches model, callbacks or data.
 
-        By default it does nothing. A loop that must see them untouched overrides it.
+        By default it does nothing.
         """
         return nullcontext()
 
@@ -115,8 +114,8 @@ class FitLoop(_FitLoop):
             self._resuming_from_checkpoint = False
 
     def on_advance_start(self) -> None:
-        """Restores the random states of a checkpoint just before the first hook that could draw from them."""
-        self.trainer.safe_point.before_epoch()
+        """Restores the random states of a checkpoint, if any, before the first hook that could draw from them."""
+        self.trainer.safe_point.random_state.restore()
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
@@ -140,7 +139,7 @@ class FitLoop(_FitLoop):
 
 
 class EpochLoop(FastEpochLoop):
-    """One training epoch: a safe point, then a batch, until the data are used up.
+    """One training epoch: a safe point and a batch in turn, until the data are used up.
 
     Attributes:
         seconds_waited: time spent waiting for the data loader's next batch since the loop was created.
@@ -167,7 +166,7 @@ class EpochLoop(FastEpochLoop):
         super().advance(data_fetcher)
 
     def prepare(self, batch: Any, batch_idx: int) -> Any:
-        """Returns what ``training_step`` gets as its batch; your own loop may add to the batch here."""
+        """Returns the batch for ``training_step``; a derived loop may add to it here."""
         return batch
 
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:

@@ -1,4 +1,4 @@
-"""The random states of a process, as plain types that a safe load of a checkpoint accepts."""
+"""Saves and restores the random states of a process, as plain types that a safe load of a checkpoint accepts."""
 
 import random
 from typing import Any
@@ -11,14 +11,14 @@ from plcourse.processes.collectives import gather_states
 
 
 class RandomState:
-    """Saves the Python, NumPy, torch and CUDA random states of every rank in a checkpoint, and restores them."""
+    """The Python, NumPy, torch and CUDA random states of all ranks, on their way into and out of a checkpoint."""
 
     def __init__(self) -> None:
         self._pending: dict[str, Any] | None = None
 
     @staticmethod
     def of_all_ranks() -> list[dict[str, Any]]:
-        """Returns the present states, one entry per rank; a collective."""
+        """Returns the current states, one entry per rank; a collective."""
         return gather_states(capture())
 
     def prepare(self, states: list[dict[str, Any]], rank: int, world_size: int) -> None:

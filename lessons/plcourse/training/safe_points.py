@@ -1,8 +1,7 @@
 """Safe points: the moments of a training run, between batches and between epochs, at which nothing is half done.
 
-There every counter, schedule and metric is settled. Only there the ranks agree whether to stop, checkpoints are
-written, and a run ends in answer to a signal. A run resumed from a safe point gives the same numbers as one that never
-stopped.
+The ranks agree whether to stop, write checkpoints and obey signals only there. So a run that is resumed gives the same
+numbers as one that never stopped.
 """
 
 import time
@@ -37,10 +36,6 @@ class SafePoint:
         self._saved_at = time.monotonic()
         self._passed = 0
 
-    def before_epoch(self) -> None:
-        """Restores the random states of the checkpoint that the run resumes from, if any."""
-        self.random_state.restore()
-
     def between_batches(self) -> None:
         """Saves a checkpoint or stops, if the ranks agree that it is time.
 
@@ -51,7 +46,7 @@ class SafePoint:
         self._pass(after_epoch=False)
 
     def after_epoch(self) -> None:
-        """Does the same at the end of an epoch, where the policy of the checkpoint callback decides."""
+        """Does the same at the end of an epoch, by the rules of `RunCheckpoint.is_due_after_epoch`."""
         self._pass(after_epoch=True)
 
     def _pass(self, after_epoch: bool) -> None:
@@ -68,8 +63,8 @@ class SafePoint:
             save = checkpoint.is_due(trainer.global_step)
         self._passed += 1
         if after_epoch or not is_supervised() or self._passed % CLOCK_STEPS == 0:
-            # Supervised ranks learn from the supervisor when to stop, at no cost. Others, such as torchrun's, must ask
-            # each other. From time to time all ranks must, because no two clocks agree.
+            # The supervisor tells its ranks when to stop, at no cost. Other ranks, such as torchrun's, must ask each
+            # other at every safe point, and supervised ones from time to time, because no two clocks agree.
             save = save or (checkpoint is not None and checkpoint.is_late(seconds))
             if trainer.world_size > 1:
                 stop, save = maximum((stop, int(save)))

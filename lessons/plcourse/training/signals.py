@@ -20,10 +20,6 @@ class SignalHandler(_SignalConnector):
 
     The first signal lets a fit finish its step; the second ends it immediately. On SLURM with automatic requeueing,
     Lightning's handlers stay, because the scheduler's protocol depends on them.
-
-    Args:
-        trainer: the trainer whose runs the signals end.
-        safe_point: the safe point of that trainer, which ends a fit.
     """
 
     def __init__(self, trainer: pl.Trainer, safe_point: SafePoint) -> None:

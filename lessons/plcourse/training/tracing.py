@@ -31,7 +31,7 @@ class Trace:
         self.calls: list[tuple[int, str]] = []
         self._depth = 0
 
-    def watch(self, loop: Any, name: str) -> None:
+    def watch(self, loop: object, name: str) -> None:
         """Wraps the methods of a loop, so that each call is recorded under ``name``."""
         for method in _METHODS:
             if hasattr(loop, method):
@@ -39,7 +39,7 @@ class Trace:
 
     def _traced(self, call: Callable[..., Any], label: str) -> Callable[..., Any]:
         @functools.wraps(call)
-        def traced(*args: Any, **kwargs: Any) -> Any:
+        def traced(*args: object, **kwargs: object) -> object:
             self.calls.append((self._depth, label))
             if len(self.calls) <= self.limit:
                 print("  " * self._depth + label)  # noqa: T201  (printing is what this loop is for)
@@ -52,63 +52,35 @@ class Trace:
         return traced
 
 
-def trace_of(trainer: pl.Trainer, limit: int) -> Trace:
-    """Returns the trace that all loops of one trainer share."""
-    trace = getattr(trainer, "trace", None)
-    if trace is None:
-        trace = Trace(limit)
+class _Tracing:
+    """Makes the loop that is the next base class print its calls.
+
+    Args:
+        trainer: the trainer that runs it; its loops share one `Trace`.
+        limit: lines to print at most, 0 or more.
+    """
+
+    def __init__(self, trainer: pl.Trainer, limit: int = 60) -> None:
+        super().__init__(trainer)  # pyright: ignore[reportCallIssue]  (the loop's)
+        trace = getattr(trainer, "trace", None) or Trace(limit)
         trainer.trace = trace  # pyright: ignore[reportAttributeAccessIssue]  (ours, on a trainer of any class)
-    return trace
+        stage = next(loop for loop in (FitLoop, ValidationLoop, TestLoop, PredictLoop) if isinstance(self, loop))
+        trace.watch(self, stage.__name__)
+        if isinstance(self, FitLoop):
+            trace.watch(self.epoch_loop, "EpochLoop")
 
 
-class TracingFitLoop(FitLoop):
-    """A fit loop that prints its calls and those of its epoch loop.
-
-    Args:
-        trainer: the trainer that runs it.
-        limit: lines to print at most, 0 or more.
-    """
-
-    def __init__(self, trainer: pl.Trainer, limit: int = 60) -> None:
-        super().__init__(trainer)
-        trace_of(trainer, limit).watch(self, "FitLoop")
-        trace_of(trainer, limit).watch(self.epoch_loop, "EpochLoop")
+class TracingFitLoop(_Tracing, FitLoop):
+    """A fit loop that prints its calls and those of its epoch loop."""
 
 
-class TracingValidationLoop(ValidationLoop):
-    """A validation loop that prints its calls; inside fit it shows which loop drives validation.
-
-    Args:
-        trainer: the trainer that runs it.
-        limit: lines to print at most, 0 or more.
-    """
-
-    def __init__(self, trainer: pl.Trainer, limit: int = 60) -> None:
-        super().__init__(trainer)
-        trace_of(trainer, limit).watch(self, "ValidationLoop")
+class TracingValidationLoop(_Tracing, ValidationLoop):
+    """A validation loop that prints its calls; inside fit it shows which loop drives validation."""
 
 
-class TracingTestLoop(TestLoop):
-    """A test loop that prints its calls.
-
-    Args:
-        trainer: the trainer that runs it.
-        limit: lines to print at most, 0 or more.
-    """
-
-    def __init__(self, trainer: pl.Trainer, limit: int = 60) -> None:
-        super().__init__(trainer)
-        trace_of(trainer, limit).watch(self, "TestLoop")
+class TracingTestLoop(_Tracing, TestLoop):
+    """A test loop that prints its calls."""
 
 
-class TracingPredictLoop(PredictLoop):
-    """A predict loop that prints its calls.
-
-    Args:
-        trainer: the trainer that runs it.
-        limit: lines to print at most, 0 or more.
-    """
-
-    def __init__(self, trainer: pl.Trainer, limit: int = 60) -> None:
-        super().__init__(trainer)
-        trace_of(trainer, limit).watch(self, "PredictLoop")
+class TracingPredictLoop(_Tracing, PredictLoop):
+    """A predict loop that prints its calls."""
