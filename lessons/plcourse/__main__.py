@@ -1,6 +1,6 @@
 """The command `plcourse`: finds the verb, imports what it needs, and turns errors into one line.
 
-Everything before the verb runs without torch, so that help, listings and mistakes are answered at once.
+Nothing here imports torch, so that help, listings and mistakes are answered at once.
 """
 
 import os
@@ -87,7 +87,7 @@ def _dispatch(argv: list[str]) -> None:
 
 
 def _flag_first(argv: list[str]) -> str:
-    """The message for a flag in place of the verb, with the right command where that is clear."""
+    """Returns the message for a flag in place of the verb, with the right command if that is clear."""
     position = next((at for at, word in enumerate(argv) if word in catalog.VERBS), None)
     if position is not None:
         verb = argv[position]

@@ -7,43 +7,32 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 PACKAGE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One lesson.
+    """One lesson."""
 
-    Args:
-        number: its place in the course, 12 to 19.
-        key: its folder, which is also the first part of its configs' names.
-        title: what it is about, a few words.
-        summary: what its mechanism does, one line.
-    """
-
-    number: int
-    key: str
-    title: str
-    summary: str
+    number: int  # its place in the course, 12 to 19
+    key: str  # its folder, and the first part of its configs' names
+    title: str  # its subject, a few words
+    summary: str  # what its mechanism does, one line
 
 
 @dataclass(frozen=True)
 class Verb:
     """One verb of the command line.
 
-    Args:
-        group: `run` for verbs that train or evaluate, `look` for those that never train; of
-            these only `doctor` imports torch, which it examines.
-        summary: what it does, one line of the root help.
-        target: `module:function`, imported only when the verb is used. A `run` function takes the verb and
-            the arguments after it, a `look` function the arguments alone.
+    A function of the group ``run``, whose verbs train or evaluate, takes the verb and the arguments after it; one of
+    the group ``look`` takes the arguments alone.
     """
 
-    group: str
-    summary: str
-    target: str
+    group: Literal["run", "look"]
+    summary: str  # one line of the root help
+    target: str  # `module:function`, imported only when the verb is used
 
 
 LESSONS = (
@@ -81,94 +70,74 @@ BENCHMARKS = {
     "latency": Verb("run", "the fastest verified export of a run, per batch size", "plcourse.cli:latency"),
 }
 
-CLASSES = {
-    "AdaptivePacing": "plcourse.curriculum.pacing.AdaptivePacing",
-    "Albumentations": "plcourse.vision.augment.Albumentations",
-    "Attributions": "plcourse.nlp.attribution.Attributions",
-    "BiLSTM": "plcourse.nlp.networks.BiLSTM",
-    "Calibration": "plcourse.evaluation.diagnostics.calibration.Calibration",
-    "ClassConditionalLSTM": "plcourse.nlp.generative_classifier.ClassConditionalLSTM",
-    "Classifier": "plcourse.evaluation.model.Classifier",
-    "ClassifierMargin": "plcourse.curriculum.scorers.ClassifierMargin",
-    "ClassifierSegmenter": "plcourse.vision.model.ClassifierSegmenter",
-    "ConfidentErrors": "plcourse.evaluation.diagnostics.errors.ConfidentErrors",
-    "Confusion": "plcourse.evaluation.diagnostics.confusion.Confusion",
-    "ConvDiscriminator": "plcourse.gan.networks.ConvDiscriminator",
-    "ConvEncoder": "plcourse.vision.networks.ConvEncoder",
-    "ConvGenerator": "plcourse.gan.networks.ConvGenerator",
-    "CrossValidatedLoss": "plcourse.curriculum.scorers.CrossValidatedLoss",
-    "CurriculumClassifier": "plcourse.curriculum.model.CurriculumClassifier",
-    "CurriculumData": "plcourse.curriculum.data.CurriculumData",
-    "CurriculumLoop": "plcourse.curriculum.loop.CurriculumLoop",
-    "CurriculumReport": "plcourse.curriculum.report.CurriculumReport",
-    "DiagnosticTestLoop": "plcourse.evaluation.diagnostic_loop.DiagnosticTestLoop",
-    "EMA": "plcourse.vision.averaging.EMA",
-    "EmbeddingBag": "plcourse.nlp.networks.EmbeddingBag",
-    "Ensemble": "plcourse.evaluation.uncertainty.Ensemble",
-    "EvaluationData": "plcourse.evaluation.data.EvaluationData",
-    "ExportData": "plcourse.export.data.ExportData",
-    "ExportedModel": "plcourse.export.exported.ExportedModel",
-    "FeatureNetwork": "plcourse.gan.features.FeatureNetwork",
-    "FoldData": "plcourse.kfold.fold_data.FoldData",
-    "FoldableNet": "plcourse.export.model.FoldableNet",
-    "GAN": "plcourse.gan.nonsaturating.GAN",
-    "GPT": "plcourse.nlp.gpt.GPT",
-    "GaussianGrid": "plcourse.gan.gaussians.GaussianGrid",
-    "GaussianQuality": "plcourse.gan.gaussians.GaussianQuality",
-    "GradientCompression": "plcourse.ddp.compression.GradientCompression",
-    "ImageClassifier": "plcourse.ddp.model.ImageClassifier",
-    "ImageData": "plcourse.data.image_data.ImageData",
-    "ImageQuality": "plcourse.gan.quality.ImageQuality",
-    "Intervals": "plcourse.evaluation.diagnostics.intervals.Intervals",
-    "KFoldLoop": "plcourse.kfold.loop.KFoldLoop",
-    "KFoldPredictLoop": "plcourse.kfold.evaluation.KFoldPredictLoop",
-    "KFoldTestLoop": "plcourse.kfold.evaluation.KFoldTestLoop",
-    "KFoldValidationLoop": "plcourse.kfold.evaluation.KFoldValidationLoop",
-    "LSTMLanguageModel": "plcourse.nlp.lstm.LSTMLanguageModel",
-    "LanguageData": "plcourse.nlp.data.LanguageData",
-    "LanguageModel": "plcourse.nlp.language_model.LanguageModel",
-    "LanguageModelClassifier": "plcourse.nlp.finetuned.LanguageModelClassifier",
-    "LinearBaseline": "plcourse.nlp.baselines.LinearBaseline",
-    "MLP": "plcourse.ddp.networks.MLP",
-    "MaskWriter": "plcourse.vision.pictures.MaskWriter",
-    "Overlays": "plcourse.vision.pictures.Overlays",
-    "PacingFunction": "plcourse.curriculum.pacing.PacingFunction",
-    "PerClass": "plcourse.evaluation.diagnostics.per_class.PerClass",
-    "PointDiscriminator": "plcourse.gan.networks.PointDiscriminator",
-    "PointGenerator": "plcourse.gan.networks.PointGenerator",
-    "R3GAN": "plcourse.gan.r3gan.R3GAN",
-    "RandomAffine": "plcourse.data.transforms.RandomAffine",
-    "RandomCrop": "plcourse.data.transforms.RandomCrop",
-    "RandomFlip": "plcourse.data.transforms.RandomFlip",
-    "RealImages": "plcourse.gan.data.RealImages",
-    "ReferenceLoss": "plcourse.curriculum.scorers.ReferenceLoss",
-    "ResNet": "plcourse.ddp.networks.ResNet",
-    "RiskCoverage": "plcourse.evaluation.diagnostics.risk_coverage.RiskCoverage",
-    "RowLSTM": "plcourse.export.model.RowLSTM",
-    "RunCheckpoint": "plcourse.training.run_checkpoint.RunCheckpoint",
-    "SWA": "plcourse.vision.averaging.SWA",
-    "SamplePictures": "plcourse.gan.writer.SamplePictures",
-    "ScoreColumn": "plcourse.curriculum.scorers.ScoreColumn",
-    "SelfPacing": "plcourse.curriculum.self_paced.SelfPacing",
-    "SentimentClassifier": "plcourse.nlp.sentiment.SentimentClassifier",
-    "StreamingPredictLoop": "plcourse.evaluation.streaming_loop.StreamingPredictLoop",
-    "TableData": "plcourse.kfold.data.TableData",
-    "TableRegressor": "plcourse.kfold.model.TableRegressor",
-    "TextCNN": "plcourse.nlp.networks.TextCNN",
-    "TextData": "plcourse.nlp.data.TextData",
-    "TextFloors": "plcourse.nlp.baselines.TextFloors",
-    "ThroughputMonitor": "plcourse.ddp.monitor.ThroughputMonitor",
-    "TorchvisionEncoder": "plcourse.vision.networks.TorchvisionEncoder",
-    "TracingFitLoop": "plcourse.training.tracing.TracingFitLoop",
-    "TracingPredictLoop": "plcourse.training.tracing.TracingPredictLoop",
-    "TracingTestLoop": "plcourse.training.tracing.TracingTestLoop",
-    "TracingValidationLoop": "plcourse.training.tracing.TracingValidationLoop",
-    "VisionData": "plcourse.vision.data.VisionData",
-    "WGANGP": "plcourse.gan.wgan_gp.WGANGP",
-    "WarmupCosine": "plcourse.training.schedules.WarmupCosine",
-    "WarmupHoldDecay": "plcourse.vision.schedule.WarmupHoldDecay",
-    "WorstSlices": "plcourse.evaluation.diagnostics.slices.WorstSlices",
+# The classes that configs name, by module.
+_CLASSES = {
+    "curriculum.data": "CurriculumData",
+    "curriculum.loop": "CurriculumLoop",
+    "curriculum.model": "CurriculumClassifier",
+    "curriculum.pacing": "AdaptivePacing PacingFunction",
+    "curriculum.report": "CurriculumReport",
+    "curriculum.scorers": "ClassifierMargin CrossValidatedLoss ReferenceLoss ScoreColumn",
+    "curriculum.self_paced": "SelfPacing",
+    "data.image_data": "ImageData",
+    "data.transforms": "RandomAffine RandomCrop RandomFlip",
+    "ddp.compression": "GradientCompression",
+    "ddp.model": "ImageClassifier",
+    "ddp.monitor": "ThroughputMonitor",
+    "ddp.networks": "MLP ResNet",
+    "evaluation.data": "EvaluationData",
+    "evaluation.diagnostic_loop": "DiagnosticTestLoop",
+    "evaluation.diagnostics.calibration": "Calibration",
+    "evaluation.diagnostics.confusion": "Confusion",
+    "evaluation.diagnostics.errors": "ConfidentErrors",
+    "evaluation.diagnostics.intervals": "Intervals",
+    "evaluation.diagnostics.per_class": "PerClass",
+    "evaluation.diagnostics.risk_coverage": "RiskCoverage",
+    "evaluation.diagnostics.slices": "WorstSlices",
+    "evaluation.model": "Classifier",
+    "evaluation.streaming_loop": "StreamingPredictLoop",
+    "evaluation.uncertainty": "Ensemble",
+    "export.data": "ExportData",
+    "export.exported": "ExportedModel",
+    "export.model": "FoldableNet RowLSTM",
+    "gan.data": "RealImages",
+    "gan.features": "FeatureNetwork",
+    "gan.gaussians": "GaussianGrid GaussianQuality",
+    "gan.networks": "ConvDiscriminator ConvGenerator PointDiscriminator PointGenerator",
+    "gan.nonsaturating": "GAN",
+    "gan.quality": "ImageQuality",
+    "gan.r3gan": "R3GAN",
+    "gan.wgan_gp": "WGANGP",
+    "gan.writer": "SamplePictures",
+    "kfold.data": "TableData",
+    "kfold.evaluation": "KFoldPredictLoop KFoldTestLoop KFoldValidationLoop",
+    "kfold.fold_data": "FoldData",
+    "kfold.loop": "KFoldLoop",
+    "kfold.model": "TableRegressor",
+    "nlp.attribution": "Attributions",
+    "nlp.baselines": "LinearBaseline TextFloors",
+    "nlp.data": "LanguageData TextData",
+    "nlp.finetuned": "LanguageModelClassifier",
+    "nlp.generative_classifier": "ClassConditionalLSTM",
+    "nlp.gpt": "GPT",
+    "nlp.language_model": "LanguageModel",
+    "nlp.lstm": "LSTMLanguageModel",
+    "nlp.networks": "BiLSTM EmbeddingBag TextCNN",
+    "nlp.sentiment": "SentimentClassifier",
+    "training.run_checkpoint": "RunCheckpoint",
+    "training.schedules": "WarmupCosine",
+    "training.tracing": "TracingFitLoop TracingPredictLoop TracingTestLoop TracingValidationLoop",
+    "vision.augment": "Albumentations",
+    "vision.averaging": "EMA SWA",
+    "vision.data": "VisionData",
+    "vision.model": "ClassifierSegmenter",
+    "vision.networks": "ConvEncoder TorchvisionEncoder",
+    "vision.pictures": "MaskWriter Overlays",
+    "vision.schedule": "WarmupHoldDecay",
 }
+CLASSES = dict(
+    sorted((name, f"plcourse.{module}.{name}") for module, names in _CLASSES.items() for name in names.split())
+)
 
 # Models that contain trained weights, so that their evaluation needs no checkpoint.
 TRAINED = ("ExportedModel",)
@@ -177,18 +146,17 @@ _OWN_PATH = re.compile(r"plcourse(?:\.\w+)*\.(\w+)")
 
 
 def short_class_name(name: str) -> str:
-    """The catalog name of a class of the suite, which files record because it survives moves between modules.
+    """Returns the catalog name of a class of the suite, which files record because it survives moves between modules.
 
-    Args:
-        name: a catalog name, or any path below `plcourse` that ends in one, such as those that 0.1.0 recorded. Every
-            other name is returned unchanged.
+    It takes a catalog name, or any path below `plcourse` that ends in one, such as version 0.1.0 recorded. Every other
+    name is returned unchanged.
     """
     match = _OWN_PATH.fullmatch(name)
     return match[1] if match and match[1] in CLASSES else name
 
 
 def class_path(name: str) -> str:
-    """The import path of a class of the suite; see `short_class_name` for the names that it takes."""
+    """Returns the import path of a class of the suite, which it takes as `short_class_name` does."""
     return CLASSES.get(short_class_name(name), name)
 
 
@@ -200,37 +168,33 @@ def __getattr__(name: str) -> Any:
 
 
 def configs_dir() -> Path:
-    """The folder of the packaged configs: inside the package in a wheel, beside `lessons/` in a checkout."""
+    """Returns the folder of the packaged configs: inside the package in a wheel, beside `lessons/` in a checkout."""
     in_wheel = PACKAGE / "configs"
     return in_wheel if in_wheel.is_dir() else PACKAGE.parents[1] / "configs"
 
 
 def config_names(lesson: str | None = None) -> list[str]:
-    """Names such as `ddp/two_processes` of the packaged configs, in the lessons' order.
-
-    Args:
-        lesson: one lesson's key; all lessons when None.
-    """
+    """Returns the names of the packaged configs, such as `ddp/two_processes`, of one lesson or of all in order."""
     root = configs_dir()
     keys = [known.key for known in LESSONS if lesson in (None, known.key)]
     return [f"{key}/{path.stem}" for key in keys for path in sorted((root / key).glob("*.yaml"))]
 
 
 def sweep_names() -> list[str]:
-    """Names such as `sweeps/ddp_learning_rate` of the packaged sweeps."""
+    """Returns the names of the packaged sweeps, such as `sweeps/ddp_learning_rate`."""
     return [f"sweeps/{path.stem}" for path in sorted((configs_dir() / "sweeps").glob("*.yaml"))]
 
 
 def config_path(name: str) -> Path:
-    """The file of a packaged config; `name` is one of `config_names()` or `sweep_names()`."""
+    """Returns the file of a packaged config or sweep."""
     return configs_dir() / f"{name}.yaml"
 
 
 def resolved_path(name: str) -> Path:
-    """The file that `cat --resolved` prints for a packaged config; `scripts/tools/resolve_configs.py` writes it."""
+    """Returns the file of a config in full, for `cat --resolved`; `scripts/tools/resolve_configs.py` writes it."""
     return configs_dir() / "_resolved" / f"{name}.yaml"
 
 
 def verbs_of(group: str) -> list[str]:
-    """The verbs of one group, `run` or `look`, in the order of the help."""
+    """Returns the verbs of one group, in the order of the help."""
     return [name for name, verb in VERBS.items() if verb.group == group]

@@ -1,4 +1,4 @@
-"""Errors that a user can fix: one line each, with what would be right.
+"""Errors that a user can fix, with one-line messages that say what would be right.
 
 Exit statuses: 2 for a bad request, 1 for a run that failed, 130 after Ctrl-C, 143 after SIGTERM.
 """
@@ -12,12 +12,7 @@ RUN_FAILED = 1
 
 
 class UserError(Exception):
-    """A bad request or a failed run; its text is the whole message, one line.
-
-    Args:
-        message: what is wrong, the value, and what would be right.
-        status: the exit status, 2 for a bad request and 1 for a run that failed.
-    """
+    """A bad request (exit status 2) or a failed run (1); the message says what is wrong and what would be right."""
 
     def __init__(self, message: str, status: int = BAD_REQUEST) -> None:
         super().__init__(message)
@@ -49,10 +44,9 @@ class Interrupted(BaseException):
 
 
 def printable(text: str) -> str:
-    """Returns the text with every control character except line feed and tab written as an escape.
+    """Escapes every control character of a text except line feed and tab.
 
-    Names come from files and folders of others; an escape sequence in one could move the cursor, set the window's title
-    or hide part of a line.
+    A name of a downloaded file could otherwise move the cursor, set the window's title or hide part of a line.
     """
     return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -63,6 +57,6 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns the hint for a misspelled name, ``"; did you mean 'x'?"``, or an empty string if no name is similar."""
+    """Returns ``"; did you mean 'x'?"`` for a misspelled name, or an empty string if no known name is similar."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""

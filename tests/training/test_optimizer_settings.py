@@ -1,6 +1,7 @@
 """A resumed run is given the rates and other settings of the optimizer that its config asks for."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,130 +30,105 @@ SCHEDULES: dict[str, Build] = {
 }
 
 
-def optimizer(lr: float, **settings: Any) -> Optimizer:
+class Fit:
+    """An optimizer and its schedule, with the settings that they began with."""
+
+    def __init__(self, optimizer: Optimizer, build: Build = SCHEDULES["constant"]) -> None:
+        self.optimizer, self.group = optimizer, optimizer.param_groups[0]
+        self.schedule = build(optimizer)
+        self.schedules = [] if self.schedule is None else [self.schedule]
+        self.settings = settings_of([optimizer], self.schedules)
+
+    def steps(self, number: int) -> list[float]:
+        """Takes so many steps and returns their rates."""
+        values = []
+        for _ in range(number):
+            values.append(float(self.group["lr"]))
+            self.group["params"][0].grad = torch.ones(2)
+            self.optimizer.step()
+            for schedule in self.schedules:
+                schedule.step()
+        return values
+
+    def resume(self, before: "Fit", known: Settings | None = None) -> "Fit":
+        """Goes on from another fit, as a resumed run does."""
+        self.optimizer.load_state_dict(before.optimizer.state_dict())
+        for schedule in self.schedules:
+            schedule.load_state_dict(before.schedule.state_dict())
+        apply_changes(known or before.settings, self.settings, [self.optimizer], self.schedules)
+        self.group = self.optimizer.param_groups[0]
+        return self
+
+
+def sgd(lr: float, **settings: Any) -> Optimizer:
     return SGD([torch.nn.Parameter(torch.ones(2))], lr=lr, **settings)
-
-
-def steps(trained: Optimizer, schedule: Any, number: int) -> list[float]:
-    """The rates of so many steps."""
-    values = []
-    for _ in range(number):
-        values.append(float(trained.param_groups[0]["lr"]))
-        trained.param_groups[0]["params"][0].grad = torch.ones(2)
-        trained.step()
-        if schedule is not None:
-            schedule.step()
-    return values
-
-
-def settings(optimizer: Optimizer, schedule: Any = None) -> Settings:
-    return settings_of([optimizer], [schedule] if schedule is not None else [])
-
-
-def resumed(before: Optimizer, schedule: Any, known: Settings, now: Optimizer, own: Any) -> None:
-    """Loads into `now` what `before` holds, as a resumed run does."""
-    wanted = settings(now, own)
-    now.load_state_dict(before.state_dict())
-    if own is not None:
-        own.load_state_dict(schedule.state_dict())
-    apply_changes(known, wanted, [now], [own] if own is not None else [])
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("done", [0, 7])
 def test_the_rates_after_a_change_are_those_of_a_run_with_the_new_rate(name: str, done: int) -> None:
-    build = SCHEDULES[name]
-    whole = optimizer(0.01)
-    expected = steps(whole, build(whole), 15)[done:]
-    first = optimizer(0.1)
-    schedule = build(first)
-    known = settings(first, schedule)
-    steps(first, schedule, done)
-    second = optimizer(0.01)
-    own = build(second)
-    resumed(first, schedule, known, second, own)
-    assert steps(second, own, 15 - done) == pytest.approx(expected, rel=1e-6)
+    expected = Fit(sgd(0.01), SCHEDULES[name]).steps(15)[done:]
+    first = Fit(sgd(0.1), SCHEDULES[name])
+    first.steps(done)
+    assert Fit(sgd(0.01), SCHEDULES[name]).resume(first).steps(15 - done) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_without_a_change_nothing_is_touched(name: str) -> None:
-    build = SCHEDULES[name]
-    whole = optimizer(0.1, momentum=0.9)
-    expected = steps(whole, build(whole), 15)
-    first = optimizer(0.1, momentum=0.9)
-    schedule = build(first)
-    known = settings(first, schedule)
-    values = steps(first, schedule, 7)
-    first.param_groups[0]["weight_decay"] = 0.25  # as a callback may do
-    second = optimizer(0.1, momentum=0.9)
-    own = build(second)
-    resumed(first, schedule, known, second, own)
-    assert second.param_groups[0]["weight_decay"] == 0.25
-    assert values + steps(second, own, 8) == expected
+    whole, first, second = (Fit(sgd(0.1, momentum=0.9), SCHEDULES[name]) for _ in range(3))
+    values = first.steps(7)
+    first.group["weight_decay"] = 0.25  # as a callback may do
+    second.resume(first)
+    assert second.group["weight_decay"] == 0.25
+    assert values + second.steps(8) == whole.steps(15)
 
 
 def test_other_settings_of_the_optimizer() -> None:
-    first, second = optimizer(0.1, momentum=0.9), optimizer(0.1, momentum=0.5, weight_decay=0.01)
-    known = settings(first)
-    steps(first, None, 3)
-    buffer = next(iter(first.state.values()))["momentum_buffer"].clone()
-    resumed(first, None, known, second, None)
-    group = second.param_groups[0]
+    first, second = Fit(sgd(0.1, momentum=0.9)), Fit(sgd(0.1, momentum=0.5, weight_decay=0.01))
+    first.steps(3)
+    buffer = next(iter(first.optimizer.state.values()))["momentum_buffer"].clone()
+    group = second.resume(first).group
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.1, 0.5, 0.01)
-    assert torch.equal(next(iter(second.state.values()))["momentum_buffer"], buffer), "the state is taken over"
+    assert torch.equal(next(iter(second.optimizer.state.values()))["momentum_buffer"], buffer), "the state is kept"
 
 
 def test_a_schedule_with_other_settings_goes_on_along_its_own_curve() -> None:
-    def build(at: Optimizer, gamma: float) -> Any:
-        return torch_schedules.StepLR(at, 3, gamma)
-
-    whole = optimizer(0.1)
-    expected = steps(whole, build(whole, 0.5), 12)[7:]
-    first = optimizer(0.1)
-    schedule = build(first, 0.1)
-    known = settings(first, schedule)
-    steps(first, schedule, 7)
-    second = optimizer(0.1)
-    own = build(second, 0.5)
-    resumed(first, schedule, known, second, own)
-    assert steps(second, own, 5) == pytest.approx(expected)
+    builds: list[Build] = [partial(torch_schedules.StepLR, step_size=3, gamma=gamma) for gamma in (0.1, 0.5)]
+    first = Fit(sgd(0.1), builds[0])
+    first.steps(7)
+    resumed = Fit(sgd(0.1), builds[1]).resume(first)
+    assert resumed.steps(5) == pytest.approx(Fit(sgd(0.1), builds[1]).steps(12)[7:])
 
 
-def test_a_plateau_keeps_the_share_that_it_has_come_down_to() -> None:
-    first, second = optimizer(0.1), optimizer(0.02)
-    schedule, own = (torch_schedules.ReduceLROnPlateau(each, factor=0.5, patience=0) for each in (first, second))
-    known = settings(first, schedule)
+def test_a_plateau_keeps_the_fraction_that_it_has_come_down_to() -> None:
+    build = partial(torch_schedules.ReduceLROnPlateau, factor=0.5, patience=0)
+    first, second = Fit(sgd(0.1), build), Fit(sgd(0.02), build)
     for _ in range(3):
-        schedule.step(1.0)
-    assert first.param_groups[0]["lr"] == pytest.approx(0.025)
-    resumed(first, schedule, known, second, own)
-    assert second.param_groups[0]["lr"] == pytest.approx(0.005)
+        first.schedule.step(1.0)
+    assert first.group["lr"] == pytest.approx(0.025)
+    assert second.resume(first).group["lr"] == pytest.approx(0.005)
 
 
 def test_two_groups_and_a_rate_in_a_tensor() -> None:
-    def build(rates: tuple[float, float]) -> Optimizer:
+    def build(rates: tuple[float, float]) -> Fit:
         groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": torch.tensor(rate)} for rate in rates]
-        return Adam(groups, capturable=False, foreach=False)
+        return Fit(Adam(groups, capturable=False, foreach=False))
 
-    first, second = build((0.1, 0.01)), build((0.1, 0.05))
-    known = settings(first)
-    resumed(first, None, known, second, None)
-    assert [float(group["lr"]) for group in second.param_groups] == pytest.approx([0.1, 0.05])
-    assert all(isinstance(group["lr"], torch.Tensor) for group in second.param_groups)
+    groups = build((0.1, 0.05)).resume(build((0.1, 0.01))).optimizer.param_groups
+    assert [float(group["lr"]) for group in groups] == pytest.approx([0.1, 0.05])
+    assert all(isinstance(group["lr"], torch.Tensor) for group in groups)
 
 
 def test_another_optimizer_is_refused() -> None:
-    known = settings(optimizer(0.1))
     with pytest.raises(UserError, match="trained with the optimizer SGD, whose state Adam cannot"):
-        check_classes(known, settings(Adam([torch.nn.Parameter(torch.ones(1))])))
+        check_classes(Fit(sgd(0.1)).settings, Fit(Adam([torch.nn.Parameter(torch.ones(1))])).settings)
 
 
 def test_a_checkpoint_of_lightning_does_not_say_what_was_configured() -> None:
-    first = optimizer(0.1)
-    schedule = torch_schedules.StepLR(first, 3)
-    steps(first, schedule, 7)
-    checkpoint = {"optimizer_states": [first.state_dict()], "lr_schedulers": [schedule.state_dict()]}
-    second = optimizer(0.01, weight_decay=0.5)
-    resumed(first, schedule, settings_in(checkpoint), second, torch_schedules.StepLR(second, 3))
-    assert second.param_groups[0]["lr"] == pytest.approx(0.01 * 0.1**2)
-    assert second.param_groups[0]["weight_decay"] == 0.5
+    build = partial(torch_schedules.StepLR, step_size=3)
+    first, second = Fit(sgd(0.1), build), Fit(sgd(0.01, weight_decay=0.5), build)
+    first.steps(7)
+    states = {"optimizer_states": [first.optimizer.state_dict()], "lr_schedulers": [first.schedule.state_dict()]}
+    second.resume(first, settings_in(states))
+    assert second.group["lr"] == pytest.approx(0.01 * 0.1**2)
+    assert second.group["weight_decay"] == 0.5

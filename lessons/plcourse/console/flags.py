@@ -1,4 +1,4 @@
-"""Settings as the flags of a command line that say the same."""
+"""Writes settings as the flags of a command line."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +11,8 @@ def as_flags(overrides: Mapping[str, Any] | None) -> list[str]:
     return [f"--{key}={inline(value)}" for key, value in (overrides or {}).items()]
 
 
-def inline(value: Any) -> str:
-    """A value as YAML on one line. A text stays as it is, since a flag would take quotes for a part of it."""
+def inline(value: object) -> str:
+    """Returns a value as YAML on one line; a string as it is, because a flag would take quotes for a part of it."""
     if isinstance(value, str):
         return value
     text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20)

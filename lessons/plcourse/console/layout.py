@@ -1,7 +1,6 @@
-"""Text for the width that it finds: tables and lines that never cut a number. No torch.
+"""Fits tables and lines to the width of the terminal, without cutting a number in two. No torch.
 
-``COLUMNS`` says how wide the output is, else the terminal does. Output that goes elsewhere has no width, and nothing in
-it is wrapped.
+``COLUMNS`` sets the width; otherwise the terminal does. Output to a file or a pipe has no width and is not wrapped.
 """
 
 import os
@@ -10,12 +9,12 @@ import textwrap
 from collections.abc import Container, Sequence
 from typing import TextIO
 
-_LEAST = 20  # narrower is not a width that a person works with
+_LEAST = 20  # columns; nobody works with fewer
 _INDENT = "  "
 
 
 def width(stream: TextIO | None = None) -> int | None:
-    """The columns of a stream, standard output when None; None where it is no terminal and ``COLUMNS`` is not set."""
+    """Returns the columns of a stream, by default standard output; None for no terminal and no ``COLUMNS``."""
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given) > 0:
         return max(_LEAST, int(given))
@@ -27,7 +26,7 @@ def width(stream: TextIO | None = None) -> int | None:
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[str]:
-    """Rows as columns of text, those of the given numbers to the right."""
+    """Returns the rows of a table as lines, with the given columns aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -41,13 +40,13 @@ def aligned(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> list[s
 def fitted(
     head: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int] = (), limit: int | None = None
 ) -> list[str]:
-    """A table with a head: as columns where they fit, else each row as a paragraph of names and values.
+    """Returns the lines of a table with a head; if it is too wide, each row as a paragraph of names and values.
 
     Args:
         head: names of the columns.
         rows: the cells.
-        right: columns that stand to the right.
-        limit: the columns of the output, None for no limit.
+        right: columns to align to the right.
+        limit: width of the output; None for no limit.
     """
     lines = aligned([head, *rows], right)
     if limit is None or max(map(len, lines)) <= limit:
@@ -60,13 +59,13 @@ def fitted(
 
 
 def flowed(parts: Sequence[str], limit: int | None, first: str = "", indent: str = _INDENT) -> list[str]:
-    """Parts two blanks apart, on as many lines as they take; a line ends between two parts where it can.
+    """Returns lines of parts that are two blanks apart, broken between parts if possible.
 
     Args:
         parts: such as ``val/loss 0.31``.
-        limit: the columns of the output, None for no limit.
-        first: what the first line begins with.
-        indent: what every other line begins with.
+        limit: width of the output; None for no limit.
+        first: indent of the first line.
+        indent: indent of all other lines.
     """
     lines, line = [], first
     for part in parts:
@@ -77,15 +76,14 @@ def flowed(parts: Sequence[str], limit: int | None, first: str = "", indent: str
             continue
         if begun:
             lines.append(line)
-        *whole, line = broken(indent + part, limit, indent * 2) if begun else broken(line + part, limit, indent * 2)
+            line = indent
+        *whole, line = broken(line + part, limit, indent * 2)
         lines += whole
     return [*lines, line]
 
 
 def broken(text: str, limit: int | None, indent: str = _INDENT) -> list[str]:
-    """One line as several where it is too long, broken at blanks only: a word that is too long stays whole."""
+    """Breaks a line that is too long at blanks; a word that is too long stays whole."""
     if limit is None or len(text) <= limit:
         return [text]
-    return textwrap.wrap(
-        text, limit, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
-    )
+    return textwrap.wrap(text, limit, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -9,11 +9,7 @@ from plcourse.errors import UserError, nearest
 class LineParser(argparse.ArgumentParser):
     """An argument parser with one-line errors, which suggest the nearest flag for a misspelled one.
 
-    The script that writes the help pages reads the usage and the help of each argument.
-
-    Args:
-        verb: the verb.
-        usage: what follows the verb on the help page.
+    ``usage`` is what follows the verb on the help page, which a script makes from the parser.
     """
 
     def __init__(self, verb: str, usage: str) -> None:
@@ -25,7 +21,7 @@ class LineParser(argparse.ArgumentParser):
         self.add_argument("--runs_root", metavar="DIR", help=text)
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parses the arguments after the verb; anything wrong raises a UserError."""
+        """Parses the arguments after the verb; raises UserError if they are wrong."""
         known, unknown = self.parse_known_args(argv)
         if unknown:
             flag = unknown[0].partition("=")[0]
@@ -34,5 +30,5 @@ class LineParser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str) -> NoReturn:
-        """Raises as a UserError what argparse would print below its usage."""
+        """Raises a UserError with the message that argparse would print below its usage."""
         raise UserError(f"{self.prog}: {message}; see `{self.prog} -h`")

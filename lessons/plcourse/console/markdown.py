@@ -1,4 +1,4 @@
-"""Markdown on a terminal, as `rich` renders it, with nothing of a table lost on a narrow screen."""
+"""Renders Markdown on a terminal with `rich`, without cutting off tables on a narrow screen."""
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Markdown, TableElement
@@ -6,7 +6,7 @@ from rich.table import Table
 
 
 class _WholeTable(TableElement):
-    """A table whose cells go on in the next line where rich cuts words off: half a config's name is no use."""
+    """A table that wraps long words, such as names of configs, which rich would cut off."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for part in super().__rich_console__(console, options):
@@ -17,6 +17,6 @@ class _WholeTable(TableElement):
 
 
 class Guide(Markdown):
-    """Text in Markdown, to be printed by a console of rich."""
+    """A text in Markdown, for the `print` of a console of rich."""
 
     elements = {**Markdown.elements, "table_open": _WholeTable}

@@ -2,13 +2,15 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-_cpu_groups: dict[int, Any] = {}
+T = TypeVar("T")
+
+_cpu_groups: dict[int, dist.ProcessGroup | None] = {}
 
 
 def is_distributed() -> bool:
@@ -16,7 +18,7 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def cpu_group() -> Any:
+def cpu_group() -> dist.ProcessGroup | None:
     """Returns a process group for CPU tensors: the default group with gloo, an additional one with NCCL.
 
     Sending a few integers through NCCL would make the host wait for the GPU at every step.
@@ -58,19 +60,19 @@ def total(trainer: pl.Trainer, value: float) -> int:
     return int(message.item())
 
 
-def gather_objects(value: Any) -> list[Any]:
+def gather_objects(value: T) -> list[T]:
     """Returns the values of all ranks, in their order; a collective.
 
     The values are pickled, but only between the ranks of one job, which run the same code.
     """
     if not is_distributed():
         return [value]
-    values = [None] * dist.get_world_size()
+    values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value, group=cpu_group())
     return values
 
 
-def gather_states(value: Any) -> list[Any]:
+def gather_states(value: T) -> list[T]:
     """Returns the values of all ranks, which may contain tensors; a collective.
 
     They are sent as bytes, because torch 2.15 cannot unpickle tensors in all_gather_object.
@@ -82,11 +84,11 @@ def gather_states(value: Any) -> list[Any]:
     return [torch.load(io.BytesIO(state), weights_only=True) for state in gather_objects(own.getvalue())]
 
 
-def from_rank_0(value: Any) -> Any:
+def from_rank_0(value: T) -> T:
     """Returns the value of rank 0 on every rank; a collective. The values of the others are ignored."""
     if not is_distributed():
         return value
-    message = [value if dist.get_rank() == 0 else None]
+    message: list[Any] = [value if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(message, src=0, group=cpu_group())
     return message[0]
 

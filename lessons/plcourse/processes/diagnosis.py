@@ -25,7 +25,7 @@ _SECONDARY = (Failure.TIMED_OUT, Failure.CUT_OFF)
 
 
 def diagnose(error: BaseException) -> tuple[BaseException, Failure]:
-    """Returns the most telling exception of a chain, and the kind of failure that it is.
+    """Returns the exception of a chain that explains it best, and the kind of failure that it is.
 
     A failure that began as a communication error is secondary, whatever was raised while handling it. A communication
     error that was raised while handling another error (a barrier in a teardown) is not the cause.
@@ -91,25 +91,28 @@ class RankStatus:
         """Whether it lives and has not reported its end: the others may be waiting for it."""
         return self.alive and self.state == State.RUNNING
 
+    @property
     def after(self) -> str:
-        """Says how far it came, for a rank that stopped between steps."""
+        """How far a rank came that stopped between steps."""
         return "before its first step" if self.step < 0 else f"after step {self.step}"
 
+    @property
     def at(self) -> str:
-        """Says how far it came, for a rank that failed in a step."""
-        return "before its first step" if self.step < 0 else f"at step {self.step}"
+        """How far a rank came that failed in a step."""
+        return self.after.replace("after", "at")
 
+    @property
     def stalled(self) -> str:
-        """Says that it has stalled, where, and whether it was suspended."""
+        """Which rank has stalled and where, and whether it was suspended."""
         suspended = " (suspended by a signal)" if self.suspended else ""
-        return f"rank {self.rank} has stalled {self.after()}{suspended}"
+        return f"rank {self.rank} has stalled {self.after}{suspended}"
 
 
 def first_cause(ranks: Sequence[RankStatus], timeout: float | None = None) -> UserError:
     """Returns the error that explains why a job failed.
 
-    A kill outranks an early exit, and that an exception, unless it came clearly later. Failed communication counts
-    only if there is nothing else; then the rank that the others waited for has stalled.
+    A kill outranks an early exit, which outranks an exception, unless it came clearly later. Failed communication
+    counts only if there is nothing else; then the rank that the others waited for has stalled.
     """
     # The supervisor notices a death up to one poll late, but its effects on other ranks at once: hence the head starts.
     candidates: list[tuple[float, int, UserError]] = []
@@ -117,10 +120,10 @@ def first_cause(ranks: Sequence[RankStatus], timeout: float | None = None) -> Us
         if rank.state == State.FAILED and not rank.secondary:
             candidates.append((rank.ended, rank.rank, _raised(rank, ranks)))
         elif rank.state == State.RUNNING and rank.code is not None and rank.code < 0:
-            text = f"rank {rank.rank} was killed by {signal_name(-rank.code)} {rank.after()}"
+            text = f"rank {rank.rank} was killed by {signal_name(-rank.code)} {rank.after}"
             candidates.append((rank.ended - 0.2, rank.rank, RunFailed(text)))
         elif rank.state == State.RUNNING and rank.code is not None:
-            text = f"rank {rank.rank} exited with status {rank.code} {rank.after()}, before the run had ended"
+            text = f"rank {rank.rank} exited with status {rank.code} {rank.after}, before the run had ended"
             candidates.append((rank.ended - 0.1, rank.rank, RunFailed(text)))
     if candidates:
         return min(candidates, key=lambda candidate: candidate[:2])[2]
@@ -133,19 +136,19 @@ def first_cause(ranks: Sequence[RankStatus], timeout: float | None = None) -> Us
         # A suspended rank, otherwise the one that is furthest behind, otherwise the one that was silent longest.
         stalled = min(silent, key=lambda rank: (not rank.suspended, rank.step, rank.beat))
         others = "the others" if len(ranks) > 2 else f"rank {late[0].rank}"
-        return RunFailed(f"{stalled.stalled()}: {others} waited for it{limit}")
+        return RunFailed(f"{stalled.stalled}: {others} waited for it{limit}")
     if late and done:
         return RunFailed(
-            f"rank {done[0].rank} had finished {done[0].after()}, but rank {late[0].rank} waited for it "
-            f"in a collective {late[0].at()}{limit}"
+            f"rank {done[0].rank} had finished {done[0].after}, but rank {late[0].rank} waited for it "
+            f"in a collective {late[0].at}{limit}"
         )
     if late:
         waiting = rank_names([rank.rank for rank in late])
         return RunFailed(
-            f"{waiting} waited {late[0].at()}{limit} in a collective that other ranks entered too late or not at all"
+            f"{waiting} waited {late[0].at}{limit} in a collective that other ranks entered too late or not at all"
         )
     rank = min((rank for rank in ranks if rank.secondary), key=lambda rank: rank.ended)
-    return RunFailed(f"rank {rank.rank} lost its connection {rank.at()}: {rank.text.partition(chr(10))[2]}")
+    return RunFailed(f"rank {rank.rank} lost its connection {rank.at}: {rank.text.partition(chr(10))[2]}")
 
 
 def _raised(rank: RankStatus, ranks: Sequence[RankStatus]) -> UserError:
@@ -154,7 +157,7 @@ def _raised(rank: RankStatus, ranks: Sequence[RankStatus]) -> UserError:
     name, _, message = rank.text.partition("\n")
     same = len(ranks) > 1 and all(other.text == rank.text and other.step == rank.step for other in ranks)
     who = "every rank" if same else f"rank {rank.rank}"
-    return RunFailed(f"{who} raised {name} {rank.at()}" + (f": {message}" if message else ""))
+    return RunFailed(f"{who} raised {name} {rank.at}" + (f": {message}" if message else ""))
 
 
 def rank_names(ranks: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Forks processes that have loaded torch: whether that is possible, with how many threads, and for how long."""
+"""Forks processes that have imported torch: where that is possible, and with how many threads."""
 
 import contextlib
 import ctypes
@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def can_fork() -> bool:
-    """Whether this process can fork ranks and workers; otherwise Lightning must launch them.
+    """Whether this process can fork ranks and workers; if not, Lightning must launch them.
 
     Forking needs Linux (the system libraries of macOS do not survive a fork), the main thread (only it may install
     signal handlers), and CUDA that is not initialized.
@@ -34,7 +34,7 @@ def fork() -> int:
 
 
 def threads_per_rank(n: int) -> int:
-    """Returns the number of threads for each of n forked ranks; 0 keeps what OMP_NUM_THREADS has set.
+    """Returns the number of threads for each of n forked ranks; 0 if OMP_NUM_THREADS has set it.
 
     GNU OpenMP does not survive a fork: once this process has run an operation on several threads, a rank that does
     the same waits forever, and no collective notices. A single thread is always safe.
@@ -46,13 +46,16 @@ def threads_per_rank(n: int) -> int:
         return 0 if chosen else threads
     if chosen:
         threads = torch.get_num_threads()
+    kept = threads_after_fork(threads, "rank", stacklevel=5)
+    return 0 if chosen and kept == threads else kept
+
+
+def threads_after_fork(threads: int, of: str, stacklevel: int) -> int:
+    """Returns the number of threads, or 1, with a warning, if torch's threads have been used and would hang."""
     if threads == 1 or threads_survive(threads):
-        return 0 if chosen else threads
-    warnings.warn(
-        "this process has run torch on several threads, which do not survive a fork: each rank gets one thread",
-        UserWarning,
-        stacklevel=4,
-    )
+        return threads
+    lost = "this process has run torch on several threads, which do not survive a fork"
+    warnings.warn(f"{lost}: each {of} gets one thread", UserWarning, stacklevel)
     return 1
 
 

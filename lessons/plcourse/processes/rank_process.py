@@ -1,4 +1,4 @@
-"""The rank's side of a supervised job: its life, and what the code that runs in it reports to the supervisor.
+"""The rank's side of a supervised job: runs the worker, and reports to the supervisor.
 
 Outside a supervised rank, `beat`, `stop_requested` and `report_failure` do nothing. Needs no torch.
 """
@@ -23,22 +23,21 @@ _reporter: RankReporter | None = None
 def beat(step: int | None = None) -> int:
     """Tells the supervisor that this rank is alive; takes well below 1 us.
 
-    Call it with the number of each training step, just before the step. All ranks must make these calls equally
-    often: the ranks agree to stop at one of them. In validation, or in long work of a single rank, call it without a
-    number.
+    All ranks must call it equally often with a step: the ranks agree to stop at one of these calls. In validation, or
+    in long work of a single rank, call it without one.
 
     Args:
         step: number of the step that is about to begin, for messages; None for a mere sign of life.
 
     Returns:
-        The signal that asked the job to stop if this rank must stop before this step, otherwise 0. All ranks get it
-        at the same call.
+        The signal that asked the job to stop if this rank must stop before this step, otherwise 0; at the same call on
+        all ranks.
     """
     return 0 if _reporter is None else _reporter.beat(step)
 
 
 def stop_requested() -> int:
-    """Returns the signal that asked the job to stop, otherwise 0; ranks may see it at different steps."""
+    """Returns the signal that asked the job to stop, 0 for none; ranks may see it at different steps."""
     return 0 if _reporter is None else _reporter.requested()
 
 
@@ -74,9 +73,9 @@ def run_rank(
 ) -> NoReturn:
     """Runs ``worker(rank)`` in a process that was just forked, reports how it ended, and exits.
 
-    It exits through `os._exit`, so that nothing of the parent's (atexit, finally, pytest) runs here. The arguments are
-    those of the job, the ``port`` of the store, torch's ``threads`` (0 for no change), the parent's process id, and the
-    ``mask`` of signals to block from now on; the caller has blocked more of them for the fork.
+    It exits with `os._exit`, so that nothing of the parent's (atexit, finally, pytest) runs here. ``port`` is that of
+    the store, ``threads`` the number of torch's (0 for no change), ``supervisor`` the parent's process id, and ``mask``
+    the signals to block from now on; the caller has blocked more of them for the fork.
     """
     global _reporter
     status = RUN_FAILED
@@ -126,11 +125,12 @@ def _detach_from_parent(mask: set[int]) -> None:
     """Gives the rank a process group, default signal handlers and an empty standard input."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
-    for signum, default in (
-        (signal.SIGINT, signal.default_int_handler),
-        (signal.SIGTERM, signal.SIG_DFL),
-        (signal.SIGTSTP, signal.SIG_DFL),
-    ):
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGTSTP: signal.SIG_DFL,
+    }
+    for signum, default in defaults.items():
         if signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, default)
     signal.set_wakeup_fd(-1)  # the parent's event loop must not receive our signals

@@ -52,15 +52,7 @@ class _Rank(Structure):
 
 
 class SharedState:
-    """Shared memory between a supervisor and its forked ranks; each word has one writer.
-
-    Args:
-        n: number of ranks.
-
-    Attributes:
-        job: what the supervisor writes.
-        ranks: one record per rank.
-    """
+    """Shared memory between a supervisor, which writes `job`, and its n forked ranks, which write a record each."""
 
     def __init__(self, n: int) -> None:
         class Layout(Structure):
@@ -73,18 +65,8 @@ class SharedState:
             record.step = -1
 
 
-def encode_text(text: str) -> bytes:
-    """Encodes the start of a text for `_Rank.text`, without cutting a character in two."""
-    return text.encode("utf-8", "backslashreplace")[:_TEXT_BYTES].decode("utf-8", "ignore").encode()
-
-
 class RankReporter:
-    """A rank's access to the shared state.
-
-    Args:
-        shared: the state that was created before the fork.
-        rank: number of this rank.
-    """
+    """A rank's access to the shared state, which was created before the fork."""
 
     def __init__(self, shared: SharedState, rank: int) -> None:
         self._job = shared.job
@@ -117,10 +99,11 @@ class RankReporter:
         self._record.state = state
 
     def fail(self, failure: Failure, status: int, text: str) -> None:
-        """Reports a failure, unless the rank has reported its end already: the first report is closest to the cause."""
+        """Reports a failure, unless the rank has already reported its end: the first report is closest to the cause."""
         if self._record.state != State.RUNNING:
             return
-        self._record.text = encode_text(text)
+        encoded = text.encode("utf-8", "backslashreplace")[:_TEXT_BYTES]
+        self._record.text = encoded.decode("utf-8", "ignore").encode()  # cuts no character in two
         self._record.failure = failure
         self._record.failed_at = time.monotonic()
         self.finish(State.FAILED, status)

@@ -1,4 +1,4 @@
-"""Starts the rank processes of one job and watches over them: a small torchrun for one machine.
+"""Starts the rank processes of one job and supervises them: a small torchrun for one machine.
 
 `supervise` forks, so that the import of torch is paid once, and returns only if every rank has finished. Otherwise it
 ends the whole job and raises one error that names the first cause (see `plcourse.processes.diagnosis`).
@@ -82,10 +82,8 @@ class Supervisor:
     def __init__(self, n: int, timeout: float | None, settle: float, grace: float, stop_timeout: float) -> None:
         self.ranks = [RankStatus(rank) for rank in range(n)]
         self.shared = SharedState(n)
-        self.timeout = timeout
-        self.settle = settle
-        self.grace = grace
-        self.stop_timeout = stop_timeout
+        self.timeout, self.settle = timeout, settle
+        self.grace, self.stop_timeout = grace, stop_timeout
         self.signals: list[tuple[int, float]] = []
         self.suspend = False
         self.resumed = 0.0
@@ -104,11 +102,7 @@ class Supervisor:
                 self._start(worker, listener, threads)
                 # Only now, because it starts a thread, which must not exist in a fork. Ranks that connect earlier wait.
                 store = TCPStore(
-                    "127.0.0.1",
-                    port,
-                    is_master=True,
-                    wait_for_workers=False,
-                    master_listen_fd=listener.detach(),
+                    "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
                 )
                 error = self._watch()
             finally:
@@ -196,7 +190,9 @@ class Supervisor:
                 if all(rank.over for rank in self.ranks):
                     return Interrupted(self.stop) if interrupted or not failed else self._cause()
                 if now - self.stopping_since > self.stop_timeout:
-                    return self._never_stopped()
+                    late = rank_names([rank.rank for rank in self.ranks if not rank.over])
+                    asked = f"within {self.stop_timeout:g} s of {signal_name(self.stop)}"
+                    return RunFailed(f"{late} did not stop {asked} and had to be killed; the last checkpoint is intact")
                 continue
             if failed:
                 failed_since = failed_since or now
@@ -205,10 +201,8 @@ class Supervisor:
             elif all(rank.over for rank in self.ranks):
                 return None
             elif laggard := self._left_behind(now):
-                return RunFailed(
-                    f"{laggard.stalled()}: "
-                    f"it gave no sign of life for {self.timeout:g} s after another rank had finished"
-                )
+                silence = f"it gave no sign of life for {self.timeout:g} s after another rank had finished"
+                return RunFailed(f"{laggard.stalled}: {silence}")
 
     def _update(self, now: float) -> None:
         """Updates what is known of each rank."""
@@ -223,11 +217,8 @@ class Supervisor:
             if state != rank.state:
                 rank.status = record.status
                 if state == State.FAILED:
-                    rank.failure, rank.ended, rank.text = (
-                        Failure(record.failure),
-                        record.failed_at,
-                        record.text.decode(),
-                    )
+                    rank.failure, rank.ended = Failure(record.failure), record.failed_at
+                    rank.text = record.text.decode()
                 rank.state = state
             if seen is None or rank.suspended:
                 continue
@@ -299,13 +290,6 @@ class Supervisor:
         limit = self.timeout + 3 * self.settle
         late = [rank for rank in self.ranks if rank.silent and now - max(rank.beat, since) > limit]
         return min(late, key=lambda rank: rank.beat, default=None)
-
-    def _never_stopped(self) -> RunFailed:
-        late = [rank.rank for rank in self.ranks if not rank.over]
-        return RunFailed(
-            f"{rank_names(late)} did not stop within {self.stop_timeout:g} s of {signal_name(self.stop)} "
-            "and had to be killed; the last checkpoint is intact"
-        )
 
     def _cause(self) -> UserError:
         error = first_cause(self.ranks, self.timeout)

@@ -1,4 +1,4 @@
-"""Ranks started by torchrun: makes all of them use one run, and the same run after a restart.
+"""Makes all ranks that torchrun starts use one run, and the same run after a restart.
 
 torchrun's agents start the ranks of every node, watch them, and restart all of them after a failure (with
 ``--max-restarts``). This module adds:
@@ -18,16 +18,20 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plcourse.errors import RunFailed
 from plcourse.processes.forking import die_with
 
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  (its public name)
+
 PATIENCE = timedelta(minutes=5)  # for all ranks to arrive; imports from a cold file system are slow
+_MINUTES = PATIENCE.total_seconds() / 60
 _POLL = 0.02  # seconds between two polls of the store
 _PREFIX = "plcourse"
 
-_own_store: Any = None  # served by rank 0 until its process ends
+_own_store: "TCPStore | None" = None  # served by rank 0 until its process ends
 
 
 def is_rank() -> bool:
@@ -55,16 +59,15 @@ def agree(decide: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
         agents = _agents_store(rank)
         answer = _lead(agents, world_size, decide) if rank == 0 else _follow(agents, rank)
     except (DistNetworkError, DistStoreError) as error:
-        minutes = PATIENCE.total_seconds() / 60
-        raise RunFailed(f"rank {rank} got no answer from rank 0 within {minutes:g} minutes: {error}") from error
+        raise RunFailed(f"rank {rank} got no answer from rank 0 within {_MINUTES:g} minutes: {error}") from error
     os.environ["MASTER_PORT"] = str(answer["port"])
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is served already, for rank 0 too
     return answer["decision"]
 
 
-def _agents_store(rank: int) -> Any:
+def _agents_store(rank: int) -> "TCPStore":
     """Returns the store of torchrun's agents, which outlives an attempt, or else a store that rank 0 serves."""
-    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  (its public name)
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return TCPStore(
@@ -76,7 +79,7 @@ def _agents_store(rank: int) -> Any:
     )
 
 
-def _lead(agents: Any, world_size: int, decide: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+def _lead(agents: "TCPStore", world_size: int, decide: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     global _own_store
@@ -100,13 +103,12 @@ def _lead(agents: Any, world_size: int, decide: Callable[[str], dict[str, Any]])
                 waiting.discard(rank)
         if time.monotonic() > deadline:
             names = ", ".join(map(str, sorted(waiting)))
-            minutes = PATIENCE.total_seconds() / 60
-            raise RunFailed(f"of {world_size} ranks these did not arrive within {minutes:g} minutes: {names}")
+            raise RunFailed(f"of {world_size} ranks these did not arrive within {_MINUTES:g} minutes: {names}")
         time.sleep(_POLL if waiting else 0)
     return answer
 
 
-def _follow(agents: Any, rank: int) -> dict[str, Any]:
+def _follow(agents: "TCPStore", rank: int) -> dict[str, Any]:
     key = uuid.uuid4().hex
     agents.set(f"{_PREFIX}/asks/{rank}", key)
     attempt, text = json.loads(agents.get(f"{_PREFIX}/answer/{key}"))

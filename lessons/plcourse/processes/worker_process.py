@@ -48,8 +48,7 @@ class _StopHandler:
         """Lets signals interrupt the task from now on, including one that came before."""
         self.armed = True
         if self.signum:
-            self.armed = False
-            raise Interrupted(self.signum)
+            self(self.signum, None)
 
 
 def serve(connection: Connection, supervisor: int, threads: int | None) -> None:

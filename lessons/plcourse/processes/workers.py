@@ -14,11 +14,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any
 
-from plcourse.processes.forking import can_fork, threads_survive
+from plcourse.processes.diagnosis import signal_name
+from plcourse.processes.forking import can_fork, threads_after_fork
 from plcourse.processes.worker_process import Outcome, Task, serve
 
 _POLL = 0.2  # seconds between two polls of signals and screen; results are taken at once
@@ -26,16 +27,11 @@ _REPEAT = 0.3  # the same signal within this time counts once, as in `supervisor
 
 
 class Signals:
-    """Records SIGINT and SIGTERM, so that the pool can pass them on to the tasks that run.
-
-    Attributes:
-        stop: the signal that asked everything to end, 0 for none.
-        again: whether a second signal came, which ends everything at once.
-    """
+    """Records SIGINT and SIGTERM, so that the pool can pass them on to the running tasks."""
 
     def __init__(self) -> None:
-        self.stop = 0
-        self.again = False
+        self.stop = 0  # the signal that asked everything to end, 0 for none
+        self.again = False  # whether a second signal came, which ends everything at once
         self._at = 0.0
         self._before: dict[int, Any] = {}
 
@@ -76,7 +72,7 @@ class PoolSettings:
             n_jobs: the largest number of workers at a time.
             threads: torch's threads in each worker; None for `OMP_NUM_THREADS`, or else an equal part of the cores.
             signals: what this process has received.
-            preload: imports what every task needs; called once, before workers are forked from this process.
+            preload: imports what every task needs; called once, and only if workers are forked from this process.
         """
         used = "torch" in sys.modules  # by the program that called us
         forks = can_fork()
@@ -86,14 +82,8 @@ class PoolSettings:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             chosen = os.environ.get("OMP_NUM_THREADS", "")
             threads = int(chosen) if chosen.isdecimal() and int(chosen) else max(1, cores // n_jobs)
-        if used and forks and threads > 1 and not threads_survive(threads):
-            warnings.warn(
-                "this process has run torch on several threads, which do not survive a fork: "
-                "each worker gets one thread",
-                UserWarning,
-                stacklevel=3,
-            )
-            threads = 1
+        if used and forks:
+            threads = threads_after_fork(threads, "worker", stacklevel=4)
         return cls(n_jobs, threads, forks, signals)
 
     def pool(self, tasks: int) -> "WorkerPool":
@@ -134,7 +124,7 @@ class WorkerPool:
         tasks: Sequence[Task],
         started: Callable[[int], None] = lambda at: None,
         tick: Callable[[], None] = lambda: None,
-        wake: Sequence[Any] = (),
+        wake: Sequence[Connection] = (),
     ) -> Iterator[tuple[int, Outcome]]:
         """Carries out tasks; yields the number and the outcome of each as it ends.
 
@@ -212,7 +202,7 @@ class _Worker:
         return self._process.is_alive()
 
     @property
-    def handles(self) -> tuple[Any, Any]:
+    def handles(self) -> tuple[Connection, int]:
         """What becomes ready when the worker has finished its task, or has ended itself."""
         return self._connection, self._process.sentinel
 
@@ -262,6 +252,6 @@ class _Worker:
 
 def _death(code: int | None) -> str:
     if code is not None and code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return f"the worker was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+        guess = " (out of memory?)" if -code == signal.SIGKILL else ""
+        return f"the worker was killed by {signal_name(-code)}{guess}"
     return f"the worker exited with status {code} in the middle of its task"

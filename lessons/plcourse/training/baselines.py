@@ -33,7 +33,7 @@ class Baselines:
             of values ``mean`` and ``linear``; for masks ``majority``, the most frequent class at each pixel.
         fitted_on: number of training samples used, of `n_train`.
         scored_on: number of test samples used, of `n_test`.
-        features: values per sample that the linear model got.
+        features: values per sample that the linear model gets.
     """
 
     values: dict[str, dict[str, float]]
@@ -57,11 +57,11 @@ class Baselines:
             notes.append(f"fitted on {self.fitted_on:,} of {self.n_train:,} training samples")
         if self.scored_on < self.n_test:
             notes.append(f"scored on {self.scored_on:,} of {self.n_test:,} test samples")
-        said = [
+        scores = [
             f"  {metric}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items())
             for metric, found in self.values.items()
         ]
-        return ["baselines" + (f" ({'; '.join(notes)})" if notes else ""), *said]
+        return ["baselines" + (f" ({'; '.join(notes)})" if notes else ""), *scores]
 
 
 def find_baselines(data: Any, metrics: Mapping[str, float]) -> Baselines | None:
@@ -107,7 +107,7 @@ class _Samples:
     masks: np.ndarray | None
 
 
-def plain_samples(loader: Any) -> Any:
+def plain_samples(loader: object) -> Any:
     """Returns the samples of one of the suite's loaders, without augmentation; None for another loader."""
     if not isinstance(loader, BatchLoader):
         return None

@@ -1,4 +1,4 @@
-"""Callbacks that the suite adds to its runs, whatever their configs say."""
+"""Callbacks that the suite adds to every run."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -59,7 +59,7 @@ class FiniteLoss(Callback):
 
 
 class Coverage(Callback):
-    """Counts which samples an evaluation used, over all ranks: ``65 of 65 seen, 0 twice``.
+    """Counts which samples an evaluation used, on all ranks together: ``65 of 65 seen, 0 twice``.
 
     Attributes:
         report: after an evaluation ``{"expected": n, "seen": distinct samples, "twice": surplus uses}``, equal on all
@@ -98,8 +98,8 @@ class Coverage(Callback):
     on_validation_epoch_end = on_test_epoch_end
 
 
-def samples_of(loaders: Any) -> int | None:
-    """Returns the number of samples of one or several loaders, without limits; None if a loader does not tell."""
+def samples_of(loaders: object) -> int | None:
+    """Returns the number of samples of one or several loaders, without limits; None if a loader has no length."""
     if isinstance(loaders, list | tuple):
         return _sum(map(samples_of, loaders))
     planned = getattr(getattr(loaders, "plan", None), "n", None)
@@ -109,8 +109,8 @@ def samples_of(loaders: Any) -> int | None:
     return len(dataset) if hasattr(dataset, "__len__") else None
 
 
-def samples_in(loaders: Any, batches: Mapping[int, int]) -> int | None:
-    """Returns the number of samples in this process's first batches; None if a loader does not tell.
+def samples_in(loaders: object, batches: Mapping[int, int]) -> int | None:
+    """Returns the number of samples in this process's first batches; None if a loader has no length.
 
     Args:
         loaders: one or several loaders.
@@ -121,15 +121,12 @@ def samples_in(loaders: Any, batches: Mapping[int, int]) -> int | None:
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
-    total = 0
-    for count in counts:
-        if count is None:
-            return None
-        total += count
-    return total
+    found = list(counts)
+    known = [count for count in found if count is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
-def _samples_in(loader: Any, batches: int) -> int | None:
+def _samples_in(loader: object, batches: int) -> int | None:
     plan = getattr(loader, "plan", None)
     if plan is not None:
         return sum(len(each) for each in islice(plan.batches(0), batches))

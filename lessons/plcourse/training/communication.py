@@ -1,13 +1,12 @@
 """Measures how long a training step communicates, and how much of that time it waits.
 
 DistributedDataParallel starts to average the first gradients while the backward pass still computes the others (Li et
-al. 2020, arXiv 2006.15704, section 3.2.3). So there are two figures. *Communication* lasts from the start of the first
+al. 2020, arXiv 2006.15704, section 3.2.3). So there are two times. *Communication* lasts from the start of the first
 bucket's averaging to the end of the last one's. *Exposed* is the part after the last gradient was computed, in which
-the step only waits: the only time that faster communication could save. Both include the wait for slower processes,
-which cannot be distinguished from inside one process.
+the step only waits: the only time that faster communication could save. Both include the wait for slower processes.
 
-DDP measures these times itself, with the clock on CPUs and with stream events on GPUs. Reading them needs no
-communication hook, so a hook in the config stays in place and the gradients stay equal bit for bit::
+DDP measures these times itself, with the clock on CPUs and with stream events on GPUs. Reading them changes no
+gradient and needs no communication hook, so a hook in the config stays in place::
 
     timer = CommunicationTimer(trainer.strategy.model)      # a DistributedDataParallel
     for batch in batches:

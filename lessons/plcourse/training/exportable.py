@@ -1,8 +1,7 @@
-"""What a LightningModule declares to be exported: its inputs, their free dimensions, its outputs.
+"""How a LightningModule declares what ``plcourse export`` needs: its inputs, their free dimensions, its outputs.
 
-A module that maps the ``image`` or the ``features`` of a batch to class scores [B, K] need not declare anything; see
-`as_exportable`. Any other module implements the two methods of `Exportable`, after which ``plcourse export`` writes it
-in every format and verifies it.
+A module that maps the ``image`` or the ``features`` of a batch to class scores [B, K] need not declare anything. Any
+other module implements the two methods of `Exportable`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,10 +17,10 @@ from plcourse.errors import UserError
 
 @dataclass(frozen=True)
 class Dimension:
-    """A dimension whose size is free in the exported file.
+    """A dimension of any size in the exported file.
 
     Args:
-        name: its name there, such as ``batch`` or ``length``.
+        name: its name, such as ``batch`` or ``length``.
         min: the smallest size, 1 or more.
         max: the largest size, such as the context of a transformer; None for no limit.
     """
@@ -36,12 +35,7 @@ BATCH = Dimension("batch")
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor that ``forward`` takes.
-
-    Args:
-        name: its name in the exported file.
-        free: its free dimensions by their position; position 0 is the batch.
-    """
+    """A tensor that ``forward`` takes: its name in the exported file, and its free dimensions by position."""
 
     name: str
     free: Mapping[int, Dimension] = field(default_factory=lambda: {0: BATCH})
@@ -49,11 +43,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """One tensor that ``forward`` returns; position 0 is the batch.
+    """A tensor that ``forward`` returns; position 0 is the batch.
 
     Args:
         name: its name in the exported file.
-        classes: position of the dimension whose largest value is the prediction; None for no prediction of a class.
+        classes: position of the dimension whose largest value is the predicted class; None if it predicts no class.
         per_pixel: whether positions 2 and 3 are the rows and columns of the image; with ``--preprocess`` such an output
             has the size of the raw image.
     """
@@ -101,28 +95,24 @@ class Exportable(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class ExportedByDefault:
-    """The `Exportable` of a module that maps one field of a batch to class scores [B, K].
+    """The `Exportable` of a module that maps one field of a batch, image or features, to class scores [B, K]."""
 
-    Args:
-        field: the field, ``image`` or ``features``.
-    """
-
-    def __init__(self, field: str) -> None:
-        self.field = field
+    field: str
 
     def export_signature(self) -> Signature:
         """Returns the field as input and logits as output."""
         return Signature((Input(self.field),), (Output("logits", classes=1),), "test/accuracy")
 
-    def export_inputs(self, batch: Any) -> tuple[Tensor, ...]:
+    def export_inputs(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Returns the images [B, C, H, W], or the features [B, D]."""
         return (batch[self.field],)
 
 
 @runtime_checkable
 class RawInputs(Protocol):
-    """A data module that knows the raw data of its samples, with which ``--preprocess`` is verified."""
+    """A data module that can return the raw data of its samples, with which ``--preprocess`` is verified."""
 
     def raw_inputs(self, ids: Sequence[str]) -> list[Tensor]:
         """Returns the raw data of samples: pixels uint8 [C, H, W] of any size, or the numbers [D] of a row."""
@@ -131,7 +121,7 @@ class RawInputs(Protocol):
 
 @runtime_checkable
 class RawImages(RawInputs, Protocol):
-    """`RawInputs` that are images; the ``state_dict`` contains the rule for resizing them."""
+    """`RawInputs` of images; the data module's ``state_dict`` says how they are resized."""
 
     def files_dataloader(self, paths: Sequence[str]) -> Iterable[Any]:
         """Returns batches of new image files, as ``predict`` reads them."""
@@ -140,7 +130,7 @@ class RawImages(RawInputs, Protocol):
 
 @runtime_checkable
 class RawMasks(RawImages, Protocol):
-    """`RawImages` that have a mask each."""
+    """`RawImages` with masks."""
 
     def raw_masks(self, ids: Sequence[str]) -> list[Tensor]:
         """Returns the masks of samples, uint8 [H, W] in the size of their raw images."""
@@ -149,17 +139,14 @@ class RawMasks(RawImages, Protocol):
 
 @runtime_checkable
 class RawTexts(Protocol):
-    """A data module of texts, whose batches contain them as ``written`` and whose ``state_dict`` can encode new ones.
-
-    An exported file contains that state, and is verified on texts that were encoded with nothing else.
-    """
+    """A data module of texts: its batches contain them as ``written``, and its ``state_dict`` can encode new ones."""
 
     def encoded(self, state: Mapping[str, Any], written: Sequence[str]) -> dict[str, Tensor]:
-        """Returns the fields of a batch that contain the tokens of texts, made from ``state`` alone."""
+        """Returns the batch fields with the tokens of texts, made from ``state`` alone, as an exported file does."""
         ...
 
 
-def as_exportable(module: pl.LightningModule, batch: Any) -> Exportable:
+def as_exportable(module: pl.LightningModule, batch: object) -> Exportable:
     """Returns the module if it implements `Exportable`, otherwise the default for classifiers of images or features.
 
     Raises:
@@ -181,11 +168,11 @@ def standing_in(module: pl.LightningModule, forward: Callable[..., Any]) -> Iter
     """Replaces a module's ``forward`` in the block, so that the module's test step scores the replacement.
 
     Raises:
-        UserError: nothing called it, so that the scores are still those of the module.
+        UserError: nothing called it, so the scores would be those of the module.
     """
     calls = 0
 
-    def counted(*inputs: Any) -> Any:
+    def counted(*inputs: object) -> Any:
         nonlocal calls
         calls += 1
         return forward(*inputs)
@@ -202,11 +189,11 @@ def standing_in(module: pl.LightningModule, forward: Callable[..., Any]) -> Iter
 
 
 def is_replaced(module: pl.LightningModule) -> bool:
-    """Whether ``forward`` is replaced: then the module gives one prediction, and its parts cannot be used alone."""
+    """Whether ``forward`` is replaced, so that the parts of the module must not be used alone."""
     return "forward" in vars(module)
 
 
-def ids_of(batch: Any, first: int, size: int) -> list[str]:
-    """Returns the ids of a batch's samples; if it has none, their numbers from ``first`` on."""
+def ids_of(batch: object, first: int, size: int) -> list[str]:
+    """Returns the ids of a batch's samples; if it has none, numbers that begin with ``first``."""
     ids = batch.get("id") if isinstance(batch, Mapping) else None
     return [str(each) for each in ids] if ids is not None else [str(first + i) for i in range(size)]

@@ -1,13 +1,12 @@
-"""The fast path: a second copy of Lightning's training and evaluation step without the hooks that do nothing.
+"""The fast path: Lightning's training and evaluation step without the hooks that do nothing.
 
-In every step Lightning calls some twenty hooks by name. Most of them are the empty ones of their base classes, and
-calling those takes longer than the step of a small model. At the start of each pass over the data, `FastPath.find`
-lists the hooks that do something, and the steps below call only these. The tensor operations are the same in the same
-order, so all numbers are equal bit for bit.
+In every step Lightning calls some twenty hooks by name. Most of them are empty, and calling those takes longer than the
+step of a small model. At the start of each pass over the data, `FastPath.find` lists the hooks that do something, and
+the steps below call only these. The tensor operations are the same in the same order, so all numbers are equal bit for
+bit. A pass that needs anything else takes Lightning's step.
 
-A pass that needs anything else takes Lightning's step. ``PLCOURSE_FAST_PATH=0`` before a command makes every pass take
-it, for debugging and comparison. This is an environment variable like PLCOURSE_DEBUG and no Trainer argument, because
-it changes no result and so does not belong in the config that a run records.
+``PLCOURSE_FAST_PATH=0`` before a command makes every pass take Lightning's step, for debugging and comparison. It is no
+argument of the Trainer because it changes no result and so does not belong in the config that a run records.
 """
 
 import os
@@ -29,6 +28,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from plcourse.data.loader import Batch
 from plcourse.training.typed_trainer import TypedTrainer
@@ -45,7 +45,7 @@ def is_enabled() -> bool:
     return os.environ.get("PLCOURSE_FAST_PATH") != "0"
 
 
-def _overrides(instance: Any, base: type, names: tuple[str, ...]) -> bool:
+def _overrides(instance: object, base: type, names: tuple[str, ...]) -> bool:
     """Whether an object replaces any of these methods of its base class."""
     own = type(instance)
     return any(name in vars(instance) or getattr(own, name, None) is not getattr(base, name) for name in names)
@@ -91,15 +91,15 @@ class FastPath:
             return batch
         return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
-    def start(self, *args: Any) -> None:
+    def start(self, *args: object) -> None:
         """Calls ``on_<stage>_batch_start``."""
         self._call(self.before, f"on_{self.stage}_batch_start", args)
 
-    def end(self, *args: Any) -> None:
+    def end(self, *args: object) -> None:
         """Calls ``on_<stage>_batch_end``."""
         self._call(self.after, f"on_{self.stage}_batch_end", args)
 
-    def _call(self, callbacks: tuple[Callback, ...], name: str, args: tuple[Any, ...]) -> None:
+    def _call(self, callbacks: tuple[Callback, ...], name: str, args: tuple[object, ...]) -> None:
         if callbacks:
             _enter(self.module, name)
             for callback in callbacks:
@@ -119,7 +119,7 @@ def _steps_directly(trainer: TypedTrainer) -> bool:
     )
 
 
-def _schedules_by_step(trainer: TypedTrainer) -> tuple[Any, ...] | None:
+def _schedules_by_step(trainer: TypedTrainer) -> tuple[LRScheduler, ...] | None:
     """Returns the schedules if all of them step with every step of the optimizer, otherwise None."""
     module = trainer.lightning_module
     if _overrides(module, pl.LightningModule, ("lr_scheduler_step",)):
@@ -183,7 +183,7 @@ class FastEpochLoop(_TrainingEpochLoop):
         self.automatic_optimization = FastOptimization(trainer)
         self._results = self._logged = LoggedMetrics(training=True)
         self._path: FastPath | None = None
-        self._schedules: tuple[Any, ...] | None = None
+        self._schedules: tuple[LRScheduler, ...] | None = None
         self._validates_last = False
         self._callbacks_seen = -1  # how many there were when hooks were looked up; -1 before
 

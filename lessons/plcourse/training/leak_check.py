@@ -1,9 +1,9 @@
 """Keeps training samples out of scores: compares what the weights were trained on with what is evaluated.
 
-An evaluation that contains a sample that the weights were trained on is refused, whatever the reason (another split,
-another folder, an ensemble whose members have other splits). Leaving such samples out instead would score a part that
-nobody asked for: the rest of a stratified part is no random sample of it, and an ensemble of several splits would have
-next to nothing left. ``trainer.allow_training_samples: true`` scores them all the same.
+An evaluation of a sample that the weights were trained on is refused, whatever the reason (another split, another
+folder, an ensemble whose members have other splits). Leaving such samples out instead would score a part that nobody
+asked for: the rest of a stratified part is no random sample of it, and an ensemble of several splits would have next to
+nothing left. ``trainer.allow_training_samples: true`` scores them anyway.
 """
 
 import weakref
@@ -21,22 +21,16 @@ from plcourse.errors import RunFailed, UserError
 from plcourse.processes.collectives import from_rank_0
 
 _trainings: weakref.WeakKeyDictionary[pl.LightningModule, list[Training]] = weakref.WeakKeyDictionary()
+Source = str | Path | None  # the checkpoint of some weights
 _SHOWN = ("source", "root", "path", "val_size", "test_size", "split_seed", "fold")
 
 
 class TrainingSamples:
-    """What the weights in a trainer were trained on.
-
-    Args:
-        trainer: the trainer whose evaluations are checked.
-        allowed: whether training samples may be scored.
-
-    Attributes:
-        scored: number of training samples that the last evaluation scored because they are allowed.
-    """
+    """What the weights in a trainer were trained on, and whether (`allowed`) it may score such samples."""
 
     def __init__(self, trainer: pl.Trainer, allowed: bool) -> None:
-        self.trainer, self.allowed, self.scored = trainer, allowed, 0
+        self.trainer, self.allowed = trainer, allowed
+        self.scored = 0  # training samples in the last evaluation
 
     @property
     def trainings(self) -> list[Training]:
@@ -49,11 +43,11 @@ class TrainingSamples:
         """What ``eval/<stage>.json`` contains about training samples that were scored on purpose."""
         return {"training_samples": self.scored} if self.scored else {}
 
-    def take_over(self, checkpoint: Mapping[str, Any], path: Any) -> None:
+    def take_over(self, checkpoint: Mapping[str, Any], path: str | Path) -> None:
         """Records what the weights of a checkpoint that the model has loaded were trained on."""
         _trainings[self.trainer.lightning_module] = trainings_of(checkpoint, Path(path).parent)
 
-    def remember(self, loaders: Iterable[Any]) -> None:
+    def remember(self, loaders: Iterable[object]) -> None:
         """Records the samples of the loaders that a fit trains on."""
         model = self.trainer.lightning_module
         for loader in loaders:
@@ -78,7 +72,7 @@ class TrainingSamples:
                 if training.count > INSIDE:
                     raise RunFailed(f"cannot write '{folder / training.file_name}': {error.strerror}") from error
 
-    def check(self, loaders: Iterable[Any], path: Any = None) -> None:
+    def check(self, loaders: Iterable[object], path: Source = None) -> None:
         """Refuses to evaluate samples that the weights were trained on; a collective of all ranks.
 
         Raises:
@@ -87,14 +81,8 @@ class TrainingSamples:
         self.scored = 0
         self.compare(self.trainings, loaders, path)
 
-    def compare(self, trainings: Iterable[Training], loaders: Iterable[Any], path: Any = None) -> None:
-        """Does the same for other weights that take part in the evaluation, such as those of an ensemble's member.
-
-        Args:
-            trainings: what these weights were trained on.
-            loaders: what is evaluated.
-            path: the checkpoint of these weights.
-        """
+    def compare(self, trainings: Iterable[Training], loaders: Iterable[object], path: Source = None) -> None:
+        """Does the same for other weights in the evaluation, such as those of an ensemble's member, from ``path``."""
         trainings = list(trainings)
         stage = "test" if self.trainer.testing else "validation"
         for loader in loaders:
@@ -107,7 +95,7 @@ class TrainingSamples:
             if line is not None:
                 say(f"warning: {line.partition(';')[0]}; scored because trainer.allow_training_samples is set")
 
-    def _found(self, trainings: list[Training], samples: Identities, stage: str, path: Any) -> str | None:
+    def _found(self, trainings: list[Training], samples: Identities, stage: str, path: Source) -> str | None:
         unknown = next((training for training in trainings if training.hashes is None), None)
         owner = "the model" if path is None else str(path)
         if unknown is not None:
@@ -127,14 +115,8 @@ class TrainingSamples:
 
 
 def check_other_weights(trainer: Any, checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Checks the weights of an additional checkpoint that take part in an evaluation, as `TrainingSamples.check` does.
-
-    Args:
-        trainer: a trainer that is evaluating; predictions are not scored, so they are not checked.
-        checkpoint: contains the weights, such as those of an ensemble's member.
-        path: file of the checkpoint.
-    """
-    if trainer.state.fn == "predict":
+    """Checks the weights of another checkpoint that take part in an evaluation, as `TrainingSamples.check` does."""
+    if trainer.state.fn == "predict":  # predictions are not scored
         return
     loop = trainer.test_loop if trainer.testing else trainer.validate_loop
     loaders = loop._combined_loader.flattened
@@ -147,13 +129,13 @@ def learn(model: pl.LightningModule, trainings: Iterable[Training]) -> None:
     known += [each for each in trainings if each.digest not in {training.digest for training in known}]
 
 
-def identities(loader: Any) -> Identities | None:
+def identities(loader: object) -> Identities | None:
     """Returns the identities of a loader's samples; None if they are not known."""
     return getattr(getattr(loader, "data", None), "identities", None)
 
 
 def terms_of(trainer: pl.Trainer) -> dict[str, Any]:
-    """Returns how the data of a trainer are split; empty if they do not tell."""
+    """Returns how the data of a trainer are split; empty if the data module does not say."""
     data = getattr(trainer, "datamodule", None)
     with suppress(AttributeError):
         return dict(data.terms)  # pyright: ignore[reportOptionalMemberAccess]

@@ -51,11 +51,7 @@ class StepMeans:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, trainer: pl.Trainer, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Adds the values of one batch; call it in ``training_step``.
-
-        Args:
-            trainer: the trainer of the model.
-            values: means over the batch's samples, times its ``rank_weight``.
+        """Adds the values of one batch, means over its samples times its ``rank_weight``; for ``training_step``.
 
         Returns:
             The means over the step if this is its last batch and the loggers record the step, otherwise nothing.
@@ -84,11 +80,7 @@ def probabilities(scores: Tensor, dim: int = 1) -> Tensor:
 
 
 class AccuracyPerClass(MulticlassStatScores):
-    """The accuracy of each class [K]; nan for a class without samples.
-
-    Args:
-        num_classes: classes, 2 or more.
-    """
+    """The accuracy of each class [K]; nan for a class without samples."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, average="none")

@@ -41,19 +41,9 @@ def settings_in(checkpoint: Mapping[str, Any]) -> Settings:
     if "configured" in checkpoint:
         return checkpoint["configured"]
     moved = ("lr", "momentum", "betas") if checkpoint.get("lr_schedulers") else ()  # what schedules change
-    return {
-        "optimizers": [
-            {
-                "class": None,
-                "groups": [
-                    {key: value for key, value in _settings(group).items() if key not in moved}
-                    for group in state["param_groups"]
-                ],
-            }
-            for state in checkpoint.get("optimizer_states", [])
-        ],
-        "schedules": [],
-    }
+    states = [[_settings(group) for group in state["param_groups"]] for state in checkpoint.get("optimizer_states", [])]
+    kept = [[{key: group[key] for key in group if key not in moved} for group in groups] for groups in states]
+    return {"optimizers": [{"class": None, "groups": groups} for groups in kept], "schedules": []}
 
 
 def check_classes(before: Settings, now: Settings) -> None:
@@ -67,15 +57,9 @@ def check_classes(before: Settings, now: Settings) -> None:
 
 
 def apply_changes(before: Settings, now: Settings, optimizers: Sequence[Optimizer], schedules: Sequence[Any]) -> None:
-    """Applies changed settings to optimizers and schedules that were loaded from a checkpoint.
+    """Applies settings that differ from those of a checkpoint to the optimizers and schedules loaded from it.
 
     A changed learning rate becomes the peak of the schedule: the rate in use is the same fraction of it as before.
-
-    Args:
-        before: the settings stored in the checkpoint.
-        now: the settings of this run.
-        optimizers: as loaded from the checkpoint.
-        schedules: as loaded from the checkpoint.
     """
     for schedule, then, here in zip(schedules, before["schedules"], now["schedules"], strict=False):
         if _set_schedule(schedule, then, here):
@@ -155,7 +139,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a run prints while it trains: one bar and one line per epoch."""
+"""Prints the progress of a run: one bar and one line per epoch."""
 
 import sys
 import time
@@ -26,11 +26,11 @@ class RunProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar: Any = None
+        self._bar: tqdm | None = None
         self._next_refresh = 0.0
         self._next_line = 0.0
         self._enabled = True
-        self._earlier: dict[str, Any] = {}
+        self._earlier: dict[str, object] = {}
         self._waiting: list[tuple[int, list[str]]] = []  # epochs that have no line yet
 
     def disable(self) -> None:
@@ -101,8 +101,8 @@ class RunProgress(ProgressBar):
 
     def _draw(self, scores: list[str]) -> None:
         """Draws the bar with as many scores as fit."""
-        columns = (width(sys.stderr) or 80) - 1
-        bar = self._bar
+        columns, bar = (width(sys.stderr) or 80) - 1, self._bar
+        assert bar is not None
         bar.ncols = columns
         bar.bar_format = None if columns >= _NARROW else "{desc} {n_fmt}/{total_fmt}{postfix}"
         bar.set_postfix_str("", refresh=False)

@@ -1,27 +1,38 @@
 """Saves and restores the random states of a process, as plain types that a safe load of a checkpoint accepts."""
 
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from plcourse.errors import UserError
 from plcourse.processes.collectives import gather_states
+
+
+class States(TypedDict):
+    """The random states of one process."""
+
+    python: tuple[Any, ...]
+    numpy: tuple[str, Tensor, int, int, float]
+    torch: Tensor
+    cuda: list[Tensor]
 
 
 class RandomState:
     """The Python, NumPy, torch and CUDA random states of all ranks, on their way into and out of a checkpoint."""
 
     def __init__(self) -> None:
-        self._pending: dict[str, Any] | None = None
+        self._pending: States | None = None
 
     @staticmethod
-    def of_all_ranks() -> list[dict[str, Any]]:
+    def of_all_ranks() -> list[States]:
         """Returns the current states, one entry per rank; a collective."""
         return gather_states(capture())
 
-    def prepare(self, states: list[dict[str, Any]], rank: int, world_size: int) -> None:
+    def prepare(self, states: Sequence[States], rank: int, world_size: int) -> None:
         """Keeps this rank's state until `restore`.
 
         Raises:
@@ -41,7 +52,7 @@ class RandomState:
             self._pending = None
 
 
-def capture() -> dict[str, Any]:
+def capture() -> States:
     """Returns the states of this process as ints, strings, tuples and tensors."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -52,7 +63,7 @@ def capture() -> dict[str, Any]:
     }
 
 
-def apply(state: dict[str, Any]) -> None:
+def apply(state: States) -> None:
     """Sets the states that `capture` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

@@ -51,14 +51,10 @@ class RunCheckpoint(Checkpoint):
         self.train_time_interval = train_time_interval
         self.dirpath = dirpath
         self.best_model_score: float | None = None
-        self.best_step = 0
-        self.best_epoch = 0
-        self._new_best = False
-        self._resumed = False
-        self._last_is_good = False
+        self.best_step = self.best_epoch = 0
         self._scored_epoch = -1
-        self._validated = False
-        self._written = False
+        self._new_best = self._resumed = self._validated = False
+        self._last_is_good = self._written = False
 
     @property
     def state_key(self) -> str:

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 class PlannedSchedule(LRScheduler):
     """A curve over the whole training: each rate is the peak rate times a factor. Stepped once per optimizer step.
 
-    A resumed run may change the length or the shape of its plan, and then follows the curve of the new plan. If that
-    curve differs from the old one at this point, the rate moves to it linearly, within the steps that the new plan
-    would spend on warm-up if it began here. No step is taken at the rate 0 at which the old plan ended.
+    A resumed run may change the length or the shape of its plan, and then follows the new curve. If that differs from
+    the old one at this point, the rate moves to it linearly, within the steps that the new plan would spend on warm-up
+    if it began here. No step is taken at the rate 0 at which the old plan ended.
 
     Args:
         optimizer: the optimizer whose learning rates are the peak rates.

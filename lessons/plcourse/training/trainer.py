@@ -34,7 +34,7 @@ from plcourse.training.variant import AS_TRAINED, Variant
 
 
 class Trainer(TypedTrainer):
-    """Lightning's Trainer, whose loops are arguments.
+    """Lightning's Trainer, with its loops as arguments.
 
     Each slot takes a callable that builds the loop from the trainer; in a config this is a ``class_path`` with
     ``init_args``. An empty slot gets the loop that the fit loop provides (`FitLoop.evaluation_loops`), or else the
@@ -45,14 +45,14 @@ class Trainer(TypedTrainer):
         validate_loop: builds the loop of `validate`, and a second one for the validation inside `fit`.
         test_loop: builds the loop of `test`.
         predict_loop: builds the loop of `predict`.
-        allow_training_samples: whether samples that the model was trained on may be scored; otherwise an evaluation
-            that contains some is refused, see `plcourse.training.leak_check`.
+        allow_training_samples: whether samples that the model was trained on may be scored; if not, an evaluation that
+            contains some is refused (`plcourse.training.leak_check`).
         **kwargs: everything that `pytorch_lightning.Trainer` takes.
 
     Attributes:
         arguments: the arguments it was created with, from which a loop can create similar trainers. Strategy and
-            plugins belong to one trainer only, so these are unused copies.
-        cache_dir: folder for what many runs can share, below the root of the runs or `default_root_dir`.
+            plugins are unused copies, because those in use belong to one trainer.
+        cache_dir: folder for what several runs can use, below the root of the runs or `default_root_dir`.
         variant: how an evaluation differs from the run as it was trained; set by the command line.
 
     Raises:
@@ -134,7 +134,9 @@ class Trainer(TypedTrainer):
         if state:
             data.load_state_dict(state)
 
-    def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
+    ) -> None:
         """Saves a checkpoint as Lightning does, and beside it a file that lists the training samples."""
         if self.is_global_zero:
             self.training_samples.save(Path(filepath).parent)

@@ -1,7 +1,7 @@
 """Runs Lightning's tuners, which choose a batch size or a learning rate, before the run that uses their result.
 
-As callbacks of the run they would change a setting from which schedule, sample order and record were already made. Here
-each tuner gets a separate model, data module and trainer. Its result replaces it in the config, so that ``config.yaml``
+As callbacks of the run they would change a setting after schedule, sample order and record were made from it. Here each
+tuner gets a separate model, data module and trainer. Its result replaces it in the config, so that ``config.yaml``
 repeats the run.
 """
 
@@ -123,5 +123,5 @@ def _listed(config: Namespace) -> list[Any]:
     return callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
 
 
-def _name(callback: Any) -> str:
+def _name(callback: object) -> str:
     return str(getattr(callback, "class_path", "")).rpartition(".")[2]

@@ -1,8 +1,8 @@
 """How an evaluation differs from its run as it was trained, and the resulting names and folders. Needs no torch.
 
 `eval/test.json`, `predictions/` and `plots/` belong to the run as it was trained. An evaluation with another checkpoint
-or other settings is a *variant*. Its name says what differs, and its files and folders have that name, so that it never
-replaces the results of the run.
+or other settings is a *variant*. Its files and folders have a name that says what differs, so that it never replaces
+the results of the run.
 """
 
 import hashlib
@@ -61,12 +61,7 @@ class Variant:
         return f"{stage}-{self.name}" if self.name else stage
 
     def folder(self, run: Path, verb: str) -> Path:
-        """Returns the folder for pictures and other files of an evaluation: the run's, or a subfolder for a variant.
-
-        Args:
-            run: the run's folder.
-            verb: ``trainer.state.fn``: fit, validate, test or predict.
-        """
+        """Returns the folder for files of an evaluation, below that of the run; ``verb`` is ``trainer.state.fn``."""
         if not self.name:
             return run
         if verb == "predict":
@@ -102,7 +97,7 @@ def said(settings: Mapping[str, Any], longest: int = 60) -> str:
     return ", ".join(parts)
 
 
-def _word(key: str, value: Any) -> str:
+def _word(key: str, value: object) -> str:
     """Returns one setting as part of a file name."""
     if isinstance(value, list):
         first = _plain(value[0]) if value else "none"
@@ -113,6 +108,6 @@ def _word(key: str, value: Any) -> str:
     return re.sub(r"[^\w.+-]+", "-", f"{label}{text}", flags=re.ASCII)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Returns a class name instead of a class with arguments."""
     return str(value["class_path"]).rpartition(".")[2] if isinstance(value, dict) and "class_path" in value else value
