@@ -65,6 +65,13 @@ class Server:
         self.start(folder, job, **options)
         return self.wait()
 
+    def run_and_signal(self, folder: Path, job: str, signum: int, n: int = 2, **options: Any) -> Ended:
+        """Sends a signal to the supervisor of a job as soon as its n ranks are ready."""
+        self.start(folder, job, **options)
+        self.until_ready(n)
+        os.kill(self.pid, signum)
+        return self.wait()
+
     def notes(self, rank: int) -> list[str]:
         path = self.folder / f"rank{rank}"
         return path.read_text().splitlines() if path.exists() else []

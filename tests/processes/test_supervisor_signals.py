@@ -38,10 +38,7 @@ def test_a_signal_reaches_each_rank_once_and_all_stop_before_the_same_step(
 
 @pytest.mark.parametrize("attempt", range(3))
 def test_ranks_that_step_as_fast_as_they_can_stop_together(server: Server, tmp_path: Path, attempt: int) -> None:
-    server.start(tmp_path, "fast_stepping")
-    server.until_ready(3)
-    os.kill(server.pid, signal.SIGTERM)
-    ended = server.wait()
+    ended = server.run_and_signal(tmp_path, "fast_stepping", signal.SIGTERM, n=3)
     assert (ended.status, ended.err) == (143, "")
     assert len({server.notes(rank)[-1] for rank in range(3)}) == 1
 
@@ -60,10 +57,7 @@ def test_a_second_signal_kills_at_once(server: Server, tmp_path: Path) -> None:
 
 
 def test_ranks_that_do_not_stop_in_time_are_killed(server: Server, tmp_path: Path) -> None:
-    server.start(tmp_path, "stepping", obey=False, stop_timeout=1)
-    server.until_ready()
-    os.kill(server.pid, signal.SIGTERM)
-    ended = server.wait()
+    ended = server.run_and_signal(tmp_path, "stepping", signal.SIGTERM, obey=False, stop_timeout=1)
     assert ended.status == 1
     said = "ranks 0 and 1 did not stop within 1 s of SIGTERM and had to be killed; the last checkpoint is intact"
     assert ended.err == f"RunFailed: {said}"
@@ -71,10 +65,7 @@ def test_ranks_that_do_not_stop_in_time_are_killed(server: Server, tmp_path: Pat
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_ranks_without_handlers_stop_as_python_does(server: Server, tmp_path: Path, signum: signal.Signals) -> None:
-    server.start(tmp_path, "plain")
-    server.until_ready()
-    os.kill(server.pid, signum)
-    ended = server.wait()
+    ended = server.run_and_signal(tmp_path, "plain", signum)
     assert (ended.status, ended.err) == (128 + signum, "")
     said = ["ready", "KeyboardInterrupt"] if signum == signal.SIGINT else ["ready"]
     assert [server.notes(rank) for rank in (0, 1)] == [said, said]
@@ -90,20 +81,14 @@ def test_a_signal_to_one_rank_stops_the_job(server: Server, tmp_path: Path) -> N
 
 
 def test_a_failure_while_stopping_is_a_failure(server: Server, tmp_path: Path) -> None:
-    server.start(tmp_path, "fails_while_stopping")
-    server.until_ready()
-    os.kill(server.pid, signal.SIGTERM)
-    ended = server.wait()
+    ended = server.run_and_signal(tmp_path, "fails_while_stopping", signal.SIGTERM)
     assert ended.status == 1
     assert ended.err.startswith("RunFailed: rank 1 raised OSError at step ")
     assert ended.err.endswith("[Errno 28] No space left on device, while stopping on SIGTERM")
 
 
 def test_a_job_that_finishes_when_asked_to_stop_is_interrupted_all_the_same(server: Server, tmp_path: Path) -> None:
-    server.start(tmp_path, "finishes_when_asked")
-    server.until_ready()
-    os.kill(server.pid, signal.SIGTERM)
-    ended = server.wait()
+    ended = server.run_and_signal(tmp_path, "finishes_when_asked", signal.SIGTERM)
     assert (ended.status, ended.err, ended.out) == (143, "", "")
 
 

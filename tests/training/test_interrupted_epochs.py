@@ -1,7 +1,7 @@
 """A fit that is stopped inside an epoch and resumed ends like one that was not."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,18 @@ def fit_run(
     }
 
 
+def assert_resumes(
+    folder: Path, build: Callable[[], tuple[Any, ...]], stops: Sequence[int], settings: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Compares fits that were stopped after so many batches and resumed with one that was not, which is returned."""
+    alone = fit_run(Run.create("own/alone", folder, {}), build, **settings())
+    for stop in stops:
+        run = Run.create("own/stopped", folder, {})
+        fit_run(run, build, stop=stop, **settings())
+        assert_equal(fit_run(run, build, resume=True, **settings()), alone, f"stopped after {stop} batches")
+    return alone
+
+
 class Plain(pl.LightningModule):
     """A module as users write them: nothing of this suite in it."""
 
@@ -120,14 +132,9 @@ class TestInterrupted:
     @pytest.mark.medium
     @pytest.mark.parametrize("name", SETTINGS)
     def test_interrupted_and_resumed_ends_like_a_run_left_alone(self, tmp_path: Path, name: str) -> None:
-        settings = SETTINGS[name]
-        alone = fit_run(Run.create("own/alone", tmp_path, {}), digits, **settings)
+        stops = (3, BATCHES, BATCHES + 1, BATCHES + 4, 2 * BATCHES + 2)
+        alone = assert_resumes(tmp_path, digits, stops, lambda: SETTINGS[name])
         assert alone["table"].count("\n") > 10
-        for stop in (3, BATCHES, BATCHES + 1, BATCHES + 4, 2 * BATCHES + 2):
-            run = Run.create("own/stopped", tmp_path, {})
-            fit_run(run, digits, stop=stop, **settings)
-            resumed = fit_run(run, digits, resume=True, **settings)
-            assert_equal(resumed, alone, f"stopped after {stop} batches")
 
     @pytest.mark.medium
     def test_interrupted_at_every_step_it_still_ends_like_a_run_left_alone(self, tmp_path: Path) -> None:
@@ -142,10 +149,7 @@ class TestInterrupted:
     def test_a_users_own_module_and_loader_interrupted_between_epochs(
         self, tmp_path: Path, settings: dict[str, Any], epochs: int
     ) -> None:
-        alone = fit_run(Run.create("own/alone", tmp_path, {}), plain, **settings)
-        run = Run.create("own/stopped", tmp_path, {})
-        fit_run(run, plain, stop=epochs * BATCHES, **settings)
-        assert_equal(fit_run(run, plain, resume=True, **settings), alone)
+        assert_resumes(tmp_path, plain, [epochs * BATCHES], lambda: settings)
 
     def test_a_run_that_stopped_early_trains_no_further_when_resumed(self, tmp_path: Path) -> None:
         run = Run.create("own/early", tmp_path, {})
@@ -157,12 +161,8 @@ class TestInterrupted:
         assert resumed["table"] == stopped["table"]
 
     def test_the_patience_of_early_stopping_survives_an_interruption(self, tmp_path: Path) -> None:
-        alone = fit_run(Run.create("own/alone", tmp_path, {}), digits, **impatient(2))
+        alone = assert_resumes(tmp_path, digits, [BATCHES + 3, 2 * BATCHES, 2 * BATCHES + 3], lambda: impatient(2))
         assert alone["step"] == 3 * BATCHES
-        for stop in (BATCHES + 3, 2 * BATCHES, 2 * BATCHES + 3):
-            run = Run.create("own/stopped", tmp_path, {})
-            fit_run(run, digits, stop=stop, **impatient(2))
-            assert_equal(fit_run(run, digits, resume=True, **impatient(2)), alone, f"stopped after {stop} batches")
 
     @pytest.mark.parametrize("every", [1, 3, 5])
     def test_the_table_holds_each_steps_own_loss(self, tmp_path: Path, every: int) -> None:
@@ -179,7 +179,4 @@ class TestInterrupted:
         assert logged == {step: pytest.approx(losses[step], rel=1e-6) for step in logged}
 
     def test_a_table_with_gaps_is_the_same_after_an_interruption(self, tmp_path: Path) -> None:
-        alone = fit_run(Run.create("own/alone", tmp_path, {}), digits, log_every_n_steps=3)
-        run = Run.create("own/stopped", tmp_path, {})
-        fit_run(run, digits, stop=BATCHES + 3, log_every_n_steps=3)
-        assert_equal(fit_run(run, digits, resume=True, log_every_n_steps=3), alone)
+        assert_resumes(tmp_path, digits, [BATCHES + 3], lambda: {"log_every_n_steps": 3})
