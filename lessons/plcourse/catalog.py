@@ -36,13 +36,13 @@ class Verb:
 
 
 LESSONS = (
-    Lesson(12, "ddp", "Distributed training", "Two processes that train and evaluate exactly like one."),
-    Lesson(13, "gan", "Manual optimization with GANs", "Two optimizers stepped by hand, with measured quality."),
-    Lesson(14, "kfold", "Cross-validation as a fit loop", "Every fold equals a fit of its own, bit for bit."),
-    Lesson(15, "curriculum", "Curriculum learning", "Samples ordered by difficulty, against equal-step arms."),
-    Lesson(16, "evaluation", "Evaluation and prediction", "Test and predict loops that lose and repeat nothing."),
-    Lesson(17, "export", "Export and deployment", "Exported models that prove they equal the trained one."),
-    Lesson(18, "vision", "Vision project", "Classifier and segmenter in one, weight averaging or not."),
+    Lesson(12, "ddp", "Distributed training", "Two processes train and evaluate exactly as one does."),
+    Lesson(13, "gan", "Manual optimization with GANs", "A module steps two optimizers and measures its samples."),
+    Lesson(14, "kfold", "Cross-validation as a fit loop", "Every fold equals a separate fit, bit for bit."),
+    Lesson(15, "curriculum", "Curriculum learning", "Samples in order of difficulty, compared at equal steps."),
+    Lesson(16, "evaluation", "Evaluation and prediction", "Test and predict loops lose and repeat no sample."),
+    Lesson(17, "export", "Export and deployment", "Exported models, each verified against the trained one."),
+    Lesson(18, "vision", "Vision project", "A classifier and segmenter, with or without averaged weights."),
     Lesson(19, "nlp", "Language project", "A character language model and a sentiment classifier."),
 )
 

@@ -1,4 +1,4 @@
-"""A rank that dies or stalls ends the whole job, in time, with its cause named and nothing left running."""
+"""A rank that dies or stalls ends the whole job in time; the error names the cause, and no process is left."""
 
 import json
 import time

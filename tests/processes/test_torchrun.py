@@ -1,4 +1,4 @@
-"""Ranks that torchrun has started: they share one run, survive a restart in it, and end with their agent."""
+"""Ranks that torchrun starts use one run, continue it after a restart, and end with their agent."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def only_run(folder: Path) -> Path:
 
 
 @pytest.mark.medium
-def test_ranks_of_torchrun_share_one_run(tmp_path: Path, runs: Path) -> None:
+def test_ranks_of_torchrun_use_one_run(tmp_path: Path, runs: Path) -> None:
     path = write_config(tmp_path / "job.yaml", digits_config(trainer__max_epochs=1, **TWO_PROCESSES))
     command = [*LAUNCHER, "--nproc_per_node", "2", "-m", "plcourse", "fit", "-c", str(path), "--then", "test"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path, env=environment())
@@ -86,10 +86,10 @@ def test_ranks_of_torchrun_share_one_run(tmp_path: Path, runs: Path) -> None:
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_two_nodes_started_again_end_like_two_processes_that_were_never_hurt(
+def test_two_nodes_started_again_end_like_two_processes_that_were_not_killed(
     rank: int, forked: Command, agents: Agents, tmp_path: Path, runs: Path
 ) -> None:
-    """A rank is killed in mid-epoch; torchrun starts all again, and the run goes on in its folder by itself."""
+    """A rank is killed in mid-epoch; torchrun starts all of them again, and the run continues in its folder."""
     forked("fit", "-c", write_config(tmp_path / "reference.yaml", digits_config(**TWO_PROCESSES)))
     killed = tmp_path / "killed_already"
     config = failing(digits_config(**TWO_PROCESSES), step=31, how="kill", rank=rank, once=str(killed))

@@ -1,4 +1,4 @@
-"""What the tests of training share."""
+"""Fixtures of all tests of training."""
 
 import signal
 from collections.abc import Iterator

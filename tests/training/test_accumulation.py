@@ -1,6 +1,6 @@
 """An accumulated optimizer step is the mean over the samples that it has, however the accumulation is cut short.
 
-Each fit is held against a loop in plain torch, in double precision: the losses of all steps and the weights at the end.
+Each fit is compared with a loop in plain torch, in double precision: the losses of all steps and the final weights.
 """
 
 import warnings
@@ -223,7 +223,7 @@ def test_a_loader_that_is_not_the_suites_keeps_lightnings_division() -> None:
     assert torch.equal(weights(Trainer(**settings)), weights(pl.Trainer(**settings)))
 
 
-def test_two_ranks_with_uneven_shares_cut_by_a_limit(forked: Command, tmp_path: Path, runs: Path) -> None:
+def test_two_ranks_with_unequal_parts_cut_by_a_limit(forked: Command, tmp_path: Path, runs: Path) -> None:
     """Their two batches, of 10 and 11 samples, are one step, though three are asked for: that of one process."""
     common = {
         "trainer__precision": "64-true",

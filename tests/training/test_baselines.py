@@ -1,4 +1,4 @@
-"""What stands beside a score: the majority and a linear model, and a word where the training was too short."""
+"""Baselines beside a score, from the majority and a linear model, and advice if the training was too short."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not at all: through full disks, kills, flipped bits and foreign files."""
+"""Checkpoints are written whole or not at all, despite full disks, kills, flipped bits and foreign files."""
 
 import contextlib
 import hashlib
@@ -124,8 +124,8 @@ class Surprise:
 def disk(tmp_path: Path) -> Iterator[Disk]:
     """A folder, and a context in which no byte more can be written to it.
 
-    A file system of one MiB of its own, where this user may mount one; elsewhere a limit on the size of files, which
-    fails in the same call.
+    A separate file system of one MiB, if this user may mount one; otherwise a limit on the size of files, which fails
+    in the same call.
     """
     folder = tmp_path / "disk"
     folder.mkdir()

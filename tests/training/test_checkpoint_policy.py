@@ -23,7 +23,7 @@ STEPS = 4  # optimizer steps per epoch of the fits below
 
 
 class Scripted(pl.LightningModule):
-    """Logs the given validation scores, one per epoch, whatever it learns."""
+    """Logs the given validation scores, one per epoch, independently of its weights."""
 
     def __init__(self, scores: list[float]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The time that a step waits for other ranks: seen where it is spent, and measured without touching a gradient."""
+"""The time that a step waits for other ranks is measured where it is spent, without changing a gradient."""
 
 import json
 import os

@@ -229,7 +229,7 @@ def test_a_hook_of_the_data_module_is_called(tmp_path: Path) -> None:
 
 
 def test_a_step_of_its_own_sees_the_device(tmp_path: Path) -> None:
-    """A batch that is no `Batch` of the suite still goes through the strategy."""
+    """The strategy still moves a batch that is no `Batch` of the suite."""
 
     class Pairs(pl.LightningModule):
         def __init__(self) -> None:

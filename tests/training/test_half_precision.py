@@ -1,4 +1,4 @@
-"""Whatever precision a model computes in, its scores are those of its own predictions."""
+"""A model's scores are those of its predictions, in every precision."""
 
 from collections.abc import Callable
 from pathlib import Path

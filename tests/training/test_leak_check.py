@@ -1,4 +1,4 @@
-"""No score counts a sample that the weights were trained on, whatever the split, the folder or the ensemble."""
+"""No score counts a sample that the weights were trained on, in any split, folder or ensemble."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The loop slots: who may stand in them, what they take over, and that every interruption leaves no trace."""
+"""The loop slots: which loops they accept, which settings of the Trainer apply to them, and how they are traced."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""A module that steps its optimizers by hand: a batch is one step, and the Trainer's own settings are refused."""
+"""For a module that steps its optimizers, a batch is one step, and the Trainer's settings for that are refused."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A resumed run is given the rates and other settings of the optimizer that its config asks for."""
+"""A resumed run gets the learning rates and other optimizer settings of its config."""
 
 from collections.abc import Callable
 from functools import partial

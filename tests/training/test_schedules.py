@@ -81,8 +81,8 @@ class TestWarmupCosine:
         values = rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), stop, 100), 100 - stop)
         steps = round(0.2 * (100 - stop))
         for k in range(steps):
-            share = (k + 1) / steps
-            assert values[k] == pytest.approx(whole[stop] * (1 - share) + longer[stop + k] * share), k
+            fraction = (k + 1) / steps
+            assert values[k] == pytest.approx(whole[stop] * (1 - fraction) + longer[stop + k] * fraction), k
         assert values[steps:] == longer[stop + steps :]
         assert min(values) > 0
         jumps = [abs(b - a) for a, b in zip([whole[stop], *values], values, strict=False)]
@@ -113,10 +113,10 @@ class TestWarmupCosine:
         assert rates(resumed(WarmupCosine(sgd(), 0.2, 0.0, 50), 50, 100, older), 50) == pytest.approx(known)
 
     @pytest.mark.parametrize("name", ["warmup", "final"])
-    @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
-    def test_a_share_outside_0_to_1_is_refused(self, name: str, share: float) -> None:
+    @pytest.mark.parametrize("fraction", [-0.1, 1.5, math.nan])
+    def test_a_fraction_outside_0_to_1_is_refused(self, name: str, fraction: float) -> None:
         with pytest.raises(ValueError, match=rf"^{name} is .*between 0 and 1$"):
-            WarmupCosine(sgd(), **cast(Any, {name: share}))
+            WarmupCosine(sgd(), **cast(Any, {name: fraction}))
 
     def test_a_training_without_an_end_is_refused_in_one_line(self) -> None:
         trainer = short_trainer(max_epochs=-1, max_time="00:00:00:02")

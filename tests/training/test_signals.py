@@ -16,7 +16,7 @@ from support import TWO_PROCESSES, Command, assert_same_end, digits_config, fail
 
 @pytest.fixture(scope="module", params=[1, 2])
 def whole(request: pytest.FixtureRequest, forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The changes that give a config so many processes, and a run of it that was left alone."""
+    """The changes that give a config one or two processes, and a run of it that was not interrupted."""
     changes, folder = TWO_PROCESSES if request.param == 2 else {}, tmp_path_factory.mktemp("whole")
     config = write_config(folder / "whole.yaml", digits_config(**changes))
     done = forker.run(folder, "fit", "-c", config, "--runs_root", folder / "runs")

@@ -1,7 +1,7 @@
-"""Baselines that a model should beat: the most frequent class and a linear model, on the samples of its test.
+"""Baselines that a model should beat: the most frequent class and a linear model, scored on the same test samples.
 
 They are fitted on the training part, without augmentation, and draw none of the run's random numbers. Large data are
-reduced to what takes seconds, and the result says so.
+subsampled so that this takes seconds, and the result says so.
 """
 
 import warnings
@@ -52,7 +52,7 @@ class Baselines:
         """Returns the lines that the test prints."""
         notes = []
         if any("linear" in found for found in self.values.values()):
-            notes.append(f"linear in {self.features:,} standardised features")
+            notes.append(f"linear in {self.features:,} standardized features")
         if self.fitted_on < self.n_train:
             notes.append(f"fitted on {self.fitted_on:,} of {self.n_train:,} training samples")
         if self.scored_on < self.n_test:

@@ -1,4 +1,4 @@
-"""What the image classifiers of several lessons share: exact scores, logs per step, predictions, the optimizer."""
+"""The base class of several lessons' image classifiers: exact scores, logs per step, predictions, the optimizer."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -23,7 +23,7 @@ def few_steps(config: Mapping[str, Any], n_train: int, processes: int) -> Advice
     Args:
         config: a resolved config with ``trainer`` and ``data``.
         n_train: number of training samples, in cross-validation those of one fold.
-        processes: number of processes that share each step.
+        processes: number of processes, each of which trains on a batch per step.
 
     Returns:
         None if there are enough, if the config limits the run on purpose, or if it does not determine the steps.
