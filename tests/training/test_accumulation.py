@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, LambdaCallback
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -59,17 +59,16 @@ class Losses(pl.Callback):
             self.found.append(float(trainer.callback_metrics["train/loss"]))
 
 
-class StopAt(pl.Callback):
-    """Asks the Trainer to stop in the middle of a step, or writes a checkpoint there."""
+def stop_at(batch: int, checkpoint: Path | None = None) -> pl.Callback:
+    """Stops the Trainer in the middle of a step, after writing a checkpoint there."""
 
-    def __init__(self, batch: int, checkpoint: Path | None = None) -> None:
-        self.batch, self.checkpoint = batch, checkpoint
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
-        if args[-1] == self.batch:
-            if self.checkpoint is not None:
-                trainer.save_checkpoint(self.checkpoint)
+    def stop(trainer: pl.Trainer, *args: object) -> None:
+        if args[-1] == batch:
+            if checkpoint is not None:
+                trainer.save_checkpoint(checkpoint)
             trainer.should_stop = True
+
+    return LambdaCallback(on_train_batch_end=stop)
 
 
 def classifier() -> ImageClassifier:
@@ -179,7 +178,7 @@ def test_without_the_remainder() -> None:
 def test_resumed_in_the_middle_of_a_step(tmp_path: Path) -> None:
     """The checkpoint of a foreign callback has no gradients: the step is that of the batches left to it."""
     path = tmp_path / "middle.ckpt"
-    before, _, _ = fit(Digits(), accumulate_grad_batches=4, callbacks=[StopAt(5, path)])
+    before, _, _ = fit(Digits(), accumulate_grad_batches=4, callbacks=[stop_at(5, path)])
     after, weights, trainer = fit(Digits(), path, accumulate_grad_batches=4)
     assert (len(before), trainer.global_step) == (1, 8)
     resumed = [[0, 1, 2, 3], [6, 7], [8, 9, 10, 11], [12]]
@@ -188,17 +187,17 @@ def test_resumed_in_the_middle_of_a_step(tmp_path: Path) -> None:
 
 def test_resumed_with_another_number(tmp_path: Path) -> None:
     path = tmp_path / "three.ckpt"
-    before, _, _ = fit(Digits(), accumulate_grad_batches=3, callbacks=[StopAt(5, path)])
+    before, _, _ = fit(Digits(), accumulate_grad_batches=3, callbacks=[stop_at(5, path)])
     after, weights, trainer = fit(Digits(), path, accumulate_grad_batches=4, limit_train_batches=9, max_epochs=1)
     assert_equal((before + after, weights, trainer), by_hand([[[0, 1, 2], [3, 4, 5], [6, 7], [8]]]))
 
 
 def test_stopped_in_the_middle_of_a_step_as_by_stock_lightning() -> None:
     """Nobody knows beforehand: the gradients of the unfinished step are dropped, as Lightning does."""
-    found, weights, own = fit(Digits(), accumulate_grad_batches=4, callbacks=[StopAt(5)])
+    found, weights, own = fit(Digits(), accumulate_grad_batches=4, callbacks=[stop_at(5)])
     assert_equal((found, weights, own), by_hand([[[0, 1, 2, 3]]]))
     module = classifier()
-    stock = pl.Trainer(**settings_of(accumulate_grad_batches=4), callbacks=[StopAt(5)])
+    stock = pl.Trainer(**settings_of(accumulate_grad_batches=4), callbacks=[stop_at(5)])
     stock.fit(module, datamodule=Digits())
     assert stock.global_step == own.global_step == 1
     assert torch.equal(nn.utils.parameters_to_vector(module.parameters()), weights)

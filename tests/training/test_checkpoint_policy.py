@@ -3,12 +3,14 @@
 import contextlib
 import math
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from torch.utils.data import DataLoader, TensorDataset
 
 from checkpoint_files import FORK, content, one_line, run_script
@@ -39,27 +41,28 @@ class Scripted(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-class Saves(pl.Callback):
-    """Notes at which step each checkpoint was written."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
-        self.steps.append(trainer.global_step)
-
-
 def fit(
-    folder: Path, scores: list[float], callback: RunCheckpoint, more: list[pl.Callback] | None = None, **settings: Any
+    folder: Path,
+    scores: list[float],
+    callback: RunCheckpoint,
+    on_save: Callable[[pl.Trainer], object] = lambda trainer: None,
+    ckpt_path: Path | None = None,
+    **settings: Any,
 ) -> Trainer:
     pl.seed_everything(1, verbose=False)
-    ckpt_path = settings.pop("ckpt_path", None)
-    callbacks = [callback, *(more or [])]
+    callbacks = [callback, LambdaCallback(on_save_checkpoint=lambda trainer, *_: on_save(trainer))]
     settings = {"max_epochs": len(scores), **settings}
     trainer = quiet_trainer(default_root_dir=str(folder), callbacks=callbacks, **settings)
     data = DataLoader(TensorDataset(torch.ones(STEPS, 2)))
     trainer.fit(Scripted(scores), data, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer
+
+
+def saves(*arguments: Any, **settings: Any) -> list[int]:
+    """The steps at which a fit saves checkpoints."""
+    steps: list[int] = []
+    fit(*arguments, on_save=lambda trainer: steps.append(trainer.global_step), **settings)
+    return steps
 
 
 def steps_of(folder: Path) -> dict[str, int]:
@@ -86,16 +89,13 @@ class TestPolicy:
         assert steps_of(tmp_path)["best"] == STEPS
 
     def test_every_n_train_steps(self, tmp_path: Path) -> None:
-        saves = Saves()
-        fit(tmp_path, [0.5, 0.6, 0.7], RunCheckpoint("val/score", "min", every_n_train_steps=3), [saves])
+        callback = RunCheckpoint("val/score", "min", every_n_train_steps=3)
         # every third step; the best epoch's end, step 4; the last epoch's end, step 12
-        assert saves.steps == [3, 4, 6, 9, 12]
+        assert saves(tmp_path, [0.5, 0.6, 0.7], callback) == [3, 4, 6, 9, 12]
 
     def test_every_n_train_steps_counts_optimizer_steps_once(self, tmp_path: Path) -> None:
-        saves = Saves()
         callback = RunCheckpoint("val/score", "min", every_n_train_steps=1)
-        fit(tmp_path, [0.5], callback, [saves], accumulate_grad_batches=2)
-        assert saves.steps == [1, 2]
+        assert saves(tmp_path, [0.5], callback, accumulate_grad_batches=2) == [1, 2]
 
     @pytest.mark.parametrize("name", ["every_n_epochs", "every_n_train_steps"])
     @pytest.mark.parametrize("value", [0, -1])
@@ -144,13 +144,9 @@ class TestPolicy:
         fit(tmp_path, [0.5, 0.6], RunCheckpoint("val/score", "max"))
         last, previous = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
         last.write_bytes(last.read_bytes()[:-1])
-        good: list[bool] = []
-
-        class Look(pl.Callback):
-            def on_save_checkpoint(self, *arguments: object, **kwargs: object) -> None:
-                good.append(verify(previous))  # a kill now would leave nothing else to go on from
-
-        fit(tmp_path, [0.5, 0.6, 0.7], RunCheckpoint("val/score", "max"), [Look()], ckpt_path=previous)
+        good: list[bool] = []  # a kill while saving would leave nothing else to go on from
+        callback = RunCheckpoint("val/score", "max")
+        fit(tmp_path, [0.5, 0.6, 0.7], callback, lambda trainer: good.append(verify(previous)), ckpt_path=previous)
         assert good
         assert all(good)
 
@@ -174,11 +170,8 @@ class TestPolicy:
             fit(folder, scores, RunCheckpoint("val/score", "max"), ckpt_path=folder / "checkpoints" / "last.ckpt")
             print(steps_of(folder)["best"])
         """
-        script = (
-            FORK
-            + "import warnings; warnings.simplefilter('ignore')\nsys.path.insert(0, os.getcwd())\n"
-            + (textwrap.dedent(script))
-        )
+        head = "import warnings; warnings.simplefilter('ignore')\nsys.path.insert(0, os.getcwd())\n"
+        script = FORK + head + textwrap.dedent(script)
         assert int(run_script(script, tmp_path).split()[-1]) == 2 * STEPS
 
     def test_a_checkpoint_that_could_not_be_loaded_again_is_not_passed_off_as_one(self, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, LambdaCallback
 from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
 from torch.nn import functional
 
@@ -136,17 +136,16 @@ def test_it_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
 def test_it_is_taken_unless_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
     """Otherwise the test above would compare a step with itself."""
     monkeypatch.setenv("PLCOURSE_FAST_PATH", switch)
-    found: list[Any] = []
+    found: set[tuple[bool, ...]] = set()
 
-    class Look(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
-            loop: Any = trainer.fit_loop.epoch_loop
-            profiler = type(trainer.profiler) is NoProfiler  # pyright: ignore[reportAttributeAccessIssue]  (set late)
-            metrics = all(type(metric) is not _ResultMetric for metric in loop._results.values())
-            found.append((loop._path is not None, loop.automatic_optimization.is_direct, profiler, metrics))
+    def look(trainer: Any, *args: object) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        profiler = type(trainer.profiler) is NoProfiler
+        metrics = all(type(metric) is not _ResultMetric for metric in loop._results.values())
+        found.add((loop._path is not None, loop.automatic_optimization.is_direct, profiler, metrics))
 
-    trained(tmp_path, made(ImageClassifier), [Logging(), Look()])
-    assert set(found) == {(switch == "1",) * 4}
+    trained(tmp_path, made(ImageClassifier), [Logging(), LambdaCallback(on_train_batch_end=look)])
+    assert found == {(switch == "1",) * 4}
 
 
 HOOKS = (
@@ -191,26 +190,23 @@ def test_a_hook_of_the_module_is_called(tmp_path: Path, name: str) -> None:
 def test_callbacks_that_come_late_are_called(tmp_path: Path) -> None:
     """A loop may add them when it starts, and a callback in mid-epoch."""
 
-    class Late(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
-            calls.append(trainer.global_step)
+    calls: list[int] = []
 
-        def on_test_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
-            calls.append(-1)
-
-    class Adding(pl.Callback):
-        def on_train_batch_end(self, trainer: Any, *args: object, **kwargs: object) -> None:
-            if trainer.global_step == 5:
-                trainer.callbacks.append(Late())
+    def add(trainer: Any) -> None:
+        trainer.callbacks.append(
+            LambdaCallback(
+                on_train_batch_end=lambda trainer, *_: calls.append(trainer.global_step),
+                on_test_batch_end=lambda *_: calls.append(-1),
+            )
+        )
 
     class AddingTestLoop(TestLoop):
         def on_run_start(self) -> None:
             super().on_run_start()
-            trainer: Any = self.trainer
-            trainer.callbacks.append(Late())
+            add(self.trainer)
 
-    calls: list[int] = []
-    trained(tmp_path, made(ImageClassifier), [Adding()], test_loop=AddingTestLoop)
+    adding = LambdaCallback(on_train_batch_end=lambda trainer, *_: add(trainer) if trainer.global_step == 5 else None)
+    trained(tmp_path, made(ImageClassifier), [adding], test_loop=AddingTestLoop)
     steps = [step for step in calls if step > 0]
     assert steps in (list(range(5, 41)), list(range(6, 41)))  # in that very step or from the next one on
     assert calls.count(-1) == 2 * 6  # two callbacks, 359 samples in batches of 64

@@ -1,5 +1,6 @@
 """A fit that is stopped inside an epoch and resumed ends like one that was not."""
 
+import itertools
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback
 from torch.utils.data import DataLoader, TensorDataset
 
 from plcourse import Run
@@ -21,16 +22,15 @@ from trainers import BATCHES, SMALL_DATA, digits, short_trainer
 pytestmark = SMALL_DATA
 
 
-class StopAfter(pl.Callback):
+def stop_after(batches: int) -> pl.Callback:
     """Asks this run to end after so many batches, as the handler of SIGTERM does."""
+    count = itertools.count(1)
 
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-
-    def on_train_batch_end(self, trainer: Any, *arguments: object, **kwargs: object) -> None:
-        self.batches -= 1
-        if self.batches == 0:
+    def stop(trainer: Any, *args: object) -> None:
+        if next(count) == batches:
             trainer.safe_point.stop_signal = signal.SIGTERM
+
+    return LambdaCallback(on_train_batch_end=stop)
 
 
 def fit_run(
@@ -41,7 +41,7 @@ def fit_run(
     table = TidyLogger(run.path / "metrics.csv")
     callbacks = [RunCheckpoint("val/loss"), RunRecorder(run, table), *settings.pop("callbacks", [])]
     own = short_trainer(
-        callbacks=[*callbacks, *([StopAfter(stop)] if stop else [])],
+        callbacks=[*callbacks, *([stop_after(stop)] if stop else [])],
         logger=[table],
         default_root_dir=str(run.path),
         **{"max_epochs": 3, "limit_train_batches": BATCHES, "log_every_n_steps": 1, **settings},
@@ -167,13 +167,9 @@ class TestInterrupted:
     @pytest.mark.parametrize("every", [1, 3, 5])
     def test_the_table_holds_each_steps_own_loss(self, tmp_path: Path, every: int) -> None:
         losses: list[float] = []
-
-        class Losses(pl.Callback):
-            def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: object) -> None:
-                losses.append(float(args[1]["loss"]))
-
+        noting = LambdaCallback(on_train_batch_end=lambda trainer, model, step, *_: losses.append(float(step["loss"])))
         run = Run.create("own/losses", tmp_path, {})
-        fit_run(run, digits, callbacks=[Losses()], log_every_n_steps=every)
+        fit_run(run, digits, callbacks=[noting], log_every_n_steps=every)
         logged = {row["step"]: row["value"] for row in run.metrics if row["metric"] == "train/loss"}
         assert logged.keys() == set(range(every - 1, 3 * BATCHES, every))
         assert logged == {step: pytest.approx(losses[step], rel=1e-6) for step in logged}

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 
 import plcourse
 from plcourse import Trainer
@@ -61,29 +63,20 @@ class FitWithOwnEpochs(FitLoop):
         self.epoch_loop = OwnEpochs(trainer)
 
 
-class Modes(pl.Callback):
-    """Notes for each stage how many batches ran, and with which autograd modes."""
+class Modes:
+    """Notes for each stage how many batches ran, and with which autograd modes (gradients, inference mode)."""
 
     def __init__(self) -> None:
-        self.batches: dict[str, int] = {}
-        self.modes: dict[str, set[tuple[bool, bool]]] = {}
+        self.batches: Counter[str] = Counter()
+        self.modes: dict[str, set[tuple[bool, bool]]] = defaultdict(set)
+        stages = ("train", "validation", "test", "predict")
+        self.callback = LambdaCallback(**{f"on_{stage}_batch_start": self.note for stage in stages})
 
-    def note(self, stage: str) -> None:
-        self.batches[stage] = self.batches.get(stage, 0) + 1
-        modes = self.modes.setdefault(stage, set())
-        modes.add((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
-
-    def on_train_batch_start(self, *arguments: object, **kwargs: object) -> None:
-        self.note("train")
-
-    def on_validation_batch_start(self, trainer: pl.Trainer, *arguments: object, **kwargs: object) -> None:
-        self.note("validate" if trainer.state.fn == "validate" else "validation in fit")
-
-    def on_test_batch_start(self, *arguments: object, **kwargs: object) -> None:
-        self.note("test")
-
-    def on_predict_batch_start(self, *arguments: object, **kwargs: object) -> None:
-        self.note("predict")
+    def note(self, trainer: pl.Trainer, *args: object) -> None:
+        stage = str(trainer.state.fn.value if trainer.state.fn else None)
+        stage = "validation in fit" if stage == "fit" and trainer.validating else stage
+        self.batches[stage] += 1
+        self.modes[stage].add((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
 
 
 def run_all(own: Trainer) -> None:
@@ -113,11 +106,11 @@ class TestTakenOver:
     def test_batch_limits_and_inference_mode(self, loop: type[FitLoop], inference_mode: bool) -> None:
         modes = Modes()
         limits = {"limit_train_batches": 4, "limit_val_batches": 3, "limit_test_batches": 2, "limit_predict_batches": 1}
-        run_all(trainer(fit_loop=loop, callbacks=[modes], inference_mode=inference_mode, **limits))
-        assert modes.batches == {"train": 4, "validation in fit": 3, "validate": 3, "test": 2, "predict": 1}
+        run_all(trainer(fit_loop=loop, callbacks=[modes.callback], inference_mode=inference_mode, **limits))
+        assert modes.batches == {"fit": 4, "validation in fit": 3, "validate": 3, "test": 2, "predict": 1}
         evaluated = {(False, inference_mode)}
         assert modes.modes == {
-            "train": {(True, False)},
+            "fit": {(True, False)},
             "validation in fit": {(False, False)},  # inference tensors would be left in metrics and buffers
             "validate": evaluated,
             "test": evaluated,

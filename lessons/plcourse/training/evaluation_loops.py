@@ -21,7 +21,7 @@ class AllRanksLoop:
     """A loop in which every rank takes part, even one without batches.
 
     Lightning skips the loop on such a rank, while the others wait for it in a collective. Here the loop is skipped only
-    if no rank has a batch.
+    if no rank has a batch. The trainer that runs it sets its limits and ``inference_mode``.
     """
 
     trainer: TypedTrainer
@@ -92,22 +92,14 @@ class EvaluationLoop(AllRanksLoop, FastEvaluationLoop):
 
 
 class ValidationLoop(EvaluationLoop):
-    """The loop of `trainer.validate` and of the validation inside `trainer.fit`; slot ``trainer.validate_loop``.
-
-    Args:
-        trainer: the trainer that runs it and sets ``inference_mode`` and limits.
-    """
+    """The loop of `trainer.validate` and of the validation inside `trainer.fit`; base for ``trainer.validate_loop``."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer, TrainerFn.VALIDATING, RunningStage.VALIDATING, verbose=False)
 
 
 class TestLoop(EvaluationLoop):
-    """The loop of `trainer.test`; the base of every loop in the slot ``trainer.test_loop``.
-
-    Args:
-        trainer: the trainer that runs it and sets ``inference_mode`` and limits.
-    """
+    """The loop of `trainer.test`; the base of every loop in the slot ``trainer.test_loop``."""
 
     __test__ = False  # for pytest, which would take the class for a test
 
@@ -117,9 +109,6 @@ class TestLoop(EvaluationLoop):
 
 class PredictLoop(AllRanksLoop, _PredictionLoop):
     """The loop of `trainer.predict`; the base of every loop in the slot ``trainer.predict_loop``.
-
-    Args:
-        trainer: the trainer that runs it and sets ``inference_mode`` and limits.
 
     Attributes:
         writes_predictions: whether the loop writes predictions itself, instead of `PredictionWriter`.
