@@ -13,9 +13,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from scipy.stats import t
 
+from plcourse.console.figures import new_figure, save, tidy
 from plcourse.runs.folders import find_folder
 from plcourse.runs.run import Run, runs_root
 from plcourse.training.checkpoint import load
@@ -74,10 +74,8 @@ def _row(runs: list[Run], metric: str) -> dict[str, Any]:
 
 def draw(rows: dict[tuple[str, int], dict[str, Any]], metric: str, path: Path) -> None:
     """Draws a curve for each arm, with intervals as bars."""
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4, dpi=120)
+    axes = figure.subplots()
     for shift, arm in enumerate(sorted({arm for arm, _ in rows})):
         sizes = sorted(size for name, size in rows if name == arm)
         means = [rows[arm, size]["mean"] for size in sizes]
@@ -86,8 +84,8 @@ def draw(rows: dict[tuple[str, int], dict[str, Any]], metric: str, path: Path) -
         axes.errorbar(beside, means, halves, marker="o", capsize=4, label=arm)
     axes.set(xscale="log", xlabel="training texts", ylabel=metric)
     axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    tidy(axes)
+    save(figure, path)
 
 
 if __name__ == "__main__":
