@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 
-_cpu_groups: dict[int, dist.ProcessGroup | None] = {}
+_cpu_groups: "dict[int, dist.ProcessGroup | None]" = {}
 
 
 def is_distributed() -> bool:
@@ -18,7 +18,7 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def cpu_group() -> dist.ProcessGroup | None:
+def cpu_group() -> "dist.ProcessGroup | None":
     """Returns a process group for CPU tensors: the default group with gloo, an additional one with NCCL.
 
     Sending a few integers through NCCL would make the host wait for the GPU at every step.
