@@ -28,20 +28,16 @@ _WEIGHT = 0.1  # C of the logistic regression, 1 / alpha of the ridge regression
 class Baselines:
     """The scores of the baselines.
 
-    Attributes:
-        values: for each metric such as ``test/accuracy``, the scores by name: ``majority`` and ``linear``; for errors
-            of values ``mean`` and ``linear``; for masks ``majority``, the most frequent class at each pixel.
-        fitted_on: number of training samples used, of `n_train`.
-        scored_on: number of test samples used, of `n_test`.
-        features: values per sample that the linear model gets.
+    `values` has the scores by metric, such as ``test/accuracy``, and name: ``majority`` and ``linear``; for errors of
+    values ``mean`` and ``linear``; for masks ``majority``, the most frequent class at each pixel.
     """
 
     values: dict[str, dict[str, float]]
-    fitted_on: int
+    fitted_on: int  # number of training samples used, of `n_train`
     n_train: int
-    scored_on: int
+    scored_on: int  # number of test samples used, of `n_test`
     n_test: int
-    features: int
+    features: int  # values per sample that the linear model gets
 
     def section(self) -> dict[str, Any]:
         """Returns the content for ``eval/test.json``."""

@@ -61,9 +61,8 @@ class FiniteLoss(Callback):
 class Coverage(Callback):
     """Counts which samples an evaluation used, on all ranks together: ``65 of 65 seen, 0 twice``.
 
-    Attributes:
-        report: after an evaluation ``{"expected": n, "seen": distinct samples, "twice": surplus uses}``, equal on all
-            ranks; None if batches have no ids.
+    Then `report` is ``{"expected": n, "seen": distinct samples, "twice": surplus uses}``, equal on all ranks; None if
+    batches have no ids.
     """
 
     def __init__(self) -> None:

@@ -25,17 +25,11 @@ _NANOSECOND = 1e-9
 
 @dataclass(frozen=True)
 class Communication:
-    """Mean times over some steps, in seconds per step.
+    """Mean times over some steps, in seconds per step."""
 
-    Attributes:
-        total: from the start of the first bucket's averaging to the end of the last one's.
-        exposed: the part of `total` after the last gradient was computed; at most `total`.
-        steps: the steps that were looked at, 1 or more.
-    """
-
-    total: float
-    exposed: float
-    steps: int
+    total: float  # from the start of the first bucket's averaging to the end of the last one's
+    exposed: float  # the part of `total` after the last gradient was computed
+    steps: int  # timed steps, 1 or more
 
 
 class CommunicationTimer:

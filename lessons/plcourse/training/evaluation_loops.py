@@ -56,12 +56,9 @@ class EvaluationLoop(AllRanksLoop, FastEvaluationLoop):
 
     DistributedDataParallel broadcasts its buffers in every forward pass, which needs equal numbers of batches on all
     ranks. Here they are broadcast once, at the start.
-
-    Attributes:
-        findings: what a derived loop has found besides the logged metrics; sections of ``eval/<split>.json``.
-        lines: what the command line prints about it.
     """
 
+    # What a derived loop finds besides the logged metrics: sections of ``eval/<split>.json``, and lines to print.
     findings: Mapping[str, Any] = MappingProxyType({})
     lines: Sequence[str] = ()
 
@@ -108,20 +105,14 @@ class TestLoop(EvaluationLoop):
 
 
 class PredictLoop(AllRanksLoop, _PredictionLoop):
-    """The loop of `trainer.predict`; the base of every loop in the slot ``trainer.predict_loop``.
+    """The loop of `trainer.predict`; the base of every loop in the slot ``trainer.predict_loop``."""
 
-    Attributes:
-        writes_predictions: whether the loop writes predictions itself, instead of `PredictionWriter`.
-        settings: the config's settings that the predictions depend on besides weights and inputs; set by the command
-            line.
-        facts: what the manifest of the predictions says about their origin; set by the command line.
-        quarantined: number of inputs that could not be read and have no row.
-    """
-
-    writes_predictions = False
+    writes_predictions = False  # whether the loop writes predictions itself, instead of `PredictionWriter`
+    quarantined = 0  # number of inputs that could not be read and have no row
+    # The command line sets the config's settings that the predictions depend on besides weights and inputs, and what
+    # the manifest of the predictions says about their origin.
     settings = ""
     facts: Mapping[str, Any] = MappingProxyType({})
-    quarantined = 0
 
     def _get_batch_indices(self, dataloader: object) -> list[list[int]]:
         """Returns nothing: batches carry their ids, and Lightning's list of all indices grows without limit."""

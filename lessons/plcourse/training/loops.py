@@ -66,14 +66,11 @@ if not _version.startswith("2.6."):
 class FitLoop(_FitLoop):
     """The loop of `trainer.fit`; the base of every loop in the slot ``trainer.fit_loop``.
 
-    Args:
-        trainer: the trainer that runs it. The trainer sets the epoch and step limits afterwards.
-
-    Attributes:
-        evaluation_loops: by slot, what builds the loop that evaluates a run of this loop if the slot is empty.
+    The trainer sets the epoch and step limits after it has created the loop.
     """
 
     trainer: TypedTrainer  # pyright: ignore[reportIncompatibleVariableOverride]
+    # By slot, what builds the loop that evaluates a run of this loop if the slot is empty.
     evaluation_loops: Mapping[str, Callable[[pl.Trainer], Any]] = MappingProxyType({})
     _remembered: object = None  # the loaders whose samples the trainer has recorded
 
@@ -139,13 +136,9 @@ class FitLoop(_FitLoop):
 
 
 class EpochLoop(FastEpochLoop):
-    """One training epoch: a safe point and a batch in turn, until the data are used up.
+    """One training epoch: a safe point and a batch in turn, until the data are used up."""
 
-    Attributes:
-        seconds_waited: time spent waiting for the data loader's next batch since the loop was created.
-    """
-
-    seconds_waited = 0.0
+    seconds_waited = 0.0  # for batches of the data loader, since the loop was created
     _asked_at = 0.0
     _resumed_at_safe_point = False
     _takes_batch_idx: bool | None = None

@@ -19,18 +19,12 @@ CLOCK_STEPS = 50  # batches between two checks of the clock in a supervised job
 
 
 class SafePoint:
-    """What one trainer does at its safe points.
-
-    Attributes:
-        stop_signal: the signal that asked this process to end, 0 for none; set by the signal handler.
-        failure: why this rank cannot go on, empty while all is well; set by callbacks such as `FiniteLoss`.
-        saving: whether a checkpoint is being written at a safe point.
-    """
+    """What one trainer does at its safe points."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
-        self.stop_signal = 0
-        self.failure = ""
-        self.saving = False
+        self.stop_signal = 0  # the signal that asked this process to end, 0 for none; set by the signal handler
+        self.failure = ""  # why this rank cannot go on, empty if it can; set by callbacks such as `FiniteLoss`
+        self.saving = False  # whether a checkpoint is being written at a safe point
         self.random_state = RandomState()
         self._trainer = trainer
         self._saved_at = time.monotonic()

@@ -1,6 +1,6 @@
-"""The type that loops see of the Trainer which creates them: declarations only, so that no import goes in a circle."""
+"""Declares the Trainer's attributes for the loops that it creates, which cannot import it without a cycle."""
 
-from typing import Any
+from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.profilers import Profiler
@@ -10,15 +10,7 @@ from plcourse.training.safe_points import SafePoint
 
 
 class TypedTrainer(pl.Trainer):
-    """Lightning's Trainer with the attributes that type checkers do not find there.
-
-    Attributes:
-        changed_callbacks: arguments of callbacks that a resumed run changes, as pairs of callback and name; None if it
-            changes nothing about its callbacks.
-        path_to_restore: the checkpoint that the present run restores; None for none.
-        safe_point: what happens between batches and epochs.
-        training_samples: what the model was trained on.
-    """
+    """Lightning's Trainer with the attributes that type checkers do not find there."""
 
     # set by Lightning's connectors
     callbacks: list[pl.Callback]
@@ -32,7 +24,8 @@ class TypedTrainer(pl.Trainer):
     _val_check_time_interval: float | None
 
     # set by `plcourse.Trainer`
-    safe_point: SafePoint
-    training_samples: TrainingSamples
+    safe_point: SafePoint  # acts between batches and between epochs
+    training_samples: TrainingSamples  # what the model was trained on
+    # Arguments of callbacks that a resumed run changes, as pairs of callback and name; None if it changes none.
     changed_callbacks: list[tuple[pl.Callback, str]] | None = None
-    path_to_restore: Any = None
+    path_to_restore: str | Path | None = None  # the checkpoint that the present run restores

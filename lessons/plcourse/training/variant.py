@@ -28,15 +28,11 @@ _LONGEST = 48
 
 @dataclass(frozen=True)
 class Variant:
-    """What an evaluation was given beyond its run's config.
+    """The settings of an evaluation that differ from its run's config."""
 
-    Attributes:
-        settings: dotted keys of the config and their values; ``ckpt_path`` is the name or path of the checkpoint.
-        trust: modules that the command trusts.
-    """
-
+    # Dotted keys of the config and their values; ``ckpt_path`` is the name or path of the checkpoint.
     settings: Mapping[str, Any] = field(default_factory=dict)
-    trust: Sequence[str] = ()
+    trust: Sequence[str] = ()  # modules that the command trusts
 
     @cached_property
     def name(self) -> str:
