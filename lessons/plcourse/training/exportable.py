@@ -17,7 +17,7 @@ from plcourse.errors import UserError
 
 @dataclass(frozen=True)
 class Dimension:
-    """A dimension of any size in the exported file.
+    """A dimension whose size is not fixed in the exported file.
 
     Args:
         name: its name, such as ``batch`` or ``length``.
