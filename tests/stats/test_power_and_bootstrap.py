@@ -10,15 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from plcourse.stats.bootstrap import bootstrap_interval
-from plcourse.stats.significance import (
-    paired_power,
-    required_pairs,
-)
-
-A = [0.981, 0.977, 0.984, 0.979, 0.990]
-
-
-B = [0.975, 0.978, 0.979, 0.970, 0.981]
+from plcourse.stats.significance import paired_power, required_pairs
 
 
 class TestPower:

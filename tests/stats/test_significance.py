@@ -11,13 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from plcourse.stats.significance import (
-    corrected_resampled_t_test,
-    effect_size,
-    hedges_correction,
-    holm,
-    paired_t_test,
-)
+from plcourse.stats.significance import corrected_resampled_t_test, effect_size, hedges_correction, holm, paired_t_test
 
 A = [0.981, 0.977, 0.984, 0.979, 0.990]
 B = [0.975, 0.978, 0.979, 0.970, 0.981]

@@ -18,13 +18,9 @@ def score_range(metric: str) -> tuple[float, float]:
 
 
 def within(metric: str, low: float | None, high: float | None, value: float) -> tuple[float | None, float | None]:
-    """Cuts the interval of a metric's value, or of its mean, to the range of the metric.
+    """Cuts the interval of a metric's value, or of its mean, to the range of the metric; None stands for no interval.
 
-    Args:
-        metric: its name.
-        low: lower end; None without an interval.
-        high: upper end; None without an interval.
-        value: the value itself; if it is outside the range, the name is misleading and nothing is cut.
+    If the value itself is outside the range, the metric's name is misleading and nothing is cut.
     """
     smallest, largest = score_range(metric)
     if low is None or high is None or not smallest <= value <= largest:

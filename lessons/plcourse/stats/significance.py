@@ -13,9 +13,10 @@ nothing: one test set          `bootstrap.bootstrap_interval`              other
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Literal
 
 ROUNDING = 16 * 2.0**-52  # differences that agree up to this, relative to the scores, are equal
@@ -103,20 +104,17 @@ def effect_size(differences: Sequence[float]) -> float | None:
     n = len(differences)
     if n < 3:
         return None
-    mean, sd = fmean(differences), _sd(differences)
+    mean, sd = fmean(differences), stdev(differences)
     if sd <= ROUNDING * max(map(abs, differences)):
         return None
     return hedges_correction(n - 1) * mean / sd
 
 
 def hedges_correction(df: int) -> float:
-    """The factor J(df) that removes the bias of a standardized mean difference.
+    """The factor J(df) that removes the bias of a standardized mean difference with 2 degrees of freedom or more.
 
     Gamma(df/2) / (sqrt(df/2) Gamma((df - 1)/2)), exact (Hedges 1981, Journal of Educational Statistics 6:107,
     equation 6e); about 1 - 3 / (4 df - 1).
-
-    Args:
-        df: degrees of freedom, 2 or more.
     """
     if df < 2:
         raise ValueError(f"df={df}: the correction needs 2 degrees of freedom or more")
@@ -181,16 +179,9 @@ def paired_power(difference: float, sd: float, n: int, alpha: float = 0.05, test
 def required_pairs(
     difference: float, sd: float, alpha: float = 0.05, power: float = 0.8, test_train_ratio: float = 0.0
 ) -> int | None:
-    """The smallest number of pairs with the given power, see `paired_power`.
+    """The smallest number of pairs with the given power, between 0 and 1; see `paired_power` for the arguments.
 
     The number is for planning only: the observed difference and sd are estimates, and poor ones for few pairs.
-
-    Args:
-        difference: the difference to detect.
-        sd: standard deviation of the differences, above 0.
-        alpha: level of the test.
-        power: probability of detecting it, between 0 and 1.
-        test_train_ratio: n_test / n_train for folds and repeated splits, 0 for seeds.
 
     Returns:
         None if a million pairs are not enough. This is common for folds and repeated splits: they reuse the same
@@ -207,11 +198,7 @@ def required_pairs(
         if high >= _MOST_PAIRS:
             return None
         high = min(2 * high, _MOST_PAIRS)
-    low = max(1, high // 2)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return bisect_left(range(high), True, high // 2 + 1, key=enough)  # half of it is not enough
 
 
 def _t_test(scores: Sequence[float], baseline: Sequence[float], ratio: float, confidence: float) -> PairedTest:
@@ -230,7 +217,7 @@ def _t_test(scores: Sequence[float], baseline: Sequence[float], ratio: float, co
     assert mean is not None
     if not any(differences):
         return PairedTest("identical", n, confidence, 0.0, 0.0)
-    sd = _sd(differences)
+    sd = stdev(differences)
     if sd <= ROUNDING * max(map(abs, (*scores, *baseline))):
         return PairedTest("constant", n, confidence, mean, 0.0)
 
@@ -254,8 +241,3 @@ def _t_test(scores: Sequence[float], baseline: Sequence[float], ratio: float, co
         variance_factor=factor,
         effect_size=effect_size(differences),
     )
-
-
-def _sd(values: Sequence[float]) -> float:
-    mean = fmean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
