@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from plcourse.data import ImageSplits, open_files, open_source
+from image_files import exif
+from plcourse.data import FolderSource, ImageSplits, open_files
 from plcourse.data.decode import inspect
 from plcourse.data.image_folder import header_notes
 from plcourse.errors import UserError
@@ -28,12 +29,6 @@ SHOWN = {
 }
 
 
-def exif(orientation: int) -> Image.Exif:
-    found = Image.Exif()
-    found[0x0112] = orientation
-    return found
-
-
 def shown(path: Path, channels: int = 3, **options: Any) -> np.ndarray:
     """The pixels of a file as a source reads it in its own size, [H, W] or [H, W, 3]."""
     height, width = inspect(path).size
@@ -42,7 +37,7 @@ def shown(path: Path, channels: int = 3, **options: Any) -> np.ndarray:
     return source.read(np.array([0]))[0].permute(1, 2, 0).squeeze(2 if channels == 1 else ()).numpy()
 
 
-def noise(*shape: int, top: int = 256, kind: Any = np.uint8) -> np.ndarray:
+def noise(*shape: int, top: int = 256, kind: type[np.unsignedinteger] = np.uint8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, top, shape).astype(kind)
 
 
@@ -52,10 +47,7 @@ class TestOrientation:
     def test_size_and_pixels_are_those_that_a_viewer_shows(self, tmp_path: Path, ending: str, orientation: int) -> None:
         stored, path = np.zeros((16, 24, 3), np.uint8), tmp_path / f"a.{ending}"
         stored[:8, :8], stored[:8, 16:] = 250, 120  # three corners that differ
-        lossless: dict[str, Any] = (
-            {"lossless": True} if ending == "webp" else {"quality": 95} if ending in ("jpg", "avif") else {}
-        )
-        Image.fromarray(stored).save(path, exif=exif(orientation), **lossless)
+        Image.fromarray(stored).save(path, exif=exif(orientation), lossless=ending == "webp", quality=95)
         expected = SHOWN[orientation](stored)
         assert inspect(path).size == expected.shape[:2]
         assert inspect(path).orientation == orientation
@@ -83,7 +75,7 @@ class TestDepth:
         for folder, values in (("a", bright), ("b", bright // 4)):
             (tmp_path / folder).mkdir()
             cv2.imwrite(str(tmp_path / folder / name), values[..., ::-1] if color else values)  # it takes BGR
-        source: Any = open_source("image_folder", str(tmp_path))
+        source = FolderSource.of_classes(str(tmp_path))
         assert source.depth == bits
         read = source.read(np.arange(2)).permute(0, 2, 3, 1).numpy()
         read = read if color else read[..., 0]
@@ -137,7 +129,7 @@ def test_what_is_transparent_shows_white_and_is_counted(tmp_path: Path) -> None:
     palette = Image.frombytes("P", (4, 4), bytes([0] * 4 + [1] * 12))
     palette.putpalette([9, 9, 9, 40, 40, 40])
     palette.save(tmp_path / "a/palette.gif", transparency=0)
-    source: Any = open_source("image_folder", str(tmp_path))
+    source = FolderSource.of_classes(str(tmp_path))
     read = source.read(np.arange(5)).numpy()
     for name in ("rgba.png", "la.png", "rgba.tga"):
         np.testing.assert_allclose(read[source.ids.index(f"a/{name}")][0], expected, atol=1)
@@ -151,8 +143,8 @@ def test_what_is_transparent_shows_white_and_is_counted(tmp_path: Path) -> None:
 def test_the_first_frame_or_page_is_read_and_the_files_are_counted(tmp_path: Path) -> None:
     frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (30, 90, 200)]
     for ending in ("gif", "tif", "png", "webp"):
-        extra: dict[str, Any] = {"lossless": True} if ending == "webp" else {}
-        frames[0].convert("RGB").save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:], **extra)
+        options = {"save_all": True, "append_images": frames[1:], "lossless": ending == "webp"}
+        frames[0].convert("RGB").save(tmp_path / f"a.{ending}", **options)
     source = open_files([str(tmp_path)], (1, 4, 4))
     assert source.read(np.arange(4)).flatten(1).unique(dim=1).tolist() == [[30]] * 4
     assert source.notes == ["files: 4 of 4 images have several frames or pages; the first is read"]

@@ -16,11 +16,7 @@ def test_train_val_test_folders_are_the_sources_own_parts(gray_root):
     source = open_source("image_folder", str(gray_root / "all"))
     assert source.label_names == ["one", "three", "two"]
     assert source.parts is not None
-    assert {part: len(indices) for part, indices in source.parts.items()} == {
-        "train": 12,
-        "val": 4,
-        "test": 4,
-    }
+    assert {part: len(indices) for part, indices in source.parts.items()} == {"train": 12, "val": 4, "test": 4}
     assert "valid/one/0.png" in source.ids
     parts = split(source, 100, 100)
     assert {part: len(indices) for part, indices in parts.items()} == {"train": 12, "val": 4, "test": 4}

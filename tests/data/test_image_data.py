@@ -8,15 +8,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from plcourse.data import (
-    ImageDataset,
-    Process,
-    RandomAffine,
-    RandomCrop,
-    Splittable,
-    eval_loader,
-    open_source,
-)
+from plcourse.data import Process, RandomAffine, RandomCrop, Splittable, open_source
 from plcourse.ddp.data import ImageData
 from plcourse.errors import UserError
 from trainers import QUIET
@@ -158,11 +150,11 @@ def test_testing_and_predicting_see_the_test_part_in_order(digits):
 
 
 def _image_folder(root, n=12):
-    source: Any = open_source("digits", image_size=12)
+    source = open_source("digits", image_size=12)
     for label in (0, 1):
         for i in np.flatnonzero(source.labels == label)[:n]:
             (root / f"class{label}").mkdir(parents=True, exist_ok=True)
-            Image.fromarray(source.images[i, 0].numpy()).save(root / f"class{label}" / f"{i}.png")
+            Image.fromarray(source.read(np.array([i]))[0, 0].numpy()).save(root / f"class{label}" / f"{i}.png")
     return root
 
 
@@ -176,9 +168,8 @@ def test_new_files_are_predicted_without_the_training_data(tmp_path):
     Image.fromarray(np.full((30, 20, 3), 128, np.uint8)).save(new)
 
     elsewhere = ImageData("image_folder", str(tmp_path / "gone"), predict_paths=[str(new), str(root / "class1")])
-    predicted: Any = _trainer().predict(
-        Linear(144), datamodule=elsewhere, ckpt_path=tmp_path / "a.ckpt", weights_only=True
-    )
+    trained = tmp_path / "a.ckpt"
+    predicted: Any = _trainer().predict(Linear(144), datamodule=elsewhere, ckpt_path=trained, weights_only=True)
     [batch] = predicted
     assert elsewhere.label_names == ["class0", "class1"]
     assert elsewhere.splits.normalization == data.splits.normalization
@@ -262,12 +253,3 @@ def test_the_loaders_follow_the_trainers_rank_and_device():
     assert Process.of(None) == Process(0, 1, False, False)
     found = Process.of(RankOne())  # pyright: ignore[reportArgumentType]
     assert (found.rank, found.world_size, found.pin_memory, found.overfit) == (1, 3, True, False)
-
-
-def test_ranks_get_disjoint_shares_of_the_test_part():
-    data = _digits(test_size=200)
-    images = data.splits
-    part = ImageDataset(images.source, images.parts["test"], images.normalization)
-    shares = [eval_loader(part, 7, Process(rank, 3)) for rank in range(3)]
-    ids = [name for loader in shares for batch in loader for name in batch["id"]]
-    assert ids == [images.source.ids[i] for i in images.parts["test"]]

@@ -12,15 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plcourse.data import (
-    Batch,
-    BatchLoader,
-    EvalSampler,
-    ImageDataset,
-    Normalization,
-    RandomAffine,
-    TrainSampler,
-)
+from plcourse.data import Batch, BatchLoader, EvalSampler, ImageDataset, Normalization, RandomAffine, TrainSampler
 from plcourse.errors import UserError
 
 
@@ -103,14 +95,6 @@ def test_a_resumed_loader_gives_the_remaining_batches(n, batch_size, epoch, same
     assert [b["index"].tolist() for b in iterator] == whole[position:]
     assert resumed.state_dict()["position"] == len(whole)
     assert _epoch(resumed, epoch + 1) == _epoch(_loader(n, batch_size), epoch + 1)
-
-
-def test_a_state_from_an_epochs_end_goes_on_with_the_next_epoch():
-    loader = _loader()
-    _epoch(loader, 1)
-    resumed = _loader()
-    resumed.load_state_dict(loader.state_dict())
-    assert _epoch(resumed, 2) == _epoch(_loader(), 2)
 
 
 def test_an_abandoned_pass_starts_again_from_the_beginning():

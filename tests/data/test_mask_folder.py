@@ -4,22 +4,17 @@ import csv
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from image_files import exif
 from plcourse.data import open_masks, split
+from plcourse.data.paired_files import PairedFiles
 from plcourse.errors import UserError
 
 TURN = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 2: Image.Transpose.FLIP_LEFT_RIGHT}
-
-
-def exif(orientation: int) -> Image.Exif:
-    found = Image.Exif()
-    found[0x0112] = orientation
-    return found
 
 
 def label(root: Path, names: Sequence[str], where: str = "labels.csv") -> None:
@@ -45,15 +40,26 @@ def photo_and_mask(
     if mask == "shown" and orientation in TURN:
         image = image.transpose(TURN[orientation])
     path = root / "masks" / Path(name).with_suffix(".png")
-    options: dict[str, Any] = {} if tag is None else {"exif": exif(tag)}
-    image.save(path, **options)
+    image.save(path, exif=b"" if tag is None else exif(tag))
 
 
-def lies_on_its_object(source: Any) -> list[bool]:
+def opened(root: Path, image_size: int | None = None) -> PairedFiles:
+    source = open_masks("mask_folder", str(root), image_size)
+    assert isinstance(source, PairedFiles)
+    return source
+
+
+def lies_on_its_object(source: PairedFiles) -> list[bool]:
     """For each sample, whether the mask is where the image is bright."""
     rows = np.arange(len(source.ids))
     bright = source.read(rows)[:, 0] > 128
     return [bool((b == (m == 1)).all()) for b, m in zip(bright, source.read_masks(rows), strict=True)]
+
+
+def raw_masks_fit(source: PairedFiles) -> bool:
+    """The same of all masks before they are resized."""
+    rows = range(len(source.ids))
+    return all(bool(((source.read_raw(i)[0] > 128) == (source.read_raw_mask(i) == 1)).all()) for i in rows)
 
 
 class TestRotatedPhotos:
@@ -66,11 +72,10 @@ class TestRotatedPhotos:
             photo_and_mask(tmp_path, f"{i}.{ending}", orientation=6, mask=mask)
         photo_and_mask(tmp_path, f"4.{ending}")
         label(tmp_path, [f"{i}.{ending}" for i in range(5)])
-        source: Any = open_masks("mask_folder", str(tmp_path), image_size=24)
+        source = opened(tmp_path, image_size=24)
         assert source.sizes.tolist() == [[24, 16]] * 4 + [[16, 24]]
         assert source.read_raw(0).shape == (3, 24, 16)
-        for i in range(5):
-            assert ((source.read_raw(i)[0] > 128) == (source.read_raw_mask(i) == 1)).all()
+        assert raw_masks_fit(source)
         told = [note for note in source.notes if "orientation" in note]
         assert len(told) == (mask == "stored")
         assert all("4 masks have the size in which their images are stored, and are turned" in note for note in told)
@@ -82,7 +87,7 @@ class TestRotatedPhotos:
         for name, mask in (("a.png", "shown"), ("b.png", "stored")):
             photo_and_mask(tmp_path, name, (16, 16), orientation, mask)
         label(tmp_path, ["a.png", "b.png"])
-        source: Any = open_masks("mask_folder", str(tmp_path))
+        source = opened(tmp_path)
         assert lies_on_its_object(source) == [True, False]
         [note] = source.notes
         assert "2 images have an EXIF orientation and a mask that fits them turned and unturned" in note
@@ -94,9 +99,8 @@ class TestRotatedPhotos:
         photo_and_mask(tmp_path, "c.png", (16, 16), 3, "stored")
         photo_and_mask(tmp_path, "d.png", (16, 24), 6, "stored")
         label(tmp_path, ["a.png", "b.png", "c.png", "d.png"])
-        source: Any = open_masks("mask_folder", str(tmp_path), image_size=24)
-        for i in range(4):
-            assert ((source.read_raw(i)[0] > 128) == (source.read_raw_mask(i) == 1)).all(), i
+        source = opened(tmp_path, image_size=24)
+        assert raw_masks_fit(source)
         assert any(
             "1 images have an EXIF orientation" in note and "as the other masks are" in note for note in source.notes
         )
@@ -118,14 +122,7 @@ class TestParts:
             label(tmp_path / part, [f"{name}.png" for name in names], "Labels.csv")
         (tmp_path / "Testing/Labels.csv").write_text("file,label\ne.png,a\nf.png,a\n")  # one of the two classes
         source = open_masks("mask_folder", str(tmp_path))
-        assert source.ids == [
-            "Testing/e.png",
-            "Testing/f.png",
-            "Train/a.png",
-            "Train/b.png",
-            "Train/c.png",
-            "Train/d.png",
-        ]
+        assert source.ids == [f"Testing/{name}.png" for name in "ef"] + [f"Train/{name}.png" for name in "abcd"]
         parts = split(source, 0, 3)
         assert {part: [source.ids[i] for i in rows] for part, rows in parts.items()} == {
             "train": source.ids[2:],
@@ -170,7 +167,7 @@ class TestNames:
         (tmp_path / "images/c.png").unlink()
         (tmp_path / "images/notes.txt").write_text("x")
         label(tmp_path, ["a.png", "b.png"])
-        source: Any = open_masks("mask_folder", str(tmp_path), image_size=24)
+        source = opened(tmp_path, image_size=24)
         assert (source.read_raw_mask(0) == source.read_raw_mask(1)).all()
         assert any("left out 1 file that Pillow does not read as an image: 1 .txt" in note for note in source.notes)
         assert any("that belong to no image, such as 'c.png'" in note for note in source.notes)

@@ -1,6 +1,7 @@
 """What a checkpoint knows by name holds for other data by name: columns, classes, classes of pixels."""
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from plcourse.kfold.data import TableData
 from plcourse.nlp.splits import TextSplits
 from plcourse.training.trainer import Trainer
 
+Splits = TypeVar("Splits", TableSplits, ImageSplits, TextSplits)
+
 
 def _table(folder: Path) -> pd.DataFrame:
     draw = np.random.default_rng(9)
@@ -34,13 +37,16 @@ def _rows(parts: TableSplits, part: str = "test") -> dict[str, tuple[torch.Tenso
     return dict(zip(ids, zip(batch["features"], batch["label"].tolist(), strict=True), strict=True))
 
 
-def _opened(folder: Path, name: str, state: dict, late: bool) -> TableSplits:
-    parts = TableSplits(str(folder / name), Schema())
+def _restored(parts: Splits, state: dict[str, Any], late: bool) -> Splits:
     if late:  # as a stock trainer restores a data module
         parts.open()
     parts.load_state_dict(state)
     parts.open()
     return parts
+
+
+def _opened(folder: Path, name: str, state: dict[str, Any], late: bool) -> TableSplits:
+    return _restored(TableSplits(str(folder / name), Schema()), state, late)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -121,12 +127,7 @@ def test_images_of_some_of_the_classes_keep_their_numbers(tmp_path: Path, late: 
     state = ImageSplits("image_folder", str(tmp_path / "all"), test_size=6).state_dict()
 
     def of(name: str) -> ImageSplits:
-        parts = ImageSplits("image_folder", str(tmp_path / name), test_size=6)
-        if late:
-            parts.open()
-        parts.load_state_dict(state)
-        parts.open()
-        return parts
+        return _restored(ImageSplits("image_folder", str(tmp_path / name), test_size=6), state, late)
 
     batch = next(iter(of("some").eval_loader(None, "test", 100)))
     assert batch["label"].tolist() == [1 if name.startswith("bee") else 2 for name in batch["id"]]
@@ -175,20 +176,12 @@ def test_texts_of_other_classes_are_refused_and_others_go_by_name(tmp_path: Path
 
     state = of("train.csv").state_dict()
 
-    def restored(name: str) -> TextSplits:
-        parts = of(name)
-        if late:
-            parts.open()
-        parts.load_state_dict(state)
-        parts.open()
-        return parts
-
-    source = restored("two.csv").source
+    source = _restored(of("two.csv"), state, late).source
     label_of = dict(rows)
     assert [source.label_names[k] for k in source.labels] == [label_of[text] for text in source.texts]
     assert source.label_names == ["bad", "fair", "good"]
     with pytest.raises(UserError, match="has the class 'fine'"):
-        restored("other.csv")
+        _restored(of("other.csv"), state, late)
 
 
 class Late(Trainer):

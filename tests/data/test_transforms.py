@@ -77,10 +77,7 @@ def test_affine_turns_shifts_zooms_and_shears_the_right_way():
 def test_affine_agrees_with_torchs_own_grid(images):
     angle, shift, zoom = math.radians(17.0), 0.1, 1.2
     theta = torch.tensor(
-        [
-            [math.cos(angle) / zoom, math.sin(angle) / zoom, 0.0],
-            [-math.sin(angle) / zoom, math.cos(angle) / zoom, 0.0],
-        ]
+        [[math.cos(angle) / zoom, math.sin(angle) / zoom, 0.0], [-math.sin(angle) / zoom, math.cos(angle) / zoom, 0.0]]
     )
     theta[:, 2] = theta[:, :2] @ torch.tensor([-2 * shift, 0.0])
     image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(2))

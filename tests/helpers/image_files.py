@@ -18,3 +18,9 @@ def tear(path):
 
 def noise(height, width, channels=3, seed: Any = 0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8).squeeze()
+
+
+def exif(orientation: int) -> Image.Exif:
+    found = Image.Exif()
+    found[0x0112] = orientation
+    return found
