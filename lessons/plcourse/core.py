@@ -13,7 +13,8 @@ __path__: list[str] = []  # makes `import plcourse.core.data` look for a registe
 _RENAMED_MODULES = {"image_folder": "folder", "image_splits": "parts", "mask_splits": "mask_parts"}
 _RENAMED_CLASSES = {
     "plcourse.data": {"ImageParts": "ImageSplits", "ImageSet": "ImageDataset", "MaskParts": "MaskSplits"}
-    | {"MaskSet": "MaskDataset"},
+    | {"MaskSet": "MaskDataset", "Labelled": "Labeled"}
+    | {"Normalisation": "Normalization", "fit_normalisation": "fit_normalization"},
     "plcourse.data.image_splits": {"ImageParts": "ImageSplits"},
     "plcourse.data.images": {"ImageSet": "ImageDataset"},
     "plcourse.data.mask_splits": {"MaskParts": "MaskSplits", "MaskSet": "MaskDataset"},

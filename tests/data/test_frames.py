@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plcourse.data.classes import class_names
 from plcourse.data.frames import as_text, numbers, read_frame
 from plcourse.data.lines import read_lines
+from plcourse.data.names import class_names
 from plcourse.errors import UserError
 
 ALL = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -22,20 +22,7 @@ def read(folder: Path, content: str | bytes, name: str = "t.csv") -> pd.DataFram
     return read_frame(folder / name, ALL)
 
 
-WORDS = [
-    "00017",
-    "12345678901234567890",
-    "None",
-    "NA",
-    "N/A",
-    "null",
-    "nan",
-    "0100",
-    "1.0",
-    "1e3",
-    "True",
-    "2020-01-01",
-]
+WORDS = ["0017", "12345678901234567890", "None", "NA", "N/A", "null", "nan", "0100", "1.0", "1e3", "True", "2020-01-01"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])

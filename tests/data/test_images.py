@@ -6,9 +6,11 @@ from plcourse.data import (
     ArraySource,
     ImageDataset,
     ImageSplits,
+    MaskSplits,
     Normalization,
     Process,
     RandomCrop,
+    eval_loader,
     fit_normalization,
     train_loader,
 )
@@ -93,6 +95,8 @@ def test_ranks_share_each_global_batch(digits, monkeypatch):
     together = [first + second for first, second in zip(*shares, strict=True)]
     # a last batch of one sample cannot be shared by two processes, so it joins the one before
     assert together == [*alone[:4], alone[4] + alone[5]]
+    evaluated = [name for rank in range(2) for b in eval_loader(data, 7, Process(rank, 2)) for name in b["id"]]
+    assert evaluated == data.ids
 
 
 def test_parts_are_opened_when_needed_and_only_once(monkeypatch):
@@ -110,8 +114,8 @@ def test_parts_are_opened_when_needed_and_only_once(monkeypatch):
     assert opened == ["digits"]
 
 
-def test_a_new_split_keeps_the_test_part_and_is_normalized_anew():
-    images = ImageSplits("digits")
+@pytest.mark.parametrize("images", [ImageSplits("digits"), MaskSplits("digits_on_photos", image_size=8)])
+def test_a_new_split_keeps_the_test_part_and_is_normalized_anew(images):
     zeros = [name for name, label in zip(images.ids, images.labels, strict=True) if label == 0]
     others = [name for name in images.ids if name not in set(zeros)]
     before = images.normalization
@@ -121,6 +125,7 @@ def test_a_new_split_keeps_the_test_part_and_is_normalized_anew():
     assert fold.normalization == fit_normalization(images.source, fold.parts["train"]) != before
     assert images.normalization == before
     assert sorted(fold.ids) == sorted(images.ids)
+    assert next(iter(fold.eval_loader(None, "train", 20)))["id"] == zeros[:20]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from plcourse.data import IGNORE, MaskSplits, open_masks, open_source, overlap
-from plcourse.data.photos import digits_on_photos
+from plcourse.data.masks import digits_on_photos
 from plcourse.data.sources import package_file
 from plcourse.errors import UserError
 
@@ -242,16 +242,3 @@ def test_a_checkpoint_of_other_masks_is_refused(folder: Callable[..., Path]) -> 
     parts.open()
     with pytest.raises(UserError, match=r"mask_folder has the class of pixels '[^']*', .* trained on sky, sea"):
         parts.load_state_dict({**parts.state_dict(), "mask_names": ["sky", "sea"]})
-
-
-def test_another_split_keeps_the_test_part_and_fits_the_normalization_anew() -> None:
-    parts = MaskSplits("digits_on_photos", image_size=8, val_size=100, test_size=4700)
-    parts.open()
-    ids = parts.ids
-    anew = parts.with_split(ids[:50], ids[50:60])
-    (batch,) = anew.eval_loader(None, "val", 20)
-    assert batch["id"] == ids[50:60]
-    assert anew.parts["test"].tolist() == parts.parts["test"].tolist()
-    assert anew.normalization != parts.normalization
-    with pytest.raises(ValueError, match="is not for training or validation"):
-        parts.with_split([parts.source.ids[parts.parts["test"][0]]], [])

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plcourse.data.accumulation import Accumulation
 from plcourse.data.loader import BatchLoader
-from plcourse.data.samplers import EvalSampler, TrainSampler
+from plcourse.data.samplers import Accumulation, EvalSampler, TrainSampler
 from plcourse.errors import UserError
 
 worlds = st.integers(1, 6)
@@ -62,13 +61,6 @@ def test_global_batches_do_not_depend_on_how_many_ranks_share_them(world_size, s
     ranks = [list(s.batches(4)) for s in _of_all_ranks(TrainSampler, n, share, world_size, seed=2)]
     together = [np.concatenate(shares) for shares in zip(*ranks, strict=True)]
     assert [b.tolist() for b in together] == [b.tolist() for b in alone]
-
-
-@given(n=st.integers(10, 60), start=st.integers(0, 8), epoch=st.integers(0, 3))
-def test_starting_late_gives_the_tail(n, start, epoch):
-    sampler = TrainSampler(n, 4, seed=1)
-    whole = [b.tolist() for b in sampler.batches(epoch)]
-    assert [b.tolist() for b in sampler.batches(epoch, start)] == whole[start:]
 
 
 def test_a_remainder_smaller_than_the_world_joins_the_last_batch():

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 
-from plcourse.data import SOURCES, open_source, prepare, sources, split
+from plcourse.data import SOURCES, ArraySource, open_source, prepare, sources, split
 from plcourse.errors import UserError
 
 IDX = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}
@@ -64,6 +64,12 @@ def cifar_root(mnist5k, tmp_path, monkeypatch):
     return tmp_path, images, labels, classes
 
 
+def arrays(name: str, root: str = "data", image_size: int | None = None) -> ArraySource:
+    source = open_source(name, root, image_size)
+    assert isinstance(source, ArraySource)
+    return source
+
+
 def test_digits_are_scikit_learns_scaled_to_bytes(digits):
     from sklearn.datasets import load_digits
 
@@ -92,16 +98,9 @@ def test_mnist5k_is_mlxtends(mnist5k):
 def test_packaged_sources_survive_a_package_that_moves_its_file(name, monkeypatch, request):
     quick = request.getfixturevalue(name)
     monkeypatch.setattr(sources, "package_file", lambda package, relative: None)
-    slow: Any = open_source(name)
+    slow = arrays(name)
     assert torch.equal(quick.images, slow.images)
     np.testing.assert_array_equal(quick.labels, slow.labels)
-
-
-def test_the_quick_parser_reads_what_the_slow_one_reads():
-    table = np.random.default_rng(0).integers(0, 256, (50, 7))
-    text = "\n".join(",".join(map(str, row)) for row in table).encode()
-    for ending in (b"", b"\n"):
-        np.testing.assert_array_equal(sources._parse_table(text + ending, 7), table)
 
 
 def test_reading_picks_rows_and_hashes_follow_content(mnist5k):
@@ -116,7 +115,7 @@ def test_reading_picks_rows_and_hashes_follow_content(mnist5k):
 def test_idx_files_are_read_through_torchvision(name, idx_root):
     root, images, labels = idx_root
     prepare(name, str(root))  # everything is there, so nothing is downloaded
-    source: Any = open_source(name, str(root))
+    source = arrays(name, str(root))
     assert source.shape == (1, 28, 28)
     np.testing.assert_array_equal(source.images.numpy()[:, 0], images)
     np.testing.assert_array_equal(source.labels, labels)
@@ -131,7 +130,7 @@ def test_idx_files_are_read_through_torchvision(name, idx_root):
 def test_cifar_pickles_are_read_through_torchvision(cifar_root):
     root, images, labels, classes = cifar_root
     prepare("cifar10", str(root))
-    source: Any = open_source("cifar10", str(root))
+    source = arrays("cifar10", str(root))
     assert source.shape == (3, 32, 32)
     np.testing.assert_array_equal(source.images.numpy(), images)
     assert source.labels.tolist() == labels
@@ -151,11 +150,7 @@ def no_network(monkeypatch):
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_without_network_and_files_the_error_says_what_to_do(name, tmp_path, no_network, capsys):
     folder = tmp_path / "somewhere"
-    wanted = {
-        "mnist": "MNIST/raw",
-        "fashion_mnist": "FashionMNIST/raw",
-        "cifar10": "cifar-10-batches-py",
-    }[name]
+    wanted = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py"}[name]
     file = "data_batch_1" if name == "cifar10" else "train-images-idx3-ubyte"
     for refused in (lambda: prepare(name, str(folder)), lambda: open_source(name, str(folder))):
         with pytest.raises(UserError) as raised:
@@ -198,7 +193,7 @@ def test_prepare_needs_nothing_for_the_packaged_sources(tmp_path, no_network):
 
 
 def test_images_are_scaled_when_asked(mnist5k):
-    small: Any = open_source("mnist5k", image_size=14)
+    small = arrays("mnist5k", image_size=14)
     assert small.shape == (1, 14, 14)
     assert small.images.dtype == torch.uint8
     picked = small.read(np.array([4321]))

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from plcourse.data import BatchLoader, ImageDataset, Process, run_seed, train_loader
-from plcourse.data.accumulation import planned_batches
+from plcourse.data.samplers import planned_batches
 from plcourse.ddp.data import ImageData
 from plcourse.ddp.model import ImageClassifier
 from plcourse.ddp.networks import MLP

@@ -23,7 +23,7 @@ from plcourse.curriculum.sampler import CurriculumSampler, Order, rank_samples
 from plcourse.curriculum.scorers import Scorer, TrainingSamples, write_scores
 from plcourse.curriculum.self_paced import SelfPacing
 from plcourse.data import Batch, BatchLoader, TrainSampler
-from plcourse.data.accumulation import planned_batches
+from plcourse.data.samplers import planned_batches
 from plcourse.errors import UserError
 from plcourse.processes.collectives import gather_objects
 from plcourse.training.loops import EpochLoop, FitLoop

@@ -3,14 +3,7 @@
 from plcourse.data.image_data import ImageData
 from plcourse.data.image_folder import FolderSource, open_files
 from plcourse.data.image_splits import ImageSplits
-from plcourse.data.images import (
-    ImageDataset,
-    Normalization,
-    Process,
-    eval_loader,
-    fit_normalization,
-    train_loader,
-)
+from plcourse.data.images import ImageDataset, Normalization, Process, eval_loader, fit_normalization, train_loader
 from plcourse.data.loader import Batch, BatchLoader
 from plcourse.data.mask_splits import JointAugmentation, MaskDataset, MaskSplits
 from plcourse.data.masks import IGNORE, MASK_SOURCES, MaskSource, open_masks

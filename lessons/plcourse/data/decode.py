@@ -9,6 +9,7 @@ Shape suffixes: C channels, H height, W width.
 """
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -34,7 +35,7 @@ _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _ONE_PICTURE = ("MPO", "PSD")  # formats whose other frames are previews or layers of the same picture
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of the values from cameras, scanners and microscopes
 _SURE = 1 << 14  # a file with a value of this size or more uses all 16 bits
-_ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION = 0x0112  # the EXIF tag
 _PNG_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # text chunks of a PNG that can hold an orientation
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,27 +54,16 @@ class UnreadableImage(Exception):
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts that the header and the bytes of an image file contain.
+    """The facts that the header and the bytes of an image file contain."""
 
-    Attributes:
-        content: 8 bytes of BLAKE2b over the file.
-        gray: whether it has no colors.
-        size: height and width as shown.
-        orientation: its EXIF orientation, 1 to 8.
-        transparent: whether it has an alpha channel or a transparent color.
-        frames: whether it has more than one frame or page.
-        peak: the largest value of a 16-bit file; 0 for an 8-bit file.
-        error: why it cannot be read, or None.
-    """
-
-    content: bytes = b""
-    gray: bool = False
-    size: tuple[int, int] = (0, 0)
-    orientation: int = 1
-    transparent: bool = False
-    frames: bool = False
-    peak: int = 0
-    error: str | None = None
+    content: bytes = b""  # 8 bytes of BLAKE2b over the file
+    gray: bool = False  # whether it has no colors
+    size: tuple[int, int] = (0, 0)  # height and width as shown
+    orientation: int = 1  # its EXIF orientation, 1 to 8
+    transparent: bool = False  # whether it has an alpha channel or a transparent color
+    frames: bool = False  # whether it has more than one frame or page
+    peak: int = 0  # the largest value of a 16-bit file; 0 for an 8-bit file
+    error: str | None = None  # why it cannot be read
 
 
 def inspect(path: Path, decode: bool = False) -> Facts:
@@ -112,21 +102,18 @@ def glance(path: Path) -> Facts:
 
 
 def upright(image: Image.Image, channels: int, depth: int = 0) -> Image.Image:
-    """The upright picture in a file that was just opened, in mode L or RGB.
+    """The upright picture in a file that was opened but not yet loaded, in mode L (1 channel) or RGB (3).
 
-    Args:
-        image: opened, but not yet loaded.
-        channels: 1 for L, 3 for RGB.
-        depth: the assumed bits of the values of a 16-bit file; 0 if the model only knows 8-bit files.
-
-    Raises:
-        ValueError: the values have no fixed range, or do not fit into `depth`.
+    The values of a 16-bit file are taken to have `depth` bits; 0 says that the model only knows 8-bit files. Values
+    that have no fixed range, or do not fit, are a ValueError.
     """
     if reason := _no_range(image):
         raise ValueError(reason)
     if _is_deep(image):
         values, alpha_HW = _deep_values(image)
-        pixels = (values >> (_bits(values, depth) - 8)).astype(np.uint8)
+        if reason := misfit(int(values.max()), depth):
+            raise ValueError(reason)
+        pixels = (values >> ((depth or 16) - 8)).astype(np.uint8)
         if alpha_HW is not None:
             pixels = np.dstack([pixels, (alpha_HW >> 8).astype(np.uint8)])
         orientation, image = orientation_of(image), Image.fromarray(pixels)
@@ -146,13 +133,8 @@ def upright(image: Image.Image, channels: int, depth: int = 0) -> Image.Image:
 
 def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation of an image, 1 to 8; 1 if it has no valid one. Loads a PNG."""
-    value = image.getexif().get(_ORIENTATION, 1)
+    value = image.getexif().get(ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def has_orientation(image: Image.Image) -> bool:
-    """Whether an image has an EXIF orientation, which may be 1. Loads a PNG."""
-    return _ORIENTATION in image.getexif()
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
@@ -171,8 +153,8 @@ def depth_of(peak: int) -> int:
 
 
 def misfit(peak: int, depth: int) -> str | None:
-    """Why a 16-bit file whose largest value is `peak` cannot be read with `depth`; None if it can."""
-    if depth == 0 and peak < _SURE:
+    """Why a file cannot be read with `depth`; None if it can, as those with a `peak` of 0: 8-bit and black files."""
+    if depth == 0 and 0 < peak < _SURE:
         return (
             f"it has 16 bits, of which its values fill no more than {depth_of(peak)}, and the model only knows 8-bit "
             "files; convert it to 8 bits"
@@ -210,21 +192,14 @@ def _orientation_in(content: bytes, image: Image.Image) -> int:
     """The orientation of a file that was just opened, without loading it."""
     if image.format != "PNG":
         return orientation_of(image)
-    if not _has_exif(content):
-        return 1  # Pillow would decode the whole picture to look for EXIF data after it
-    with Image.open(BytesIO(content)) as again:
-        return orientation_of(again)
-
-
-def _has_exif(png: bytes) -> bool:
-    """Whether one of the chunks of a PNG file can hold an orientation."""
     at = 8
-    while at + 8 <= len(png):
-        kind, data = png[at + 4 : at + 8], at + 8
-        if kind == b"eXIf" or (kind in (b"tEXt", b"zTXt", b"iTXt") and png.startswith(_PNG_TEXTS, data)):
-            return True
-        at = data + int.from_bytes(png[at : at + 4], "big") + 4
-    return False
+    while at + 8 <= len(content):
+        kind, data = content[at + 4 : at + 8], at + 8
+        if kind == b"eXIf" or (kind in (b"tEXt", b"zTXt", b"iTXt") and content.startswith(_PNG_TEXTS, data)):
+            with Image.open(BytesIO(content)) as again:
+                return orientation_of(again)
+        at = data + int.from_bytes(content[at : at + 4], "big") + 4
+    return 1  # no chunk can hold one; Pillow would decode the whole picture to look for EXIF data after it
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -249,19 +224,11 @@ def _deep_values(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     content = np.frombuffer(stream.read(), np.uint8)
     stream.seek(at)
     image.load()  # raises for a truncated file, of which OpenCV would return a part
-    try:
+    values = None
+    with suppress(cv2.error):
         values = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        values = None
     if values is None or values.dtype != np.uint16 or values.shape[:2] != (image.height, image.width):
         raise ValueError("its 16-bit colors cannot be decoded; convert the file to 8 bits")
     if values.ndim == 2:
         return values, None
     return values[..., 2::-1], values[..., 3] if values.shape[2] == 4 else None
-
-
-def _bits(values: np.ndarray, depth: int) -> int:
-    peak = int(values.max())
-    if reason := misfit(peak, depth):
-        raise ValueError(reason)
-    return depth or 16

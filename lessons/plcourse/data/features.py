@@ -31,11 +31,7 @@ def require_columns(name: str, frame: pd.DataFrame, columns: Iterable[str | None
 
 
 def row_ids(name: str, frame: pd.DataFrame, column: str | None, prefix: str) -> list[str]:
-    """The names of the rows, from the column that holds them or else from their numbers: ``prefix/00017``.
-
-    Raises:
-        UserError: a name that is missing or occurs twice.
-    """
+    """The names of the rows, from their column, which must have a different one in each row, or ``prefix/00017``."""
     if column is None:
         return [f"{prefix}/{row:05d}" for row in range(len(frame))]
     ids = as_text(frame, column)
@@ -43,21 +39,21 @@ def row_ids(name: str, frame: pd.DataFrame, column: str | None, prefix: str) -> 
     if len(wrong):
         value = ids.iloc[wrong[0]]
         what = "is missing" if value is None else f"is '{value}' again"
-        raise UserError(f"{name}, row {wrong[0]}: column '{column}' {what}; each row needs an id of its own")
+        raise UserError(f"{name}, row {wrong[0]}: column '{column}' {what}; each row needs its own id")
     return ids.tolist()
 
 
 def feature_matrix(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-    """The values of feature columns, and the reason for each row that cannot be used.
+    """The values of feature columns, float64 [N, D], and the reason for each row that cannot be used, by row number.
 
-    ``True`` and ``False`` count as 1 and 0.
-
-    Returns:
-        float64 [N, D], 0 in rows that cannot be used; and a reason by row number.
+    ``True`` and ``False`` count as 1 and 0; the rows that cannot be used are 0.
     """
     values_ND = np.empty((len(frame), len(columns)))
     for i, name in enumerate(columns):
-        values_ND[:, i] = _feature_values(frame, name)
+        values_ND[:, i] = numbers(frame, name)
+        if (unknown := np.isnan(values_ND[:, i])).any():
+            words = as_text(frame.loc[unknown], name).str.strip().str.lower()
+            values_ND[unknown, i] = words.map({"true": 1.0, "false": 0.0}).to_numpy(np.float64)
     wrong: dict[int, str] = {}
     for row, i in zip(*np.nonzero(~np.isfinite(values_ND)), strict=True):
         value = frame[columns[i]].iloc[row]
@@ -67,29 +63,12 @@ def feature_matrix(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndar
     return values_ND, wrong
 
 
-def _feature_values(frame: pd.DataFrame, column: str) -> np.ndarray:
-    values = numbers(frame, column)
-    unknown = np.isnan(values)
-    if unknown.any():
-        flags = as_text(frame.loc[unknown], column).str.strip().str.lower().map({"true": 1.0, "false": 0.0})
-        values = values.copy()
-        values[unknown] = flags.to_numpy(np.float64)
-    return values
-
-
 def numeric_columns(name: str, frame: pd.DataFrame, taken: Collection[str | None]) -> list[str]:
-    """The columns of a table that may be features, in its order.
+    """The columns of a table that may be features, in its order, without those `taken` for another role.
 
     A column is numeric if its cells are numbers, some of which may be missing or written as ``NA``, ``null`` or ``?``;
-    such rows are refused later. The other columns are left out with a message, and so are those of `is_index`.
-
-    Args:
-        name: what messages call the table.
-        frame: the table.
-        taken: columns that have another role.
-
-    Raises:
-        UserError: a column whose numbers have a decimal comma.
+    such rows are refused later. Messages, which call the table `name`, say why other columns are left out. Numbers with
+    a decimal comma are a UserError.
     """
     chosen: list[str] = []
     others: list[str] = []
@@ -117,15 +96,10 @@ def numeric_columns(name: str, frame: pd.DataFrame, taken: Collection[str | None
 
 
 def is_index(name: str, column: str, values: np.ndarray) -> bool:
-    """Whether a column only says where in the file a row is; a message says why the column is left out.
+    """Whether the `values` (float64 [N]) of a column only number the rows; a message says why it is left out.
 
     That holds for a column without a name, as pandas and R write an index; for one that counts the rows from 0 or 1;
     and for distinct whole numbers in a column that is called ``id`` or ``index``.
-
-    Args:
-        name: what the message calls the table.
-        column: the column's name.
-        values: float64 [N].
     """
     reason = None
     if _INDEX.fullmatch(column):
@@ -143,17 +117,11 @@ def is_index(name: str, column: str, values: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Subtracts the mean of each feature and divides by its standard deviation, in float64.
+    """Subtracts the mean of each feature and divides by its standard deviation, in float64."""
 
-    Args:
-        names: D names of features.
-        mean: float64 [D].
-        std: float64 [D], above 0.
-    """
-
-    names: Sequence[str]
-    mean: np.ndarray
-    std: np.ndarray
+    names: Sequence[str]  # D names of features
+    mean: np.ndarray  # float64 [D]
+    std: np.ndarray  # float64 [D], above 0
 
     @classmethod
     def fit(cls, features_ND: np.ndarray, names: Sequence[str]) -> "Standardizer":
@@ -165,13 +133,8 @@ class Standardizer:
         return cls(names, scaled_ND.mean(axis=0) * unit_D, np.where(std_D > _CONSTANT * largest_D, std_D, 1.0))
 
     def __call__(self, features_BD: np.ndarray) -> torch.Tensor:
-        """Standardizes features [B, D] to float32 [B, D].
-
-        Raises:
-            UserError: a value beyond the range of float32, with its column.
-        """
-        wrong = self.beyond(features_BD)
-        if wrong:
+        """Standardizes features [B, D] to float32 [B, D]; a value beyond its range is a UserError with its column."""
+        if wrong := self.beyond(features_BD):
             raise UserError(next(iter(wrong.values())))
         return torch.from_numpy(((features_BD - self.mean) / self.std).astype(np.float32))
 

@@ -15,8 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plcourse.data.delimited import read_delimited
-from plcourse.data.lines import decoded, with_line_feeds
+from plcourse.data.lines import decoded, read_delimited, with_line_feeds
 from plcourse.errors import UserError, first_line
 
 SUFFIXES = (".parquet", ".csv", ".tsv")
@@ -24,17 +23,12 @@ _INDEX = "__index_level_"  # pandas' name of an unnamed index in a Parquet file
 
 
 def read_frame(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> pd.DataFrame:
-    """Reads a table from Parquet, CSV, TSV or JSONL.
+    """Reads a table from a Parquet, CSV, TSV or JSONL file, if its suffix is one of `suffixes`.
 
-    Args:
-        path: the file.
-        suffixes: those of ``.parquet``, ``.csv``, ``.tsv``, ``.jsonl`` that are allowed.
+    A missing file, another format and a damaged file are UserErrors.
 
     Returns:
         Columns of text from a CSV or TSV file; of text, lists and objects from JSONL; with its own types from Parquet.
-
-    Raises:
-        UserError: a missing file, another format, or a damaged file.
     """
     file = Path(path)
     suffix = file.suffix.lower()
@@ -57,11 +51,7 @@ def readable(path: str | Path) -> Iterator[None]:
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """An Arrow table as a frame; integers stay exact where some are missing.
-
-    Raises:
-        ValueError: two columns have the same name.
-    """
+    """An Arrow table as a frame, with exact integers where some are missing; a ValueError for two equal names."""
     names = table.column_names
     if again := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"it has two columns '{again}'; rename one of them")
@@ -80,7 +70,7 @@ def as_text(frame: pd.DataFrame, name: str) -> pd.Series:
     return pd.Series(text, index=column.index, dtype=object)
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -110,12 +100,13 @@ def _number(value: Any) -> float:
 
 def _read_jsonl(file: Path) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    as_written: Any = {"parse_int": str, "parse_float": str, "parse_constant": _constant}
     for number, line in enumerate(with_line_feeds(decoded(file, "table")).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_distinct, **as_written)
+            row = json.loads(
+                line, parse_int=str, parse_float=str, parse_constant=_constant, object_pairs_hook=_distinct
+            )
             json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is not a character
         except (ValueError, RecursionError) as error:
             raise UserError(f"cannot read the table '{file}', line {number}: {first_line(error)}") from error

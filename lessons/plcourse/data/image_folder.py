@@ -27,8 +27,7 @@ from plcourse.data.decode import (
     reason_of,
     upright,
 )
-from plcourse.data.image_files import ImageFiles, find_images, left_out_line
-from plcourse.data.layouts import class_folders
+from plcourse.data.image_files import ImageFiles, class_folders, find_images, left_out_line
 from plcourse.data.resize import ImageSize, Resize, as_pixels, resized, size_of
 from plcourse.errors import UserError
 
@@ -39,12 +38,7 @@ CACHE_BYTES = 256 << 20  # a folder whose decoded images fit into this is only d
 
 
 class DecodedCache:
-    """Decoded samples of one shape, kept in memory if all of them together take at most `CACHE_BYTES`.
-
-    Args:
-        n: the number of samples.
-        shape: the shape of each, uint8.
-    """
+    """Decodes `n` uint8 samples of one shape, and keeps them if all of them together take at most `CACHE_BYTES`."""
 
     def __init__(self, n: int, shape: Sequence[int]) -> None:
         fits = n * int(np.prod(shape)) <= CACHE_BYTES
@@ -82,12 +76,6 @@ class FolderSource:
         depth: bits of the values of 16-bit files; 0 refuses files whose values leave that open; None takes the
             smallest of 8, 10, 12, 14 and 16 that holds all values of all files.
 
-    Attributes:
-        sizes: int64 [N, 2], height and width of each file as it is shown, upright.
-        orientations: int64 [N], the EXIF orientation of each file.
-        depth: as above; 0 where no file has 16 bits.
-        notes: lines to be shown once: what was left out, and how files were read that can be read in two ways.
-
     Raises:
         UserError: an unreadable file, or no readable file at all.
     """
@@ -107,7 +95,7 @@ class FolderSource:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing and decoding release the lock
             facts = list(pool.map(inspect, files.paths, [on_error == "skip"] * len(files.paths)))
         if depth is not None:
-            facts = [_fitting(each, depth) for each in facts]
+            facts = [replace(each, error=each.error or misfit(each.peak, depth)) for each in facts]
         bad = [i for i, each in enumerate(facts) if each.error]
         if bad and on_error == "raise":
             raise _unreadable(files.paths[bad[0]], str(facts[bad[0]].error))
@@ -119,9 +107,9 @@ class FolderSource:
         files, facts = files.take(good), [facts[i] for i in good]
         self.name, self.label_names, self.paths, self.ids = name, label_names, files.paths, files.ids
         self.resize: Resize = resize
-        self.sizes = np.array([each.size for each in facts], np.int64)
-        self.orientations = np.array([each.orientation for each in facts], np.int64)
-        self.notes = [*files.notes, *_notes(name, facts)]
+        self.sizes = np.array([each.size for each in facts], np.int64)  # [N, 2], height and width as shown, upright
+        self.orientations = np.array([each.orientation for each in facts], np.int64)  # EXIF's, [N]
+        self.notes = [*files.notes, *_notes(name, facts)]  # lines to be shown once
         peak = max(each.peak for each in facts)
         self.depth = depth if depth is not None else depth_of(peak) if peak else 0
         number = {label: i for i, label in enumerate(label_names)}
@@ -141,22 +129,15 @@ class FolderSource:
         on_error: Literal["raise", "skip"] = "raise",
         resize: Resize = "crop",
     ) -> Self:
-        """Opens a folder with one sub-folder per class, or with ``train/`` and ``val/``, ``test/`` of such.
+        """Opens a folder with one sub-folder per class, or with parts of such; see `class_folders`.
 
-        The id of a sample is its path below `root`. See `class_folders` for what is left out and what is refused.
-
-        Raises:
-            UserError: `root` does not have this layout.
+        The id of a sample is its path below `root`.
         """
         files = class_folders(root)
         return cls("image_folder", files, files.label_names, None, image_size, on_error, resize=resize)
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
-        """The images at `indices` (int64 [B]) as uint8 [B, C, H, W].
-
-        Raises:
-            UserError: a file that cannot be decoded, by name.
-        """
+        """The images at `indices` (int64 [B]) as uint8 [B, C, H, W]; a UserError names a file that is damaged."""
         return self._cache.read(indices, self._decoded)
 
     def use_depth(self, depth: int) -> None:
@@ -183,17 +164,10 @@ def open_files(
     resize: Resize = "crop",
     depth: int | None = None,
 ) -> FolderSource:
-    """Opens files without labels, for prediction. The id of a file is its path as given.
+    """Opens files without labels, for prediction; the id of a file is its path as given.
 
-    Args:
-        paths: image files, folders, patterns and lists; see `find_images`.
-        shape: (channels, height, width) that the model was trained on.
-        on_error: see `FolderSource`.
-        resize: the rule that the model was trained with.
-        depth: see `FolderSource`.
-
-    Raises:
-        UserError: a path that leads to no image.
+    Paths are image files, folders, patterns and lists (see `find_images`); one that leads to no image is a UserError.
+    Shape (channels, height, width), rule and depth are those that the model was trained with; see `FolderSource`.
     """
     left_out: Counter[str] = Counter()
     names = find_images(paths, "predict_paths", left_out)
@@ -207,14 +181,8 @@ def open_files(
 def read_image(path: Path, shape: tuple[int, int, int], resize: Resize | None = "crop", depth: int = 0) -> torch.Tensor:
     """One file as upright uint8 [C, H, W], resized to `shape` (channels, height, width).
 
-    Args:
-        path: the file.
-        shape: the channels, and the size unless `resize` is None.
-        resize: the rule; None keeps the file's own height and width.
-        depth: see `FolderSource`.
-
-    Raises:
-        UnreadableImage: it cannot be decoded.
+    Without a rule, `resize`, it keeps its height and width. See `FolderSource` for the depth. A file that cannot be
+    decoded raises UnreadableImage.
     """
     channels, height, width = shape
     try:
@@ -231,11 +199,6 @@ def header_notes(name: str, paths: Sequence[str]) -> list[str]:
     some = paths[:_GLANCED]
     where = name if len(some) == len(paths) else f"{name}, the first {len(some):,} of {len(paths):,}"
     return _notes(where, [glance(Path(path)) for path in some])
-
-
-def _fitting(facts: Facts, depth: int) -> Facts:
-    reason = misfit(facts.peak, depth) if facts.peak else None
-    return replace(facts, error=facts.error or reason)
 
 
 def _notes(name: str, facts: Sequence[Facts]) -> list[str]:

@@ -10,14 +10,7 @@ from torch import Tensor
 
 from plcourse.console import say
 from plcourse.data.image_folder import open_files
-from plcourse.data.images import (
-    BatchDataset,
-    ImageDataset,
-    Normalization,
-    Process,
-    eval_loader,
-    fit_normalization,
-)
+from plcourse.data.images import BatchDataset, ImageDataset, Normalization, Process, eval_loader, fit_normalization
 from plcourse.data.loader import BatchLoader
 from plcourse.data.names import adopt_classes
 from plcourse.data.protocols import Source
@@ -37,15 +30,8 @@ class ImageSplits(SourceSplits):
     label names) is the `state_dict`.
 
     Args:
-        source: one of `sources.SOURCES`.
-        root: where files lie; see `open_source`.
-        image_size: height and width in pixels, or one number for both; None keeps the source's own.
-        on_error: ``skip`` leaves unreadable files out and lists them.
-        val_size: samples for validation (int), or their fraction (float); see `split`.
-        test_size: the same for the test part.
-        split_seed: another seed gives another split.
+        source: one of `sources.SOURCES`; see `ImageData` for the other arguments.
         normalization: a fixed one, whose single value holds for all channels; None fits it to the training part.
-        resize: how images of another size are brought to `image_size`; see `plcourse.data.resize`.
     """
 
     fitted = ("_fitted",)
@@ -80,11 +66,7 @@ class ImageSplits(SourceSplits):
 
     @cached_property
     def source(self) -> Source:
-        """The opened source.
-
-        Raises:
-            UserError: it cannot be opened, or is not what the loaded checkpoint was trained on.
-        """
+        """The opened source; a UserError if it is not like that which the loaded checkpoint was trained on."""
         source = self._open()
         report_rejected(source)
         if self._restored is not None:
@@ -139,11 +121,7 @@ class ImageSplits(SourceSplits):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what a checkpoint was trained with.
-
-        Raises:
-            UserError: the source is already open and has a class that the model does not know, or another image shape.
-        """
+        """Restores what a checkpoint was trained with; an open source of other classes or shapes is a UserError."""
         if "source" in self.__dict__:
             self._adopt(state, self.source)
         self._restored = state

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 
-from plcourse.data.accumulation import Accumulation
 from plcourse.data.loader import BatchLoader
 from plcourse.data.protocols import Fetcher, Source
 from plcourse.data.provenance import Identities
 from plcourse.data.randoms import keys_of, run_seed
-from plcourse.data.samplers import EvalSampler, TrainSampler
+from plcourse.data.samplers import Accumulation, EvalSampler, TrainSampler
 from plcourse.data.transforms import Augmentation, augment_batch
 
 FIT_LIMIT = 2048  # images; their mean is known to about 2 % of the standard deviation of one image's mean
@@ -35,16 +34,10 @@ class Normalization:
 
 
 def fit_normalization(source: Source, indices: np.ndarray, limit: int = FIT_LIMIT) -> Normalization:
-    """Fits mean and standard deviation to the samples at `indices`, which must be training samples only.
+    """Fits mean and standard deviation to the samples at `indices` (int64 [N]), which must be training samples only.
 
-    Args:
-        source: where the images are.
-        indices: int64 [N].
-        limit: the number of images that are read at most, evenly spaced in `indices`. It also holds for sources in
-            memory, so that a folder and the same images in memory are normalized in the same way.
-
-    Returns:
-        The normalization; a constant channel gets the standard deviation 1.
+    At most `limit` images are read, evenly spaced in `indices`, also of a source in memory, so that a folder and the
+    same images in memory are normalized in the same way. A constant channel gets the standard deviation 1.
     """
     if len(indices) > limit:
         indices = indices[np.linspace(0, len(indices) - 1, limit).round().astype(np.int64)]
@@ -105,18 +98,14 @@ class ImageDataset:
     @cached_property
     def identities(self) -> Identities:
         """The hashes of the samples."""
-        return Identities.of_source(self.source, self.indices, self.ids)
+        return Identities(self.source.hashes[self.indices], self.ids)
 
     @cached_property
     def _keys(self) -> np.ndarray:
         return keys_of(self.ids)
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """One batch.
-
-        Args:
-            indices: int64 [B], numbers within this part.
-            epoch: counted from 0; changes the augmentation only.
+        """The samples at `indices` (int64 [B]) of this part; the epoch only changes the augmentation.
 
         Returns:
             ``image`` float32 [B, C, H, W], ``label`` int64 [B] (-1 where unknown), ``id`` list of B str.
@@ -125,13 +114,10 @@ class ImageDataset:
         if self.augment:
             image_BCHW.div_(255)
             image_BCHW = augment_batch(self.augment, image_BCHW, self.seed, epoch, self._keys[indices])
-        image_BCHW = self.normalized(image_BCHW)
-        ids = self.ids
-        return {
-            "image": image_BCHW,
-            "label": self._labels[torch.from_numpy(indices)],
-            "id": [ids[i] for i in indices.tolist()],
-        }
+        return {"image": self.normalized(image_BCHW), **self._names(indices)}
+
+    def _names(self, indices: np.ndarray) -> dict[str, Any]:
+        return {"label": self._labels[torch.from_numpy(indices)], "id": [self.ids[i] for i in indices.tolist()]}
 
     def normalized(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """Normalizes float32 images in place; their range is 0 to 255, or 0 to 1 if there are augmentations."""
@@ -146,21 +132,13 @@ def _per_channel(values_C: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Process:
-    """What loaders need to know about their process.
+    """What loaders need to know about their process."""
 
-    Attributes:
-        rank: its number among all processes.
-        world_size: processes in all.
-        pin_memory: whether batches go to a GPU.
-        overfit: whether the Trainer sees the same batches in every epoch.
-        accumulation: which batches make one optimizer step; None for a step with every batch.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    pin_memory: bool = False
-    overfit: bool = False
-    accumulation: Accumulation | None = None
+    rank: int = 0  # its number among all processes
+    world_size: int = 1  # processes in all
+    pin_memory: bool = False  # whether batches go to a GPU
+    overfit: bool = False  # whether the Trainer sees the same batches in every epoch
+    accumulation: Accumulation | None = None  # which batches make one optimizer step; None for a step with each
 
     @classmethod
     def of(cls, trainer: Trainer | None) -> "Process":
@@ -190,14 +168,9 @@ def train_loader(
 def eval_loader(
     data: BatchDataset, batch_size: int, process: Process, num_workers: int = 0, part: str = ""
 ) -> BatchLoader:
-    """Each sample once, in order, on one process, for validation, test and prediction.
+    """Each sample once, in order, on one process, `batch_size` per batch, for validation, test and prediction.
 
-    Args:
-        data: the samples.
-        batch_size: samples per batch and process.
-        process: the process that the loader is in.
-        num_workers: processes that fetch ahead.
-        part: the name of the part, where it has one. A part other than ``train`` must not hold training samples.
+    `part` names the part, where the samples are one; a part other than ``train`` must not hold training samples.
     """
     sampler = EvalSampler(len(data), batch_size, process.rank, process.world_size)
     loader = BatchLoader(data, sampler, num_workers, process.pin_memory)

@@ -11,6 +11,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from plcourse.data.accumulation import Accumulation
 from plcourse.data.protocols import BatchSampler, Fetcher
+from plcourse.data.samplers import Accumulation
 from plcourse.errors import UserError
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal to receive when the parent dies
@@ -60,14 +61,9 @@ class BatchLoader:
         pin_memory: whether to put tensors into page-locked memory, for copies to a GPU.
         persistent_workers: whether to keep the workers from one epoch to the next.
         accumulation: which batches make one optimizer step; None for a step with every batch.
-
-    Attributes:
-        plan: the sampler. It is not called ``sampler``, because Lightning replaces an attribute of that name when it
-            overfits batches.
-        part: the name of the part that is read, where it has one.
     """
 
-    part = ""
+    part = ""  # the name of the part that is read, where it has one
 
     def __init__(
         self,
@@ -81,7 +77,7 @@ class BatchLoader:
         if num_workers < 0:
             raise ValueError(f"num_workers={num_workers}: give 0 or more")
         self.data = data
-        self.plan = sampler
+        self.plan = sampler  # Lightning replaces an attribute ``sampler`` when it overfits batches
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
@@ -154,8 +150,8 @@ class BatchLoader:
             # must happen before multiprocessing ends its children with SIGTERM, which the workers ignore
             Finalize(iterator, _shut_down, (weakref.ref(iterator),), exitpriority=100)
         for batch in iterator:
-            if isinstance(batch, _Failed):
-                raise UserError(batch.message, batch.status)
+            if isinstance(batch, UserError):
+                raise batch
             yield batch
 
     def set_epoch(self, epoch: int) -> None:
@@ -180,11 +176,7 @@ class BatchLoader:
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next pass start where `state` was taken.
-
-        Raises:
-            UserError: the state is from the middle of an epoch that this loader divides into other batches.
-        """
+        """Makes the next pass start where `state` was taken; other batches in mid-epoch are a UserError."""
         here = self.state_dict()
         if state["position"] > 0:
             for key, meaning in _RESTORE.items():
@@ -208,19 +200,18 @@ class BatchLoader:
 
     def close(self) -> None:
         """Shuts down the workers; a later pass starts new ones."""
-        running = self._iterator
-        if running is not None:
-            running._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue] torch has no public way
+        if self._workers is not None and self._workers._iterator is not None:
+            self._workers._iterator._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue] not public
         self._iterator = None
 
 
+@dataclass(eq=False)
 class _Pass(Sampler[tuple[int, np.ndarray]]):
     """The requests to the workers: (epoch, indices) for each batch of the next pass."""
 
-    def __init__(self, sampler: BatchSampler) -> None:
-        self.sampler = sampler
-        self.epoch = 0
-        self.start = 0
+    sampler: BatchSampler
+    epoch: int = 0
+    start: int = 0
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         epoch = self.epoch
@@ -230,26 +221,18 @@ class _Pass(Sampler[tuple[int, np.ndarray]]):
         return len(self.sampler) - self.start
 
 
-class _Failed:
-    """A UserError from a worker, which torch would wrap in a traceback."""
-
-    def __init__(self, error: UserError) -> None:
-        self.message = str(error)
-        self.status = error.status
-
-
-class _Fetches(Dataset[Any]):
-    """The dataset of the workers: one request in, one batch out."""
+class _Fetches(Dataset[dict[str, Any] | UserError]):
+    """The dataset of the workers: one request in, one batch out, or a UserError, which torch would wrap if raised."""
 
     def __init__(self, data: Fetcher) -> None:
         self.data = data
 
-    def __getitem__(self, request: tuple[int, np.ndarray]) -> Any:
+    def __getitem__(self, request: tuple[int, np.ndarray]) -> dict[str, Any] | UserError:
         epoch, indices = request
         try:
             return self.data.fetch(indices, epoch)
         except UserError as error:
-            return _Failed(error)
+            return error
 
 
 def _shut_down(workers: weakref.ref[Any]) -> None:

@@ -12,17 +12,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from plcourse.data.decode import (
-    DECODE_ERRORS,
-    check_size,
-    has_frames,
-    has_orientation,
-    orientation_of,
-    reason_of,
-    turned,
-)
+from plcourse.data.decode import DECODE_ERRORS, ORIENTATION, check_size, has_frames, orientation_of, reason_of, turned
 
 IGNORE = 255
+NO_PIXELS = np.empty((0, 0), np.uint8)
 _INTEGER_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _LOSSY = ("JPEG", "MPO", "AVIF")
 _SHOWN = 5  # values named in a message
@@ -31,25 +24,15 @@ _NUMBERED = 64  # up to this many values 0, 1, 2, ... are classes, however thin 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """The contents of a mask file.
+    """The contents of a mask file."""
 
-    Attributes:
-        pixels: uint8 [H, W], the values; empty if it cannot be read.
-        size: height and width, upright by the file's own orientation.
-        tagged: whether the file has an EXIF orientation.
-        values: the values that occur.
-        solid: the values that fill a square of 2 x 2 pixels somewhere, as areas do and smoothed edges do not.
-        lossy: whether the format compresses with loss.
-        error: why it is not a mask; empty if it is one.
-    """
-
-    pixels: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.uint8))
-    size: tuple[int, int] = (0, 0)
-    tagged: bool = False
-    values: frozenset[int] = frozenset()
-    solid: frozenset[int] = frozenset()
-    lossy: bool = False
-    error: str = ""
+    pixels: np.ndarray = field(default_factory=lambda: NO_PIXELS)  # uint8 [H, W], the values; none if it is unreadable
+    size: tuple[int, int] = (0, 0)  # height and width, upright by the file's own orientation
+    tagged: bool = False  # whether the file has an EXIF orientation
+    values: frozenset[int] = frozenset()  # the values that occur
+    solid: frozenset[int] = frozenset()  # those that fill 2 x 2 pixels somewhere, as areas do and smoothed edges do not
+    lossy: bool = False  # whether the format compresses with loss
+    error: str = ""  # why it is not a mask; empty if it is one
 
 
 def read_mask(path: Path) -> MaskFile:
@@ -60,9 +43,9 @@ def read_mask(path: Path) -> MaskFile:
             if has_frames(image):
                 raise ValueError("it has several frames or pages, and a mask has one")
             lossy = image.format in _LOSSY or (image.format == "WEBP" and not _is_lossless_webp(path))
-            tagged = image.format == "TIFF" and has_orientation(image)  # decoding turns the image and drops the tag
+            tagged = image.format == "TIFF" and ORIENTATION in image.getexif()  # decoding turns it and drops the tag
             image.load()
-            tagged = tagged or has_orientation(image)
+            tagged = tagged or ORIENTATION in image.getexif()
             values_HW = _integers(image)
             least, most = int(values_HW.min()), int(values_HW.max())
             if most > IGNORE or least < 0:
@@ -107,9 +90,8 @@ def turns(
     """
     found: list[int | None] = []
     either, as_shown = [], 0
-    for i, (mask, (height, width), orientation) in enumerate(
-        zip(masks, sizes.tolist(), orientations.tolist(), strict=True)
-    ):
+    images = zip(sizes.tolist(), orientations.tolist(), strict=True)
+    for i, (mask, ((height, width), orientation)) in enumerate(zip(masks, images, strict=True)):
         stored = (width, height) if orientation >= 5 else (height, width)
         if mask.size == (height, width):
             found.append(1)
@@ -141,12 +123,7 @@ def turns(
 def smeared(masks: Sequence[MaskFile], listed: Sequence[int] | None = None) -> dict[int, str]:
     """The reason for each mask that does not hold one value per class because of lossy compression or smoothed edges.
 
-    Args:
-        masks: the masks of one folder.
-        listed: the values that the user lists as classes.
-
-    Returns:
-        Reasons by position in `masks`.
+    Reasons are by position in `masks`, which are those of one folder; `listed` has the values that the user lists.
     """
     known = frozenset(listed if listed is not None else (0, IGNORE)) | {IGNORE}
     lossy = {i: mask for i, mask in enumerate(masks) if mask.lossy}

@@ -7,13 +7,12 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
+from plcourse.data.image_folder import FolderSource
 from plcourse.data.image_splits import ImageSplits
 from plcourse.data.images import ImageDataset, Normalization
 from plcourse.data.masks import MaskSource, open_masks, prepare_masks
 from plcourse.data.names import adopt_mask_names
 from plcourse.data.protocols import Source
-from plcourse.data.provenance import Identities
-from plcourse.data.randoms import keys_of
 from plcourse.data.resize import ImageSize, Resize, check_resize, window_of
 from plcourse.data.sources import OnError
 
@@ -24,19 +23,14 @@ class JointAugmentation(Protocol):
     def __call__(
         self, images_BCHW: torch.Tensor, masks_BHW: torch.Tensor, seed: int, epoch: int, keys_B: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The changed images and masks, uint8 and of the same shapes; each depends on its own key alone.
+        """The changed images and masks, uint8 and of the same shapes, in new tensors.
 
-        Args:
-            images_BCHW: uint8; not changed in place.
-            masks_BHW: uint8; not changed in place.
-            seed: the run's seed.
-            epoch: counted from 0.
-            keys_B: uint64, the key of each sample.
+        A sample depends on the run's seed, the epoch and its own key (uint64) alone.
         """
         ...
 
 
-class MaskDataset:
+class MaskDataset(ImageDataset):
     """The samples of one part as batches of images and masks.
 
     Args:
@@ -50,41 +44,28 @@ class MaskDataset:
 
     def __init__(
         self,
-        source: Any,
+        source: MaskSource | FolderSource,
         indices: np.ndarray,
         normalization: Normalization,
         augment: JointAugmentation | None = None,
         seed: int = 0,
         resize: Resize = "stretch",
     ) -> None:
-        self._images = ImageDataset(source, indices, normalization)
-        self.source, self.indices, self.augment, self.seed = source, indices, augment, seed
-        self._keys = keys_of(self._images.ids) if augment is not None else None
+        super().__init__(source, indices, normalization, seed=seed)
+        self._joint = augment
+        self._masked = cast(MaskSource, source) if hasattr(source, "read_masks") else None
         self._sizes = torch.from_numpy(source.sizes[indices])
         windows = [window_of(h, w, source.shape[1:], resize) for h, w in self._sizes.tolist()]
         self._windows = torch.tensor(windows).reshape(-1, 4)
-        self._has_masks = hasattr(source, "read_masks")
 
     def plain(self) -> "MaskDataset":
         """The same samples without augmentation."""
         plain = copy.copy(self)
-        plain.augment = None
+        plain._joint = None
         return plain
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def identities(self) -> Identities:
-        """The hashes of the samples."""
-        return self._images.identities
-
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
-        """One batch.
-
-        Args:
-            indices: int64 [B], numbers within this part.
-            epoch: counted from 0; changes the augmentation only.
+        """The samples at `indices` (int64 [B]) of this part; the epoch only changes the augmentation.
 
         Returns:
             ``image`` float32 [B, C, H, W], ``mask`` int64 [B, H, W] (255 for no class; missing for new files),
@@ -94,24 +75,18 @@ class MaskDataset:
         """
         chosen_B = torch.from_numpy(indices)
         places = {"size": self._sizes[chosen_B], "window": self._windows[chosen_B]}
-        if not self._has_masks:
-            return {**self._images.fetch(indices, epoch), **places}
+        if self._masked is None:
+            return {**super().fetch(indices, epoch), **places}
         image_BCHW = self.source.read(self.indices[indices])
-        mask_BHW = self.source.read_masks(self.indices[indices])
-        if self.augment is not None:
-            assert self._keys is not None
-            image_BCHW, mask_BHW = self.augment(image_BCHW, mask_BHW, self.seed, epoch, self._keys[indices])
-        return {
-            "image": self._images.normalized(image_BCHW.float()),
-            "mask": mask_BHW.long(),
-            "label": torch.from_numpy(self._images.labels[indices]),
-            **places,
-            "id": [self._images.ids[i] for i in indices.tolist()],
-        }
+        mask_BHW = self._masked.read_masks(self.indices[indices])
+        if self._joint is not None:
+            image_BCHW, mask_BHW = self._joint(image_BCHW, mask_BHW, self.seed, epoch, self._keys[indices])
+        image_BCHW = self.normalized(image_BCHW.float())
+        return {"image": image_BCHW, "mask": mask_BHW.long(), **self._names(indices), **places}
 
 
 class MaskSplits(ImageSplits):
-    """Training, validation and test part of a source of masks; see `ImageSplits` for the other arguments.
+    """Training, validation and test part of a source of masks; see `ImageData` for the other arguments.
 
     Args:
         source: one of `masks.MASK_SOURCES`.
@@ -167,4 +142,4 @@ class MaskSplits(ImageSplits):
         self, source: Source, indices: np.ndarray, augment: JointAugmentation | None = None, seed: int = 0
     ) -> MaskDataset:
         """The samples at `indices` (int64 [N]) of a source with their masks; files without masks give none."""
-        return MaskDataset(source, indices, self.normalization, augment, seed, self.resize)
+        return MaskDataset(cast(MaskSource, source), indices, self.normalization, augment, seed, self.resize)

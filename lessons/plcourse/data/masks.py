@@ -15,17 +15,17 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from plcourse.data.decode import reason_of
 from plcourse.data.image_files import ImageFiles
 from plcourse.data.mask_files import IGNORE
-from plcourse.data.mask_layout import find_masks
-from plcourse.data.mask_values import mask_classes
-from plcourse.data.paired_files import PairedFiles
-from plcourse.data.photos import digits_on_photos
+from plcourse.data.paired_files import PairedFiles, find_masks
 from plcourse.data.protocols import Source
+from plcourse.data.randoms import keys_of, uniforms
 from plcourse.data.resize import ImageSize, Resize, check_resize, size_of
-from plcourse.data.sources import OnError
+from plcourse.data.sources import ArraySource, OnError, open_source, package_file
+from plcourse.data.splits import split
 from plcourse.errors import UserError, nearest
 
 MASK_SOURCES = ("digits_on_photos", "oxford_pets", "mask_folder")
@@ -33,15 +33,16 @@ MASK_SOURCES = ("digits_on_photos", "oxford_pets", "mask_folder")
 _PETS = "oxford-iiit-pet"
 _TRIMAP = {1: 1, 2: 0, 3: IGNORE}  # the pets' masks: pet, background, not classified
 
+_PHOTOS = ("china.jpg", "flower.jpg")
+# fractions of a photograph's width; no pixel of a photograph is in two parts
+_REGIONS = {"train": (0.0, 0.6), "val": (0.6, 0.75), "test": (0.75, 1.0)}
+_INK = 128  # the smallest value of a pixel that belongs to the digit
+
 
 class MaskSource(Source, Protocol):
-    """A source whose samples have masks too.
+    """A source whose samples have masks too."""
 
-    Attributes:
-        mask_names: one name per class of a pixel.
-    """
-
-    mask_names: list[str]
+    mask_names: list[str]  # one name per class of a pixel
 
     @property
     def sizes(self) -> np.ndarray:
@@ -102,15 +103,14 @@ def open_masks(
         return digits_on_photos(size or 28, *sizes, split_seed, resize)
     if name == "oxford_pets":
         return _pets(root, size, on_error, resize)
-    return _mask_folder(root, size, on_error, mask_names, mask_values, resize)
+    source = PairedFiles.open(name, find_masks(root), size, on_error, resize, mask_values)
+    lookup, count = _mask_classes(source.values, mask_names, mask_values)
+    source.set_classes(lookup, list(mask_names or map(str, mask_values or range(count))))
+    return source
 
 
 def prepare_masks(name: str, root: str) -> None:
-    """Downloads the pets into `root` if they are missing; called by one process per machine.
-
-    Raises:
-        UserError: they cannot be downloaded.
-    """
+    """Downloads the pets into `root` if they are missing, or raises a UserError; called once per machine."""
     if name != "oxford_pets" or (Path(root) / _PETS / "annotations" / "trainval.txt").is_file():
         return
     from torchvision.datasets import OxfordIIITPet
@@ -119,20 +119,6 @@ def prepare_masks(name: str, root: str) -> None:
         OxfordIIITPet(root, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{_no_pets(root)}; the download failed: {reason_of(error)}") from error
-
-
-def _mask_folder(
-    root: str,
-    image_size: ImageSize | None,
-    on_error: OnError,
-    mask_names: Sequence[str] | None,
-    mask_values: Sequence[int] | None,
-    resize: Resize,
-) -> PairedFiles:
-    source = PairedFiles.open("mask_folder", find_masks(root), image_size, on_error, resize, mask_values)
-    lookup, count = mask_classes(source.values, mask_names, mask_values)
-    source.set_classes(lookup, list(mask_names or map(str, mask_values or range(count))))
-    return source
 
 
 def _pets(root: str, image_size: ImageSize | None, on_error: OnError, resize: Resize) -> PairedFiles:
@@ -160,3 +146,104 @@ def _no_pets(root: str) -> str:
         f"oxford_pets: its files are not under '{root}'; put images/ and annotations/ into '{Path(root) / _PETS}', or "
         "say where they are with --data.init_args.root"
     )
+
+
+def digits_on_photos(
+    size: ImageSize = 28,
+    val_size: int | float = 0.1,
+    test_size: int | float = 0.2,
+    split_seed: int = 0,
+    resize: Resize = "stretch",
+) -> ArraySource:
+    """MNIST digits over photographs: the construction of MNIST-M (Ganin et al. 2016, section 5.1; arXiv 1505.07818).
+
+    A pixel is the absolute difference between the digit and a crop of a photograph in each channel: the digit inverts
+    its background. The mask is exact, because it comes from the digit. The crop follows from the id of the digit. The
+    crops of the training, validation and test part come from separate regions of the photographs. `size` is 8 to 200
+    pixels; see `plcourse.data.splits.split` for the sizes and the seed of the split.
+    """
+    rows, columns = size_of(size)
+    if not 8 <= min(rows, columns) <= max(rows, columns) <= 200:
+        raise ValueError(f"image_size={size}: digits_on_photos takes 8 to 200 pixels")
+    digits = open_source("mnist5k", image_size=(rows, columns), resize=resize)
+    parts = split(digits, val_size, test_size, split_seed)
+    ink_NHW = digits.read(np.arange(len(digits.ids)))[:, 0].numpy()
+    photos = [_photo(name) for name in _PHOTOS]
+    image_NHWC = np.empty((*ink_NHW.shape, 3), np.uint8)
+    for part, indices in parts.items():
+        start, end = _REGIONS[part]
+        draws_N3 = uniforms(0, 0, keys_of([digits.ids[i] for i in indices.tolist()]), 3)
+        for i, (which, down, right) in zip(indices.tolist(), draws_N3, strict=True):
+            photo_HWC = photos[int(which * len(photos))]
+            height, width = photo_HWC.shape[:2]
+            first, last = round(start * width), round(end * width) - columns
+            row, column = int(down * (height - rows + 1)), first + int(right * (last - first + 1))
+            crop_HWC = photo_HWC[row : row + rows, column : column + columns].astype(np.int16)
+            image_NHWC[i] = np.abs(crop_HWC - ink_NHW[i][:, :, None])
+    return ArraySource(
+        "digits_on_photos",
+        [name.replace("mnist5k", "digits_on_photos") for name in digits.ids],
+        torch.from_numpy(image_NHWC).permute(0, 3, 1, 2),
+        digits.labels,
+        digits.label_names,
+        parts,
+        torch.from_numpy((ink_NHW >= _INK).astype(np.uint8)),
+        ["background", "digit"],
+    )
+
+
+def _photo(name: str) -> np.ndarray:
+    path = package_file("sklearn", f"datasets/images/{name}")
+    if path is None:
+        raise UserError(
+            f"scikit-learn no longer contains the photograph {name}; install the version in constraints.txt"
+        )
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def _mask_classes(
+    values: dict[int, Path], mask_names: Sequence[str] | None, mask_values: Sequence[int] | None
+) -> tuple[np.ndarray, int]:
+    """The class of each value that a mask may have, uint8 [256], and the number of classes.
+
+    `values` has a mask file for each value that the masks have; see `open_masks` for the other arguments. Values that
+    are not listed or named are a UserError, and so are counted classes most of which do not occur.
+    """
+    found = sorted(values.keys() - {IGNORE})
+    if mask_values is not None:
+        return _listed(values, mask_names, mask_values), len(mask_values)
+    lookup = np.arange(256, dtype=np.uint8)
+    if values.keys() == {0, IGNORE}:  # many programs write a mask of two classes like this
+        lookup[IGNORE], found = 1, [0, 1]
+    count = max(2, max(found, default=0) + 1)
+    if mask_names is not None:
+        if len(mask_names) < count:
+            raise UserError(
+                f"mask_folder: the masks have {count} classes, 0 to {count - 1}, and mask_names {len(mask_names)}"
+            )
+        return lookup, len(mask_names)
+    if found and 2 * len(found) < count:  # a rare class may be missing, but not most classes
+        shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+        raise UserError(
+            f"mask_folder: the masks have the values {shown}, which would be {count} classes counted from 0 "
+            f"('{values[found[-1]]}' has {found[-1]}); say which value is which class with "
+            f"--data.init_args.mask_values='[{shown}]', or name all {count} with mask_names"
+        )
+    return lookup, count
+
+
+def _listed(values: dict[int, Path], mask_names: Sequence[str] | None, mask_values: Sequence[int]) -> np.ndarray:
+    """The class of each value that the user lists; the only other value may be `IGNORE`."""
+    listed = list(mask_values)
+    if len(listed) < 2 or len(set(listed)) < len(listed) or not all(0 <= value <= 255 for value in listed):
+        raise UserError(f"mask_folder: mask_values is {listed}; give two or more different values from 0 to 255")
+    if mask_names is not None and len(mask_names) != len(listed):
+        raise UserError(f"mask_folder: mask_values has {len(listed)} classes and mask_names {len(mask_names)}")
+    if unknown := sorted(values.keys() - {IGNORE, *listed}):
+        raise UserError(
+            f"mask_folder: the mask '{values[unknown[0]]}' has the value {unknown[0]}, which mask_values {listed} does "
+            "not list; only 255, the value of pixels without a class, need not be listed"
+        )
+    lookup = np.full(256, IGNORE, np.uint8)
+    lookup[listed] = np.arange(len(listed))
+    return lookup

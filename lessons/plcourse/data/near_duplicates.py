@@ -25,12 +25,7 @@ _LETTERS = np.array([byte >= 128 or chr(byte).isalnum() for byte in range(256)])
 
 
 def content_hashes(texts: Sequence[str], similarity: float = 0.5) -> np.ndarray:
-    """One number per text, uint64 [N], equal for texts that are equal or nearly equal.
-
-    Args:
-        texts: N texts.
-        similarity: the smallest Jaccard similarity of the fingerprints of near-duplicates, above 0 and up to 1.
-    """
+    """One number per text, uint64 [N], equal for texts whose fingerprints have this Jaccard similarity or more."""
     return own_and_shared_hashes(texts, similarity)[:, 1]
 
 

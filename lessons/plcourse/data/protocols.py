@@ -8,23 +8,14 @@ import torch
 
 
 class Labeled(Protocol):
-    """N labeled samples before any split, in an order that never changes.
+    """N labeled samples before any split, in an order that never changes."""
 
-    Attributes:
-        name: the name they were opened by.
-        ids: N distinct names that stay with their sample, such as ``mnist5k/00012`` or ``cats/tom.png``.
-        labels: int64 [N], indices into ``label_names``; -1 for a sample without a label.
-        label_names: one name per class.
-        parts: the split that the source comes with, indices by ``train``, ``val``, ``test``; None for no split.
-        rejected: (path, reason) of each sample that was left out.
-    """
-
-    name: str
-    ids: list[str]
-    labels: np.ndarray
-    label_names: list[str]
-    parts: dict[str, np.ndarray] | None
-    rejected: list[tuple[str, str]]
+    name: str  # the name they were opened by
+    ids: list[str]  # N distinct names that stay with their sample, such as ``mnist5k/00012`` or ``cats/tom.png``
+    labels: np.ndarray  # int64 [N], indices into `label_names`; -1 for a sample without a label
+    label_names: list[str]  # one name per class
+    parts: dict[str, np.ndarray] | None  # indices by ``train``, ``val``, ``test`` if the source comes with a split
+    rejected: list[tuple[str, str]]  # (path, reason) of each sample that was left out
 
     @property
     def hashes(self) -> np.ndarray:
@@ -33,13 +24,9 @@ class Labeled(Protocol):
 
 
 class Source(Labeled, Protocol):
-    """Images with labels.
+    """Images with labels."""
 
-    Attributes:
-        shape: (channels, height, width) of every image.
-    """
-
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # (channels, height, width) of every image
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The images at `indices` (int64 [B]) as uint8 [B, C, H, W]."""

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from plcourse.data.randoms import keys_of
 from plcourse.files import staged
 
 KEY = "trained_on"  # in a checkpoint
@@ -26,21 +25,10 @@ INSIDE = 100_000  # a checkpoint contains up to this many hashes; more are in a 
 
 @dataclass(frozen=True)
 class Identities:
-    """The hashes and ids of the samples of a loader.
+    """The hashes and ids of the samples of a loader."""
 
-    Attributes:
-        hashes: uint64 [N], or [N, 2] if a sample has two, such as its own and that of its near-duplicates.
-        ids: N names or numbers.
-    """
-
-    hashes: np.ndarray
-    ids: Sequence[Any]
-
-    @classmethod
-    def of_source(cls, source: Any, indices: np.ndarray, ids: Sequence[str]) -> "Identities":
-        """The identities of some samples of a source; without content hashes the ids are hashed."""
-        hashes = getattr(source, "hashes", None)
-        return cls(keys_of(list(ids)) if hashes is None else hashes[indices], ids)
+    hashes: np.ndarray  # uint64 [N], or [N, 2] if a sample has two, such as its own and that of its near-duplicates
+    ids: Sequence[str] | Sequence[int]  # N names or numbers
 
     def among(self, known: np.ndarray | None) -> np.ndarray:
         """The positions of the samples whose hash is among `known` (sorted uint64, or None), ascending int64."""
@@ -53,19 +41,12 @@ class Identities:
 
 @dataclass(frozen=True)
 class Training:
-    """The samples that some weights were trained on.
+    """The samples that some weights were trained on."""
 
-    Attributes:
-        terms: their source and split, such as ``split_seed``, in plain types.
-        hashes: sorted distinct uint64; None if only their digest is known.
-        count: the number of samples.
-        digest: hash of `hashes`; empty for a training that was not recorded.
-    """
-
-    terms: dict[str, Any] = field(default_factory=dict)
-    hashes: np.ndarray | None = None
-    count: int = 0
-    digest: str = ""
+    terms: dict[str, Any] = field(default_factory=dict)  # their source and split, such as ``split_seed``
+    hashes: np.ndarray | None = None  # sorted distinct uint64; None if only their digest is known
+    count: int = 0  # the number of samples
+    digest: str = ""  # hash of `hashes`; empty for a training that was not recorded
 
     @classmethod
     def on(cls, samples: Identities, terms: Mapping[str, Any]) -> "Training":
@@ -82,9 +63,10 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """The record of it in a checkpoint."""
-        inside = self.hashes is not None and len(self.hashes) <= INSIDE
-        hashes = torch.from_numpy(self.hashes.view(np.int64)) if inside and self.hashes is not None else None
-        return {"terms": self.terms, "count": self.count, "digest": self.digest, "hashes": hashes}
+        inside = None
+        if self.hashes is not None and len(self.hashes) <= INSIDE:
+            inside = torch.from_numpy(self.hashes.view(np.int64))
+        return {"terms": self.terms, "count": self.count, "digest": self.digest, "hashes": inside}
 
     def save(self, folder: Path) -> None:
         """Writes its file if it does not exist; raises OSError if that fails."""
@@ -116,12 +98,7 @@ class Training:
 
 
 def trainings_of(checkpoint: Mapping[str, Any], folder: Path) -> list[Training]:
-    """The trainings of a checkpoint's weights in order; one without a digest if the checkpoint has no record.
-
-    Args:
-        checkpoint: the loaded checkpoint.
-        folder: the folder of the checkpoint.
-    """
+    """The trainings of the weights of a checkpoint in `folder`, in order; one without a digest if it has no record."""
     states = checkpoint.get(KEY)
     return [Training.load(state, folder) for state in states] if states else [Training()]
 

@@ -61,13 +61,9 @@ def normals(seed: int, epoch: int, ids: np.ndarray, n: int) -> np.ndarray:
 
 
 def keys_of(ids: Iterable[str] | np.ndarray) -> np.ndarray:
-    """The 64-bit key of each sample id, the same on every machine and in every process.
+    """The 64-bit key of each sample id, uint64, the same on every machine and in every process.
 
-    Args:
-        ids: strings, or an array of integers, which needs no Python object per id.
-
-    Returns:
-        uint64 [len(ids)].
+    Ids are strings, or an array of integers, which needs no Python object per id.
     """
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
         return mix(ids.astype(np.uint64) + _GOLDEN)

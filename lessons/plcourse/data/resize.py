@@ -96,13 +96,7 @@ def _scaled(image: Image.Image, size: tuple[int, int], cut: bool = False) -> Ima
 
 
 def in_size_of_input(scores_MHW: Tensor, size: Sequence[int], window: Sequence[int]) -> Tensor:
-    """The scores of an input's pixels [M, height, width], from the scores of its resized image.
-
-    Args:
-        scores_MHW: scores of the resized image.
-        size: height and width of the input.
-        window: its place in the resized image; see `Window`.
-    """
+    """The scores of an input's pixels [M, height, width], from those of its resized image, where `window` shows it."""
     top, left, rows, columns = window
     scores_MHW = scores_MHW[:, top : top + rows, left : left + columns]
     if tuple(scores_MHW.shape[-2:]) == tuple(size):
@@ -125,8 +119,7 @@ class Resizer(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """uint8 [B, C, any, any] in; whole numbers from 0 to 255 out, float32 [B, C, rows, columns]."""
-        row_P = torch.arange(pixels_BCHW.shape[2], dtype=torch.float64, device=pixels_BCHW.device)
-        column_P = torch.arange(pixels_BCHW.shape[3], dtype=torch.float64, device=pixels_BCHW.device)
+        row_P, column_P = _positions(pixels_BCHW)
         height, width = row_P[-1] + 1, column_P[-1] + 1  # as tensors, which tracing does not make constants
         top, left = torch.zeros_like(height), torch.zeros_like(width)
         bottom, right = height, width
@@ -159,8 +152,7 @@ class Unresizer(nn.Module):
 
     def forward(self, scores_BMHW: Tensor, pixels_BCHW: Tensor) -> Tensor:
         """Scores [B, M, rows, columns] and their input [B, C, H, W] in; scores [B, M, H, W] out."""
-        row_P = torch.arange(pixels_BCHW.shape[2], dtype=torch.float64, device=pixels_BCHW.device)
-        column_P = torch.arange(pixels_BCHW.shape[3], dtype=torch.float64, device=pixels_BCHW.device)
+        row_P, column_P = _positions(pixels_BCHW)
         first_row, first_column, rows, columns = window_in_graph(
             row_P[-1] + 1, column_P[-1] + 1, scores_BMHW.shape[2], scores_BMHW.shape[3], self.rule
         )
@@ -183,16 +175,16 @@ def window_in_graph(
     return first_row, first_column, inner_height, inner_width
 
 
-def _weights(position_P: Tensor, start: Tensor, end: Tensor, n: int, first: Tensor, count: Tensor) -> Tensor:
-    """Pillow's weights of the input's pixels in each output pixel along one axis, times 2**22: float64 [N, P].
+def _positions(pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of the rows and of the columns, from 0, in float64."""
+    rows, columns = (torch.arange(n, dtype=torch.float64, device=pixels_BCHW.device) for n in pixels_BCHW.shape[2:])
+    return rows, columns
 
-    Args:
-        position_P: 0, 1, 2, ...
-        start: the beginning of the visible part of the input.
-        end: its end.
-        n: pixels of the output.
-        first: the first output pixel that shows the input.
-        count: the number of output pixels that show it; the others stay black.
+
+def _weights(position_P: Tensor, start: Tensor, end: Tensor, n: int, first: Tensor, count: Tensor) -> Tensor:
+    """Pillow's weights of the input's pixels in each of `n` output pixels along one axis, times 2**22: float64 [N, P].
+
+    The part of the input from `start` to `end` is shown by `count` output pixels from `first` on; the others are black.
     """
     start, end = start.float(), end.float()  # as in Pillow
     scale = (end - start).double() / count

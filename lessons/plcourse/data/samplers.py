@@ -1,13 +1,17 @@
-"""Which samples go into which batch, on which process; each sample of an epoch is on exactly one process.
+"""Which samples go into which batch, on which process, and which batches make one optimizer step.
 
-Lightning's distributed sampler repeats samples until all processes have the same number, which falsifies test metrics
-(66 samples counted of 65).
+Each sample of an epoch is on exactly one process. Lightning's distributed sampler repeats samples until all
+processes have the same number, which falsifies test metrics (66 samples counted of 65).
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from pytorch_lightning import Trainer
 
+from plcourse.data.protocols import BatchSampler
 from plcourse.data.randoms import permutation
 from plcourse.errors import UserError
 
@@ -68,13 +72,11 @@ class TrainSampler:
                 f"drop_last leaves no batch of {batch_size} x {world_size} processes of {n} samples: "
                 f"use batch_size at most {n // world_size}"
             )
-        ends = [self.global_batch_size * (i + 1) for i in range(n_full)]
+        self._bounds = list(range(0, n - remainder + 1, self.global_batch_size))
         if remainder and not drop_last:
-            if remainder < world_size and ends:
-                ends[-1] = n
-            else:
-                ends.append(n)
-        self._bounds = [0, *ends]
+            if remainder < world_size and n_full:
+                self._bounds.pop()
+            self._bounds.append(n)
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -147,3 +149,56 @@ class EvalSampler:
         """This process's batches from number `start` on, each int64 [B], B >= 1; the same in every epoch."""
         for begin in range(self.start + start * self.batch_size, self.end, self.batch_size):
             yield np.arange(begin, min(begin + self.batch_size, self.end), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """The optimizer steps of a trainer that accumulates the gradients of several batches.
+
+    Lightning divides each loss by ``accumulate_grad_batches``, even if fewer batches are left for a step; this class
+    corrects that. It asks the trainer at every batch, because a schedule may change the number with the epoch.
+
+    Args:
+        trainer: trains on the batches.
+    """
+
+    trainer: Trainer
+
+    @property
+    def batches(self) -> int:
+        """The number that Lightning divides by, 1 or more."""
+        return self.trainer.accumulate_grad_batches
+
+    def end(self, batch_index: int, n_batches: int) -> int:
+        """The number of the batch that begins the step after that of `batch_index`, in an epoch of `n_batches`.
+
+        The trainer may take fewer batches, because of ``limit_train_batches`` or ``overfit_batches``.
+        """
+        limit = min(n_batches, self.trainer.num_training_batches)
+        planned = (batch_index // self.batches + 1) * self.batches
+        return max(batch_index + 1, int(min(planned, limit)))
+
+    def weight(self, sampler: BatchSampler, batch_index: int, first: int, end: int) -> float:
+        """The factor of a batch that makes the mean over the batches of its step the mean over their samples.
+
+        The step takes the batches `first` to `end` - 1. A sampler without ``samples`` keeps Lightning's division.
+        """
+        samples = getattr(sampler, "samples", None)
+        if self.batches == 1 or samples is None:
+            return 1.0
+        return self.batches * samples(batch_index, batch_index + 1) / samples(first, end)
+
+
+def planned_batches(trainer: Trainer, max_epochs: int | None, max_steps: int) -> float:
+    """The number of training batches of a whole run with a limit in epochs or optimizer steps; infinity without one.
+
+    The trainer must already have its training data. -1 stands for no limit, and so does None for `max_epochs`.
+    """
+    batches, per_step = trainer.num_training_batches, trainer.accumulate_grad_batches
+    by_epochs = math.inf if max_epochs in (None, -1) else max_epochs * batches
+    if max_steps < 0:
+        return by_epochs
+    if math.isinf(batches):
+        return min(by_epochs, max_steps * per_step)
+    epochs, steps = divmod(max_steps, max(1, math.ceil(batches / per_step)))
+    return min(by_epochs, epochs * batches + min(batches, steps * per_step))

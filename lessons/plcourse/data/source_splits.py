@@ -1,6 +1,7 @@
 """The training, validation and test part of labeled samples: what images, masks, tables and texts have in common."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from operator import attrgetter
@@ -15,12 +16,11 @@ from plcourse.data.protocols import Labeled
 from plcourse.data.splits import check_classes, duplicate_groups, split, training_parts
 
 
-class SourceSplits:
+class SourceSplits(ABC):
     """A source of labeled samples that is opened and split when it is first needed.
 
-    A subclass defines the cached property `source` and the method `dataset_of`. What a model must know to read new
-    inputs goes into the checkpoint as `state_dict`; after `load_state_dict`, new inputs can be read without the
-    training data.
+    What a model must know to read new inputs goes into the checkpoint as `state_dict`; after `load_state_dict`, new
+    inputs can be read without the training data.
 
     Args:
         val_size: samples for validation (int), or their fraction (float); see `plcourse.data.splits.split`.
@@ -34,17 +34,21 @@ class SourceSplits:
         self.val_size, self.test_size, self.split_seed = val_size, test_size, split_seed
         self._restored: dict[str, Any] | None = None
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027  most sources need nothing
         """Downloads what is missing; called by one process per machine."""
 
     def open(self) -> None:
         """Opens and splits the source now instead of at its first use, so that errors come early."""
         _ = self.parts
 
-    @cached_property
+    @property
+    @abstractmethod
     def source(self) -> Any:
-        """All samples, as `Labeled`."""
-        raise NotImplementedError
+        """All samples, as `Labeled`; a cached property of the subclass."""
+
+    @abstractmethod
+    def dataset_of(self, part: str, augment: Any = None) -> BatchDataset:
+        """The samples of a part, with the augmentation of training samples where it is given."""
 
     @cached_property
     def parts(self) -> dict[str, np.ndarray]:
@@ -56,10 +60,6 @@ class SourceSplits:
 
     def _split(self, source: Labeled) -> dict[str, np.ndarray]:
         return split(source, self.val_size, self.test_size, self.split_seed)
-
-    def dataset_of(self, part: str, augment: Any = None) -> BatchDataset:
-        """The samples of a part, with the augmentation of training samples where it is given."""
-        raise NotImplementedError
 
     def train_loader(
         self, trainer: Trainer | None, batch_size: int, augment: Any = None, num_workers: int = 0
@@ -124,8 +124,7 @@ class SourceSplits:
     def with_split(self, train_ids: Sequence[str], val_ids: Sequence[str]) -> Self:
         """The same source and test part with another training and validation part, to which everything is refitted.
 
-        Raises:
-            ValueError: an id that is unknown or in the test part, or equal samples in both lists.
+        Ids that are unknown or in the test part, and equal samples in both lists, are ValueErrors.
         """
         parts = training_parts(self.source, self._pool, train_ids, val_ids)
         resplit = copy.copy(self)

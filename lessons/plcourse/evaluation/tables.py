@@ -20,10 +20,9 @@ import torch
 
 from plcourse.console import say
 from plcourse.data import OnError, SourceSplits
-from plcourse.data.classes import class_names
 from plcourse.data.features import Standardizer, feature_matrix, numeric_columns, require_columns, row_ids
 from plcourse.data.frames import as_text, numbers, read_frame
-from plcourse.data.names import adopt_classes, listed
+from plcourse.data.names import adopt_classes, class_names, listed
 from plcourse.data.provenance import Identities, row_hashes
 from plcourse.errors import UserError
 
@@ -199,7 +198,7 @@ class TableDataset:
     @property
     def identities(self) -> Identities:
         """The hashes of the rows."""
-        return Identities.of_source(self.source, self.indices, [self.source.ids[i] for i in self.indices.tolist()])
+        return Identities(self.source.hashes[self.indices], [self.source.ids[i] for i in self.indices.tolist()])
 
     def fetch(self, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """The batch of the part's rows at `indices` (int64 [B]), the same in every epoch."""

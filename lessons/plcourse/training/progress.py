@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from plcourse.console import say
 from plcourse.console.layout import flowed, width
-from plcourse.data.accumulation import planned_batches
+from plcourse.data.samplers import planned_batches
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 1.0
