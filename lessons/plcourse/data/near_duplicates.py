@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from plcourse.data.randoms import mix
 
 RUN = 32  # letters and digits of a fingerprint, a multiple of 8
+_SIMILARITY = 0.5  # the smallest Jaccard similarity of the fingerprints of near-duplicates
 _SAMPLE = 8  # one in this many fingerprints is kept
 _COMMON = 20  # a run in more texts than this is a phrase, not a copy
 _KEPT = np.uint64((1 << 64) // _SAMPLE)
@@ -24,19 +25,14 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # an odd multiplier
 _LETTERS = np.array([byte >= 128 or chr(byte).isalnum() for byte in range(256)])
 
 
-def content_hashes(texts: Sequence[str], similarity: float = 0.5) -> np.ndarray:
-    """One number per text, uint64 [N], equal for texts whose fingerprints have this Jaccard similarity or more."""
-    return own_and_shared_hashes(texts, similarity)[:, 1]
-
-
-def own_and_shared_hashes(texts: Sequence[str], similarity: float = 0.5) -> np.ndarray:
-    """Two numbers per text, uint64 [N, 2]: the hash of its own letters, and that of `content_hashes`.
+def own_and_shared_hashes(texts: Sequence[str]) -> np.ndarray:
+    """Two numbers per text, uint64 [N, 2]: the hash of its own letters, and one that is equal for near-duplicates.
 
     Only the second depends on the other texts.
     """
     letters, document = _letters(texts)
     own = _whole_hashes(letters, document, texts)
-    first, second = _similar_pairs(letters, document, len(texts), similarity)
+    first, second = _similar_pairs(letters, document, len(texts))
     distinct, same = np.unique(own, return_inverse=True)
     links = coo_array((np.ones(len(first), bool), (same[first], same[second])), shape=(len(distinct),) * 2)
     _, component = connected_components(links, directed=False)
@@ -65,9 +61,7 @@ def _whole_hashes(letters: np.ndarray, document: np.ndarray, texts: Sequence[str
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
-def _similar_pairs(
-    letters: np.ndarray, document: np.ndarray, n: int, similarity: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _similar_pairs(letters: np.ndarray, document: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of texts a < b whose fingerprints are similar."""
     run, owner = _fingerprints(letters, document)
     order = np.argsort(run, kind="stable")  # by hash, and for each hash in the order of the texts
@@ -84,7 +78,7 @@ def _similar_pairs(
         codes.append((members[:, a] * n + members[:, b]).ravel())  # owners ascend within a run
     pair, shared = np.unique(np.concatenate(codes), return_counts=True)
     first, second = np.divmod(pair, max(n, 1))
-    alike = shared >= similarity * (size[first] + size[second] - shared)
+    alike = shared >= _SIMILARITY * (size[first] + size[second] - shared)
     return first[alike], second[alike]
 
 

@@ -50,7 +50,7 @@ class TextSource:
 
     @property
     def hashes(self) -> np.ndarray:
-        """uint64 [N], equal for texts that are equal or nearly equal; see `content_hashes`."""
+        """uint64 [N], equal for texts that are equal or nearly equal."""
         return self.both_hashes[:, 1]
 
     @cached_property
