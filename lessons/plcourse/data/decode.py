@@ -153,7 +153,7 @@ def depth_of(peak: int) -> int:
 
 
 def misfit(peak: int, depth: int) -> str | None:
-    """Why a file cannot be read with `depth`; None if it can, as those with a `peak` of 0: 8-bit and black files."""
+    """Why a file whose largest value is `peak` (0 for 8 bits) cannot be read with `depth`; None if it can."""
     if depth == 0 and 0 < peak < _SURE:
         return (
             f"it has 16 bits, of which its values fill no more than {depth_of(peak)}, and the model only knows 8-bit "

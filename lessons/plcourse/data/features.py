@@ -31,7 +31,7 @@ def require_columns(name: str, frame: pd.DataFrame, columns: Iterable[str | None
 
 
 def row_ids(name: str, frame: pd.DataFrame, column: str | None, prefix: str) -> list[str]:
-    """The names of the rows, from their column, which must have a different one in each row, or ``prefix/00017``."""
+    """The ids of the rows: the values of `column`, which must all differ, or else their numbers, ``prefix/00017``."""
     if column is None:
         return [f"{prefix}/{row:05d}" for row in range(len(frame))]
     ids = as_text(frame, column)

@@ -66,7 +66,7 @@ class ImageSplits(SourceSplits):
 
     @cached_property
     def source(self) -> Source:
-        """The opened source; a UserError if it is not like that which the loaded checkpoint was trained on."""
+        """The opened source; a UserError if it differs in classes or shape from what the checkpoint was trained on."""
         source = self._open()
         report_rejected(source)
         if self._restored is not None:

@@ -1,8 +1,8 @@
 """Reads text files as lines and as tables of text (CSV, TSV), with line numbers in errors.
 
 Cells of a CSV file may be quoted (RFC 4180); those of a TSV file are read as they are. The first line names the columns
-and shows the separator. pandas would not do for these: it takes text after a closing quote, and rows that a stray quote
-has merged, for cells, and does not know the lines.
+and shows the separator. pandas could not replace this reader: it accepts text after a closing quote and rows that a
+stray quote has merged, and it reports no line numbers.
 """
 
 import codecs

@@ -111,7 +111,10 @@ def restore_first(data: pl.LightningDataModule) -> None:
 
 
 def adopt_classes(source: Labeled, names: Sequence[str]) -> None:
-    """Numbers the classes of a source as in `names`, those of a model, in place; an unknown class is a UserError."""
+    """Renumbers the classes of a source in place, as a model with the classes `names` knows them.
+
+    A sample of a class that the model does not know is a UserError.
+    """
     if source.label_names == list(names):
         return
     labeled = source.labels >= 0
@@ -122,7 +125,7 @@ def adopt_classes(source: Labeled, names: Sequence[str]) -> None:
 
 
 def adopt_mask_names(source: _Masked, names: Sequence[str]) -> None:
-    """Numbers the classes of pixels as a model does, in place; see `adopt_classes`."""
+    """Renumbers the classes of pixels in place; see `adopt_classes`."""
     if source.mask_names == list(names):
         return
     numbers = _numbers(source.name, "class of pixels", source.mask_names, source.mask_names, names)

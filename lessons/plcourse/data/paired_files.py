@@ -267,7 +267,7 @@ def _stem(key: str) -> str:
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """The label of each file, from a table that must have it in the columns ``file`` and ``label``, once for each."""
+    """The label of each file, from the columns ``file`` and ``label`` of a table; wrong rows are a UserError."""
     frame = read_frame(path)
     for column in ("file", "label"):
         if column not in frame:
