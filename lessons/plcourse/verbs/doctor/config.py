@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
@@ -43,13 +44,14 @@ class Examiner(CourseCLI):
     """Parses a request and builds its model, data and trainer in a temporary folder, without training."""
 
     folder: Path
+    requested: Namespace  # the settings before they are shortened to a trial
 
     def _run_subcommand(self, subcommand: str) -> None:
         take_from_data(self.config[subcommand], self.request)
-        self.settings = self.config[subcommand].clone()
+        self.requested = self.config[subcommand].clone()
         for key, value in _TRIAL.items():
             self.config[subcommand].trainer[key] = value
-        if "KFoldLoop" in str(self.settings.trainer.get("fit_loop")):
+        if "KFoldLoop" in str(self.requested.trainer.get("fit_loop")):
             self.config[subcommand].trainer["fit_loop"] = None  # one fit stands for all folds
         self.run_folder = Run.create("own/doctor", self.folder, {"verb": "fit"})
         self._set_seed()
@@ -83,7 +85,7 @@ def examine_config(argv: list[str]) -> Iterator[Finding]:
 
 def _no_effect(cli: Examiner) -> Iterator[Finding]:
     """Notes settings of the trainer that have no effect, or a surprising one."""
-    trainer = cli.settings.trainer
+    trainer = cli.requested.trainer
     no_clipping = trainer.get("gradient_clip_algorithm") and trainer.get("gradient_clip_val") is None
     never_validates = (trainer.get("check_val_every_n_epoch") or 1) > (trainer.get("max_epochs") or 1000) > 0
     notes = {
@@ -108,9 +110,9 @@ def _data(cli: Examiner) -> Iterator[Finding]:
     yield from _duplicates(data)
     yield from _classes(data)
     loader = data.train_dataloader()
-    size = cli.settings.get("data", {}).get("init_args", {}).get("batch_size")
-    devices = cli.settings.trainer.get("devices")
-    ranks = (int(devices) if str(devices).isdecimal() else 1) * int(cli.settings.trainer.get("num_nodes") or 1)
+    size = cli.requested.get("data", {}).get("init_args", {}).get("batch_size")
+    devices = cli.requested.trainer.get("devices")
+    ranks = (int(devices) if str(devices).isdecimal() else 1) * int(cli.requested.trainer.get("num_nodes") or 1)
     sampler = getattr(loader, "plan", None) or getattr(loader, "sampler", None)
     n = getattr(data, "sizes", {}).get("n_train") or getattr(sampler, "n", None)
     if not size or not n:
@@ -120,17 +122,17 @@ def _data(cli: Examiner) -> Iterator[Finding]:
         raise Problem(f"a batch of {size} on {ranks} process(es) is larger than the {n} training samples", remedy)
     steps = -(-n // (size * ranks))
     yield Finding(OK, f"{n:,} training samples, {steps:,} batches of {size} on {ranks} process(es) in an epoch")
-    if (advice := few_steps(cli.settings.as_dict(), _of_a_fold(cli, n), ranks)) is not None:
+    if (advice := few_steps(cli.requested.as_dict(), _of_a_fold(cli, n), ranks)) is not None:
         yield Finding(NOTE, advice.what, f"add {advice.flags}")
-    every = cli.settings.trainer.get("log_every_n_steps") or 50
-    if every > steps * max(1, cli.settings.trainer.get("max_epochs") or 1):
+    every = cli.requested.trainer.get("log_every_n_steps") or 50
+    if every > steps * max(1, cli.requested.trainer.get("max_epochs") or 1):
         what = f"trainer.log_every_n_steps is {every}, which exceeds the number of steps: no training curve"
         yield Finding(NOTE, what)
 
 
 def _of_a_fold(cli: Examiner, n_train: int) -> int:
     """The training samples of one fold, or all of them without folds."""
-    loop = cli.settings.trainer.get("fit_loop") or {}
+    loop = cli.requested.trainer.get("fit_loop") or {}
     if "KFoldLoop" not in str(loop.get("class_path")):
         return n_train
     folds = (loop.get("init_args") or {}).get("n_splits") or 5
