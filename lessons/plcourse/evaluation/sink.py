@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -166,28 +166,22 @@ class _ShardFile:
     width K. JSONL gets one object per line, in which lists stay lists.
     """
 
+    write: Callable[[pa.Table], object]
+
     def __init__(self, path: Path, format_: Format, schema: pa.Schema) -> None:
-        self._writer: pq.ParquetWriter | pacsv.CSVWriter | TextIO
         if format_ == "parquet":
             # By default Arrow tries a dictionary for every column. For probabilities, which hardly ever repeat, that
             # takes most of the writing time (`scripts/benchmarks/benchmark_predict.py`).
             names: Any = [column.name for column in schema if pa.types.is_dictionary(column.type)]
-            self._writer = pq.ParquetWriter(path, schema, use_dictionary=names)
+            parquet = pq.ParquetWriter(path, schema, use_dictionary=names)
+            self.write, self.close = parquet.write_table, parquet.close
         elif format_ == "csv":
-            self._writer = pacsv.CSVWriter(path, _flat(schema.empty_table()).schema)
+            csv = pacsv.CSVWriter(path, _flat(schema.empty_table()).schema)
+            self.write, self.close = lambda table: csv.write_table(_flat(table)), csv.close
         else:
-            self._writer = path.open("w", encoding="utf-8")
-
-    def write(self, table: pa.Table) -> None:
-        if isinstance(self._writer, pq.ParquetWriter):
-            self._writer.write_table(table)
-        elif isinstance(self._writer, pacsv.CSVWriter):
-            self._writer.write_table(_flat(table))
-        else:
-            self._writer.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
-
-    def close(self) -> None:
-        self._writer.close()
+            file = path.open("w", encoding="utf-8")
+            self.write = lambda table: file.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
+            self.close = file.close
 
 
 def _flat(table: pa.Table) -> pa.Table:
@@ -202,5 +196,5 @@ def _flat(table: pa.Table) -> pa.Table:
     return pa.table(columns)
 
 
-def _name(item: object) -> str:
+def _name(item: Any) -> str:
     return str(item.as_py() if isinstance(item, pa.Scalar) else item)

@@ -22,7 +22,6 @@ from plcourse.runs.environment import environment
 from plcourse.runs.run import Run
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
     from onnx import ModelProto, TensorProto
 
 _KEY = "artefacts"  # spelled as in the manifests that exist
@@ -162,7 +161,7 @@ def checked_onnx(path: Path) -> "ModelProto":
     return model
 
 
-def _tensors(message: "Message") -> "Iterator[TensorProto]":
+def _tensors(message: Any) -> "Iterator[TensorProto]":
     """Yields every tensor in a protobuf message, at any depth: initializers, attributes, subgraphs, functions."""
     for field, value in message.ListFields():
         if field.message_type is None:

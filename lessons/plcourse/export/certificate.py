@@ -1,7 +1,7 @@
 """The rows of ``export/verification.json``, and the table of them that `plcourse export` prints."""
 
 from collections.abc import Sequence
-from typing import Required, TypedDict
+from typing import Required, TypedDict, cast
 
 from plcourse.console.layout import aligned, broken, fitted, width
 from plcourse.export.card import Source
@@ -92,7 +92,7 @@ def table(rows: Sequence[Row], sizes: Sequence[int]) -> list[str]:
 
 def _cells(row: Row, sizes: Sequence[int]) -> list[str]:
     batches = row.get("batches", {})
-    compared = [batch for batch in batches.values() if "max_deviation" in batch]
+    compared = [cast(BatchRow, batch) for batch in batches.values() if "max_deviation" in batch]
     agreements = [batch["agreement"] for batch in compared if batch["agreement"] is not None]
     metric = row.get("metric")
     latencies = [batches.get(str(size)) for size in sizes]

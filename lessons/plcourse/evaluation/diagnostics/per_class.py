@@ -1,6 +1,7 @@
 """Precision, recall, F1 and AUROC of each class against all others."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class PerClass(Diagnostic):
         from sklearn.metrics import precision_recall_fscore_support  # slow to import
 
         names = scores.label_names
-        found = precision_recall_fscore_support(
+        found: Any = precision_recall_fscore_support(
             scores.labels, scores.predicted, labels=range(len(names)), zero_division=np.nan
         )
         section: dict[str, dict[str, int | float | None]] = {}
