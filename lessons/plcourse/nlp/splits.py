@@ -152,12 +152,7 @@ class TextSplits(SourceSplits):
 class OneText:
     """One text, cut into training, validation and test part in this order; it has the methods of `TextSplits`.
 
-    Args:
-        path: a UTF-8 file.
-        val_size: characters (int) or fraction (float below 1) of the validation part.
-        test_size: the same for the test part, which is the end of the text.
-        kind: ``characters``, ``words`` or ``bpe``.
-        vocab_size: the largest number of tokens.
+    `plcourse.nlp.data.LanguageData` describes the arguments.
     """
 
     label_names: list[str] | None = None
