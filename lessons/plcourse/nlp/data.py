@@ -231,7 +231,7 @@ class LanguageData(pl.LightningDataModule):
         try:
             return "\n".join(self.splits.texts("train"))
         except UserError as error:
-            say(f"copies of the training text are not searched for: {error}")
+            say(f"not searching for copies of the training text: {error}")
             return None
 
     def state_dict(self) -> dict[str, Any]:
