@@ -213,13 +213,13 @@ def _run_job(task: _JobTask) -> None:
             self.run_folder = Run(folder)
             write_json(folder / "run.json", {"schema": SCHEMA, "created": timestamp(), "config": task.config})
             if job.ranks == 1:
-                self._work(subcommand)
+                self._work_as(0)
             else:
                 supervise(job.ranks, self._work_as)
 
         def _work_as(self, rank: int) -> None:
             self.rank = rank
-            self._work("fit")
+            self._work(Run(folder))
 
     request = read_request("fit", task.arguments)
     allowlist.install(request.trusted)
