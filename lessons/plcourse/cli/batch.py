@@ -35,12 +35,12 @@ class Cell:
     result: dict[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
-        """A hash of what its result depends on: the content of the checkpoint and the overrides."""
+        """Returns a hash of what its result depends on: the content of the checkpoint and the overrides."""
         weights = digest(Run.load(self.run).checkpoint())
         return hashlib.sha256(json.dumps([weights, self.overrides], sort_keys=True).encode()).hexdigest()
 
     def found(self) -> dict[str, Any] | None:
-        """The result of an earlier call; None where that call failed or had another key."""
+        """Returns the result of an earlier call; None if that call failed or had another key."""
         try:
             done = json.loads((self.folder / "done.json").read_bytes())
             return done["result"] if done["key"] == self.key() else None

@@ -68,7 +68,7 @@ class Request:
 
     @property
     def recorded(self) -> str | None:
-        """The config of the run that a fit continues, as an argument; None where the request is only that config."""
+        """The config of the run that a fit continues, as an argument; None if the request changes nothing."""
         if not self.continues or self.run is None or not self.run.config_path.is_file():
             return None
         own = _as_argument(find_config(str(self.run.config_path)), self.trusted)

@@ -75,7 +75,7 @@ def recorded_run(request: Request, config: str, seed: int | None, change: Change
 
 
 def is_first_process() -> bool:
-    """Whether this process writes the records: rank 0, the supervisor, or the only process."""
+    """Returns whether this process writes the records: rank 0, the supervisor, or the only process."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 

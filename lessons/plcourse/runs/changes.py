@@ -155,7 +155,7 @@ def nothing_left(run: Run, trainer: Mapping[str, Any], stopped_early: bool = Fal
 
 
 def _with_list(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config with a single callback as a list of one."""
+    """Returns the config with a single callback as a list of one."""
     trainer = config.get("trainer") or {}
     if isinstance(callbacks := trainer.get("callbacks"), Mapping):
         return {**config, "trainer": {**trainer, "callbacks": [callbacks]}}
@@ -163,7 +163,7 @@ def _with_list(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _callbacks(old: Any, new: Any) -> dict[str, Difference]:
-    """The differences of two lists of callbacks, which may differ in length; an added one has no old value."""
+    """Returns the differences of two lists of callbacks, which may differ in length; an added one has no old value."""
     left = list(old or [])
     found: dict[str, Difference] = {}
     for place, callback in enumerate(new or []):

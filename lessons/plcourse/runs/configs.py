@@ -144,7 +144,7 @@ def _words(source: ConfigSource, line: str, known: Sequence[str], number: int) -
 
 
 def _mode(name: str) -> int | None:
-    """The mode of the file at a path; None where nothing exists."""
+    """Returns the mode of the file at a path; None if nothing exists."""
     try:
         return os.stat(name).st_mode  # noqa: PTH116  (a Path would turn "./x" into "x" and "" into ".")
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -169,7 +169,7 @@ def _read(path: str | Path) -> str:
 
 
 def _packaged_name(path: Path) -> str | None:
-    """The packaged name of a file that is one of the suite's own configs."""
+    """Returns the packaged name of a file that is one of the suite's own configs."""
     path = path.resolve()
     name = f"{path.parent.name}/{path.stem}"
     is_own = name in catalog.config_names() and path == catalog.config_path(name).resolve()

@@ -76,7 +76,7 @@ def _exists(pid: int) -> bool:
 
 
 def _output(*command: str) -> str | None:
-    """The output of a command; None if it fails, takes over 2 s or does not exist."""
+    """Returns the output of a command; None if it fails, takes over 2 s or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -95,7 +95,7 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def package_version(package: str) -> str | None:
-    """Returns the version of a package, None where it is not installed."""
+    """Returns the version of a package, None if it is not installed."""
     from importlib import metadata  # here, because it takes 30 ms
 
     try:

@@ -82,7 +82,7 @@ def pending_start(run: Run) -> Path | None:
 
 
 def last_digest(run: Run) -> str | None:
-    """Returns the SHA-256 of a run's last checkpoint; None where it has none."""
+    """Returns the SHA-256 of a run's last checkpoint; None if it has none."""
     last = run.path / _LAST
     return digest(last) if last.is_file() else None
 
@@ -138,7 +138,7 @@ def _meaning(name: str, names_run: bool, root: Path, before: Run | None) -> str 
 
 
 def _newest(parent: Path, before: Run | None) -> Path | None:
-    """What `latest` means in a folder of runs or sweeps, for a run that continues if one is given."""
+    """Returns what `latest` means in a folder of runs or sweeps, for a run `before` that continues, if there is one."""
     latest = find_folder(parent / "latest") or find_folder(parent / "latest", "sweep.json")
     if latest is None or before is None:
         return latest

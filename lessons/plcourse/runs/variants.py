@@ -116,7 +116,7 @@ def prediction_sets(run: Run) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def headline(metrics: Iterable[str], monitored: str | None = None) -> str | None:
-    """Returns the name of the score to show first, None where there is none.
+    """Returns the name of the score to show first, None if there is none.
 
     That is the accuracy, else the IoU, else the metric that the checkpoint was chosen by (`monitored`), else the
     first that is not a baseline's.
@@ -137,7 +137,7 @@ def mode_of(metric: str) -> str | None:
 
 
 def test_score(run: Run, record: Mapping[str, object]) -> tuple[str, float] | None:
-    """Returns name and value of a run's main test score; None where the run was not tested as it was trained."""
+    """Returns name and value of a run's main test score; None if the run was not tested as it was trained."""
     found = next((each for each in evaluations(run) if each.stage == "test" and not each.is_variant), None)
     return None if found is None else score_of(found, record)
 
