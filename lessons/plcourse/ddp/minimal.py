@@ -65,14 +65,14 @@ def rank_process(rank: int, world_size: int, weighted: bool, folder: str) -> Non
 
 
 def train_on(world_size: int, weighted: bool = True) -> dict[str, Tensor]:
-    """The final weights of a training on `world_size` processes."""
+    """Returns the final weights of a training on `world_size` processes."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(rank_process, (world_size, weighted, folder), nprocs=world_size)
         return torch.load(Path(folder) / "weights.pt", weights_only=True)
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest difference between two networks' weights."""
+    """Returns the largest difference between two networks' weights."""
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 

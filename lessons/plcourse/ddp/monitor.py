@@ -59,7 +59,6 @@ class ThroughputMonitor(Callback):
         self._seconds = self._waited = 0.0
         self._ids: list[str] = []
         self._whole_epoch = True
-        self._keys: dict[str, int] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock and the timing of DDP's communication."""
@@ -105,7 +104,7 @@ class ThroughputMonitor(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops the clock and logs which samples the processes saw."""
         self._pause()
-        ranks = gather_objects(self._keys_seen() if self._whole_epoch else None)
+        ranks = gather_objects(keys_of(self._ids) if self._whole_epoch else None)
         if any(keys is None for keys in ranks) or not sum(map(len, ranks)):
             return
         seen = int(np.unique(np.concatenate(ranks)).size)
@@ -143,25 +142,19 @@ class ThroughputMonitor(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step)
 
-    def _keys_seen(self) -> np.ndarray:
-        """The keys of this epoch's samples, uint64; each is computed once per run."""
-        new = [name for name in self._ids if name not in self._keys]
-        self._keys.update(zip(new, keys_of(new).tolist(), strict=True))
-        return np.array([self._keys[name] for name in self._ids], np.uint64)
-
 
 def _seconds_waited(trainer: pl.Trainer) -> float:
     return trainer.fit_loop.epoch_loop.seconds_waited  # pyright: ignore[reportAttributeAccessIssue]  (our loop)
 
 
 def _size(batch: object) -> int:
-    """The number of samples in a batch without ids: the length of its first tensor."""
+    """Returns the number of samples in a batch without ids: the length of its first tensor."""
     values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else [batch]
     return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
 
 
 def _peak_memory(trainer: pl.Trainer) -> float:
-    """The largest memory of this process so far, in MiB."""
+    """Returns the largest memory of this process so far, in MiB."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _MIB
