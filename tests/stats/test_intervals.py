@@ -34,7 +34,10 @@ def test_the_name_tells_the_range(metric: str, expected: tuple[float, float]) ->
 def test_two_folds_far_apart_do_not_reach_beyond_the_metric() -> None:
     found = estimate("val/accuracy", [0.9, 0.99], 0.5)
     assert (found["high"], found["naive_high"]) == (1, 1)
-    assert 0 <= found["low"] < found["naive_low"] < 0.945
+    low, naive_low = found["low"], found["naive_low"]
+    assert low is not None
+    assert naive_low is not None
+    assert 0 <= low < naive_low < 0.945
     assert estimate("val/loss", [0.1, 0.9], 0.5)["low"] == 0
     assert estimate("val/reward", [0.1, 0.9], 0.5)["low"] < -1
     assert estimate("val/accuracy", [90.0, 99.0], 0.5)["high"] > 100, "a percentage, whatever its name says"

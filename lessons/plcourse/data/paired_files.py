@@ -34,6 +34,9 @@ class PairedFiles(FolderSource):
 
     mask_names: list[str]
     values: dict[int, Path]  # a mask file for each value that the masks have
+    _mask_paths: list[Path]
+    _turn_of: list[int]
+    _mask_cache: DecodedCache
 
     @classmethod
     def open(

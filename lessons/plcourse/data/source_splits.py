@@ -28,6 +28,7 @@ class SourceSplits(ABC):
         split_seed: another seed gives another split.
     """
 
+    source: Any  # all samples, as `Labeled`: a cached property of each subclass
     fitted: Sequence[str] = ()  # cached attributes that were fitted to the training part
 
     def __init__(self, val_size: int | float, test_size: int | float, split_seed: int) -> None:
@@ -40,11 +41,6 @@ class SourceSplits(ABC):
     def open(self) -> None:
         """Opens and splits the source now instead of at its first use, so that errors come early."""
         _ = self.parts
-
-    @property
-    @abstractmethod
-    def source(self) -> Any:
-        """All samples, as `Labeled`; a cached property of the subclass."""
 
     @abstractmethod
     def dataset_of(self, part: str, augment: Any = None) -> BatchDataset:
@@ -131,7 +127,7 @@ class SourceSplits(ABC):
         resplit.parts = {**parts, "test": self.parts["test"]}
         resplit._restored = None
         for name in self.fitted:
-            resplit.__dict__.pop(name, None)
+            vars(resplit).pop(name, None)
         return resplit
 
 

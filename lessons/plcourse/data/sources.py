@@ -60,9 +60,13 @@ class ArraySource:
         self.labels = self.labels.astype(np.int64)
         self.shape: tuple[int, int, int] = (self.images.shape[1], self.images.shape[2], self.images.shape[3])
 
-    @cached_property
+    @property
     def hashes(self) -> np.ndarray:
         """uint64 [N]: 64 bits of BLAKE2b over the pixels."""
+        return self._hashes
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
         return row_hashes(self.images.numpy())
 
     def read(self, indices: np.ndarray) -> torch.Tensor:
