@@ -1,4 +1,4 @@
-"""Compares plain training, SWA and EMA at equal steps: raw, averaged and refreshed weights on both tasks of lesson 18.
+"""Compares plain training, SWA and EMA at equal steps by raw, unrefreshed and averaged weights on both tasks.
 
 It reads the runs of `plcourse sweep -c sweeps/swa_or_not`. Until averaging starts, the arms of a seed share one
 trajectory, which the script checks by the logged losses. For each averaged run it scores three sets of weights on the

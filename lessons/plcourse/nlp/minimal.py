@@ -1,4 +1,4 @@
-"""Lesson 19 on one page: a GPT learns from film reviews, character by character, and then writes some.
+"""Lesson 19 on one page: a GPT learns from movie reviews, character by character, and then writes some.
 
     python -m plcourse.nlp.minimal
 
