@@ -28,8 +28,14 @@ for _name in ("COLUMNS", "LINES"):  # set by the line editor that pytest loads; 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Starts no workers where test paths are given: a few tests end sooner than workers start."""
-    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else None
+    """Starts no workers where test paths are given, and one more than there are cores for the quick tests.
+
+    A few tests end sooner than workers start. Of the time of the quick tests, a third is waiting for processes; the
+    slow tests keep the cores busy.
+    """
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        return 0
+    return (os.cpu_count() or 1) + 1 if "not slow" in config.option.markexpr else None
 
 
 # Fixtures that start processes; a test with one of them is not in the fast tier.

@@ -54,7 +54,7 @@ def test_evaluations_end_in_one_table_whatever_fails(run: Run, tmp_path: Path) -
     assert "[1/1] own/small, few: finished" in printed
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_predictions_of_many_files_have_one_manifest(run: Run, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     (photos / "deeper").mkdir(parents=True)

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import yaml
+from _pytest.mark import ParameterSet
 from scripts.tools import regolden, resolve_configs
 
 import guides
@@ -26,8 +28,13 @@ ONE_BATCH = [
 HEADERS = {name: parse_header(find_config(name)) for name in catalog.config_names()}
 FREE = [name for name, header in HEADERS.items() if not header.needs]
 EXCUSED = {name: header.needs for name, header in HEADERS.items() if header.needs}
+MAIN = {guides.first_config(lesson.key) for lesson in catalog.LESSONS}  # the other configs run in the slow tier
 # which samples are in the first batches follows from scores whose solver stops when it is near enough
 ORDERED_BY_A_SOLVER = {"curriculum/adaptive", "curriculum/easy_first", "curriculum/hard_first"}
+
+
+def by_tier(names: Iterable[str]) -> list[ParameterSet]:
+    return [pytest.param(name, marks=() if name in MAIN else pytest.mark.slow) for name in names]
 
 
 def devices(name: str) -> int:
@@ -48,7 +55,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("name", by_tier(FREE))
 def test_every_verb_runs_on_one_batch(name: str, runs: Path, forked: Command, cache: Path) -> None:
     header = HEADERS[name]
     runs.mkdir()
@@ -80,12 +87,8 @@ EXPORTED = [name for name in FREE if "export" in HEADERS[name].verbs]
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name.startswith("export/") else pytest.mark.slow) for name in EXPORTED],
-)
+@pytest.mark.parametrize("name", by_tier(EXPORTED))
 def test_every_model_that_exports_is_verified(name: str, runs: Path) -> None:
-    """Several processes each, so that only lesson 17's are quick."""
     main(["fit", "-c", name, *ONE_BATCH])
     run = runs / name / "latest"
     main(["export", "--run", str(run), *ONE_BATCH, "--batch_sizes=2"])
@@ -94,7 +97,7 @@ def test_every_model_that_exports_is_verified(name: str, runs: Path) -> None:
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("name", by_tier(HEADERS))
 def test_the_resolved_file_is_up_to_date_and_the_same_config(
     name: str, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +108,7 @@ def test_the_resolved_file_is_up_to_date_and_the_same_config(
         assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(text)
 
 
-@pytest.mark.parametrize("name", regolden.configs_with_curves())
+@pytest.mark.parametrize("name", by_tier(regolden.configs_with_curves()))
 def test_the_first_losses_are_golden(name: str, forked: Command, cache: Path) -> None:
     def run_command(arguments: list[str]) -> None:
         root = Path(arguments[arguments.index("--runs_root") + 1])

@@ -308,7 +308,7 @@ def test_two_processes_write_the_table_of_one(forked: Command, tmp_path: Path, f
     pd.testing.assert_frame_equal(read(tmp_path / "two"), read(fitted / "predictions"))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_two_nodes_of_torchrun_write_the_table_of_one(tmp_path: Path, fitted: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -113,7 +113,7 @@ class TestOtherModules:
             (found,) = open_exported(run, name)[0]([words.numpy()])
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
-    @pytest.mark.medium
+    @pytest.mark.slow
     def test_a_length_is_free_in_a_verified_file_or_the_format_fails_by_name(self, tmp_path: Path) -> None:
         """Whether torch's exporters keep an LSTM's length free depends on what ran before in the process."""
         module, names = RecurrentClassifier().eval(), ("onnx", "torchscript_trace", "torch_export")

@@ -75,7 +75,7 @@ def assert_as_predicted(run: Run, photos: Path, name: str, atol: float) -> None:
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("rule", ["crop", "stretch", "pad"])
+@pytest.mark.parametrize("rule", ["crop", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("stretch", "pad"))])
 def test_photos_of_all_shapes_through_fit_predict_export(photos: Path, runs: Path, rule: str) -> None:
     names = {"crop": "onnx,onnx_int8,torchscript_script", "stretch": "onnx", "pad": "torch_export"}[rule]
     fit(photos, rule, "--then", "test,predict,export", "--format", names, *RAW)
@@ -100,7 +100,7 @@ class Squeezer(Resizer):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("source", ["photos", "digits"])
+@pytest.mark.parametrize("source", ["photos", pytest.param("digits", marks=pytest.mark.slow)])
 def test_another_resize_in_the_graph_fails_the_export(
     photos: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str
 ) -> None:

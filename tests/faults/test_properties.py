@@ -25,7 +25,7 @@ from plcourse.runs.config_yaml import locate_key, parse_config
 from plcourse.runs.configs import ConfigSource, own_name
 from plcourse.runs.run import Run
 from plcourse.verbs.report import page
-from plcourse.verbs.sweep.plan import Arm, SweepPlan
+from plcourse.verbs.sweep.plan import Arm, Settings, SweepPlan
 
 # A test's folder serves all examples: each makes its own below it.
 any_example = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -165,13 +165,13 @@ def test_of_merged_configs_the_last_that_has_a_key_is_named(first: dict[str, Any
 
 @any_example
 @given(*[st.dictionaries(keys, st.integers(), max_size=4)] * 3)
-def test_of_merged_overrides_the_last_wins(arm: dict[str, int], sweep: dict[str, int], point: dict[str, int]) -> None:
+def test_of_merged_overrides_the_last_wins(arm: Settings, sweep: Settings, point: Settings) -> None:
     plan = SweepPlan("x", (Arm("a", "c", arm),), (0,), {}, sweep, (), None)
     config, path, *flags = plan.flags(plan.arms[0], point)
     assert (config, path) == ("--config", "c")
     merged = dict(flag.removeprefix("--").split("=") for flag in flags)
     for key in arm.keys() | sweep.keys() | point.keys():
-        assert int(merged.pop(key)) == point.get(key, sweep.get(key, arm.get(key)))
+        assert merged.pop(key) == str(point.get(key, sweep.get(key, arm.get(key))))
     assert merged == {}
 
 

@@ -174,7 +174,7 @@ class TestFeatures:
         assert name != fingerprint(self.network(), self.images(split_seed=1))
         assert name != fingerprint(FeatureNetwork(widths=(8, 16), features=8), self.images())
 
-    @pytest.mark.medium
+    @pytest.mark.slow
     def test_concurrent_processes_train_it_once(self, tmp_path: Path) -> None:
         code = (
             "from pathlib import Path; from plcourse.gan.features import *; from plcourse.gan.data import SYMMETRIC;"

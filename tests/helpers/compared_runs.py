@@ -2,15 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from plcourse.runs.run import Run
 
 BASE = [0.975, 0.978, 0.979, 0.970, 0.981]
-
-
 BETTER = [0.984, 0.988, 0.991, 0.979, 0.989]
 
 
@@ -21,7 +19,7 @@ def made(
     *,
     root: str | Path = "runs",
     steps: int | None = 100,
-    status: str = "finished",
+    status: Literal["running", "finished", "failed", "interrupted"] = "finished",
     seen: int = 1000,
     checkpoint: str = "best.ckpt",
     lr: float = 0.1,

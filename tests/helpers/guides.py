@@ -31,6 +31,11 @@ def commands(text: str) -> list[str]:
     return found
 
 
+def first_config(lesson: str) -> str:
+    """The config of a guide's first command, the lesson's main one."""
+    return commands(text_of(lesson))[0].split(" -c ")[1].split()[0]
+
+
 def defined(text: str) -> list[re.Pattern[str]]:
     """The metrics that the section "What is logged" defines; ``<word>`` in a name stands for anything."""
     found = re.search(r"^## What is logged\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)

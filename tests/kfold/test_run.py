@@ -230,7 +230,7 @@ class TestNothingLeaks:
                 rows = [data.splits.source.ids.index(name) for name in val]
                 data.splits.source.images = data.splits.source.images.clone()  # pyright: ignore
                 data.splits.source.images[rows] = 255  # pyright: ignore
-                data.splits.__dict__["parts"] = ImageData("digits").splits.parts
+                vars(data.splits)["parts"] = ImageData("digits").splits.parts
             ends.append(self.weights(split(data, train, val), tmp_path / str(noisy)))
         return not all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
@@ -241,7 +241,7 @@ class TestNothingLeaks:
         def leaking(data: ImageData, train: list[str], val: list[str]) -> ImageData:
             everything = data.splits._pool
             fold = data.with_split(train, val)
-            fold.splits.__dict__["_fitted"] = fit_normalization(data.splits.source, everything)
+            vars(fold.splits)["_fitted"] = fit_normalization(data.splits.source, everything)
             return fold
 
         assert self.held_out_matters(leaking, tmp_path)

@@ -45,6 +45,7 @@ def test_a_card_with_another_encoding_fails(tmp_path: Path) -> None:
     answers = RawAnswers(program, Bridge(program.card("onnx", program.inputs(batch_of(data)), {}, {})), program.eager)
     answers.batch = batch_of(data)
     wrong = answers(answers.batch["text"], answers.batch["length"])
+    assert isinstance(wrong, torch.Tensor)
     assert not torch.allclose(wrong, module(answers.batch["text"], answers.batch["length"]), atol=1e-3)
 
 

@@ -85,7 +85,8 @@ def test_ranks_of_torchrun_use_one_run(tmp_path: Path, runs: Path) -> None:
     assert report["coverage"] == {"expected": 359, "seen": 359, "twice": 0}
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_two_nodes_started_again_end_like_two_processes_that_were_not_killed(
     rank: int, forked: Command, agents: Agents, tmp_path: Path, runs: Path
 ) -> None:

@@ -64,7 +64,8 @@ def test_the_own_test_part_is_scored_and_that_of_another_split_is_not(tmp_path: 
     path = _fitted(tmp_path / "run", first)
     assert not _tested(tmp_path, _data(table), path).training_samples.findings
     data.setup("test")
-    seen = np.intersect1d(data.splits.parts["test"], first.splits.parts["train"])
+    own, other = (each.splits.parts for each in (data, first))  # pyright: ignore[reportAttributeAccessIssue]
+    seen = np.intersect1d(own["test"], other["train"])
     words = rf"was trained on {len(seen)} of the 16 test samples, the first is table/{seen[0]:05d} .*split_seed=0.*=5"
     with pytest.raises(UserError, match=words):
         _tested(tmp_path, data, path)

@@ -154,7 +154,7 @@ class TestTracing:
             trainer(max_epochs=2, **loops).fit(model, data)
             states.append(model.state_dict())
         assert "\nFitLoop.run\n" in capsys.readouterr().out
-        assert_equal(*states, "weights")
+        assert_equal(states[0], states[1], "weights")
 
     def test_the_trace_shows_which_loop_called_what(self, capsys: pytest.CaptureFixture[str]) -> None:
         own: Any = trainer(**TRACING)

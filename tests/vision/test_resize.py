@@ -72,7 +72,7 @@ def test_predicted_masks_leave_the_padding_out(
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("rule", ["pad", "stretch"])
+@pytest.mark.parametrize("rule", ["pad", pytest.param("stretch", marks=pytest.mark.slow)])
 def test_an_exported_segmenter_gives_the_masks_that_predict_writes(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path, rule: str
 ) -> None:

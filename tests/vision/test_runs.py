@@ -26,7 +26,7 @@ def own_folder_config(root: Path) -> dict[str, Any]:
     return folder_config(root, "Overlays", "MaskWriter", widths=(8, 8, 8, 8), batch_size=6)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_users_folder_needs_another_data_block_only(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path
 ) -> None:

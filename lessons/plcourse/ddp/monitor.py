@@ -104,8 +104,9 @@ class ThroughputMonitor(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops the clock and logs which samples the processes saw."""
         self._pause()
-        ranks = gather_objects(keys_of(self._ids) if self._whole_epoch else None)
-        if any(keys is None for keys in ranks) or not sum(map(len, ranks)):
+        gathered = gather_objects(keys_of(self._ids) if self._whole_epoch else None)
+        ranks = [keys for keys in gathered if keys is not None]
+        if len(ranks) < len(gathered) or not sum(map(len, ranks)):
             return
         seen = int(np.unique(np.concatenate(ranks)).size)
         counts = {f"train/samples_rank_{rank}": len(keys) for rank, keys in enumerate(ranks)}

@@ -110,7 +110,7 @@ class TableSplits(SourceSplits):
         if self.schema.features != state["features"]:
             # rows are split by the content of their features, so a table that is already open is split again
             for opened in ("source", "parts", "position"):
-                self.__dict__.pop(opened, None)
+                vars(self).pop(opened, None)
         self._restored = state
         self.schema.features = list(state["features"])
         if "source" in self.__dict__:

@@ -46,7 +46,7 @@ def reference_runner(path: Path, card: Card) -> Runner | None:
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
-            return list(evaluator.run(None, _named(inputs, card)))  # pyright: ignore[reportArgumentType]
+            return list(evaluator.run(None, _named(inputs, card)))  # pyright: ignore[reportArgumentType, reportReturnType]
         except Exception as error:  # whatever NumPy raises
             raise UserError(f"{type(error).__name__}: {first_line(error)}") from error
 

@@ -100,7 +100,7 @@ class FitTemplate:
     data: Any  # a data module that is `Splittable`
     callbacks: list[Callback]  # the user's
     arguments: dict[str, Any]  # see `plcourse.Trainer.arguments`
-    random_state: dict[str, Any]  # Python's, NumPy's and torch's
+    random_state: random_state.States  # Python's, NumPy's and torch's
     variant: Variant  # how an evaluation differs from the run as trained
     checkpoint_io: AtomicCheckpointIO = field(default_factory=AtomicCheckpointIO)  # verifies once that it can read
 

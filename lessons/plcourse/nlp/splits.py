@@ -146,7 +146,7 @@ class TextSplits(SourceSplits):
         self._restored = state
         if "source" in self.__dict__:
             self._adopt_classes(self.source)
-        self.__dict__.pop("tokenizer", None)
+        vars(self).pop("tokenizer", None)
 
 
 class OneText:

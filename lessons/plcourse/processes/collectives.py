@@ -27,7 +27,7 @@ def cpu_group() -> "dist.ProcessGroup | None":
         return dist.group.WORLD
     world = id(dist.group.WORLD)
     if world not in _cpu_groups:
-        _cpu_groups[world] = dist.new_group(backend="gloo")
+        _cpu_groups[world] = dist.new_group(backend="gloo")  # pyright: ignore[reportArgumentType]  (-100 means outside the group)
     return _cpu_groups[world]
 
 

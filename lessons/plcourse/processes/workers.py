@@ -145,7 +145,7 @@ class WorkerPool:
             self._forward_signal()
             handles = {handle: worker for worker in self._workers if worker.busy for handle in worker.handles}
             ready = wait([*handles, *wake], _POLL)  # pyright: ignore[reportArgumentType]  (a handle is either kind)
-            for worker in {handles[handle] for handle in ready if handle in handles}:
+            for worker in {worker for handle, worker in handles.items() if handle in ready}:
                 at, outcome = worker.take()
                 if self._signals.again and outcome.status == "failed":
                     outcome = replace(outcome, status="interrupted", error=None)  # we killed it

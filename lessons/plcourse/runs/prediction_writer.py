@@ -158,7 +158,8 @@ class PredictionWriter(BasePredictionWriter):
         self.given = samples_of(loaders)
         counted = gather_objects((self.rows, samples_in(loaders, self._batches)))
         self.rows = sum(rows for rows, _ in counted)
-        self.seen = None if any(seen is None for _, seen in counted) else sum(seen for _, seen in counted)
+        seen = [samples for _, samples in counted if samples is not None]
+        self.seen = sum(seen) if len(seen) == len(counted) else None
         if trainer.is_global_zero:
             current = {f"part-{rank:05d}.parquet" for rank in range(trainer.world_size)}
             for path in self.folder.glob("part-*"):  # also the shards of a loop that has written here

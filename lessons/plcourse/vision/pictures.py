@@ -107,7 +107,8 @@ def ranks(outputs: dict[str, Tensor], batch: dict[str, Any]) -> Tensor:
 def _sample(outputs: dict[str, Tensor], batch: dict[str, Any], i: int) -> Sample:
     sample: Sample = {"image": batch["image"][i].cpu().float().numpy()}
     if "probability" in outputs:
-        sample |= {"label": int(batch["label"][i]), "predicted": int(outputs["probability"][i].argmax())}
+        sample["label"] = int(batch["label"][i])
+        sample["predicted"] = int(outputs["probability"][i].argmax())
     if "mask" in outputs:
         sample["masks"] = [each[i].cpu().numpy().astype(np.uint8) for each in (batch["mask"], outputs["mask"])]
     return sample

@@ -36,8 +36,8 @@ class VisionScores(nn.Module):
         super().__init__()
         self.stage, self.label_names, self.mask_names = stage, _plain(label_names), _plain(mask_names)
         self.loss = SampleMean()
-        of_class: dict[str, Metric] = {}
-        of_mask: dict[str, Metric] = {}
+        of_class: dict[str, Metric | MetricCollection] = {}
+        of_mask: dict[str, Metric | MetricCollection] = {}
         if label_names:
             classes = len(label_names)
             of_class |= {"accuracy": MulticlassAccuracy(classes, average="micro"), "f1": MulticlassF1Score(classes)}

@@ -104,10 +104,8 @@ def test_a_dead_rank_ends_the_benchmark_with_the_cause(forked: Command, tmp_path
     assert report_of(tmp_path)["status"] == "failed"
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize(
-    ("signum", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_signal_leaves_nothing_running(tmp_path: Path, runs: Path, signum: int, status: int) -> None:
     config = write_config(tmp_path / "mlp.yaml", mlp_config())
     started = Started("benchmark", "scaling", "-c", config, "--pairs", 10000, *FEW[2:])

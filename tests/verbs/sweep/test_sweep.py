@@ -135,7 +135,7 @@ def test_a_signal_stops_the_cells_with_a_checkpoint(
     assert_same_numbers(latest(runs), reference)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(runs: Path, tmp_path: Path) -> None:
     config = failing(digits_config(trainer__max_epochs=1000), step=30, how="stall")
     started = Started("sweep", "--arms", write_config(tmp_path / "arm.yaml", config), "--trust", "faulty")

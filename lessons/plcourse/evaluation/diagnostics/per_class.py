@@ -22,7 +22,10 @@ class PerClass(Diagnostic):
 
         names = scores.label_names
         found: Any = precision_recall_fscore_support(
-            scores.labels, scores.predicted, labels=range(len(names)), zero_division=np.nan
+            scores.labels,
+            scores.predicted,
+            labels=range(len(names)),
+            zero_division=np.nan,  # pyright: ignore[reportArgumentType]  (annotated as a str only)
         )
         section: dict[str, dict[str, int | float | None]] = {}
         for k, (name, *values, n) in enumerate(zip(names, *found, strict=True)):
