@@ -59,10 +59,13 @@ def statuses(run: Run) -> dict[str, str]:
 
 
 def test_export(reader: Reader) -> None:
-    """Shortened: one epoch instead of the configs', and two formats instead of all of the first command."""
+    """Shortened: one epoch instead of the configs', and one format instead of all of the first command.
+
+    After one epoch, it depends on the processor whether int8 agrees well enough with float32 to be verified.
+    """
     one = "--trainer.max_epochs 1"
     reader.type(
-        "plcourse fit -c export/classifier --trainer.max_epochs 1 --then export --format onnx,onnx_int8 --preprocess"
+        "plcourse fit -c export/classifier --trainer.max_epochs 1 --then export --format onnx --preprocess"
         " --probabilities"
     )
     change, _ = reader.change(1, status=1)

@@ -136,8 +136,11 @@ class TestWheel:
         wanted |= {f"plcourse/configs/_resolved/{name}.yaml" for name in catalog.config_names()}
         wanted |= {"plcourse/README.md", "plcourse/results.md"}
         wanted |= {f"plcourse/{path.parent.name}/{path.name}" for path in ROOT.glob("lessons/plcourse/*/*.md")}
-        modules = {path.relative_to(ROOT / "lessons").as_posix() for path in ROOT.glob("lessons/plcourse/**/*.py")}
-        assert wanted | modules <= names
+        files = (
+            path for path in ROOT.glob("lessons/plcourse/**/*") if path.suffix in (".py", ".txt", ".yaml", ".html")
+        )
+        wanted |= {path.relative_to(ROOT / "lessons").as_posix() for path in files}
+        assert wanted <= names
         assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "scripts"))]
         assert {name for name in names if name.endswith(".yaml")} == {name for name in wanted if name.endswith(".yaml")}
 
