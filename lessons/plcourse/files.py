@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from glob import glob
 from pathlib import Path
@@ -77,6 +78,14 @@ def sync(path: Path) -> None:
 def temporary_beside(file: Path) -> Path:
     """Returns a hidden name in the folder of `file` that no other process or thread uses."""
     return file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """Gives a file a second name, or copies it where the file system has no hard links."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, other)
 
 
 def write_text(file: Path, text: str) -> None:

@@ -98,7 +98,7 @@ def _point_latest(parent: Path, name: str) -> None:
     temporary = temporary_beside(link)
     try:
         temporary.symlink_to(name, target_is_directory=True)
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError):  # no permission, or no links on this file system or platform
         temporary.write_text(f"{name}\n", encoding="utf-8")
     try:
         temporary.replace(link)

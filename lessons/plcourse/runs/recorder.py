@@ -19,14 +19,13 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from plcourse.console import say
 from plcourse.errors import RunFailed
-from plcourse.files import write_json
+from plcourse.files import link_or_copy, write_json
 from plcourse.runs import log_files
 from plcourse.runs.changes import Change
 from plcourse.runs.environment import package_version
 from plcourse.runs.record import read_record
 from plcourse.runs.references import relative_to_run
 from plcourse.runs.run import Run
-from plcourse.runs.variants import link_or_copy
 from plcourse.training.variant import AS_TRAINED, Variant
 
 _HEADER = "step,epoch,metric,value\n"

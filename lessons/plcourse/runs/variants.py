@@ -6,13 +6,13 @@
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from plcourse.console.flags import as_flags
+from plcourse.files import link_or_copy
 from plcourse.runs.config_yaml import lookup, parse_config
 from plcourse.runs.configs import ConfigSource, find_config
 from plcourse.runs.differences import differences
@@ -59,14 +59,6 @@ def hide_newest(run: Path) -> None:
     """Removes the links of `show_newest`, before a prediction of the run as it was trained."""
     for path in predictions_folder(run).glob(f"{_NEWEST}*"):
         path.unlink(missing_ok=True)
-
-
-def link_or_copy(path: Path, other: Path) -> None:
-    """Gives a file a second name, or copies it where the file system has no hard links."""
-    try:
-        other.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, other)
 
 
 @dataclass(frozen=True)

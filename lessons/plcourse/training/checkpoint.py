@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import pickle
 import re
 import warnings
@@ -15,7 +14,7 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from plcourse.errors import RunFailed, UserError, first_line
-from plcourse.files import staged
+from plcourse.files import link_or_copy, staged
 from plcourse.processes.collectives import from_rank_0, is_distributed, maximum
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
@@ -114,10 +113,7 @@ def link(source: Path, target: Path) -> None:
     Both names stay intact, because checkpoints are replaced and never modified.
     """
     with _one_line_errors(target), _replacing(target, _digest(source)) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:  # a file system without hard links
-            temporary.write_bytes(source.read_bytes())
+        link_or_copy(source, temporary)
 
 
 @contextmanager
