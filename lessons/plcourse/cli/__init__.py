@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plcourse.cli.api import run_verb
-    from plcourse.cli.course_cli import CourseCLI, Resolver, latency, quieten
+    from plcourse.cli.api import latency, run_verb
+    from plcourse.cli.course_cli import CourseCLI, Resolver, quieten
 
 __all__ = ["CourseCLI", "Resolver", "latency", "quieten", "run_verb"]
 
@@ -19,4 +19,5 @@ __all__ = ["CourseCLI", "Resolver", "latency", "quieten", "run_verb"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'plcourse.cli' has no attribute {name!r}")
-    return getattr(import_module("plcourse.cli.api" if name == "run_verb" else "plcourse.cli.course_cli"), name)
+    module = "plcourse.cli.api" if name in ("latency", "run_verb") else "plcourse.cli.course_cli"
+    return getattr(import_module(module), name)

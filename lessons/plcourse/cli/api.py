@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import yaml
 
+from plcourse.cli.request import read_request
 from plcourse.console.flags import as_flags
 from plcourse.errors import UserError
 from plcourse.runs.run import Run as RecordedRun
@@ -53,10 +54,16 @@ class Run(RecordedRun):
 
 def run_verb(verb: str, arguments: list[str]) -> Run | None:
     """Does what ``plcourse VERB ARGUMENTS`` does and returns the run; see `plcourse.cli.course_cli.carry_out`."""
-    from plcourse.cli.course_cli import carry_out  # here, because it imports torch
+    request = read_request(verb, ["--help" if word == "--help_all" else word for word in arguments])
+    from plcourse.cli.course_cli import carry_out  # here, since it imports torch and most mistakes are found by now
 
-    record = carry_out(verb, arguments)
+    record = carry_out(request)
     return None if record is None else Run.of(record)
+
+
+def latency(arguments: list[str]) -> None:
+    """Carries out ``plcourse benchmark latency ARGUMENTS``."""
+    run_verb("latency", arguments)
 
 
 def run(

@@ -297,15 +297,14 @@ class Resolver(CourseCLI):
         take_from_data(self.settings, self.request)
 
 
-def carry_out(verb: str, arguments: list[str]) -> Run | None:
-    """Does what ``plcourse VERB ARGUMENTS`` does, and returns the run that the command wrote into.
+def carry_out(request: Request) -> Run | None:
+    """Carries out a request, and returns the run that the command wrote into.
 
     Raises:
         UserError: a bad request.
         RunFailed: a run that could not be finished.
         Interrupted: a run that a signal ended.
     """
-    request = read_request(verb, ["--help" if word == "--help_all" else word for word in arguments])
     allowlist.install(request.trusted)
     quieten()
     with runs_below(request.root):
@@ -313,13 +312,8 @@ def carry_out(verb: str, arguments: list[str]) -> Run | None:
     if "export" in request.then and run is not None and is_first_process():
         # after the training has ended, because an export takes one process
         root = [f"--runs_root={request.root}", *(f"--trust={module}" for module in request.trusted)]
-        carry_out("export", [f"--run={run.path}", *root, *request.export.flags()])
+        carry_out(read_request("export", [f"--run={run.path}", *root, *request.export.flags()]))
     return run
-
-
-def latency(arguments: list[str]) -> None:
-    """Carries out ``plcourse benchmark latency ARGUMENTS``."""
-    carry_out("latency", arguments)
 
 
 def quieten() -> None:

@@ -18,7 +18,8 @@ from pytorch_lightning.strategies import Strategy
 from torch import nn, optim
 
 from plcourse import catalog
-from plcourse.cli.request import OWN_FLAGS
+from plcourse.cli.known_keys import unknown_flag, unknown_setting
+from plcourse.cli.request import OTHER_FLAGS, OWN_FLAGS
 from plcourse.errors import UserError, nearest
 from plcourse.runs import allowlist
 from plcourse.runs.config_yaml import locate_key, parse_config
@@ -105,8 +106,7 @@ class Explainer:
             return UserError(f"unexpected argument '{word}'; put quotes around a value with spaces")
         if several := self._several(flag.lstrip("-").removeprefix("model.init_args.").partition(".")[0]):
             return UserError(f"{flag} is for models with one optimizer; this one has {' and '.join(several)}")
-        known = [*OWN_FLAGS, "--optimizer", "--print_config", "--help_all", *(f"--{name}" for name in self.flags)]
-        return UserError(f"unknown flag {flag}{nearest(flag, known)}; `--help_all` lists every flag")
+        return unknown_flag(flag, [*OWN_FLAGS, *OTHER_FLAGS, "--optimizer", *(f"--{name}" for name in self.flags)])
 
     def _several(self, name: str) -> list[str]:
         """Returns the flags for the optimizers or schedules of a model that has more than one."""
@@ -124,8 +124,7 @@ class Explainer:
         prefix = f"{group}." if group else ""
         siblings = {option[len(prefix) :].partition(".")[0] for option in options if option.startswith(prefix)}
         siblings -= {"help", "config", "print_config", "print_shtab"}
-        hint = nearest(name, siblings) or f"; known are {', '.join(sorted(siblings))}"
-        return self._error(key, name, f"unknown setting '{name}'{hint}", is_key=True)
+        return self._error(key, name, unknown_setting(name, siblings), is_key=True)
 
     def _wrong_value(self, key: str, message: str) -> UserError:
         given = match.group(1).strip() if (match := _GIVEN.search(message)) else ""

@@ -1,18 +1,20 @@
 """Reads the arguments of a running verb: the suite's own flags and the configs; LightningCLI parses the rest.
 
-No torch, so that a misspelled flag or a broken file is reported at once.
+No torch, so that a misspelled flag or key or a broken file is reported at once.
 """
 
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from plcourse import catalog
+from plcourse.cli.known_keys import check_config, check_flags
 from plcourse.console.flags import as_flags
 from plcourse.errors import UserError, nearest
 from plcourse.runs import allowlist
-from plcourse.runs.config_yaml import expand_class_names, parse_config, write_tree
+from plcourse.runs.config_yaml import expand_class_names, lookup, parse_config, write_tree
 from plcourse.runs.configs import ConfigSource, find_config
 from plcourse.runs.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest, words
 from plcourse.runs.references import Named, pending_start
@@ -36,6 +38,7 @@ _EXAMPLES = {  # the flags that take a value
     "--rounds": "15",
 }
 OWN_FLAGS = (*_EXAMPLES, *SWITCHES)
+OTHER_FLAGS = ("--print_config", "--help_all")
 _CLASS_FLAGS = ("--model", "--data", "--trainer", "--optimizer", "--lr_scheduler")
 # An export is scored like a test under the conditions of the files that it writes: by one process on the CPU, in
 # single precision and with the plain loop, however the model was trained.
@@ -50,6 +53,7 @@ class Request:
     verb: str  # fit, validate, test, predict, export or latency
     arguments: list[str] = field(default_factory=list)  # LightningCLI's: configs as inline text, and other flags
     sources: list[ConfigSource] = field(default_factory=list)  # the configs in the order they are merged
+    classes: dict[str, str] = field(default_factory=dict)  # class paths of `model` and `data` in the configs
     run: Run | None = None  # the run that --run or --ckpt_path best|last refers to; None for a new one
     checkpoint: Path | None = None  # the checkpoint to start from or to evaluate
     continues: bool = False  # whether a fit continues in the folder of its run
@@ -71,7 +75,7 @@ class Request:
         """The config of the run that a fit continues, as an argument; None if the request changes nothing."""
         if not self.continues or self.run is None or not self.run.config_path.is_file():
             return None
-        own = _as_argument(find_config(str(self.run.config_path)), self.trusted)
+        own = _as_argument(_read(find_config(str(self.run.config_path)), self.trusted))
         return None if self.arguments == [own] else own
 
     @property
@@ -91,8 +95,8 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     """Reads the arguments after the verb.
 
     Raises:
-        UserError: a flag without its value, a missing file or run, a class that is not allowed, or an evaluation of
-            untrained weights.
+        UserError: a flag without its value, an unknown flag or key, a missing file or run, a class that is not allowed,
+            or an evaluation of untrained weights.
     """
     flags, rest = _split(arguments)
     request = Request(verb, root=runs_root(_single(flags, "--runs_root")))
@@ -111,10 +115,14 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     for kind, value in rest:
         if kind == "config":
             source = find_config(value)
+            tree = _read(source, request.trusted)
             request.sources.append(source)
-            request.arguments.append(_as_argument(source, request.trusted))
+            request.arguments.append(_as_argument(tree))
+            chosen = {group: lookup(tree, f"{group}.class_path") for group in ("model", "data")}
+            request.classes |= {group: path for group, path in chosen.items() if isinstance(path, str)}
         else:
             request.arguments.append(value)
+    check_flags([word for kind, word in rest if kind == "flag"], request.classes, [*OWN_FLAGS, *OTHER_FLAGS])
     request.arguments = _for_lightning(request.arguments)
     if verb in _EXPORTS:
         fixed = {**_EXPORT_TRAINER, "fit_loop": None, "test_loop": None}  # a fit loop may set the others
@@ -179,9 +187,15 @@ def _export(request: Request, flags: dict[str, list[str]]) -> ExportRequest:
     return ExportRequest.read(flags)
 
 
-def _as_argument(source: ConfigSource, trusted: list[str]) -> str:
+def _read(source: ConfigSource, trusted: list[str]) -> dict[str, Any]:
+    """Returns a config whose keys are known and whose classes are allowed, with their import paths."""
     tree = expand_class_names(parse_config(source), source)
     allowlist.check(tree, trusted, source.label)
+    check_config(tree, source)
+    return tree
+
+
+def _as_argument(tree: dict[str, Any]) -> str:
     return "--config=" + write_tree(tree)
 
 
@@ -215,7 +229,7 @@ def _full(text: str) -> str:
 
 def _choose_weights(request: Request, wanted: str | None) -> None:
     """Sets the checkpoint to evaluate and the run that it belongs to."""
-    if wanted is None and _model_class(request) in catalog.TRAINED:
+    if wanted is None and catalog.short_class_name(request.classes.get("model", "")) in catalog.TRAINED:
         return
     if request.run is None and wanted in ("best", "last"):
         request.run = Run.load(request.name, request.root)
@@ -230,15 +244,6 @@ def _choose_weights(request: Request, wanted: str | None) -> None:
             f"{request.verb} needs trained weights: add --run RUN (see `plcourse ls runs`), --ckpt_path best, or "
             "--allow_untrained to use untrained ones"
         )
-
-
-def _model_class(request: Request) -> str | None:
-    """Returns the catalog name or class path of the model in the last config that has one."""
-    for source in reversed(request.sources):
-        model = parse_config(source).get("model")
-        if isinstance(model, dict) and "class_path" in model:
-            return model["class_path"]
-    return None
 
 
 def _choose_start(request: Request, wanted: str | None) -> None:

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.types import STEP_OUTPUT
 
 from plcourse.cli.course_cli import CourseCLI, quieten
 from plcourse.cli.from_data import take_from_data
-from plcourse.cli.request import read_request
+from plcourse.cli.request import Request
 from plcourse.data.splits import overlap
 from plcourse.errors import UserError, first_line
 from plcourse.runs import allowlist
@@ -58,9 +58,8 @@ class Examiner(CourseCLI):
         super(CourseCLI, self).instantiate_classes()
 
 
-def examine_config(argv: list[str]) -> Iterator[Finding]:
-    """Checks a config as `plcourse fit` would run it with these arguments."""
-    request = read_request("fit", argv)
+def examine_config(request: Request) -> Iterator[Finding]:
+    """Checks a config as `plcourse fit` would run it with this request."""
     allowlist.install(request.trusted)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("default")

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Iterable
 from functools import partial
 
+from plcourse.cli.request import read_request
 from plcourse.console import say
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import RUN_FAILED, UserError
@@ -33,11 +34,12 @@ def doctor(argv: list[str]) -> None:
     """Runs `plcourse doctor [-c CONFIG [flags of fit] | --network HOST:PORT [flags]]`."""
     words = [word.partition("=")[0] for word in argv]
     if "-c" in words or "--config" in words:
-        from plcourse.verbs.doctor.config import examine_config
-
         if "--network" in words:
             raise UserError("plcourse doctor: -c examines a config and --network the network; give one of them")
-        _conclude(examine_config(argv))
+        request = read_request("fit", argv)
+        from plcourse.verbs.doctor.config import examine_config  # here, since it imports torch
+
+        _conclude(examine_config(request))
         return
     args = doctor_parser().parse(argv)
     if args.network is None:

@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 
+from plcourse.cli.request import read_request
 from plcourse.errors import Interrupted, UserError
 from plcourse.processes.worker_process import one_line, send_output_to
 from plcourse.processes.workers import PoolSettings, Signals, WorkerPool
@@ -35,6 +36,8 @@ def sweep(verb: str, arguments: list[str]) -> None:
             record.close(stopped=False)
             _say_how_it_ended(record, Screen(record))
             return
+    elif command.plan is not None:
+        _check_arms(command.plan)
     with Signals() as signals, runs_below(command.root):
         # A resumed cell uses as many threads as before, so that sums round in the same way.
         threads = record.record.get("threads") if record else None
@@ -49,6 +52,15 @@ def sweep(verb: str, arguments: list[str]) -> None:
 def _preload() -> None:
     """Imports what every worker needs, once for all of them."""
     import plcourse.cli.course_cli  # noqa: F401
+
+
+def _check_arms(plan: SweepPlan) -> None:
+    """Reads the config and the flags of every arm, which finds most mistakes before torch is imported."""
+    for arm in plan.arms:
+        try:
+            read_request("fit", plan.flags(arm, plan.points()[0]))
+        except UserError as error:
+            raise UserError(f"arm '{arm.name}': {error}") from error
 
 
 def _create(plan: SweepPlan, command: SweepCommand, workers: PoolSettings) -> Sweep:
@@ -116,7 +128,6 @@ def _run_cells(record: Sweep, cells: list[SweepCell], command: SweepCommand, poo
 def _resolve(arguments: list[str]) -> ResolvedConfig:
     """In a worker: resolves the config of one arm at one point of the grid."""
     from plcourse.cli.course_cli import Resolver
-    from plcourse.cli.request import read_request
 
     return ResolvedConfig(*Resolver.of(read_request("fit", [*arguments, "--seed_everything=0"])).resolved())
 
@@ -129,7 +140,7 @@ def _run_cell(arguments: list[str]) -> None:
     send_output_to(run.path / LOG)
     sys.argv[:] = ["plcourse", "fit", *arguments]
     try:
-        carry_out("fit", arguments)
+        carry_out(read_request("fit", arguments))
     except Exception as error:
         if run.status not in ("failed", "unreadable"):  # a refused request does not touch the run's record
             run.update(status="failed", error=one_line(error))
