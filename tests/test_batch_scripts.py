@@ -35,7 +35,7 @@ def script(name: str, *arguments: object, cwd: Path, status: int = 0) -> str:
     return done.stdout
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_evaluations_end_in_one_table_whatever_fails(run: Run, tmp_path: Path) -> None:
     before = sorted(path for path in run.path.rglob("*"))
     arguments = ["own/small", "--data", "plain", "--data", "broken", "source=digitz", "--data", "few", "test_size=40"]

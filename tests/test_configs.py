@@ -86,8 +86,8 @@ def test_every_verb_runs_on_one_batch(name: str, runs: Path, forked: Command, ca
 EXPORTED = [name for name in FREE if "export" in HEADERS[name].verbs]
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize("name", by_tier(EXPORTED))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPORTED)
 def test_every_model_that_exports_is_verified(name: str, runs: Path) -> None:
     main(["fit", "-c", name, *ONE_BATCH])
     run = runs / name / "latest"
@@ -138,6 +138,7 @@ def test_every_short_name_resolves_to_its_class() -> None:
     assert len(catalog.CLASSES) >= 13
 
 
+@pytest.mark.slow
 def test_print_config_by_a_pipe_is_the_same_run(forked: Command, runs: Path, tmp_path: Path) -> None:
     """`plcourse fit -c <(plcourse fit -c X --print_config)`, typed in a real shell."""
     limits = " ".join([*ONE_BATCH, "--trainer.max_steps=1", "--trainer.log_every_n_steps=1"])

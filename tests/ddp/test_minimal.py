@@ -10,6 +10,7 @@ from plcourse.ddp.minimal import distance, rank_process, train_on
 from support import TWO_PROCESSES, Command, digits_config, write_config
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_the_minimal_ranks_arrive_at_the_weights_of_the_lesson(forked: Command, tmp_path: Path, runs: Path) -> None:
     config = digits_config(**TWO_PROCESSES, trainer__precision="64-true", trainer__max_epochs=2, seed_everything=0)

@@ -31,6 +31,8 @@ from plcourse.export.worker import Worker
 from plcourse.runs.export_request import FORMATS, ExportRequest
 from plcourse.training.exportable import is_replaced, standing_in
 
+pytestmark = pytest.mark.slow  # the export that nearly all of them read takes a minute
+
 FLOAT = [name for name in FORMATS if "int8" not in name]
 
 
@@ -195,7 +197,6 @@ class TestRefusals:
 
 
 class TestFailedCheck:
-    @pytest.mark.medium
     def test_it_is_named_and_ends_with_status_1(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The other formats, which keep both branches or refuse, are written nevertheless."""
         model = ["--model.init_args.network", "export_modules.Unstable", "--trust", "export_modules"]

@@ -91,6 +91,7 @@ class TestSeveralOutputs:
         assert np.isnan(found["max_deviation"])
 
 
+@pytest.mark.slow
 class TestOtherModules:
     """Text of any length, several inputs, and outputs without a decision."""
 
@@ -101,7 +102,6 @@ class TestOtherModules:
         export(Job(run, trainer, module, Texts(), None, ExportRequest(formats=formats, batch_sizes=(1, 5))))
         return run
 
-    @pytest.mark.medium
     def test_text_of_another_length_and_batch_is_read(self, tmp_path: Path) -> None:
         module = TextClassifier().eval()
         run = self.exported(module, tmp_path, "onnx", "onnx_int8_dynamic", "torch_export", "torchscript_script")
@@ -113,7 +113,6 @@ class TestOtherModules:
             (found,) = open_exported(run, name)[0]([words.numpy()])
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
-    @pytest.mark.slow
     def test_a_length_is_free_in_a_verified_file_or_the_format_fails_by_name(self, tmp_path: Path) -> None:
         """Whether torch's exporters keep an LSTM's length free depends on what ran before in the process."""
         module, names = RecurrentClassifier().eval(), ("onnx", "torchscript_trace", "torch_export")
@@ -129,7 +128,6 @@ class TestOtherModules:
             else:
                 assert "length" in rows[name]["failed"][0]
 
-    @pytest.mark.medium
     def test_a_generator_has_several_inputs_and_named_outputs(self, tmp_path: Path) -> None:
         run = self.exported(Generator(), tmp_path, "onnx", "torch_export")
         runner, card = open_exported(run, "onnx")

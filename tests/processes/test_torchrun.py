@@ -114,7 +114,8 @@ def test_a_rank_killed_before_the_first_checkpoint_starts_over_in_the_same_run(
     assert_same_end(only_run(runs / "own" / "job"), runs / "own" / "reference" / "latest")
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_agent_takes_the_other_and_every_rank_with_it(
     victim: int, agents: Agents, tmp_path: Path, runs: Path
 ) -> None:

@@ -102,7 +102,7 @@ def test_another_size_is_refused() -> None:
         Albumentations([{"Resize": {"height": 8, "width": 8}}])(images, masks, 0, 0, keys)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_albumentations_makes_no_network_request() -> None:
     script = (
         "import socket\n"

@@ -71,8 +71,8 @@ def test_predicted_masks_leave_the_padding_out(
     assert "a mask must cover the whole input; give 'pad'" in capsys.readouterr().err
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize("rule", ["pad", pytest.param("stretch", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["pad", "stretch"])
 def test_an_exported_segmenter_gives_the_masks_that_predict_writes(
     mask_folder: Callable[..., Path], runs: Path, tmp_path: Path, rule: str
 ) -> None:

@@ -133,6 +133,7 @@ def killed_run_ends_alike(
         assert_equal(states[0].get(part), states[1].get(part), part)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_averaging_ends_like_an_uninterrupted_one(
     forked: Command, tmp_path: Path, runs: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_killed_at_random_steps(forked: Command, tmp_path: Path, runs: Path, arm
         killed_run_ends_alike(forked, tmp_path, runs, arm, step, changes)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(forked: Command, tmp_path: Path, runs: Path) -> None:
     """With group norms, which see no other sample: losses, averages and the exact scores of an uneven validation part.
 

@@ -126,7 +126,7 @@ class TestExercises:
         there = {path.relative_to(SOLUTIONS).with_suffix("").as_posix() for path in SOLUTIONS.rglob("*.py")}
         assert there == known
 
-    @pytest.mark.medium
+    @pytest.mark.slow
     @pytest.mark.parametrize(("lesson", "name"), ALL, ids=lambda each: getattr(each, "key", each))
     def test_the_starting_file_fails_and_the_solution_passes(self, lesson, name, capsys):
         main(["learn", lesson.key, "--exercise", "mine.py", "--name", name])

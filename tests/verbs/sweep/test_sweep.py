@@ -110,10 +110,8 @@ def test_a_killed_and_resumed_sweep_equals_an_uninterrupted_one(reference: Sweep
     assert sweep.status == "finished"
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize(
-    ("signum", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_the_cells_with_a_checkpoint(
     reference: Sweep, runs: Path, tmp_path: Path, signum: int, status: int
 ) -> None:
