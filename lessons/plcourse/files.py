@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from glob import glob
 from pathlib import Path
@@ -16,6 +17,10 @@ try:
     import fcntl
 except ImportError:  # on Windows, where runs started in the same second may race for `latest`
     fcntl = None
+
+LOCK = ".lock"  # the file in a folder whose lock says that a process writes into the folder
+_TRIES, _PAUSE = 20, 0.01  # attempts at a lock that is held, and the seconds between two of them
+_handles: set[int] = set()  # the open lock files of this process
 
 
 @contextlib.contextmanager
@@ -63,16 +68,24 @@ def publish(temporary: Path, file: Path, sync_folder: bool = True) -> None:
 
 def sync(path: Path) -> None:
     """Waits until the content of a file, or the names in a folder, are on disk."""
-    if path.is_dir() and os.name != "posix":  # Windows cannot open a folder
+    is_folder = path.is_dir()
+    if is_folder and os.name != "posix":  # Windows cannot open a folder
         return
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not path.is_dir():  # some file systems cannot sync a folder
-            raise
-    finally:
-        os.close(handle)
+    # Some file systems cannot sync a folder, and one that may not be read cannot be opened.
+    with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it that do not exist, and waits until their names are on disk."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
 
 
 def temporary_beside(file: Path) -> Path:
@@ -114,8 +127,8 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def hold(folder: Path, what: str) -> int | None:
-    """Locks a folder until the returned handle is closed; returns None on systems without locks.
+def hold(folder: Path, what: str) -> int:
+    """Locks a folder by its file `LOCK` until the returned handle is released; without locks, it only makes the file.
 
     Args:
         folder: an existing folder.
@@ -124,17 +137,88 @@ def hold(folder: Path, what: str) -> int | None:
     Raises:
         UserError: another process holds the lock.
     """
+    handle, mine = try_lock(folder / LOCK)
+    if mine is False:
+        release(handle)
+        raise UserError(f"another process is writing {what} into '{folder}'")
+    return handle
+
+
+def try_lock(file: Path) -> tuple[int, bool | None]:
+    """Opens a file, which is made if it does not exist, and locks it without waiting.
+
+    The lock ends with `release` or with this process. Children forked from it do not keep the lock.
+
+    Returns:
+        The open file, and whether it is locked now: False if another process has the lock, None if the system or the
+        file system has no locks.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    tries = 0
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        _handles.add(handle)
+        try:
+            if fcntl is None:
+                return handle, None
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), file.stat()):
+                return handle, True
+        except BlockingIOError:
+            if (tries := tries + 1) == _TRIES:
+                return handle, False
+        except FileNotFoundError:  # another process has just replaced the file
+            pass
+        except OSError:  # some network file systems have no locks
+            return handle, None
+        release(handle)
+        time.sleep(_PAUSE)  # `is_locked` holds a lock for a moment
+
+
+def release(handle: int, file: Path | None = None) -> None:
+    """Closes what `try_lock` has opened, which ends the lock.
+
+    Args:
+        handle: the open file.
+        file: its path, to remove it as well, unless another process has replaced it.
+    """
+    with contextlib.suppress(OSError):
+        if file is not None and os.path.samestat(os.fstat(handle), file.stat()):
+            file.unlink()
+    _handles.discard(handle)
+    os.close(handle)
+
+
+def is_locked(file: Path) -> bool | None:
+    """Returns whether a process holds the lock of a file; None if there is no such file or no lock can be seen."""
     if fcntl is None:
         return None
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        handle = os.open(file, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return False
+    finally:
         os.close(handle)
-        raise UserError(f"another process is writing {what} into '{folder}'") from error
-    except OSError:  # some network file systems have no locks
-        pass
-    return handle
+
+
+def _close_in_child() -> None:
+    """Keeps a forked child from holding the locks of a parent that has died."""
+    while _handles:
+        os.close(_handles.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def folders(parent: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """Whole commands whose disk fills, whose folder is locked or removed, whose checkpoint is another's."""
 
 import io
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from plcourse.__main__ import main
 from plcourse.curriculum.scorers import ReferenceLoss
 from plcourse.errors import UserError
 from plcourse.evaluation.members import find_checkpoints, load_members
-from plcourse.files import hold
+from plcourse.files import LOCK, hold, release
 from plcourse.runs.run import Run
 from plcourse.training.checkpoint import load
 from support import assert_same_end, digits_config, write_config
@@ -150,7 +149,7 @@ def test_a_folder_that_loses_its_write_permission_under_a_fit(
     assert_intact(run)
     before = (run.path / "metrics.csv").read_bytes()
     line = refused(1, "fit", "--run", run.path, "--ckpt_path", "last", "--trust", "faulty")
-    assert f"cannot write '{run.path}/run.json': Operation not permitted" in line
+    assert f"cannot write '{run.path}/.lock': Operation not permitted" in line
     assert (run.path / "metrics.csv").read_bytes() == before
     subprocess.run(["chattr", "-R", "-i", str(lockable)], capture_output=True)
     without = digits_config(trainer__max_epochs=EPOCHS)["trainer"]["callbacks"]
@@ -211,11 +210,10 @@ def test_two_predictions_into_the_folder_of_one_run(fitted: Run, refused: Refuse
     (file,) = fitted.predictions
     before = file.read_bytes()
     handle = hold(file.parent, "predictions")
-    assert handle is not None
     try:
         line = refused(2, "predict", "--run", fitted.path)
     finally:
-        os.close(handle)
+        release(handle, file.parent / LOCK)
     assert f"another process is writing predictions into '{file.parent}'" in line
     assert file.read_bytes() == before
     main(["predict", "--run", str(fitted.path)])

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from plcourse.errors import RunFailed, UserError
-from plcourse.files import folders, locked, temporary_beside
+from plcourse.files import folders, locked, make_folder, sync, temporary_beside
 from plcourse.runs.record import read_record
 
 STAMP = re.compile(r"\d{8}-\d{6}(?:-\d+)?")
@@ -19,7 +19,7 @@ def new_folder(parent: Path) -> Iterator[Path]:
 
     If the block raises RunFailed, an empty folder is removed.
     """
-    parent.mkdir(parents=True, exist_ok=True)
+    make_folder(parent)
     with locked(parent):
         path = _stamped_folder(parent)
         try:
@@ -29,6 +29,7 @@ def new_folder(parent: Path) -> Iterator[Path]:
                 path.rmdir()
             raise
         _point_latest(parent, path.name)
+        sync(parent)
 
 
 def settle_latest(run: Path) -> None:
