@@ -248,6 +248,7 @@ class TestShardsAfterAKill:
             (folder.partial / shard.file).replace(folder.folder / shard.file)
         folder.close()
         found, finished = folder.open()
+        folder.close()
         assert finished
         assert found == shards
         assert sorted(p.name for p in folder.folder.iterdir()) == [MANIFEST, *(shard.file for shard in shards)]

@@ -1,5 +1,9 @@
 """The Parquet files of predictions, and how many samples an evaluation saw."""
 
+import contextlib
+import itertools
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from plcourse import Run, Trainer
+from plcourse import Run, Trainer, files
 from plcourse.data import BatchLoader, EvalSampler
 from plcourse.ddp.data import ImageData
 from plcourse.runs.prediction_writer import PredictionWriter
+from plcourse.runs.variants import prediction_sets
 from plcourse.training.callbacks import Coverage
 from support import TWO_PROCESSES, Command, digits_config, write_config
 from trainers import quiet_trainer
@@ -54,6 +59,38 @@ def predict(folder: Path, n: int = 10, module: Predicts | None = None, names: li
     assert writer.rows == n
 
 
+NUMBERS = [str(number) for number in range(12)]
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+def die_after(changes: int, patch: pytest.MonkeyPatch) -> list[str]:
+    """Makes every renaming and removal fail after some have worked; returns the names of those that failed."""
+    failed: list[str] = []
+    done = itertools.count()
+
+    def dies(name: str) -> Any:
+        change = getattr(os, name)
+
+        def changed(*arguments: Any, **options: Any) -> None:
+            if next(done) >= changes:
+                failed.append(name)
+                raise Killed
+            change(*arguments, **options)
+
+        return changed
+
+    for name in ("replace", "unlink", "rmdir"):
+        patch.setattr(os, name, dies(name))
+    return failed
+
+
+def ids(files: Iterable[Path]) -> list[str]:
+    return [name for file in files for name in pq.read_table(file)["id"].to_pylist()]
+
+
 class TestPredictions:
     def test_the_columns_hold_what_predict_step_returned(self, tmp_path: Path) -> None:
         predict(tmp_path / "predictions", names=["even", "odd"])
@@ -89,6 +126,36 @@ class TestPredictions:
         (tmp_path / "notes.txt").write_text("mine")
         predict(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["_manifest.json", "notes.txt", "part-00000.parquet"]
+
+    def test_killed_at_any_moment_a_second_prediction_leaves_no_sample_twice(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A kill after any number of changes to the folder, where the first prediction was that of two ranks."""
+        order = []
+        for changes in itertools.count():
+            folder = tmp_path / str(changes) / "predictions"
+            predict(folder, n=10)
+            pq.write_table(pq.read_table(folder / "part-00000.parquet").slice(5), folder / "part-00001.parquet")
+            pq.write_table(pq.read_table(folder / "part-00000.parquet").slice(0, 5), folder / "part-00000.parquet")
+            with monkeypatch.context() as patch:
+                died = die_after(changes, patch)
+                with contextlib.suppress(Killed):
+                    predict(folder, n=12)
+            for handle in set(files._handles):
+                files.release(handle)  # as the end of a process does
+            visible = ids(sorted(folder.glob("*.parquet")))
+            assert len(visible) == len(set(visible))
+            found = ids(Run(folder.parent).predictions)
+            assert found in (NUMBERS[:10], NUMBERS[:12])
+            order.append(len(found))
+            assert bool(prediction_sets(Run(folder.parent))) == (folder / "_manifest.json").is_file()
+            predict(folder, n=11)
+            assert ids(Run(folder.parent).predictions) == NUMBERS[:11]
+            assert sorted(path.name for path in folder.iterdir()) == ["_manifest.json", "part-00000.parquet"]
+            if not died:
+                break
+        assert order == sorted(order)
+        assert order[-2] == 12, "it was killed while it replaced the files, too"
 
     def test_two_ranks_write_two_files_that_hold_the_samples_in_order(
         self, forked: Command, tmp_path: Path, runs: Path

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plcourse.errors import RunFailed, UserError, first_line
-from plcourse.files import hold, publish, sync, write_json, write_text
+from plcourse.files import LOCK, hold, publish, release, sync, write_json, write_text
+from plcourse.runs.prediction_files import MANIFEST, PARTIAL, QUARANTINE, finish
 
 Format = Literal["parquet", "csv", "jsonl"]
 
-MANIFEST, QUARANTINE, PARTIAL = "_manifest.json", "_quarantine.csv", "_partial"
 _KEPT = "journal-kept.jsonl"  # the shards that earlier attempts committed
 _SCHEMA = 1
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised by parsing damaged JSON
@@ -81,8 +81,7 @@ class ShardFolder:
         self._lock = hold(self.folder, "predictions")
         begun = _read(self.partial / MANIFEST)
         if begun.complete:  # killed while it was being published
-            self._swap(begun.shards)
-            self.partial.mkdir()
+            finish(self.folder)
         elif begun.key == self.key:
             return self._committed(), False
         for path in self.partial.iterdir():
@@ -150,30 +149,15 @@ class ShardFolder:
             "shards": [asdict(shard) for shard in ordered],
         }
         write_json(self.partial / MANIFEST, manifest)
-        self._swap(ordered)
+        finish(self.folder)
+        shutil.rmtree(self.partial)
         return manifest
 
     def close(self) -> None:
         """Releases the lock on the folder."""
         if self._lock is not None:
-            os.close(self._lock)
+            release(self._lock, self.folder / LOCK)
             self._lock = None
-
-    def _swap(self, shards: Sequence[Shard]) -> None:
-        """Removes the old files and moves in the new ones, the manifest last; after a kill, a second call finishes."""
-        old = self.folder / MANIFEST
-        for shard in _read(old).shards:
-            (self.folder / shard.file).unlink(missing_ok=True)
-        for path in (*self.folder.glob("part-?????.parquet"), self.folder / QUARANTINE):  # PredictionWriter's files
-            path.unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
-        for name in [shard.file for shard in shards] + [QUARANTINE]:
-            with contextlib.suppress(FileNotFoundError):  # moved before the kill, or nothing is quarantined
-                (self.partial / name).replace(self.folder / name)
-        sync(self.folder)
-        (self.partial / MANIFEST).replace(old)
-        sync(self.folder)
-        shutil.rmtree(self.partial)
 
     def _committed(self) -> list[Shard]:
         found: dict[str, Shard] = {}

@@ -1,6 +1,5 @@
 """Writes predictions as Arrow tables: one Parquet file per process, which appears when it is complete."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,11 +15,10 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from plcourse.errors import RunFailed, UserError, nearest
-from plcourse.files import hold, publish, write_json
+from plcourse.files import LOCK, hold, release, sync, write_json
 from plcourse.processes.collectives import gather_objects
+from plcourse.runs.prediction_files import MANIFEST, PARTIAL, finish
 from plcourse.training.callbacks import samples_in, samples_of
-
-MANIFEST = "_manifest.json"
 
 
 def to_table(
@@ -55,8 +53,9 @@ def to_table(
 class PredictionWriter(BasePredictionWriter):
     """Writes the results of ``predict_step`` as rows of ``part-<rank>.parquet``.
 
-    A prediction is a mapping of columns; see `to_table`. The files get their names when all rows are written, and those
-    of an earlier prediction stay until then. ``_manifest.json`` describes them.
+    A prediction is a mapping of columns; see `to_table`. The files are written to ``_partial/``. When all ranks have
+    finished, rank 0 replaces those of an earlier prediction (`plcourse.runs.prediction_files`). ``_manifest.json``
+    describes them.
 
     Args:
         folder: the folder of the files.
@@ -91,8 +90,11 @@ class PredictionWriter(BasePredictionWriter):
         problem: UserError | None = None
         if trainer.is_global_zero:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                self._partial.mkdir(parents=True, exist_ok=True)
                 self._lock = hold(self.folder, "predictions")
+                finish(self.folder)  # of a prediction that was killed at its end
+                for path in self._partial.iterdir():
+                    path.unlink()
             except OSError as error:
                 problem = RunFailed(f"cannot make '{self.folder}': {error.strerror}")
             except UserError as error:
@@ -103,7 +105,7 @@ class PredictionWriter(BasePredictionWriter):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Unlocks the folder."""
         if self._lock is not None:
-            os.close(self._lock)
+            release(self._lock, self.folder / LOCK)
             self._lock = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -113,7 +115,9 @@ class PredictionWriter(BasePredictionWriter):
             with suppress(OSError):  # a full disk also refuses the last bytes
                 writer.close()
         if self._begun:  # the file of another process must stay
-            self._temporary(trainer).unlink(missing_ok=True)
+            (self._partial / _name(trainer.global_rank)).unlink(missing_ok=True)
+            with suppress(OSError):  # another rank has a file there
+                self._partial.rmdir()
         self.teardown(trainer, pl_module, "predict")
 
     def write_on_batch_end(
@@ -130,9 +134,9 @@ class PredictionWriter(BasePredictionWriter):
         names = self.label_names or getattr(getattr(trainer, "datamodule", None), "label_names", None)
         table = to_table(prediction, names)
         if self._writer is None:
-            self.folder.mkdir(parents=True, exist_ok=True)  # for a rank on another machine
+            self._partial.mkdir(parents=True, exist_ok=True)  # for a rank on another machine
             self._begun = True
-            self._writer = pq.ParquetWriter(self._temporary(trainer), table.schema)
+            self._writer = pq.ParquetWriter(self._partial / _name(trainer.global_rank), table.schema)
         self._writer.write_table(table)
         self.rows += table.num_rows
         self._batches[dataloader_idx] += 1
@@ -146,31 +150,40 @@ class PredictionWriter(BasePredictionWriter):
         return f"{several}{self.seen:,} of {self.given:,} samples"
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gives the complete file its name, and removes the files of ranks that no longer exist."""
-        own = self.folder / f"part-{trainer.global_rank:05d}.parquet"
+        """Completes this rank's file; rank 0 then puts all files in the place of the earlier prediction."""
+        own = _name(trainer.global_rank)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-            publish(self._temporary(trainer), own)
-        else:
-            own.unlink(missing_ok=True)
+            sync(self._partial / own)
         loaders = trainer.predict_dataloaders
         self.given = samples_of(loaders)
-        counted = gather_objects((self.rows, samples_in(loaders, self._batches)))
-        self.rows = sum(rows for rows, _ in counted)
-        seen = [samples for _, samples in counted if samples is not None]
+        counted = gather_objects((self.rows, samples_in(loaders, self._batches), own if self._begun else None))
+        self.rows = sum(rows for rows, _, _ in counted)
+        seen = [samples for _, samples, _ in counted if samples is not None]
         self.seen = sum(seen) if len(seen) == len(counted) else None
         if trainer.is_global_zero:
-            current = {f"part-{rank:05d}.parquet" for rank in range(trainer.world_size)}
-            for path in self.folder.glob("part-*"):  # also the shards of a loop that has written here
-                if path.name not in current:
-                    path.unlink()
+            sync(self._partial)
+            shards = [{"file": name} for _, _, name in counted if name is not None]
             counts = {"given": self.given, "seen": self.seen, "rows": self.rows}
             fixed = {"schema": 1, "complete": True, "format": "parquet"}
-            write_json(self.folder / MANIFEST, {**fixed, **counts, **self.facts})
+            write_json(self._partial / MANIFEST, {**fixed, **counts, **self.facts, "shards": shards})
+            finish(self.folder)
+            self._partial.rmdir()
+        gather_objects(None)
+        if not self._begun:
+            (self.folder / own).unlink(missing_ok=True)  # of an earlier prediction on another machine
+        elif (self._partial / own).is_file():  # rank 0 is on another machine and did not see it
+            (self._partial / own).replace(self.folder / own)
+            self._partial.rmdir()
 
-    def _temporary(self, trainer: pl.Trainer) -> Path:
-        return self.folder / f".part-{trainer.global_rank:05d}.tmp"
+    @property
+    def _partial(self) -> Path:
+        return self.folder / PARTIAL
+
+
+def _name(rank: int) -> str:
+    return f"part-{rank:05d}.parquet"
 
 
 def _column(value: object) -> pa.Array:

@@ -22,6 +22,7 @@ from plcourse.files import folders, locked, write_json
 from plcourse.runs.configs import own_name
 from plcourse.runs.environment import environment
 from plcourse.runs.folders import STAMP, age_key, find_folder, new_folder
+from plcourse.runs.prediction_files import prediction_files
 from plcourse.runs.record import MetricRow, RunRecord, first_record, read_object, read_record, status_of, timestamp
 
 OUT_OF_FOLD = "out_of_fold.parquet"  # written by a cross-validated fit into predictions/
@@ -108,11 +109,11 @@ class Run:
     def status(self) -> str:
         """The recorded `running`, `finished`, `failed` or `interrupted`, or else `killed` or `unreadable`.
 
-        A killed run is recorded as running by a process of this machine that no longer exists. An unreadable one has no
-        usable `run.json`.
+        A killed run is recorded as running, but no process holds its lock (`plcourse.runs.claim`). An unreadable one
+        has no usable `run.json`.
         """
         try:
-            return status_of(self.record)
+            return status_of(self.record, self.path)
         except UserError:
             return "unreadable"
 
@@ -151,8 +152,7 @@ class Run:
     @property
     def predictions(self) -> list[Path]:
         """The Parquet files of `predict`, sorted; not those of a cross-validated fit."""
-        found = (self.path / "predictions").glob("*.parquet")
-        return sorted(path for path in found if path.name != OUT_OF_FOLD)
+        return [path for path in prediction_files(self.path / "predictions") if path.name != OUT_OF_FOLD]
 
     def eval(self, split: str) -> dict[str, Any]:
         """Reads `eval/<split>.json`, for example `eval("test")["metrics"]["test/accuracy"]`.
@@ -219,14 +219,7 @@ class Run:
         self.update(**{"status": status, "ended": ended, "seconds": seconds, **fields})
 
     def resume(self, **fields: object) -> None:
-        """Records that this process continues the run, and further fields.
-
-        Raises:
-            UserError: another process is still working on it.
-        """
-        record = self.record
-        if status_of(record) == "running" and record.get("pid") != os.getpid():
-            raise UserError(f"run {self.name} is still running (process {record.get('pid')})")
+        """Records that this process, which has claimed the folder, continues the run, and further fields."""
         fresh = {"status": "running", "started": timestamp(), "ended": None, "seconds": None, "error": None}
         self.update(**{**fresh, **environment(), **fields})
 

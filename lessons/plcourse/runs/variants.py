@@ -16,6 +16,7 @@ from plcourse.files import link_or_copy
 from plcourse.runs.config_yaml import lookup, parse_config
 from plcourse.runs.configs import ConfigSource, find_config
 from plcourse.runs.differences import differences
+from plcourse.runs.prediction_files import MANIFEST, PARTIAL
 from plcourse.runs.record import read_object
 from plcourse.runs.run import Run
 from plcourse.training.variant import CHECKPOINT, Variant, predictions_folder
@@ -48,7 +49,7 @@ def variant_of(run: Run, config: str, checkpoint: Path | None, trust: Sequence[s
 def show_newest(run: Path, name: str) -> None:
     """Links the predictions of a variant into ``predictions/``, unless the run has predictions as it was trained."""
     top, own = predictions_folder(run), predictions_folder(run, name)
-    if (top / "_manifest.json").is_file():
+    if (top / MANIFEST).is_file():
         return
     hide_newest(run)
     for path in own.glob("part-*"):
@@ -102,8 +103,8 @@ def evaluations(run: Run) -> list[Evaluation]:
 def prediction_sets(run: Run) -> list[tuple[Path, dict[str, Any]]]:
     """Returns folders of complete predictions with their manifests; that of the run as it was trained comes first."""
     top = predictions_folder(run.path)
-    candidates = [top, *sorted(path for path in top.glob("_*") if path.is_dir())]
-    manifests = [folder / "_manifest.json" for folder in candidates]
+    candidates = [top, *sorted(path for path in top.glob("_*") if path.is_dir() and path.name != PARTIAL)]
+    manifests = [folder / MANIFEST for folder in candidates]
     return [(path.parent, read_object(path, "a manifest")) for path in manifests if path.is_file()]
 
 
