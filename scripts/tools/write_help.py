@@ -58,6 +58,7 @@ RUNNING: dict[str, tuple[str, Rows]] = {
                 "--ckpt_path last|best|PATH",
                 "continue from a checkpoint; with -c, last is that of the config's latest run",
             ),
+            ("--force", "continue the run although it may be in use on another machine"),
             ("--trainer.max_epochs N", "how long to train"),
             DEVICES,
             ACCELERATOR,

@@ -22,7 +22,7 @@ from plcourse.runs.run import Run, runs_root
 
 EVALUATIONS = ("validate", "test", "predict")
 FOLLOWING = (*EVALUATIONS, "export")  # what --then takes
-SWITCHES = ("--allow_untrained", "--strict", *EXPORT_SWITCHES)
+SWITCHES = ("--allow_untrained", "--strict", "--force", *EXPORT_SWITCHES)
 _EXAMPLES = {  # the flags that take a value
     "--run": "ddp/two_processes/latest",
     "--runs_root": "runs",
@@ -57,6 +57,8 @@ class Request:
     run: Run | None = None  # the run that --run or --ckpt_path best|last refers to; None for a new one
     checkpoint: Path | None = None  # the checkpoint to start from or to evaluate
     continues: bool = False  # whether a fit continues in the folder of its run
+    force: bool = False  # whether it continues a run that may be in use on another machine
+    read_at: str | None = None  # when the run was started or last resumed, as of the reading of this request
     then: list[str] = field(default_factory=list)  # verbs to run after the fit
     trusted: list[str] = field(default_factory=list)  # modules allowed by --trust and PLCOURSE_TRUST
     root: Path = field(default_factory=runs_root)  # the root folder of all runs
@@ -103,9 +105,11 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     request.trusted = [*words([os.environ.get("PLCOURSE_TRUST", "")]), *flags.get("--trust", [])]
     request.allow_untrained = "--allow_untrained" in flags
     request.then = _then(verb, flags)
-    request.strict = "--strict" in flags
+    request.strict, request.force = "--strict" in flags, "--force" in flags
     if request.strict and "predict" not in (verb, *request.then):
         raise UserError("--strict goes with predict, which then fails if an input cannot be read")
+    if request.force and verb != "fit":
+        raise UserError("--force goes with fit, which then continues a run that may be in use on another machine")
     request.export = _export(request, flags)
     if name := _single(flags, "--run"):
         run = request.run = Run.load(name, request.root)
@@ -253,7 +257,7 @@ def _choose_start(request: Request, wanted: str | None) -> None:
     if request.run is None:
         request.checkpoint = _existing(wanted) if wanted else None
         return
-    request.continues = True
+    request.continues, request.read_at = True, request.run.record.get("started")
     start = pending_start(request.run) if wanted in (None, "last") else None
     try:
         request.checkpoint = start or request.run.checkpoint(wanted or "last")

@@ -9,9 +9,32 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 _PACKAGES = ("plcourse", "torch", "torchvision", "pytorch-lightning", "jsonargparse", "torchmetrics", "numpy")
+
+
+class Process(NamedTuple):
+    """A process that may be on another machine."""
+
+    host: str | None
+    pid: int | None
+    start: str | None  # distinguishes the process from a later one with the same number
+
+    @classmethod
+    def current(cls) -> "Process":
+        """Returns this process."""
+        return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()))
+
+    @property
+    def lives(self) -> bool | None:
+        """Whether it exists; None for one of another machine, or where the system does not tell."""
+        if self.host != socket.gethostname() or not isinstance(self.pid, int):
+            return None
+        began = process_start(self.pid)
+        if began is None:
+            return None
+        return began != "" and self.start in (None, began)
 
 
 class Environment(TypedDict):

@@ -1,14 +1,14 @@
 """The fields of `run.json`, and the status that they give. No torch."""
 
 import json
-import socket
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
 from plcourse.errors import UserError
-from plcourse.runs.environment import Environment, environment, process_start
+from plcourse.files import LOCK, is_locked
+from plcourse.runs.environment import Environment, Process, environment
 
 SCHEMA = 1
 
@@ -105,16 +105,22 @@ def read_record(file: Path) -> dict[str, Any]:
     return record
 
 
-def status_of(record: Mapping[str, object]) -> str:
-    """Returns the status of a record as `Run.status` does."""
+def status_of(record: Mapping[str, object], folder: Path) -> str:
+    """Returns the status of the record of a folder as `Run.status` does."""
     status = str(record.get("status", "unreadable"))
-    hardware, pid = record.get("hardware"), record.get("pid")
-    here = isinstance(hardware, dict) and hardware.get("hostname") == socket.gethostname()
-    if status != "running" or not here or not isinstance(pid, int):
+    if status != "running":
         return status
-    began, recorded = process_start(pid), record.get("pid_start")
-    gone = began == "" or (began is not None and recorded is not None and began != recorded)
-    return "killed" if gone else "running"
+    running = is_locked(folder / LOCK)
+    if running is None:  # a run of 0.1.0, or a file system without locks
+        running = process_of(record).lives is not False
+    return "running" if running else "killed"
+
+
+def process_of(record: Mapping[str, object]) -> Process:
+    """Returns the process that a record names."""
+    hardware, pid, start = (record.get(key) for key in ("hardware", "pid", "pid_start"))
+    host = hardware.get("hostname") if isinstance(hardware, dict) else None
+    return Process(host, pid if isinstance(pid, int) else None, start if isinstance(start, str) else None)
 
 
 def first_record(config_name: str) -> RunRecord:

@@ -148,7 +148,7 @@ def _run_row(run: Run) -> Row:
     with contextlib.suppress(UserError):  # a broken file must not hide the run
         record = run.record
         found = [_evaluated(each, record) for each in evaluations(run)]
-    row = {"name": run.name, "path": str(run.path), "status": status_of(record)}
+    row = {"name": run.name, "path": str(run.path), "status": status_of(record, run.path)}
     row |= {key: record.get(key) for key in ("verb", "config", "best", "created", "seconds", "error")}
     return row | {"evaluations": found}
 
@@ -172,7 +172,7 @@ def _sweep_row(folder: Path, root: Path) -> Row:
     with contextlib.suppress(UserError):
         record = read_record(folder / "sweep.json")
     created, ended = (_moment(record.get(key)) for key in ("created", "ended"))
-    row: Row = {"name": folder.relative_to(root).as_posix(), "path": str(folder), "status": status_of(record)}
+    row: Row = {"name": folder.relative_to(root).as_posix(), "path": str(folder), "status": status_of(record, folder)}
     row |= {"verb": "sweep", "config": None, "best": None, "created": record.get("created")}
     row |= {"seconds": (ended - created).total_seconds() if created and ended else None, "error": None}
     if record:

@@ -256,17 +256,22 @@ def test_a_running_sweep_cannot_be_reopened(runs: Path) -> None:
         "from plcourse.verbs.sweep.command import read_command\n"
         "plan = read_command(sys.argv[1:]).plan\n"
         "made = Sweep.create(plan, [ResolvedConfig('seed_everything: 0\\n', 1)] * 2, Path(sys.argv[-1]), 1)\n"
-        "print(made.path, flush=True); time.sleep(100)"
+        "with made.claimed(): print(made.path, flush=True), time.sleep(100)"
     )
     command = [sys.executable, "-c", code, *ARMS, "--runs_root", str(runs)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         path = process.stdout.readline().strip()
-        with pytest.raises(UserError, match=f"is still running .process {process.pid}"):
-            Sweep(path, runs).reopen(None)
+        sweep = Sweep(path, runs)
+        for force in (False, True):
+            with pytest.raises(UserError, match=f"is still running .process {process.pid}"), sweep.claimed(force):
+                pass
+        assert sweep.status == "running"
         process.kill()
         process.wait()
-        assert len(Sweep(path, runs).reopen(None)) == 2
+        assert sweep.status == "killed"
+        with sweep.claimed():
+            assert len(sweep.reopen(None)) == 2
 
 
 @pytest.mark.medium

@@ -163,7 +163,7 @@ def _run_cells(
         grid=grid or lookup(record, "sweep.grid") or {},
         folder=run.path,
         name=run.name,
-        status=status_of(record),
+        status=status_of(record, run.path),
         config=parse_config(find_config(str(run.config_path))) if run.config_path.is_file() else {},
     )
     if cell.status != "finished":

@@ -6,7 +6,7 @@ from datetime import datetime
 from plcourse.catalog import LESSONS
 from plcourse.console import duration
 from plcourse.runs.config_yaml import lookup
-from plcourse.runs.record import RunRecord, status_of
+from plcourse.runs.record import RunRecord
 from plcourse.runs.run import Run
 from plcourse.runs.variants import Evaluation, command, environment_flags, evaluations, prediction_sets
 from plcourse.training.variant import said
@@ -37,7 +37,7 @@ def run_page(run: Run) -> str:
     ]
     title = f"{record.get('config') or 'run'}, {run.path.resolve().name}"
     tiles = results.headline_tiles(found, record, summary)
-    return page.document(title, _header(record, tiles), sections, lookup(record, "versions.plcourse"))
+    return page.document(title, _header(record, run.status, tiles), sections, lookup(record, "versions.plcourse"))
 
 
 def _when(moment: str | None) -> str:
@@ -47,11 +47,10 @@ def _when(moment: str | None) -> str:
         return page.number(None)
 
 
-def _header(record: RunRecord, tiles: list[str]) -> str:
+def _header(record: RunRecord, status: str, tiles: list[str]) -> str:
     name = str(record.get("config") or "run")
     lesson = next((each for each in LESSONS if each.key == name.partition("/")[0]), None)
     kicker = f"Lesson {lesson.number}: {lesson.title}" if lesson else "A run of plcourse"
-    status = status_of(record)
     kind = page.text(status) if status.isalpha() else "unreadable"
     lines = [
         f'<p class="kicker">{page.text(kicker)}</p><h1>{page.text(name)}</h1>',

@@ -47,6 +47,7 @@ class SweepCommand:
     n_jobs: int  # cells to run at the same time
     root: Path  # the root of all runs
     trust: tuple[str, ...]  # modules that `--trust` names
+    force: bool  # whether to resume a sweep that may be running on another machine
 
 
 def sweep_parser() -> LineParser:
@@ -67,6 +68,8 @@ def sweep_parser() -> LineParser:
     add("--name", metavar="NAME", help="writes into runs/sweeps/NAME; default the name of the file or of the arms")
     resume = "continue the latest sweep, or one by name or folder"
     add("--resume", nargs="?", const=LATEST, metavar="SWEEP", help=resume)
+    force = "with --resume: continue the sweep although it may be in use on another machine"
+    add("--force", action="store_true", help=force)
     add("--trust", action="append", default=[], metavar="MODULE", help="allow classes of your module; repeatable")
     parser.add_runs_root()
     return parser
@@ -88,7 +91,9 @@ def read_command(arguments: list[str]) -> SweepCommand:
         raise UserError(f"--name is for new sweeps; to resume this one: plcourse sweep --resume {args.name}")
     if not args.n_jobs.isdecimal() or not 1 <= int(args.n_jobs) <= 256:
         raise UserError(f"--n_jobs is {args.n_jobs!r}; it must be a whole number from 1 to 256")
-    return SweepCommand(plan, args.resume, int(args.n_jobs), runs_root(args.runs_root), tuple(args.trust))
+    if args.force and args.resume is None:
+        raise UserError("--force goes with --resume")
+    return SweepCommand(plan, args.resume, int(args.n_jobs), runs_root(args.runs_root), tuple(args.trust), args.force)
 
 
 def find_sweep(name: str) -> ConfigSource:

@@ -5,15 +5,16 @@ ordinary run (`plcourse test --run` takes it) whose output is in `log.txt`. All 
 first cell starts, so later edits change no cell.
 """
 
-import os
 import re
 import shlex
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 from plcourse.errors import RunFailed, UserError, nearest
 from plcourse.files import write_json
+from plcourse.runs.claim import claimed
 from plcourse.runs.configs import find_config
 from plcourse.runs.environment import environment
 from plcourse.runs.folders import find_folder, new_folder
@@ -88,7 +89,11 @@ class Sweep:
     @property
     def status(self) -> str:
         """Like `Run.status`: `running` while its process is alive, and `killed` once that is gone."""
-        return status_of(self.record)
+        return status_of(self.record, self.path)
+
+    def claimed(self, force: bool = False) -> AbstractContextManager[None]:
+        """Keeps all other commands from running the sweep in the block; see `plcourse.runs.claim.claimed`."""
+        return claimed(self.path, f"sweep '{self.path}'", self.record, force)
 
     def run(self, cell: SweepCell) -> Run:
         """The run of a cell."""
@@ -100,13 +105,11 @@ class Sweep:
         write_json(self.path / RECORD, {**self.record, "cells": [vars(each) for each in self.cells]})
 
     def reopen(self, plan: SweepPlan | None) -> list[SweepCell]:
-        """Prepares the sweep to be resumed in this process and returns the cells that are still to be run.
+        """Prepares the sweep to be resumed in this process, which has claimed it, and returns the unfinished cells.
 
         Raises:
-            UserError: the sweep is running elsewhere, or a plan is given and differs from the sweep's.
+            UserError: a plan is given and differs from the sweep's.
         """
-        if self.status == "running" and self.record.get("pid") != os.getpid():
-            raise UserError(f"sweep '{self.path}' is still running (process {self.record.get('pid')})")
         asked = self.record if plan is None else _first_record(plan)
         for key in ("arms", "configs", "seeds", "grid", "overrides", "then"):
             if asked[key] != self.record.get(key):

@@ -15,6 +15,7 @@ import time
 
 from plcourse.cli.request import read_request
 from plcourse.errors import Interrupted, UserError
+from plcourse.processes.launcher import forget_strays
 from plcourse.processes.worker_process import one_line, send_output_to
 from plcourse.processes.workers import PoolSettings, Signals, WorkerPool
 from plcourse.runs.run import Run, runs_below
@@ -27,25 +28,31 @@ from plcourse.verbs.sweep.sweep import LOG, ResolvedConfig, Sweep
 def sweep(verb: str, arguments: list[str]) -> None:
     """Runs `plcourse sweep (-c SWEEP | --arms CONFIG...) [flags]` or `plcourse sweep --resume [SWEEP]`."""
     command = read_command(arguments)
-    record, pending = None, []
+    forget_strays()
     if command.resume is not None:
         name = command.plan.name if command.plan and command.resume == LATEST else command.resume
-        record = Sweep.load(name, command.root)
-        pending = record.reopen(command.plan)
-        if not pending:
-            record.close(stopped=False)
-            _say_how_it_ended(record, Screen(record))
-            return
-    elif command.plan is not None:
-        _check_arms(command.plan)
+        found = Sweep.load(name, command.root)
+        with found.claimed(command.force):
+            _resume(Sweep(found.path, command.root), command)  # as it is now that nobody else can change it
+        return
+    assert command.plan is not None
+    _check_arms(command.plan)
+    with Signals() as signals, runs_below(command.root):
+        workers = PoolSettings.prepare(command.n_jobs, None, signals, _preload)
+        record = _create(command.plan, command, workers)
+        with record.claimed():
+            _run_pending(record, list(record.cells), command, workers)
+
+
+def _resume(record: Sweep, command: SweepCommand) -> None:
+    pending = record.reopen(command.plan)
+    if not pending:
+        record.close(stopped=False)
+        _say_how_it_ended(record, Screen(record))
+        return
     with Signals() as signals, runs_below(command.root):
         # A resumed cell uses as many threads as before, so that sums round in the same way.
-        threads = record.record.get("threads") if record else None
-        workers = PoolSettings.prepare(command.n_jobs, threads, signals, _preload)
-        if record is None:
-            assert command.plan is not None
-            record = _create(command.plan, command, workers)
-            pending = list(record.cells)
+        workers = PoolSettings.prepare(command.n_jobs, record.record.get("threads"), signals, _preload)
         _run_pending(record, pending, command, workers)
 
 
@@ -109,6 +116,7 @@ def _say_how_it_ended(record: Sweep, screen: Screen, took: str = "") -> None:
 
 def _run_cells(record: Sweep, cells: list[SweepCell], command: SweepCommand, pool: WorkerPool, screen: Screen) -> None:
     shared = ["--then", ",".join(record.record["then"])] if record.record["then"] else []
+    shared += ["--force"] if command.force else []
     for module in [*record.record["trust"], *command.trust]:
         shared += ["--trust", module]
     tasks = [(_run_cell, ["--run", str(record.run(cell).path), *shared]) for cell in cells]
