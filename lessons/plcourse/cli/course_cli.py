@@ -20,9 +20,9 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from plcourse.cli.evaluation import predict, score, weights_checked
 from plcourse.cli.from_data import take_from_data
 from plcourse.cli.parser import CourseParser, Explainer
-from plcourse.cli.process_count import check_nodes, collective_timeout, process_count
+from plcourse.cli.process_count import check_nodes, collective_timeout, process_count, use_own_launcher
 from plcourse.cli.request import EVALUATIONS, Request, read_request
-from plcourse.cli.session import is_first_process, recorded_run
+from plcourse.cli.session import is_first_process, recorded_run, settle_process
 from plcourse.console import say
 from plcourse.errors import UserError, first_line
 from plcourse.files import write_text
@@ -121,6 +121,7 @@ class CourseCLI(LightningCLI):
             extra.append(RunProgress())
         trainer = cast(Trainer, self._instantiate_trainer({**settings, **kwargs}, extra))
         trainer.cache_dir = self.request.root / "cache"
+        trainer.check_loaded = self.recorder.refuse_foreign
         if self.change is not None and (changed := self.change.of_callbacks) is not None:
             own = trainer.arguments["callbacks"]
             trainer.changed_callbacks = [(own[place], name) for place, name in changed]
@@ -143,6 +144,7 @@ class CourseCLI(LightningCLI):
     def resolved(self) -> tuple[str, int]:
         """Returns the complete config as YAML, with run names replaced by folders, and the number of processes."""
         request, config = self.request, self.settings
+        use_own_launcher(config.trainer)
         request.named = named_runs(config, request.root, request.run if request.continues else None)
         settle(config, request.named)
         return repeatable(self._parser(request.parsed_as), config), process_count(config.trainer)
@@ -305,11 +307,13 @@ def carry_out(request: Request) -> Run | None:
         RunFailed: a run that could not be finished.
         Interrupted: a run that a signal ended.
     """
+    settle_process()
     allowlist.install(request.trusted)
     quieten()
+    first = is_first_process()  # afterwards a rank may no longer know that it is one
     with runs_below(request.root):
         run = CourseCLI(request).run_folder
-    if "export" in request.then and run is not None and is_first_process():
+    if "export" in request.then and run is not None and first:
         # after the training has ended, because an export takes one process
         root = [f"--runs_root={request.root}", *(f"--trust={module}" for module in request.trusted)]
         carry_out(read_request("export", [f"--run={run.path}", *root, *request.export.flags()]))

@@ -15,10 +15,9 @@ _PR_SET_PDEATHSIG = 1
 def can_fork() -> bool:
     """Whether this process can fork ranks and workers; if not, Lightning must launch them.
 
-    Forking needs Linux (the system libraries of macOS do not survive a fork), the main thread (only it may install
-    signal handlers), and CUDA that is not initialized.
+    Forking needs Linux (the system libraries of macOS do not survive a fork) and CUDA that is not initialized.
     """
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+    if sys.platform != "linux":
         return False
     torch = sys.modules.get("torch")
     return torch is None or not torch.cuda.is_initialized()

@@ -23,7 +23,7 @@ import contextlib
 import os
 import signal
 import socket
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -32,9 +32,10 @@ from typing import Any
 from plcourse.errors import Interrupted, RunFailed, UserError
 from plcourse.processes.diagnosis import RankStatus, first_cause, rank_names, signal_name
 from plcourse.processes.forking import fork, threads_per_rank
-from plcourse.processes.rank_process import run_rank
+from plcourse.processes.rank_process import flush_output, run_rank
 from plcourse.processes.shared_state import Failure, SharedState, State
 
+STOP_SECONDS = 60.0  # from a signal to the end of the step that it interrupts
 _POLL = 0.05  # seconds between two polls of the ranks; a poll takes some 10 us
 _REPEAT = 0.3  # the same signal within this time counts once: `timeout` signals the process and its group
 _DRAIN = 0.002  # long enough for every store that a core had pending to become visible to the others
@@ -48,14 +49,15 @@ def supervise(
     timeout: float | None = None,
     settle: float = 0.5,
     grace: float = 3.0,
-    stop_timeout: float = 60.0,
+    stop_timeout: float = STOP_SECONDS,
 ) -> None:
     """Runs ``worker(rank)`` in n forked processes and returns when all of them have finished.
 
-    Call it from the main thread of a process that has not used CUDA (see `plcourse.processes.forking.can_fork`). To
-    stop in answer to a signal, a worker raises `Interrupted` once its checkpoint is written. SIGINT and SIGTERM have
-    their default handlers in a rank; a rank that installs others should only note the request, since cluster managers
-    signal the ranks themselves too. A second signal, more than 0.3 s after the first, kills the ranks at once.
+    Call it in a process that has not used CUDA (see `plcourse.processes.forking.can_fork`). Outside the main thread, no
+    signals are handled: the ranks end with the calling thread. To stop in answer to a signal, a worker raises
+    `Interrupted` once its checkpoint is written. SIGINT and SIGTERM have their default handlers in a rank; a rank that
+    installs others should only note the request, since cluster managers signal the ranks themselves too. A second
+    signal, more than 0.3 s after the first, kills the ranks at once.
 
     Args:
         n: number of ranks, at least 1.
@@ -117,6 +119,9 @@ class Supervisor:
     @contextlib.contextmanager
     def _handlers(self) -> Iterator[None]:
         """Records the signals to forward; what the caller ignores (as `&` in a script does) stays ignored."""
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may install handlers
+            yield
+            return
         before: dict[signal.Signals, Any] = {}
 
         def replace(signum: signal.Signals, handler: Any) -> None:
@@ -144,8 +149,7 @@ class Supervisor:
 
     def _start(self, worker: Callable[[int], None], listener: socket.socket, threads: int) -> None:
         supervisor = os.getpid()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # otherwise each rank would write the same buffered text
+        flush_output()  # otherwise each rank would write the same buffered text
         # Blocked until a rank has installed its own handlers: the parent's handlers would swallow a signal there.
         mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGTSTP}))
         try:

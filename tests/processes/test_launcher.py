@@ -1,4 +1,4 @@
-"""Ranks that torchrun starts use one run, continue it after a restart, and end with their agent."""
+"""Ranks that a launcher starts use one run, continue it after a restart, and end with their agent."""
 
 import json
 import os
@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonargparse import Namespace
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
+from plcourse.cli.process_count import check_nodes, use_own_launcher
+from plcourse.errors import UserError
+from plcourse.processes import launcher
 from support import (
     HELPERS,
     TWO_PROCESSES,
@@ -72,17 +77,140 @@ def only_run(folder: Path) -> Path:
     return record.parent
 
 
+SRUN = {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+SRUN |= {"SLURM_STEP_ID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_NNODES": "1"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "GROUP_RANK": "0"}
+BY_HAND = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without variables of launchers."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "MASTER_")) or name in launcher._OF_A_RANK:
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variables", "number"),
+    [
+        ({}, None),
+        ({"RANK": "1"}, None),
+        ({"LOCAL_RANK": "1"}, None),
+        ({"SLURM_PROCID": "1"}, None),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, None),
+        (SRUN, None),
+        (TORCHRUN, 1),
+        (SRUN | {"SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, 1),
+        (SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NAME": "interactive"}, None),
+        (SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NAME": "bash"}, None),
+        (SRUN | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_ID": "4294967290"}, None),  # salloc's shell
+        (BY_HAND, 1),
+        (BY_HAND | {"RANK": "1"}, 1),
+    ],
+)
+def test_a_process_is_a_rank_only_where_a_launcher_has_started_it(
+    clean: pytest.MonkeyPatch, variables: dict[str, str], number: int | None
+) -> None:
+    for name, value in variables.items():
+        clean.setenv(name, value)
+    rank = launcher.find_rank()
+    assert (None if rank is None else (rank.number, rank.world_size)) == (None if number is None else (number, 2))
+    strays = [name for name in variables if name in launcher._OF_A_RANK and number is None]
+    said = launcher.forget_strays()
+    assert said == [f"{name}=1" for name in strays if variables[name] == "1"]
+    kept = {name for name in variables if name in os.environ}
+    assert kept == set(variables) - set(strays)
+    assert LightningEnvironment().creates_processes_externally == ("LOCAL_RANK" in kept)
+
+
+def test_settings_of_ranks_that_contradict_each_other_are_named(clean: pytest.MonkeyPatch) -> None:
+    for name, value in {**BY_HAND, "NODE_RANK": "1"}.items():
+        clean.setenv(name, value)
+    with pytest.raises(UserError, match="NODE_RANK is set, but RANK is not"):
+        launcher.find_rank()
+    clean.setenv("RANK", "3")
+    with pytest.raises(UserError, match=r"has started 2 process\(es\), but .* is 3"):
+        check_nodes(Namespace(devices=3, num_nodes=1, accelerator="cpu"))
+    for name in BY_HAND:
+        clean.delenv(name)
+    for name, value in {**SRUN, "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}.items():
+        clean.setenv(name, value)
+    clean.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(UserError, match="--ntasks-per-node=2"):
+        launcher.find_rank()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "replaced"),
+    [
+        ("ddp_spawn", "ddp"),
+        ("ddp_fork_find_unused_parameters_true", "ddp_find_unused_parameters_true"),
+        ("ddp_notebook", "ddp"),
+        ("ddp", "ddp"),
+        ("fsdp", "fsdp"),
+    ],
+)
+def test_the_suite_starts_the_ranks_that_lightning_would_spawn(strategy: str, replaced: str) -> None:
+    trainer = Namespace(strategy=strategy)
+    use_own_launcher(trainer)
+    assert trainer.strategy == replaced
+    trainer = Namespace(strategy=Namespace(class_path="DDPStrategy", init_args=Namespace(start_method="spawn")))
+    use_own_launcher(trainer)
+    assert trainer.strategy.init_args.start_method == "popen"
+
+
+def assert_one_run(runs: Path) -> None:
+    """Two ranks have trained and tested one run."""
+    run = only_run(runs)
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    report = json.loads((run / "eval" / "test.json").read_text())
+    assert report["processes"] == 2
+    assert report["coverage"] == {"expected": 359, "seen": 359, "twice": 0}
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("how", ["srun", pytest.param("by hand", marks=pytest.mark.slow)])
+def test_ranks_that_are_started_one_by_one_use_one_run(how: str, tmp_path: Path, runs: Path) -> None:
+    path = write_config(tmp_path / "job.yaml", digits_config(trainer__max_epochs=1, **TWO_PROCESSES))
+    command = [sys.executable, "-m", "plcourse", "fit", "-c", str(path), "--then", "test"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
+    ranks = []
+    for number in ("0", "1"):
+        variables = {"LOCAL_RANK": number, "WORLD_SIZE": "2"}
+        if how == "srun":
+            variables = {**SRUN, "SLURM_PROCID": number, "SLURM_LOCALID": number}
+        every = {**environment(), **meeting, **variables}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        ranks.append(subprocess.Popen(command, **streams, cwd=tmp_path, env=every))
+    said = [rank.communicate(timeout=200)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert_one_run(runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["again", "spawn", "thread"])
+def test_ranks_that_are_started_within_a_process_use_one_run(how: str, tmp_path: Path, runs: Path) -> None:
+    """By Lightning's launcher, which runs the command again, and by the suite's."""
+    patient = {"process_group_backend": "gloo", "timeout": "0:02:00"}  # a second Python starts while the first waits
+    strategy = "ddp_spawn" if how == "spawn" else {"class_path": "DDPStrategy", "init_args": patient}
+    changes = {**TWO_PROCESSES, "trainer__max_epochs": 1, "trainer__strategy": strategy}
+    path = write_config(tmp_path / "job.yaml", digits_config(**changes))
+    command = [sys.executable, str(HELPERS / "launch_within.py"), how, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert_one_run(runs)
+
+
 @pytest.mark.medium
 def test_ranks_of_torchrun_use_one_run(tmp_path: Path, runs: Path) -> None:
     path = write_config(tmp_path / "job.yaml", digits_config(trainer__max_epochs=1, **TWO_PROCESSES))
     command = [*LAUNCHER, "--nproc_per_node", "2", "-m", "plcourse", "fit", "-c", str(path), "--then", "test"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path, env=environment())
     assert done.returncode == 0, done.stderr
-    run = only_run(runs)
-    assert json.loads((run / "run.json").read_text())["status"] == "finished"
-    report = json.loads((run / "eval" / "test.json").read_text())
-    assert report["processes"] == 2
-    assert report["coverage"] == {"expected": 359, "seen": 359, "twice": 0}
+    assert_one_run(runs)
 
 
 @pytest.mark.slow
