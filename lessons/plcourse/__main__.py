@@ -8,8 +8,10 @@ import shlex
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from plcourse import __version__, catalog
+from plcourse.console import open_streams
 from plcourse.errors import RUN_FAILED, Interrupted, UserError, nearest, printable
 
 
@@ -23,11 +25,11 @@ def main(argv: list[str] | None = None) -> None:
         SystemExit: with status 2 for a bad request, 1 for a failed run, 130 after Ctrl-C and 143 after SIGTERM.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    open_streams()
     status, message = 0, ""
     try:
         _dispatch(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except UserError as error:
         status, message = error.status, f"error: {error}"
         _debug()
@@ -50,13 +52,17 @@ def main(argv: list[str] | None = None) -> None:
             _drop_stdout()  # not the error of a file, so that of the output
             message = f"error: cannot write the output: {error.strerror}"
         _debug()
-    if message and sys.stderr is not None:
+    if message:
         sys.stderr.write(f"plcourse: {printable(' '.join(message.split()))}\n")
     if status:
         sys.exit(status)
 
 
 def _dispatch(argv: list[str]) -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder was removed; change into one that exists") from error
     if not argv or argv[0] in ("-h", "--help"):
         from plcourse.cli.help import root_help
 

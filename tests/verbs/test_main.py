@@ -152,3 +152,27 @@ class TestRunningVerbs:
         assert typed("fit", "--print_config")[0] == 0
         verb(lambda *_: sys.exit(3))
         assert typed("fit")[0] == 3
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("command", ["ls", "cat ddp/mlp", "frobnicate"])
+def test_closed_streams_are_like_dev_null(command):
+    """As under a daemon that closes standard input, output and error."""
+    for closing in (">&-", ">&- 2>&- <&-"):
+        started = ["bash", "-c", f'exec "$0" -m plcourse {command} {closing}', sys.executable]
+        done = subprocess.run(started, capture_output=True, text=True, check=False)
+        refused = command == "frobnicate"
+        assert done.returncode == (2 if refused else 0)
+        assert done.stderr.startswith("plcourse: error: unknown verb") == (refused and closing == ">&-")
+        assert "Error" not in done.stderr
+
+
+@pytest.mark.medium
+def test_a_removed_working_directory_is_named(tmp_path):
+    (tmp_path / "gone").mkdir()
+    code = "import os, sys; os.rmdir(os.getcwd()); from plcourse.__main__ import main; main(['ls', 'runs'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "gone", capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "plcourse: error: the current folder was removed; change into one that exists\n"

@@ -1,8 +1,27 @@
 """Prints on standard output. No torch."""
 
+import os
 import sys
 
 from plcourse.errors import printable
+
+
+def open_streams() -> None:
+    """Opens /dev/null for each standard stream that is closed, as under some daemons.
+
+    Otherwise the next file to be opened would get its number, and with it what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def say(text: str) -> None:
