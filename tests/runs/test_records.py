@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,46 @@ class TestTable:
         table.log_metrics({"a": 1.0}, 0)
         table.cut(10_000)  # a table that lost rows after its checkpoint, as power cuts do
         assert (tmp_path / "metrics.csv").read_text() == f"{HEADER}0,0,a,1.0\n"
+
+    def test_a_table_that_lost_rows_ends_with_its_last_whole_row_and_it_is_said(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        table, file = TidyLogger(tmp_path / "metrics.csv"), tmp_path / "metrics.csv"
+        for step in range(3):
+            table.log_metrics({"a": 1.0}, step)
+        size = table.size()
+        table.finalize("")
+        table.cut(size)
+        assert capsys.readouterr().out == ""
+        os.truncate(file, size - 4)  # a power failure
+        table.cut(size)
+        assert file.read_text() == f"{HEADER}0,0,a,1.0\n1,0,a,1.0\n"
+        assert capsys.readouterr().out == (
+            f"{file} lacks 10 of the {size} bytes that were there at the last checkpoint\n"
+        )
+
+    def test_rows_are_on_disk_before_a_checkpoint_counts_them(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[tuple[str, int]] = []
+        sync = os.fsync
+
+        def note(handle: int) -> None:
+            sync(handle)
+            synced.append((Path(f"/proc/self/fd/{handle}").readlink().name, os.fstat(handle).st_size))
+
+        monkeypatch.setattr(os, "fsync", note)
+        run = Run.create("own/x", tmp_path, {})
+        table = TidyLogger(run.path / "metrics.csv")
+        fit_trainer = trainer(
+            callbacks=[RunRecorder(run, table)], logger=table, default_root_dir=run.path, log_every_n_steps=1
+        )
+        fit_trainer.fit(ImageClassifier(MLP(hidden=(4,))), ImageData("digits", batch_size=512))
+        counted = torch.load(run.checkpoint("last"), weights_only=True)["plcourse"]["metrics_size"]
+        names = [name for name, _ in synced]
+        at = synced.index(("metrics.csv", counted))
+        assert any(name.startswith(".last.ckpt.") for name in names[at:])
+        assert not any(name.startswith(".last.ckpt.") for name in names[:at])
 
     def test_a_cut_of_a_table_that_is_not_there_makes_none(self, tmp_path: Path) -> None:
         TidyLogger(tmp_path / "metrics.csv").cut(100)

@@ -70,6 +70,32 @@ class TestFile:
         assert f"--ckpt_path {tmp_path / 'previous.ckpt'}" in message
         assert not marker.exists()
 
+    def test_what_is_verified_is_what_is_loaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another command replaces the file as soon as its checksum is computed, and as soon as it is opened."""
+        path, digest, opened = tmp_path / "last.ckpt", hashlib.file_digest, Path.open
+        save(path, 1.0)
+
+        def late(*arguments: Any) -> Any:
+            found = digest(*arguments)
+            (tmp_path / "hostile").write_bytes(b"hostile")
+            (tmp_path / "hostile").replace(path)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(hashlib, "file_digest", late)
+            assert load(path)["state_dict"]["weight"][0] == 1.0
+        save(path, 1.0)
+        newer = iter([2.0])
+
+        def early(self: Path, *arguments: Any, **options: Any) -> Any:
+            file = opened(self, *arguments, **options)
+            if self == path and (value := next(newer, None)) is not None:
+                save(path, value)
+            return file
+
+        monkeypatch.setattr(Path, "open", early)
+        assert load(path)["state_dict"]["weight"][0] == 2.0, "whose checksum the first file does not have"
+
     @pytest.mark.filterwarnings("always")
     def test_a_foreign_pickle_is_refused_without_a_warning_beside_the_line(
         self, tmp_path: Path, recwarn: pytest.WarningsRecorder

@@ -69,8 +69,10 @@ class FoldTrainer:
         if last is None and self.is_first:
             table.cut(0)  # killed before its first checkpoint: the fold starts over
         guard = LeakGuard(fold.fold.val_ids, fold.fold.train_ids)
-        callbacks = [*copy.deepcopy(template.callbacks), guard, *self.callbacks, RunRecorder(fold.run, table)]
+        recorder = RunRecorder(fold.run, table)
+        callbacks = [*copy.deepcopy(template.callbacks), guard, *self.callbacks, recorder]
         trainer = template.new_trainer(fold.path, callbacks, table)
+        trainer.check_loaded = recorder.refuse_foreign
         trainer.fit(model, data, ckpt_path=last, weights_only=True)
         scored = evaluate(template, "validate", fold.split(template.data), fold, model)
         rows = _gathered(scored.recording, self.combine, fold.fold)

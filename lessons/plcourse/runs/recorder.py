@@ -18,14 +18,15 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from plcourse.console import say
-from plcourse.errors import RunFailed
-from plcourse.files import link_or_copy, write_json
+from plcourse.errors import RunFailed, UserError
+from plcourse.files import link_or_copy, sync, write_json
 from plcourse.runs import log_files
 from plcourse.runs.changes import Change
 from plcourse.runs.environment import package_version
 from plcourse.runs.record import read_record
 from plcourse.runs.references import relative_to_run
 from plcourse.runs.run import Run
+from plcourse.training.checkpoint import BEST, LAST, PREVIOUS
 from plcourse.training.variant import AS_TRAINED, Variant
 
 _HEADER = "step,epoch,metric,value\n"
@@ -99,17 +100,29 @@ class TidyLogger(Logger):
                 file.close()
 
     def size(self) -> int:
-        """Flushes the file and returns its size in bytes."""
+        """Waits until all rows are on disk and returns the size of the file in bytes."""
         with self._one_line_errors():
-            self._open().flush()
+            file = self._open()
+            file.flush()
+            os.fsync(file.fileno())
             return self.path.stat().st_size
 
     def cut(self, size: int) -> None:
-        """Drops the rows after the first ``size`` bytes, which are newer than the checkpoint of a resumed run."""
+        """Drops the rows after the first ``size`` bytes, which are newer than the checkpoint of a resumed run.
+
+        After a power failure the file can be shorter than that. Then it ends with its last whole row, and a line says
+        so.
+        """
         self.finalize("")
-        if self.path.is_file():
-            self._check_place()
-            os.truncate(self.path, max(0, min(size, self.path.stat().st_size)))
+        if not self.path.is_file():
+            return
+        self._check_place()
+        with self._one_line_errors(), self.path.open("r+b") as file:
+            kept = file.read(size)
+            whole = kept.rfind(b"\n") + 1
+            file.truncate(whole)
+        if whole < size:
+            say(f"{self.path} lacks {size - whole:,} of the {size:,} bytes that were there at the last checkpoint")
 
     @contextmanager
     def _one_line_errors(self) -> Iterator[None]:
@@ -165,11 +178,25 @@ class RunRecorder(Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger):
                     logger.save()  # a kill must not lose rows from before the checkpoint
+                    if (table := Path(logger.log_dir, "metrics.csv")).is_file():
+                        sync(table)
             checkpoint["plcourse"] = {
                 "run": self.run.record["created"],
                 "metrics_size": self.logger.size(),
                 "training_seconds": self._seconds(),
             }
+
+    def refuse_foreign(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        """Raises a UserError for a checkpoint of another run under a name that only this run's own may have."""
+        writer, folder = checkpoint.get("plcourse", {}).get("run"), self.run.path / "checkpoints"
+        if writer is None or path.name not in (BEST, LAST, PREVIOUS) or path.resolve().parent != folder.resolve():
+            return
+        seen = (self.run.path / "run.json").is_file()  # by this node
+        if seen and writer != self.run.record["created"]:
+            raise UserError(
+                f"{path} was written by another run, which was made at {writer}; put back the file of this run, or "
+                "give the other one where it was: --ckpt_path PATH"
+            )
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

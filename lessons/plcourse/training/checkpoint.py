@@ -2,19 +2,20 @@
 
 import hashlib
 import io
+import os
 import pickle
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from plcourse.errors import RunFailed, UserError, first_line
-from plcourse.files import link_or_copy, staged
+from plcourse.files import link_or_copy, make_folder, staged
 from plcourse.processes.collectives import from_rank_0, is_distributed, maximum
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
@@ -35,7 +36,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """Writes ``checkpoint`` to ``path``; raises RunFailed and leaves the old file unchanged if that fails."""
         path = Path(path)
         with _one_line_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with _replacing(path) as temporary:
                 with temporary.open("wb") as file:  # a name would become part of the content
                     torch.save(checkpoint, file)
@@ -54,8 +55,13 @@ class AtomicCheckpointIO(CheckpointIO):
         here = path.is_file()
         if not is_distributed() or maximum([not here]) == [0]:
             return load(path, map_location)
-        content = from_rank_0(path.read_bytes() if here else None)
-        return load(path, map_location) if here or content is None else _read(path, io.BytesIO(content), map_location)
+        if not here:
+            content = from_rank_0(None)
+            return load(path) if content is None else _read(path, io.BytesIO(content), map_location)
+        with _open_verified(path) as file:
+            from_rank_0(file.read())
+            file.seek(0)
+            return _read(path, file, map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint and its checksum."""
@@ -76,14 +82,28 @@ def load(path: Path, map_location: Any = None) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}{_intact_beside(path)}")
-    if not verify(path):
-        raise UserError(
-            f"{path} is damaged: its SHA-256 differs from that in {_checksum_path(path).name}{_intact_beside(path)}"
-        )
-    return _read(path, path, map_location)
+    with _open_verified(path) as file:
+        return _read(path, file, map_location)
 
 
-def _read(path: Path, file: Path | io.BytesIO, map_location: Any) -> dict[str, Any]:
+def _open_verified(path: Path) -> io.BufferedReader:
+    """Opens a checkpoint whose content matches its checksum.
+
+    What is verified is what will be read, whatever gets the name in between: a checkpoint is never changed in place.
+    """
+    while True:
+        file = path.open("rb")
+        if _matches(file, path):
+            file.seek(0)
+            return file
+        replaced = not os.path.samestat(os.fstat(file.fileno()), path.stat())
+        file.close()
+        if not replaced:  # otherwise the checksum may belong to the new file
+            checksum = _checksum_path(path).name
+            raise UserError(f"{path} is damaged: its SHA-256 differs from that in {checksum}{_intact_beside(path)}")
+
+
+def _read(path: Path, file: BinaryIO, map_location: Any) -> dict[str, Any]:
     """Loads ``file``, which error messages call ``path``."""
     try:
         with warnings.catch_warnings():
@@ -101,10 +121,16 @@ def _read(path: Path, file: Path | io.BytesIO, map_location: Any) -> dict[str, A
 
 def verify(path: Path) -> bool:
     """Whether a file matches its checksum; true for a file without one."""
-    checksum = _checksum_path(path)
-    if not checksum.is_file():
+    with path.open("rb") as file:
+        return _matches(file, path)
+
+
+def _matches(file: io.BufferedReader, path: Path) -> bool:
+    """Whether an open checkpoint matches the checksum of the name that it had."""
+    if not _checksum_path(path).is_file():
         return True
-    return _sha256(path) in checksum.read_text(errors="replace").split()
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest in _checksum_path(path).read_text(errors="replace").split()
 
 
 def link(source: Path, target: Path) -> None:

@@ -54,6 +54,7 @@ class Trainer(TypedTrainer):
             plugins are unused copies, because those in use belong to one trainer.
         cache_dir: folder for what several runs can use, below the root of the runs or `default_root_dir`.
         variant: how an evaluation differs from the run as it was trained; set by the command line.
+        check_loaded: called with each checkpoint that is loaded and its path, to refuse it; set by the command line.
 
     Raises:
         UserError: a slot contains something that is not a loop of that stage.
@@ -84,6 +85,7 @@ class Trainer(TypedTrainer):
             self.profiler = NoProfiler()
         self.cache_dir = Path(self.default_root_dir) / "cache"
         self.variant: Variant = AS_TRAINED
+        self.check_loaded: Callable[[dict[str, Any], Path], None] = lambda checkpoint, path: None
         self.safe_point = SafePoint(self)
         self._signal_connector = SignalHandler(self, self.safe_point)
         self._checkpoint_connector = CheckpointConnector(self)
@@ -244,6 +246,7 @@ class CheckpointConnector(_CheckpointConnector):
             return
         super().resume_start(checkpoint_path, weights_only)
         if self._loaded_checkpoint:
+            self.trainer.check_loaded(self._loaded_checkpoint, Path(checkpoint_path))
             self.trainer.training_samples.take_over(self._loaded_checkpoint, checkpoint_path)
 
     def _parse_ckpt_path(self, state_fn: TrainerFn, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
