@@ -1,5 +1,7 @@
 import gc
 import multiprocessing
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plcourse.data import Batch, BatchLoader, EvalSampler, ImageDataset, Normalization, RandomAffine, TrainSampler
-from plcourse.errors import UserError
+from plcourse.data import loader as loader_module
+from plcourse.errors import RunFailed, UserError
 
 
 class Numbers:
@@ -198,6 +201,58 @@ def test_an_error_in_a_worker_is_still_one_line():
         list(loader)
     assert str(raised.value) == "cannot read the image 'seven.png': it is torn"
     loader.close()
+
+
+class Fails(Numbers):
+    """A worker that is killed, or that never delivers."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def fetch(self, indices, epoch):
+        if self.how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(2)
+        return super().fetch(indices, epoch)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("how", "said"), [("killed", "(killed by signal|exited)"), ("silent", "timed out after 0.5 s")]
+)
+def test_a_worker_without_a_batch_ends_the_pass_in_one_line(monkeypatch, how, said):
+    monkeypatch.setattr(loader_module, "_WORKER_SECONDS", 0.5)
+    failing = _loader(workers=1, data=Fails(how))
+    with pytest.raises(RunFailed, match=f"^a loader worker failed: DataLoader .*{said}") as failed:
+        list(failing)
+    assert "\n" not in str(failed.value)
+    failing.close()
+
+
+@pytest.mark.medium
+def test_a_small_dev_shm_is_named(tmp_path):
+    """Docker gives a container 64 MB; torch loses the batch in a thread of the worker, and waits for it."""
+    code = """
+import numpy as np, torch
+from plcourse.data import BatchLoader, EvalSampler
+class Large:
+    def fetch(self, indices, epoch):
+        return {"image": torch.zeros(1 << 18), "number": int(indices[0])}
+if __name__ == "__main__":
+    try:
+        for batch in BatchLoader(Large(), EvalSampler(8, 1), 2):
+            print(batch["number"], flush=True)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    (tmp_path / "large.py").write_text(code)
+    mount = 'mount -t tmpfs -o size=512k none /dev/shm && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", mount, "sh", sys.executable, str(tmp_path / "large.py")]
+    if shutil.which("unshare") is None or subprocess.run([*command[:5], "sh", "true"], check=False).returncode:
+        pytest.skip("needs a mount namespace with another /dev/shm")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("RunFailed /dev/shm is too small for the batches of the loader workers: ")
+    assert "No space left on device" in done.stdout
 
 
 class SignalHandlers:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from plcourse.training import run_checkpoint
+from plcourse.training import run_checkpoint, signals
 from plcourse.training.checkpoint import link
 
 
@@ -75,6 +75,28 @@ class FailAt(pl.Callback):
                 return False
             Path(self.once).touch()
         return True
+
+
+class StallWhenAsked(FailAt):
+    """Asks the process to end after a step, and does not end the next one; the suite waits a second instead of 60.
+
+    Args:
+        step: as in `FailAt`.
+        deaf: whether the step does not notice signals, as some libraries do not.
+    """
+
+    def __init__(self, step: int, deaf: bool = False) -> None:
+        super().__init__(step, "sigterm")
+        self.deaf = deaf
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if not self._now(trainer):
+            return
+        signals.STOP_SECONDS = signals._GRACE = 1.0
+        super().on_train_batch_end(trainer, pl_module, *args)
+        with suppress(BaseException) if self.deaf else nullcontext():
+            time.sleep(60)
+        time.sleep(60)
 
 
 class FailInFold(FailAt):

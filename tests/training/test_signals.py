@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from forking import Forker
+from plcourse.training.checkpoint import load
 from support import TWO_PROCESSES, Command, assert_same_end, digits_config, failing, write_config
 
 
@@ -54,3 +55,19 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, runs: Path) -> None:
         assert "interrupted by SIGINT" in process.stderr.read()
     assert process.returncode == 130
     assert json.loads((runs / "own" / "long" / "latest" / "run.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("deaf", "recorded"), [(False, "interrupted"), pytest.param(True, "running", marks=pytest.mark.slow)]
+)
+def test_a_step_that_does_not_end_is_abandoned(
+    forked: Command, tmp_path: Path, runs: Path, deaf: bool, recorded: str
+) -> None:
+    config = digits_config()
+    stall = {"class_path": "faulty.StallWhenAsked", "init_args": {"step": 10, "deaf": deaf}}
+    config["trainer"]["callbacks"].append(stall)
+    done = forked("fit", "-c", write_config(tmp_path / "x.yaml", config), "--trust", "faulty", status=143, timeout=60)
+    assert "the step did not end within 1 s of SIGTERM and is abandoned; the last checkpoint is intact" in done.stdout
+    latest = runs / "own" / "x" / "latest"
+    assert json.loads((latest / "run.json").read_text())["status"] == recorded
+    assert load(latest / "checkpoints" / "last.ckpt")["global_step"] == 7

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from plcourse.data.protocols import BatchSampler, Fetcher
 from plcourse.data.samplers import Accumulation
-from plcourse.errors import UserError
+from plcourse.errors import RunFailed, UserError, first_line
 
+_WORKER_SECONDS = 1800.0  # to wait for a batch, as long as torch's collectives wait for a rank
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h: the signal to receive when the parent dies
 _RESTORE = {
     "n": "the number of training samples",
@@ -140,6 +141,7 @@ class BatchLoader:
                 pin_memory=self.pin_memory,
                 persistent_workers=self.persistent_workers,
                 worker_init_fn=_follow_main_process,
+                timeout=_WORKER_SECONDS,
                 # torch draws a base seed per pass; drawn from the global generator, it would change dropout
                 generator=torch.Generator(),
             )
@@ -149,10 +151,15 @@ class BatchLoader:
             self._ending = iterator
             # must happen before multiprocessing ends its children with SIGTERM, which the workers ignore
             Finalize(iterator, _shut_down, (weakref.ref(iterator),), exitpriority=100)
-        for batch in iterator:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            for batch in iterator:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader"):
+                raise
+            raise RunFailed(f"a loader worker failed: {first_line(error).rstrip('. ')}") from error
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the next pass; a new epoch starts at batch 0, the same one changes nothing."""
@@ -230,9 +237,19 @@ class _Fetches(Dataset[dict[str, Any] | UserError]):
     def __getitem__(self, request: tuple[int, np.ndarray]) -> dict[str, Any] | UserError:
         epoch, indices = request
         try:
-            return self.data.fetch(indices, epoch)
+            batch = self.data.fetch(indices, epoch)
         except UserError as error:
             return error
+        try:
+            for value in batch.values():
+                if isinstance(value, torch.Tensor):
+                    value.share_memory_()  # torch would do it in a thread whose errors lose the batch
+        except RuntimeError as error:
+            space = "give it more space (docker run --shm-size), or use --data.init_args.num_workers 0"
+            return RunFailed(
+                f"/dev/shm is too small for the batches of the loader workers: {first_line(error)}; {space}"
+            )
+        return batch
 
 
 def _shut_down(workers: weakref.ref[Any]) -> None:
