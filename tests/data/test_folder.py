@@ -1,6 +1,9 @@
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +23,20 @@ def test_one_folder_per_class(gray_root, mnist5k):
     assert source.rejected == []
     first_two = np.flatnonzero(mnist5k.labels == 2)[:10]
     assert torch.equal(source.read(np.arange(20, 30)), mnist5k.images[first_two])
+
+
+def test_names_that_are_not_utf_8_are_shown_with_their_bytes(tmp_path):
+    for folder in (b"caf\xe9", b"tea"):  # as an archive from another system has them
+        (place := Path(os.fsdecode(os.fsencode(tmp_path) + b"/root/" + folder))).mkdir(parents=True)
+        save_image(place / os.fsdecode(b"n\xe9.png"), noise(8, 8, 1))
+    source = FolderSource.of_classes(str(tmp_path / "root"))
+    assert source.label_names == ["caf\\xe9", "tea"]
+    assert source.ids == ["caf\\xe9/n\\xe9.png", "tea/n\\xe9.png"]
+    assert source.read(np.arange(2)).shape == (2, 1, 8, 8)
+    files = open_files([str(source.paths[0])])
+    assert files.ids == [f"{tmp_path}/root/caf\\xe9/n\\xe9.png"]
+    assert torch.equal(files.read(np.zeros(1, np.int64)), source.read(np.zeros(1, np.int64)))
+    assert pa.array([*source.ids, *files.ids]).null_count == 0, "Arrow takes no other text"
 
 
 def test_reading_again_comes_from_memory_and_is_the_same(gray_root):

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from plcourse.data.lines import read_lines
-from plcourse.data.names import by_part, normal, part_of
+from plcourse.data.names import as_text, by_part, normal, part_of
 from plcourse.errors import UserError
 from plcourse.files import expand
 
@@ -196,7 +196,7 @@ def class_folders(root: str) -> ImageFiles:
                 )
             left_out += others
             found.paths += images
-            found.ids += [path.relative_to(root).as_posix() for path in images]
+            found.ids += [as_text(path.relative_to(root).as_posix()) for path in images]
             found.labels += [normal(folder.name)] * len(images)
             if found.part_of is not None:
                 found.part_of += [part] * len(images)

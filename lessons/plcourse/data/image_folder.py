@@ -28,6 +28,7 @@ from plcourse.data.decode import (
     upright,
 )
 from plcourse.data.image_files import ImageFiles, class_folders, find_images, left_out_line
+from plcourse.data.names import as_text
 from plcourse.data.resize import ImageSize, Resize, as_pixels, resized, size_of
 from plcourse.errors import UserError
 
@@ -174,7 +175,7 @@ def open_files(
     if not names:
         raise UserError("predict_paths: the list is empty; give image files, folders, patterns or .txt lists")
     notes = left_out_line("predict_paths", left_out)
-    files = ImageFiles([Path(name) for name in names], names, [""] * len(names), notes=notes)
+    files = ImageFiles([Path(name) for name in names], [*map(as_text, names)], [""] * len(names), notes=notes)
     return FolderSource("files", files, [], shape, None, on_error, resize=resize, depth=depth)
 
 

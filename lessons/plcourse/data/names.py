@@ -4,6 +4,7 @@ A model answers with numbers, whose meaning was decided by its training data. Ot
 another order, or only some of them.
 """
 
+import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -36,7 +37,12 @@ class _Masked(Protocol):
 
 def normal(name: str) -> str:
     """A name in Unicode's composed form (NFC); macOS writes ``é`` as two characters, most keyboards as one."""
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", as_text(name))
+
+
+def as_text(name: str) -> str:
+    r"""The name of a file as text that can be written; bytes that are not UTF-8 become ``\xe9`` and the like."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def listed(names: Sequence[str]) -> str:
