@@ -125,7 +125,7 @@ _CLASSES = {
     "nlp.networks": "BiLSTM EmbeddingBag TextCNN",
     "nlp.sentiment": "SentimentClassifier",
     "training.run_checkpoint": "RunCheckpoint",
-    "training.schedules": "WarmupCosine",
+    "training.schedules": "PerEpoch WarmupCosine",
     "training.tracing": "TracingFitLoop TracingPredictLoop TracingTestLoop TracingValidationLoop",
     "vision.augment": "Albumentations",
     "vision.averaging": "EMA SWA",

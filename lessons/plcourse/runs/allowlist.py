@@ -44,6 +44,10 @@ FOREIGN = (
     "datetime",
     "pathlib",
 )
+_SINGLE = (  # names besides the classes of these packages
+    "pytorch_lightning.cli.ReduceLROnPlateau",
+    "pytorch_lightning.callbacks.finetuning.multiplicative",  # a function, the default of `BackboneFinetuning`
+)
 _RUNS_ARGUMENTS = "LambdaCallback"  # a class, but it only calls the functions that it gets
 _WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 
@@ -62,7 +66,8 @@ class _Verdicts(dict[str, bool]):
         return True
 
     def __getitem__(self, path: str) -> bool:
-        return admits(path, self._trusted) and (covered(path, self._trusted) or _leads_to_a_class(path))
+        known = path in _SINGLE or covered(path, self._trusted)
+        return admits(path, self._trusted) and (known or _leads_to_a_class(path))
 
 
 def install(trusted: Iterable[str]) -> None:
@@ -92,7 +97,7 @@ def install(trusted: Iterable[str]) -> None:
 def admits(path: str, trusted: Iterable[str] = ()) -> bool:
     """Returns whether a config may name a path such as `torch.optim.SGD`, or anything in a trusted module."""
     module, _, name = path.rpartition(".")
-    if covered(path, trusted) or path in catalog.CLASSES.values():
+    if covered(path, trusted) or path in catalog.CLASSES.values() or path in _SINGLE:
         return True
     if module == catalog.__name__ and name in catalog.CLASSES:  # the name of a suite class in a checkpoint
         return True

@@ -5,11 +5,14 @@ from abc import abstractmethod
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.cli import LRSchedulerCallable
-from pytorch_lightning.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from plcourse.errors import UserError
 
 
 class PlannedSchedule(LRScheduler):
@@ -44,8 +47,12 @@ class PlannedSchedule(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Returns the rates of the next step, one per parameter group."""
-        return [rate * self._factor(self.last_epoch) for rate in self.base_lrs]
+        """Returns the rates of the next step, one per parameter group.
+
+        Groups that a callback such as Lightning's `BackboneFinetuning` has added keep the rate that it gives them.
+        """
+        added = self.optimizer.param_groups[len(self.base_lrs) :]
+        return [*(rate * self._factor(self.last_epoch) for rate in self.base_lrs), *(group["lr"] for group in added)]
 
     def start(self, total_steps: float) -> None:
         """Sets the length of the training, in optimizer steps, and the first rate.
@@ -145,6 +152,20 @@ class WarmupCosine(PlannedSchedule):
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
 
+class PerEpoch(LRScheduler):
+    """Marks a schedule that is stepped once per epoch instead of once per optimizer step; see `with_schedule`.
+
+    It is a schedule itself so that a config may name it as one.
+
+    Args:
+        optimizer: the optimizer.
+        schedule: builds the schedule from the optimizer.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: LRSchedulerCallable) -> None:
+        self.schedule = schedule(optimizer)
+
+
 def with_schedule(
     module: pl.LightningModule, optimizer: Optimizer, lr_scheduler: LRSchedulerCallable | None, steps_per_batch: int = 1
 ) -> OptimizerConfig | OptimizerLRSchedulerConfig:
@@ -153,12 +174,35 @@ def with_schedule(
     Args:
         module: the model. A `PlannedSchedule` without ``total_steps`` takes the training length from its trainer.
         optimizer: the optimizer.
-        lr_scheduler: builds the schedule, stepped once per optimizer step; None keeps the rate constant.
+        lr_scheduler: builds the schedule, stepped once per optimizer step; that of a `PerEpoch` is stepped once per
+            epoch, and so is a ``ReduceLROnPlateau``, after validation. None keeps the rate constant.
         steps_per_batch: steps of this optimizer per training batch, 1 or more.
+
+    Raises:
+        UserError: a ``ReduceLROnPlateau`` without a metric, or a schedule per epoch for a model that steps its
+            schedules itself.
     """
     if lr_scheduler is None:
         return {"optimizer": optimizer}
-    schedule = lr_scheduler(optimizer)
+    schedule: Any = lr_scheduler(optimizer)
+    marked = isinstance(schedule, PerEpoch)
+    schedule = schedule.schedule if marked else schedule
+    on_plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    per_epoch = on_plateau or marked
+    if per_epoch and not module.automatic_optimization:
+        raise UserError(
+            f"{type(module).__name__} steps its schedules with its optimizers, and {type(schedule).__name__} would be "
+            "stepped once per epoch; choose a schedule that is stepped with the optimizer"
+        )
     if isinstance(schedule, PlannedSchedule) and schedule.total_steps is None:
-        schedule.start(module.trainer.estimated_stepping_batches * steps_per_batch)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        epochs = math.inf if module.trainer.max_epochs in (None, -1) else module.trainer.max_epochs
+        schedule.start(epochs if per_epoch else module.trainer.estimated_stepping_batches * steps_per_batch)
+    settings: LRSchedulerConfigType = {"scheduler": schedule, "interval": "epoch" if per_epoch else "step"}
+    if on_plateau:
+        if not hasattr(schedule, "monitor"):
+            raise UserError(
+                "torch's ReduceLROnPlateau has no setting for the metric that it follows; use "
+                "pytorch_lightning.cli.ReduceLROnPlateau and set its monitor"
+            )
+        settings["monitor"] = schedule.monitor  # pyright: ignore[reportAttributeAccessIssue]  (Lightning's has it)
+    return {"optimizer": optimizer, "lr_scheduler": settings}
