@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar, Timer
 from pytorch_lightning.loggers import Logger
 
 from plcourse.errors import Interrupted, RunFailed, UserError, first_line
@@ -112,9 +112,23 @@ class FitTemplate:
         given = trainer.arguments.get("callbacks") or []
         given = [given] if isinstance(given, Callback) else given
         own = [callback for callback in given if not isinstance(callback, RunRecorder | ProgressBar)]
+        limit = trainer.arguments.get("max_time")
+        if limit is not None and not any(isinstance(callback, Timer) for callback in own):  # as Lightning does
+            own.append(Timer(limit))
         slots = {key: None for key in ("validate_loop", "test_loop") if hasattr(getattr(trainer, key), "scores_folds")}
-        arguments, states = {**trainer.arguments, **slots}, random_state.capture()
+        arguments, states = {**trainer.arguments, **slots, "max_time": None}, random_state.capture()
         return cls(copy.deepcopy(model), trainer.datamodule, copy.deepcopy(own), arguments, states, trainer.variant)
+
+    def divide_time(self, rounds: int) -> float | None:
+        """Divides the time limit of a run by the number of folds that are trained one after another.
+
+        Returns:
+            The seconds of a fold; None without a limit.
+        """
+        timers = [callback for callback in self.callbacks if isinstance(callback, Timer) and callback._duration]
+        for timer in timers:
+            timer._duration /= rounds  # pyright: ignore[reportOperatorIssue]  (it is set)
+        return min((timer._duration for timer in timers), default=None)  # pyright: ignore
 
     def new_trainer(
         self, folder: Path, callbacks: list[Callback], logger: Logger | bool = False, **changes: Any

@@ -11,6 +11,7 @@ The estimate is the mean over the folds (Stone 1974, JRSS B 36:111). Its interva
 that the folds share (Nadeau and Bengio 2003, Machine Learning 52:239).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 
+from plcourse.console import say
 from plcourse.errors import Interrupted, UserError, nearest
 from plcourse.files import write_json
 from plcourse.kfold.bar import FoldBar
@@ -93,6 +95,9 @@ class KFoldLoop(FitLoop):
         plan = plan_folds(data, self.n_splits, self.n_repeats, self.stratified, self.groups, self.random_state)
         folds = [FoldRun(fold, self._folder / "folds" / str(fold.number)) for fold in plan.chosen(self.folds)]
         pending = self._begin(plan, folds)
+        seconds = self._template.divide_time(math.ceil(len(folds) / self.n_jobs))
+        if seconds is not None and trainer.is_global_zero:
+            say(f"the time limit is that of the whole run: each fold trains for at most {seconds:.3g} s")
         parent = ParentRun.of(self._folder, plan)
         fit = FoldTrainer(self._template, self.combine or plan.combine, parent, trainer.is_global_zero, [self._bar])
         if self.n_jobs == 1:
