@@ -26,6 +26,7 @@ from plcourse.training.fast_path import is_enabled
 from plcourse.training.leak_check import TrainingSamples
 from plcourse.training.loops import FitLoop, PredictLoop, TestLoop, ValidationLoop
 from plcourse.training.optimizer_settings import Settings, apply_changes, check_classes, settings_in, settings_of
+from plcourse.training.plain_state import from_plain, to_plain
 from plcourse.training.run_checkpoint import RunCheckpoint, run_checkpoint
 from plcourse.training.safe_points import SafePoint
 from plcourse.training.signals import SignalHandler
@@ -57,7 +58,8 @@ class Trainer(TypedTrainer):
         check_loaded: called with each checkpoint that is loaded and its path, to refuse it; set by the command line.
 
     Raises:
-        UserError: a slot contains something that is not a loop of that stage.
+        UserError: a slot contains something that is not a loop of that stage, a plugin writes checkpoints in another
+            way, or ``accumulate_grad_batches`` is below 1.
     """
 
     _checkpoint_connector: "CheckpointConnector"
@@ -71,10 +73,13 @@ class Trainer(TypedTrainer):
         allow_training_samples: bool = False,
         **kwargs: Any,
     ) -> None:
+        if (number := kwargs.get("accumulate_grad_batches", 1)) < 1:
+            raise UserError(f"trainer.accumulate_grad_batches is {number}; it must be 1 or more")
         self.arguments: dict[str, Any] = {"validate_loop": validate_loop, "test_loop": test_loop, **kwargs}
         self.arguments["allow_training_samples"] = allow_training_samples
         self.arguments |= {key: copy.deepcopy(kwargs[key]) for key in ("strategy", "plugins") if key in kwargs}
         self.training_samples = TrainingSamples(self, allow_training_samples)
+        _refuse_other_checkpoints(kwargs.get("plugins"), kwargs.get("strategy"))
         kwargs["plugins"] = with_checkpoint_io(kwargs.get("plugins"), AtomicCheckpointIO())
         if not kwargs.get("barebones"):
             kwargs["callbacks"] = _with_defaults(kwargs.get("callbacks"), kwargs.get("enable_checkpointing"))
@@ -191,7 +196,9 @@ class CheckpointConnector(_CheckpointConnector):
     def dump_checkpoint(self, weights_only: bool | None = None) -> dict[str, Any]:
         """Returns Lightning's checkpoint, the settings of the optimizers, and what the weights were trained on."""
         settings = {} if weights_only or self.settings is None else {"configured": self.settings}
-        return {**self.trainer.training_samples.states(), **super().dump_checkpoint(weights_only), **settings}
+        dumped = super().dump_checkpoint(weights_only)
+        plain = {key: part if key.endswith("hyper_parameters") else to_plain(part) for key, part in dumped.items()}
+        return {**self.trainer.training_samples.states(), **plain, **settings}
 
     def restore_callbacks(self) -> None:
         """Restores the callbacks' states, except changed settings that a callback keeps in its state."""
@@ -245,6 +252,7 @@ class CheckpointConnector(_CheckpointConnector):
         if self._loaded_checkpoint and checkpoint_path == self._ckpt_path:
             return
         super().resume_start(checkpoint_path, weights_only)
+        self._loaded_checkpoint = from_plain(self._loaded_checkpoint)
         if self._loaded_checkpoint:
             self.trainer.check_loaded(self._loaded_checkpoint, Path(checkpoint_path))
             self.trainer.training_samples.take_over(self._loaded_checkpoint, checkpoint_path)
@@ -319,6 +327,16 @@ def with_checkpoint_io(plugins: Any, checkpoint_io: CheckpointIO) -> list[Any]:
     """Returns the plugins of a trainer with ``checkpoint_io`` added, unless they contain one already."""
     plugins = _as_list(plugins)
     return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, checkpoint_io]
+
+
+def _refuse_other_checkpoints(plugins: Any, strategy: object) -> None:
+    """Refuses plugins that write checkpoints in another way, such as later or without a checksum."""
+    for writer in (*_as_list(plugins), getattr(strategy, "_checkpoint_io", None)):
+        if isinstance(writer, CheckpointIO) and not isinstance(writer, AtomicCheckpointIO):
+            raise UserError(
+                f"the trainer contains {type(writer).__name__}, but a run needs checkpoints that are complete and have "
+                "a checksum before training continues; remove it"
+            )
 
 
 def _with_defaults(callbacks: Any, enable_checkpointing: bool | None) -> list[pl.Callback]:
