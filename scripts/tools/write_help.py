@@ -12,8 +12,9 @@ import sys
 import textwrap
 
 from plcourse import catalog
-from plcourse.cli.course_cli import Resolver, quieten
+from plcourse.cli.course_cli import Resolver
 from plcourse.cli.help import FOLDER
+from plcourse.cli.messages import quieten
 from plcourse.cli.request import OWN_FLAGS, read_request
 from plcourse.verbs.benchmark.plan import scaling_parser
 from plcourse.verbs.compare.verb import compare_parser

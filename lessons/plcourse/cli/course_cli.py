@@ -4,21 +4,20 @@ It keeps LightningCLI's grammar and adds a new folder for each run, one-line err
 classes, supervised ranks, and evaluation by the name of a run.
 """
 
-import logging
 import shlex
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from plcourse.cli.evaluation import predict, score, weights_checked
 from plcourse.cli.from_data import take_from_data
+from plcourse.cli.messages import quieten
 from plcourse.cli.parser import CourseParser, Explainer
 from plcourse.cli.process_count import check_nodes, collective_timeout, process_count, use_own_launcher
 from plcourse.cli.request import EVALUATIONS, Request, read_request
@@ -94,8 +93,9 @@ class CourseCLI(LightningCLI):
     def _dump_config(self) -> None:
         # Checkpoints get this as hyper_parameters, from which plain Lightning builds the model. A name such as MLP
         # could mean another library's class there; `plcourse.catalog.MLP` cannot, and survives moves as well.
-        super()._dump_config()
-        self.config_dump = importable_class_names(self.config_dump)
+        if not hasattr(self, "config_dump"):
+            tree = read_tree(dumped(self._parser(self.request.parsed_as), self.settings))
+            self.config_dump = importable_class_names(tree)
 
     def instantiate_classes(self) -> None:
         """Does nothing: `_work` builds the model, the data and the trainer, in each rank."""
@@ -117,7 +117,7 @@ class CourseCLI(LightningCLI):
             settings["enable_model_summary"] = False  # one line gives the size; the table is printed on request
         self.recorder = RunRecorder(run, self.table, self.change)
         extra: list[Callback] = [self.recorder]
-        if settings.get("enable_progress_bar") is not False:
+        if settings.get("enable_progress_bar") is not False and not _has_bar(settings.get("callbacks")):
             extra.append(RunProgress())
         trainer = cast(Trainer, self._instantiate_trainer({**settings, **kwargs}, extra))
         trainer.cache_dir = self.request.root / "cache"
@@ -134,7 +134,7 @@ class CourseCLI(LightningCLI):
         more = list(chosen) if isinstance(chosen, list | tuple) else [chosen] if chosen else []
         if self.request.continues and is_first_process():
             log_files.resume(more, run, self.request.checkpoint)
-        return [self.table, *more]
+        return [*more, self.table]  # the user's come first: `self.logger` and `trainer.log_dir` are the first logger's
 
     @property
     def settings(self) -> Namespace:
@@ -157,6 +157,8 @@ class CourseCLI(LightningCLI):
             request.checkpoint = Path(config.ckpt_path)
         if subcommand != "fit":
             refuse_tuners(config, subcommand)
+        elif config.trainer.get("default_root_dir") and is_first_process():
+            say("trainer.default_root_dir has no effect: a run writes into its own folder, which --runs_root moves")
         text, processes = self.resolved()
         check_nodes(config.trainer)
         self.change = self._changed(text)
@@ -226,10 +228,17 @@ class CourseCLI(LightningCLI):
 
     def _evaluate(self, run: Run, verb: str, checkpoint: Path | None) -> None:
         parts = (run, self.trainer, self.model, self.datamodule, checkpoint)
+        self._call(f"before_{verb}")
         if verb == "predict":
             predict(*parts, self.settings.as_dict(), self.request.strict)
         else:
             score(verb, *parts)
+        self._call(f"after_{verb}")
+
+    def _call(self, name: str) -> None:
+        """Calls a method such as `before_fit`, if a subclass has it, as LightningCLI does."""
+        if (method := getattr(self, name, None)) is not None:
+            method()
 
     def _fit(self, run: Run) -> None:
         checkpoint = self.request.checkpoint
@@ -240,8 +249,10 @@ class CourseCLI(LightningCLI):
             say(f"{type(self.model).__name__}, {size}{self.trainer.world_size} process(es)")
         if not self.trains:
             return
+        self._call("before_fit")
         with weights_checked(checkpoint, self.model):
             self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        self._call("after_fit")
         if self.request.continues and not self.recorder.began:
             self._say_nothing_left()
         elif self.trainer.is_global_zero:
@@ -320,17 +331,10 @@ def carry_out(request: Request) -> Run | None:
     return run
 
 
-def quieten() -> None:
-    """Silences messages of Lightning that the suite replaces or that do not concern a user."""
-    for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # profiles are printed on request only
-    # The suite's loader chooses the number of workers; small data in memory is fastest without any.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # Lightning 2.6 calls a function that torch 2.15 deprecates.
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
-    # A short fit logs less often than every 50 steps on purpose.
-    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+def _has_bar(callbacks: Any) -> bool:
+    """Whether the callbacks of a config, a list or one, contain a progress bar."""
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    return any(isinstance(callback, ProgressBar) for callback in listed)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -61,13 +61,23 @@ class TidyLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The name of the file."""
-        return self.path.name
+        """The name of the file without its ending, a folder in which Lightning's `ModelCheckpoint` may write."""
+        return self.path.stem
 
     @property
     def version(self) -> str:
         """Empty: a run has one table."""
         return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of the file."""
+        return str(self.path.parent)
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the file."""
+        return self.save_dir
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -110,12 +110,12 @@ def _at(value: Any, key: Key) -> object:
 
 
 def _keep_text(tree: Any, key: Key, text: str) -> None:
-    """Restores a text such as `1e-3` that jsonargparse has written as a number."""
+    """Restores a text that jsonargparse has written as a number, such as `1e-3`, or taken for a function."""
     *parents, last = key
     try:
         for part in parents:
             tree = tree[part]
-        if not isinstance(tree[last], str):
+        if not isinstance(tree[last], str) or tree[last].startswith("Unable to serialize instance"):
             tree[last] = text
     except (KeyError, IndexError, TypeError):  # written in another form
         return

@@ -184,7 +184,8 @@ def _run_job(task: _JobTask) -> None:
     """In a worker: runs one job to its last stretch, in this process or in ranks forked from it."""
     import torch
 
-    from plcourse.cli.course_cli import CourseCLI, quieten
+    from plcourse.cli.course_cli import CourseCLI
+    from plcourse.cli.messages import quieten
     from plcourse.runs import allowlist
     from plcourse.training.run_checkpoint import RunCheckpoint
     from plcourse.training.trainer import Trainer

@@ -15,8 +15,9 @@ from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
-from plcourse.cli.course_cli import CourseCLI, quieten
+from plcourse.cli.course_cli import CourseCLI
 from plcourse.cli.from_data import take_from_data
+from plcourse.cli.messages import quieten
 from plcourse.cli.request import Request
 from plcourse.data.splits import overlap
 from plcourse.errors import UserError, first_line
