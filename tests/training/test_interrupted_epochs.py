@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, LambdaCallback
 from torch.utils.data import DataLoader, TensorDataset
 
 from plcourse import Run
+from plcourse.ddp.data import ImageData
 from plcourse.errors import Interrupted
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.training.run_checkpoint import RunCheckpoint
@@ -125,6 +126,26 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "validation every other epoch": {"check_val_every_n_epoch": 2},
     "loaders made anew": {"reload_dataloaders_every_n_epochs": 1},
     "no validation": {"limit_val_batches": 0},
+    "clipping by norm": {"gradient_clip_val": 0.1},
+    "clipping by value": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+    "bfloat16": {"precision": "bf16-mixed"},
+}
+
+
+def with_closure() -> tuple[Any, ...]:
+    model, data = digits()
+    model.optimizer = lambda params: torch.optim.LBFGS(params, 0.05, max_iter=3)
+    return model, data
+
+
+def with_workers() -> tuple[Any, ...]:
+    return digits()[0], ImageData("digits", batch_size=32, num_workers=2)
+
+
+OTHERS: dict[str, tuple[Callable[[], tuple[Any, ...]], Callable[[], list[pl.Callback]]]] = {
+    "exponential averaging": (digits, lambda: [EMAWeightAveraging(decay=0.9)]),
+    "a closure": (with_closure, list),
+    "workers": (with_workers, list),
 }
 
 
@@ -135,6 +156,15 @@ class TestInterrupted:
         stops = (3, BATCHES, BATCHES + 1, BATCHES + 4, 2 * BATCHES + 2)
         alone = assert_resumes(tmp_path, digits, stops, lambda: SETTINGS[name])
         assert alone["table"].count("\n") > 10
+
+    @pytest.mark.medium
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_so_it_does_with_a_callback_an_optimizer_or_a_loader_that_has_a_state(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        build, callbacks = OTHERS[name]
+        stops = (3, BATCHES, BATCHES + 4, 2 * BATCHES + 2)
+        assert_resumes(tmp_path, build, stops, lambda: {"callbacks": callbacks()})
 
     @pytest.mark.medium
     def test_interrupted_at_every_step_it_still_ends_like_a_run_left_alone(self, tmp_path: Path) -> None:
