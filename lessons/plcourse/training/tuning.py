@@ -111,7 +111,7 @@ def _rate(config: Namespace, tuner: LearningRateFinder, trainer: pl.Trainer) -> 
         raise UserError("LearningRateFinder found no rate in so few steps: increase its num_training_steps")
     group = trainer._checkpoint_connector.settings["optimizers"][0]["groups"][0]  # pyright: ignore
     scale = group.get("initial_lr", group.get("lr")) / config.get(keys[0])  # some models multiply the rate
-    return keys[0], float(f"{rate / scale:.6g}")
+    return keys[0], rate / scale
 
 
 def _has(config: Namespace, key: str) -> bool:
