@@ -125,9 +125,9 @@ def compare(setting: Setting) -> str:
 
 def difference(stock: Any, ours: Any, where: str = "") -> str:
     """Returns the first place where two nested values differ, empty for none."""
-    if isinstance(stock, torch.Tensor) and isinstance(ours, torch.Tensor):
-        same = stock.dtype == ours.dtype and torch.equal(stock, ours)
-        return "" if same else where
+    if isinstance(stock, torch.Tensor) or isinstance(ours, torch.Tensor):
+        both = isinstance(stock, torch.Tensor) and isinstance(ours, torch.Tensor)
+        return "" if both and stock.dtype == ours.dtype and torch.equal(stock, ours) else where
     if isinstance(stock, dict) and isinstance(ours, dict):
         if stock.keys() != ours.keys():
             return f"{where}: {sorted(map(str, stock.keys() ^ ours.keys()))}"
