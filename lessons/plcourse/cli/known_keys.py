@@ -22,9 +22,9 @@ def check_config(tree: dict[str, object], source: ConfigSource) -> None:
     """Raises a UserError with file and line for the first unknown key of a config whose class names are expanded."""
     checked = [("", tree, frozenset(TOP_LEVEL)), ("trainer.", tree.get("trainer"), trainer_arguments())]
     for prefix, settings, known in [*checked, *_of_classes(tree)]:
-        for key in settings if known is not None and isinstance(settings, Mapping) else ():
+        for key in settings if isinstance(settings, Mapping) else ():
             name = str(key).partition(".")[0].removesuffix("+")
-            if name not in known:
+            if known is not None and name not in known:
                 place = locate_key([source], f"{prefix}{key}") or source.label
                 raise UserError(f"{place}: {prefix}{name}: {unknown_setting(name, known)}")
 
@@ -43,8 +43,8 @@ def check_flags(words: Sequence[str], classes: Mapping[str, str], own_flags: Ite
     for flag in flags:
         group, _, rest = flag.removeprefix("--").partition(".")
         name = rest.removeprefix("init_args.").partition(".")[0].removesuffix("+")
-        arguments = known.get(group)
-        wrong = arguments is not None and name not in {"", "class_path", "init_args", "dict_kwargs", "help", *arguments}
+        arguments = known.get(group) or frozenset()
+        wrong = bool(arguments) and name not in {"", "class_path", "init_args", "dict_kwargs", "help", *arguments}
         is_group = group.removesuffix("+") in TOP_LEVEL or group.startswith(("print_", "help"))
         if not is_group or (wrong and group == "trainer"):
             settings = [*TOP_LEVEL, *(f"trainer.{each}" for each in known["trainer"] or ())]
