@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from plcourse.runs.configs import find_config, parse_header
 from plcourse.runs.run import Run
 from support import Command
 
+ROOT = Path(__file__).parents[1]
 ONE_BATCH = [
     "--trainer.max_epochs=1",
     "--trainer.log_every_n_steps=1",
@@ -29,6 +30,8 @@ HEADERS = {name: parse_header(find_config(name)) for name in catalog.config_name
 FREE = [name for name, header in HEADERS.items() if not header.needs]
 EXCUSED = {name: header.needs for name, header in HEADERS.items() if header.needs}
 MAIN = {guides.first_config(lesson.key) for lesson in catalog.LESSONS}  # the other configs run in the slow tier
+# whether the files in configs/_resolved/ were written with this version of torch
+WRITTEN_HERE = f"torch=={regolden.machine()['torch']}" in (ROOT / "constraints.txt").read_text().split()
 # which samples are in the first batches follows from scores whose solver stops when it is near enough
 ORDERED_BY_A_SOLVER = {"curriculum/adaptive", "curriculum/easy_first", "curriculum/hard_first"}
 
@@ -97,6 +100,7 @@ def test_every_model_that_exports_is_verified(name: str, runs: Path) -> None:
 
 
 @pytest.mark.medium
+@pytest.mark.skipif(not WRITTEN_HERE, reason="the defaults of torch's classes differ between versions of torch")
 @pytest.mark.parametrize("name", by_tier(HEADERS))
 def test_the_resolved_file_is_up_to_date_and_the_same_config(
     name: str, runs: Path, capsys: pytest.CaptureFixture[str]
@@ -109,7 +113,9 @@ def test_the_resolved_file_is_up_to_date_and_the_same_config(
 
 
 @pytest.mark.parametrize("name", by_tier(regolden.configs_with_curves()))
-def test_the_first_losses_are_golden(name: str, forked: Command, cache: Path) -> None:
+def test_the_first_losses_are_golden(
+    name: str, forked: Command, cache: Path, record_property: Callable[[str, object], None]
+) -> None:
     def run_command(arguments: list[str]) -> None:
         root = Path(arguments[arguments.index("--runs_root") + 1])
         (root / "cache").symlink_to(cache)
@@ -119,10 +125,18 @@ def test_the_first_losses_are_golden(name: str, forked: Command, cache: Path) ->
     assert len(losses) >= 2
     of_this_kind = [record["losses"] for record in golden if record["machine"] == regolden.machine()]
     if of_this_kind:
+        record_property("difference", 0.0)  # for scripts/tools/environments.py
         assert [losses] == of_this_kind
-    else:  # another processor rounds differently
-        tolerance = 0.05 if name in ORDERED_BY_A_SOLVER else 1e-3
-        assert any(losses == pytest.approx(record["losses"], rel=tolerance) for record in golden)
+    else:  # another processor or version of torch rounds differently
+        differences = [relative_difference(losses, record["losses"]) for record in golden]
+        record_property("difference", min(differences))
+        assert min(differences) <= (0.05 if name in ORDERED_BY_A_SOLVER else 1e-3)
+
+
+def relative_difference(losses: list[float], golden: list[float]) -> float:
+    """The largest difference of a loss, relative to the golden one."""
+    assert len(losses) == len(golden)
+    return max(abs(loss - right) / abs(right) for loss, right in zip(losses, golden, strict=True))
 
 
 def test_no_golden_curve_is_left_over() -> None:

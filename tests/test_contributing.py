@@ -54,7 +54,7 @@ def test_a_submission_runs_the_readmes_words_in_an_environment_that_it_removes(t
     environments, tools = tmp_path / "tmp", tmp_path / "tools"
     environments.mkdir()
     tools.mkdir()
-    for name in ("chromium", "lint-imports", "pyright", "pytest", "python", "ruff"):
+    for name in ("chromium", "lint-imports", "pyright", "pytest", "python", "python3", "ruff"):
         (tools / name).write_text('#!/bin/sh\necho "$0 $*"\n')
         (tools / name).chmod(0o755)
     (tmp_path / "README.md").write_text("Test it:\n\n    cp -r tools .venv/bin && .venv/bin/pytest\n")
@@ -64,7 +64,10 @@ def test_a_submission_runs_the_readmes_words_in_an_environment_that_it_removes(t
     ran = [line for line in done.stdout.splitlines() if line.startswith(str(environments))]
     called = [re.sub(r"^\S+/bin/", "", line).split() for line in ran]
     assert {name for name, *_ in called} == {"lint-imports", "pyright", "pytest", "python", "ruff"}
-    assert (called[0], called[-1]) == (["pytest"], ["pytest", "-m", "slow"])
+    assert (called[0], called[-2]) == (["pytest"], ["pytest", "-m", "slow"])
+    oldest = re.search(r"environments\.py (--folder \S+) --install oldest\n", done.stdout)
+    assert oldest is not None
+    assert called[-1] == ["python", "scripts/tools/environments.py", *oldest[1].split(), "oldest"]
     assert list(environments.iterdir()) == []
     assert not (tmp_path / ".venv").exists()
 

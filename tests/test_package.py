@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import plcourse
 from plcourse import catalog
+from plcourse.verbs.doctor.installation import SECURE
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
-CONSTRAINTS = ROOT / "constraints.txt"
+LATEST, OLDEST = ROOT / "constraints.txt", ROOT / "constraints-oldest.txt"
 
 
 def project() -> dict[str, Any]:
@@ -35,8 +37,8 @@ def requirements() -> list[Requirement]:
     return [Requirement(text) for group in groups for text in group]
 
 
-def constraints() -> dict[str, Version]:
-    lines = [line for line in CONSTRAINTS.read_text().splitlines() if line and not line.startswith("#")]
+def constraints(file: Path = LATEST) -> dict[str, Version]:
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
     pins = [re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.+!]+)", line) for line in lines]
     assert all(pins), [line for line, pin in zip(lines, pins, strict=True) if not pin]
     return {canonicalize_name(pin[1]): Version(pin[2]) for pin in pins if pin}
@@ -56,18 +58,20 @@ class TestDependencies:
         assert [lightning.specifier.contains(f"2.6.{patch}") for patch in range(5)] == [True, True, False, False, True]
         assert not lightning.specifier.contains("2.7.0")
 
-    def test_constraints_are_exact_and_from_no_other_place(self) -> None:
-        text = CONSTRAINTS.read_text()
+    @pytest.mark.parametrize("file", [LATEST, OLDEST], ids=lambda file: file.stem)
+    def test_constraints_are_exact_and_from_no_other_place(self, file: Path) -> None:
+        text = file.read_text()
         assert "://" not in text
         assert " @ " not in text
         assert "--" not in text.replace("# ", "")
-        pins = constraints()
+        pins = constraints(file)
         assert len(pins) > 20
         assert all(not version.is_prerelease and version.local is None for version in pins.values())
         assert "plcourse" not in pins
 
-    def test_constraints_satisfy_every_bound(self) -> None:
-        pins = constraints()
+    @pytest.mark.parametrize("file", [LATEST, OLDEST], ids=lambda file: file.stem)
+    def test_constraints_satisfy_every_bound(self, file: Path) -> None:
+        pins = constraints(file)
         checked = 0
         for requirement in requirements():
             if requirement.marker is None or requirement.marker.evaluate():
@@ -75,6 +79,28 @@ class TestDependencies:
                 assert requirement.specifier.contains(version), f"{requirement} but {version}"
                 checked += 1
         assert checked > 15
+
+    def test_the_oldest_constraints_are_the_lower_bounds(self) -> None:
+        pins = constraints(OLDEST)
+        lower = {
+            canonicalize_name(each.name): Version(bound.version)
+            for each in map(Requirement, project()["dependencies"])
+            for bound in each.specifier
+            if bound.operator in (">=", "==")
+        }
+        assert {name: pins[name] for name in lower} == lower
+
+    def test_the_latest_constraints_have_no_known_vulnerability(self) -> None:
+        pins = constraints()
+        assert SECURE
+        for name, (secure, _) in SECURE.items():
+            assert pins[name] >= Version(secure), name
+
+    def test_every_python_that_is_named_is_allowed(self) -> None:
+        named = [each.rpartition(" ")[2] for each in project()["classifiers"] if " 3." in each]
+        allowed = SpecifierSet(project()["requires-python"])
+        assert named[0] == str(next(iter(allowed)).version)
+        assert all(number in allowed for number in named)
 
     def test_the_version_is_said_once_and_alike(self) -> None:
         assert project()["version"] == plcourse.__version__

@@ -57,6 +57,16 @@ class TestInstallation:
         assert "compromised release" in texts["pytorch-lightning 2.6.2"]
         assert "pip install" in texts["rich is not installed"]
 
+    def test_versions_with_known_vulnerabilities_are_noted(self, monkeypatch):
+        versions = {"pillow": "12.3.0", "onnx": "1.22.0", "torch": "2.8.0+cpu"}
+        monkeypatch.setattr(installation, "package_version", versions.get)
+        found = list(installation._vulnerabilities())
+        assert [(each.state, each.what.partition(" has")[0]) for each in found] == [
+            ("note", "pillow 12.3.0"),
+            ("note", "torch 2.8.0+cpu"),
+        ]
+        assert 'pip install "pillow>=13"' in found[0].remedy
+
     @pytest.mark.medium
     def test_a_torch_and_torchvision_that_do_not_match(self, monkeypatch):
         monkeypatch.setattr(installation, "_PAIR", "raise RuntimeError('operator torchvision::nms does not exist')")

@@ -22,12 +22,21 @@ import torch, torchvision
 boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 assert torchvision.ops.nms(boxes, torch.ones(1), 0.5).tolist() == [0]
 """
+# The first versions without a known vulnerability, and what is wrong with older ones. These are not bounds in
+# pyproject.toml, because the suite works with older versions and some environments cannot replace them.
+SECURE = {
+    "onnx": ("1.22", "external data can leave its folder, and a file can crash its reader"),
+    "onnxruntime": ("1.28.3", "a file can make it read out of bounds"),
+    "pillow": ("13", "an image can make it write out of bounds"),
+    "protobuf": ("6.33.5", "a deeply nested message can crash its reader"),
+    "torch": ("2.11", "a checkpoint (up to 2.9) or a torch.export file can execute code"),
+}
 _INSTALL = "pip install -c constraints.txt -e . installs the tested set"
 
 
 def examine_installation(flag: str | None) -> Iterator[Finding]:
     """Checks everything that a run needs; `flag` is the value of `--runs_root`."""
-    looks = (_versions, _torch_and_torchvision, _accelerator, _process_groups, _shared_memory)
+    looks = (_versions, _vulnerabilities, _torch_and_torchvision, _accelerator, _process_groups, _shared_memory)
     yield from run_checks([*looks, partial(_runs_root, runs_root(flag)), _data_sources])
 
 
@@ -51,6 +60,17 @@ def _versions() -> Iterator[Finding]:
     if not faulty:
         python = ".".join(map(str, sys.version_info[:3]))
         yield Finding(OK, f"Python {python}, and all {len(needed)} dependencies within their bounds")
+
+
+def _vulnerabilities() -> Iterator[Finding]:
+    from packaging.version import Version
+
+    found = {name: version for name in SECURE if (version := package_version(name)) is not None}
+    for name, version in found.items():
+        secure, why = SECURE[name]
+        if Version(version) < Version(secure):
+            what = f"{name} {version} has a known vulnerability: {why}"
+            yield Finding(NOTE, what, f'open only files that you trust, or pip install "{name}>={secure}"')
 
 
 def _torch_and_torchvision() -> Iterator[Finding]:
