@@ -75,6 +75,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the key that exports are signed with, instead of the one in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("config")
+        patch.setenv("XDG_CONFIG_HOME", str(folder))
+        yield folder / "plcourse" / "key"
+
+
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty root for runs, which commands in this and in other processes use."""

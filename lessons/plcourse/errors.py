@@ -56,6 +56,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """Returns the first error of the chain of causes that led to an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ``"; did you mean 'x'?"`` for a misspelled name, or an empty string if no known name is similar."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -39,13 +39,17 @@ BATCH = ("--data.init_args.batch_size N", "samples per batch")
 DATA = ("--data.init_args.KEY VALUE", "any other argument of the data module")
 RUN = ("--run RUN", "use the config and best checkpoint of a run: a folder, or a name in `plcourse ls runs`")
 CKPT = ("--ckpt_path best|last|PATH", "the checkpoint; with -c, best and last are those of the config's latest run")
+ARTIFACT = ("--trust_artifact PATH", "open this TorchScript or torch.export file, or those in a folder, unsigned")
+WRITES = ("--allow_writes DIR", "allow the config to write into this folder; repeatable")
+DOWNLOADS = ("--allow_downloads", "download a data set that is missing")
 UNTRAINED = ("--allow_untrained", "continue without a checkpoint, with untrained weights")
 
 
 def evaluation(part: str) -> Rows:
     """The flags of a verb that evaluates a checkpoint."""
     limit = (f"--trainer.limit_{part}_batches N", "use only the first N batches, or a fraction such as 0.1")
-    return [RUN, CONFIG, CKPT, UNTRAINED, DEVICES, ACCELERATOR, limit, FAST, BATCH, DATA, PRINT, ROOT, TRUST]
+    common = [RUN, CONFIG, CKPT, UNTRAINED, DEVICES, ACCELERATOR, limit, FAST, BATCH, DATA, PRINT, ROOT]
+    return [*common, TRUST, ARTIFACT, WRITES, DOWNLOADS]
 
 
 RUNNING: dict[str, tuple[str, Rows]] = {
@@ -72,6 +76,8 @@ RUNNING: dict[str, tuple[str, Rows]] = {
             PRINT,
             ROOT,
             TRUST,
+            WRITES,
+            DOWNLOADS,
         ],
     ),
     "validate": ("(--run RUN | -c NAME_OR_PATH --ckpt_path CKPT) [flags]", evaluation("val")),
@@ -100,6 +106,8 @@ RUNNING: dict[str, tuple[str, Rows]] = {
             DATA,
             ROOT,
             TRUST,
+            WRITES,
+            DOWNLOADS,
         ],
     ),
     "benchmark latency": (
@@ -113,6 +121,9 @@ RUNNING: dict[str, tuple[str, Rows]] = {
             DATA,
             ROOT,
             TRUST,
+            ARTIFACT,
+            WRITES,
+            DOWNLOADS,
         ],
     ),
 }
@@ -134,10 +145,14 @@ PASSED_ON: dict[str, Rows] = {
         CONFIG,
         ("--KEY VALUE", "any setting of fit; each job trains on batch_size times devices samples per step"),
         TRUST,
+        WRITES,
+        DOWNLOADS,
     ],
     "doctor": [
         ("-c, --config NAME_OR_PATH", "test a config and its data before a long run; flags of fit may follow"),
         TRUST,
+        WRITES,
+        DOWNLOADS,
     ],
 }
 EXAMPLES = """\

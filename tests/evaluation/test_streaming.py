@@ -22,7 +22,7 @@ from plcourse.errors import UserError
 from plcourse.evaluation.data import EvaluationData
 from plcourse.evaluation.generated import GeneratedSplits
 from plcourse.evaluation.model import Classifier
-from plcourse.evaluation.shards import MANIFEST, PARTIAL, Shard, ShardFolder
+from plcourse.evaluation.shards import MANIFEST, PARTIAL, QUARANTINE, Shard, ShardFolder
 from plcourse.evaluation.streaming_loop import GridBatches, StreamingPredictLoop
 from plcourse.training.checkpoint import AtomicCheckpointIO
 from support import Command, write_config
@@ -150,6 +150,35 @@ def test_every_format_holds_the_same_rows(tmp_path: Path) -> None:
         assert tables["csv"][column].to_numpy() == pytest.approx(tables["parquet"][column].to_numpy())
     assert tables["csv"].probability_3.tolist() == pytest.approx([p[3] for p in tables["parquet"].probability])
     assert list(tables["csv"].label_name) == list(tables["parquet"].label_name)
+
+
+def test_formulas_are_escaped_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["=1+1", "@x", "-2", "a=b"]
+    monkeypatch.setattr(GeneratedSplits, "label_names", names, raising=False)
+    predict(tmp_path / "plain", format="csv")
+    predict(tmp_path / "escaped", format="csv", escape_formulas=True)
+    plain, escaped = (
+        pd.concat([pd.read_csv(file, dtype={"label_name": str}) for file in sorted((tmp_path / name).glob("*.csv"))])
+        for name in ("plain", "escaped")
+    )
+    assert plain.label_name.tolist() == [names[label] for label in plain.label]
+    assert escaped.label_name.tolist() == [["'=1+1", "'@x", "'-2", "a=b"][label] for label in plain.label]
+    assert set(escaped.label) == {0, 1, 2, 3}
+    others = [name for name in plain if name != "label_name"]
+    assert plain[others].equals(escaped[others]), "numbers stay numbers"
+    with pytest.raises(ValueError, match="escape_formulas has an effect on the format csv only"):
+        predict(tmp_path / "out", escape_formulas=True)
+
+
+def test_formulas_among_the_inputs_that_cannot_be_read(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path, "key", "csv", escape_formulas=True)
+    folder.open()
+    folder.begin([])
+    (path := folder.path(0)).write_text("x\n")
+    shard = Shard("part-000000000000.csv", 0, 1, 0, 2, [("=1+1.png", "\tcut off"), ("a.png", "damaged")])
+    folder.commit(path, shard)
+    folder.publish([shard], 2)
+    assert (tmp_path / QUARANTINE).read_bytes() == b"id,reason\r\n'=1+1.png,'\tcut off\r\na.png,damaged\r\n"
 
 
 def test_polars_and_duckdb_read_the_shards_as_one_table(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ CALLBACK = ("trainer", "callbacks")
 NETWORK = ("model", "init_args", "network")
 OPTIMIZER = ("model", "init_args", "optimizer")
 STRATEGY = ("trainer", "strategy")
+LOGGER = ("trainer", "logger")
 
 
 def spec(path: str, **arguments: Any) -> dict[str, Any]:
@@ -67,6 +68,24 @@ HOSTILE = {
     "a module of torch.nn": (NETWORK, "torch.nn.functional"),
     "a class of the suite that no config names": (NETWORK, spec("plcourse.vision.networks.Decoder", widths=[8, 8])),
     "a class of the suite that is not there": (NETWORK, spec("plcourse.anything.Net")),
+    "a metric that downloads a network": (
+        NETWORK,
+        spec("torchmetrics.image.LearnedPerceptualImagePatchSimilarity", net_type="alex"),
+    ),
+    "a metric that unpickles a network": (
+        NETWORK,
+        spec("torchmetrics.image.fid.FrechetInceptionDistance", feature_extractor_weights_path="evil.pth"),
+    ),
+    "a data module that downloads and unpickles": (
+        ("data",),
+        spec("pytorch_lightning.demos.mnist_datamodule.MNISTDataModule", data_dir="evil"),
+    ),
+    "a data set that downloads": (NETWORK, spec("torchvision.datasets.MNIST", root=".", download=True)),
+    "a strategy with a separate config": (STRATEGY, spec("DeepSpeedStrategy", config="evil.json")),
+    "a writer of TensorBoard": (NETWORK, spec("torch.utils.tensorboard.SummaryWriter", log_dir="evil")),
+    "the suite's table": (LOGGER, spec("plcourse.runs.recorder.TidyLogger")),
+    "the suite's table by its old path": (LOGGER, spec("plcourse.core.record.TidyLogger")),
+    "the suite's writer": (CALLBACK, [spec("plcourse.runs.prediction_writer.PredictionWriter", folder="evil")]),
     "the suite's own launcher": (NETWORK, spec("plcourse.processes.supervisor.supervise", n=1)),
     "the suite's own entry": (NETWORK, spec("plcourse.cli.api.run", verb="fit", config="x")),
 }

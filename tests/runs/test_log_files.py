@@ -57,8 +57,9 @@ def test_a_killed_run_keeps_its_rows(whole: str, forked: Command, tmp_path: Path
     tree = failing(
         config(logging(tmp_path), trainer__max_epochs=3), step=EPOCH + 4, how="kill", once=str(tmp_path / "x")
     )
-    forked("fit", "-c", write_config(tmp_path / "cut.yaml", tree), "--trust", "faulty", status=-9)
-    forked("fit", "--run", runs / "own" / "cut" / "latest", "--trust", "faulty")
+    allowed = ("--trust", "faulty", "--allow_writes", tmp_path)
+    forked("fit", "-c", write_config(tmp_path / "cut.yaml", tree), *allowed, status=-9)
+    forked("fit", "--run", runs / "own" / "cut" / "latest", "--trust", "faulty")  # the folder is in the signed record
     assert (tmp_path / "log" / "version_0" / "metrics.csv").read_text() == whole
 
 

@@ -49,7 +49,8 @@ class Run(RecordedRun):
 
     def _evaluate(self, verb: str, overrides: Mapping[str, object] | None) -> str:
         """Does what ``plcourse VERB --run RUN`` does and returns the name of the variant."""
-        return _run(verb, ["--run", str(self.path), *as_flags(overrides)]).variant
+        links = [] if self.viewed is None else ["--allow_writes", str(self.viewed)]  # a view links its checkpoints
+        return _run(verb, ["--run", str(self.path), *links, *as_flags(overrides)]).variant
 
 
 def run_verb(verb: str, arguments: list[str]) -> Run | None:
@@ -80,7 +81,7 @@ def run(
 
     Args:
         verb: fit, validate, test, predict or export.
-        config: a packaged name, a file, or the config itself.
+        config: a packaged name, a file, or the config itself, which may write to any path, as your own code may.
         overrides: dotted keys and their values, such as ``{"trainer.max_epochs": 3}``.
         then: verbs to run after a fit.
         runs_root: the root folder of all runs.
@@ -103,6 +104,7 @@ def run(
             path = Path(folder) / "inline.yaml"
             path.write_text(yaml.safe_dump(config, sort_keys=False))
             config = path
+            options += ["--allow_writes", str(Path(folder).anchor)]
         return _run(verb, ["--config", str(config), *as_flags(overrides), *options])
 
 

@@ -20,19 +20,22 @@ from plcourse.cli.from_data import take_from_data
 from plcourse.cli.messages import quieten
 from plcourse.cli.parser import CourseParser, Explainer
 from plcourse.cli.process_count import check_nodes, collective_timeout, process_count, use_own_launcher
-from plcourse.cli.request import EVALUATIONS, Request, read_request
+from plcourse.cli.request import EVALUATIONS, Request, existing_checkpoint, read_request
 from plcourse.cli.session import is_first_process, recorded_run, settle_process
 from plcourse.console import say
-from plcourse.errors import UserError, first_line
+from plcourse.data.downloads import downloads
+from plcourse.errors import UserError, first_line, root_cause
 from plcourse.files import write_text
 from plcourse.processes.supervisor import supervise
 from plcourse.runs import allowlist, log_files
 from plcourse.runs.changes import Change, nothing_left
 from plcourse.runs.config_yaml import importable_class_names, read_tree
+from plcourse.runs.confinement import confine
 from plcourse.runs.recorder import RunRecorder, TidyLogger
 from plcourse.runs.references import named_runs, settle
 from plcourse.runs.round_trip import dumped, register_types, repeatable
 from plcourse.runs.run import Run, runs_below
+from plcourse.runs.signatures import trusting
 from plcourse.runs.variants import environment_flags, variant_of, what_next
 from plcourse.training.few_steps import few_steps
 from plcourse.training.progress import RunProgress
@@ -61,14 +64,15 @@ class CourseCLI(LightningCLI):
         self.variant = AS_TRAINED
         CourseParser.explainer = Explainer(request.verb, request.sources)
         register_types()
-        super().__init__(
-            save_config_callback=None,
-            trainer_class=Trainer,
-            seed_everything_default=0,
-            parser_class=CourseParser,
-            auto_configure_optimizers=False,
-            args=[request.parsed_as, *request.arguments],
-        )
+        with downloads(request.allow_downloads):
+            super().__init__(
+                save_config_callback=None,
+                trainer_class=Trainer,
+                seed_everything_default=0,
+                parser_class=CourseParser,
+                auto_configure_optimizers=False,
+                args=[request.parsed_as, *request.arguments],
+            )
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]  (static there)
         """Returns the one verb of this request with the arguments of its Trainer method that the suite sets itself."""
@@ -86,6 +90,8 @@ class CourseCLI(LightningCLI):
         CourseParser.explainer.check_top_level()
         self.config = parser.parse_args(args)
         allowlist.check_downloads(self.settings, self.request.trusted)
+        refusal = CourseParser.explainer.refusal
+        self.placed, self.request.outside = confine(self.settings, self.request.bounds, refusal)
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: the classes that a checkpoint file names must not decide what is imported."""
@@ -141,6 +147,12 @@ class CourseCLI(LightningCLI):
         """The parsed config of the verb."""
         return self.config[self.request.parsed_as]
 
+    def _placed_in(self, run: Run) -> Namespace:
+        """Returns the parsed config with the relative paths that are written as folders and files of the run."""
+        config = self.config.clone()
+        settle(config[self.request.parsed_as], [(key, str(run.path / path)) for key, path in self.placed])
+        return config
+
     def resolved(self) -> tuple[str, int]:
         """Returns the complete config as YAML, with run names replaced by folders, and the number of processes."""
         request, config = self.request, self.settings
@@ -154,7 +166,7 @@ class CourseCLI(LightningCLI):
         request, config = self.request, self.settings
         take_from_data(config, request)
         if request.checkpoint is None and config.get("ckpt_path"):
-            request.checkpoint = Path(config.ckpt_path)
+            request.checkpoint = existing_checkpoint(config.ckpt_path)
         if subcommand != "fit":
             refuse_tuners(config, subcommand)
         elif config.trainer.get("default_root_dir") and is_first_process():
@@ -205,10 +217,11 @@ class CourseCLI(LightningCLI):
         if verb == "fit" and self.trains:
             self._tune(run)
         self._set_seed()
+        self.config = self._placed_in(run)
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
-            raise UserError(first_line(_root(error))) from error
+            raise UserError(first_line(root_cause(error))) from error
         if verb in ("export", "latency"):
             from plcourse.export.verb import Job, export, latency  # here, since other verbs do not need this lesson
 
@@ -287,7 +300,7 @@ class CourseCLI(LightningCLI):
 
         def build() -> Any:
             self._set_seed()
-            return self.parser.instantiate_classes(self.config)[self.request.verb]
+            return self.parser.instantiate_classes(self._placed_in(run))[self.request.verb]
 
         found = tune(config, build, run.path, self.request.checkpoint)
         if is_first_process():
@@ -322,12 +335,12 @@ def carry_out(request: Request) -> Run | None:
     allowlist.install(request.trusted)
     quieten()
     first = is_first_process()  # afterwards a rank may no longer know that it is one
-    with runs_below(request.root):
+    with runs_below(request.root), trusting(request.trusted_artifacts):
         run = CourseCLI(request).run_folder
     if "export" in request.then and run is not None and first:
         # after the training has ended, because an export takes one process
-        root = [f"--runs_root={request.root}", *(f"--trust={module}" for module in request.trusted)]
-        carry_out(read_request("export", [f"--run={run.path}", *root, *request.export.flags()]))
+        given = [f"--runs_root={request.root}", *request.permissions, *request.export.flags()]
+        carry_out(read_request("export", [f"--run={run.path}", *given]))
     return run
 
 
@@ -335,10 +348,3 @@ def _has_bar(callbacks: Any) -> bool:
     """Whether the callbacks of a config, a list or one, contain a progress bar."""
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
     return any(isinstance(callback, ProgressBar) for callback in listed)
-
-
-def _root(error: BaseException) -> BaseException:
-    """Returns the error that a constructor raised, below those of jsonargparse about the types that it tried."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+import yaml
+from jsonargparse import get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
@@ -22,7 +24,7 @@ from plcourse.cli.known_keys import unknown_flag, unknown_setting
 from plcourse.cli.request import OTHER_FLAGS, OWN_FLAGS
 from plcourse.errors import UserError, nearest
 from plcourse.runs import allowlist
-from plcourse.runs.config_yaml import locate_key, parse_config
+from plcourse.runs.config_yaml import check_nested, locate_key, parse_config
 from plcourse.runs.configs import ConfigSource
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)"')
@@ -37,6 +39,7 @@ _NOT_SUBCLASS = re.compile(r"Not a valid subclass of (\w+)")
 _EXPECTED = re.compile(r"Expected an? (<class '[^']+'>|typing\.Literal\[[^\]]*\]|[^\n.]+)")
 _MISSING = re.compile(r"(?:Key|Option) \"?'?([\w.]+)'?\"? is required|required: ([\w.]+)")
 _IMPORT = re.compile(r"No module named '([^']+)'|module '([^']+)' has no attribute '([^']+)'")
+_LONG = 1000  # characters; shorter text without aliases needs no check
 _GIVEN = re.compile(r"(?:Given value|Got value): (.*)")
 
 
@@ -62,6 +65,10 @@ class Explainer:
         error = inner or self._explain(message, options)
         self._explained.append(error)
         return error
+
+    def refusal(self, key: str, value: str, text: str) -> UserError:
+        """Returns the error that a value is refused, with its file and line; `text` says why."""
+        return self._error(key, value, text)
 
     def check_top_level(self) -> None:
         """Raises a UserError for an unknown key at the top of a config; jsonargparse ignores it if it is empty."""
@@ -168,6 +175,19 @@ class CourseParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""
         raise CourseParser.explainer.explain(message, [action.dest for action in self._actions]) from ex
+
+
+_read_yaml = get_loader("yaml")
+
+
+def _read_bounded(text: str) -> Any:
+    """Reads the YAML of a flag, or of a file that a config or flag names, unless its aliases or levels are too many."""
+    if "*" in text or len(text) > _LONG:
+        check_nested(text)
+    return _read_yaml(text)
+
+
+set_loader("yaml", _read_bounded, (yaml.YAMLError,))
 
 
 def _leaves(tree: object, path: str = "") -> Iterator[tuple[str, object]]:

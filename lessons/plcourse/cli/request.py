@@ -16,18 +16,21 @@ from plcourse.errors import UserError, nearest
 from plcourse.runs import allowlist
 from plcourse.runs.config_yaml import expand_class_names, lookup, parse_config, write_tree
 from plcourse.runs.configs import ConfigSource, find_config
+from plcourse.runs.confinement import Bounds, Outside, check_links, recorded_outside, typed
 from plcourse.runs.export_request import EXPORT_FLAGS, EXPORT_SWITCHES, LATENCY_FLAGS, ExportRequest, words
 from plcourse.runs.references import Named, pending_start
 from plcourse.runs.run import Run, runs_root
 
 EVALUATIONS = ("validate", "test", "predict")
 FOLLOWING = (*EVALUATIONS, "export")  # what --then takes
-SWITCHES = ("--allow_untrained", "--strict", "--force", *EXPORT_SWITCHES)
+SWITCHES = ("--allow_untrained", "--allow_downloads", "--strict", "--force", *EXPORT_SWITCHES)
 _EXAMPLES = {  # the flags that take a value
     "--run": "ddp/two_processes/latest",
     "--runs_root": "runs",
     "--then": "test,predict",
     "--trust": "my_models",
+    "--trust_artifact": "runs/export/classifier/latest/export/torch_export/model.pt2",
+    "--allow_writes": "logs",
     "--ckpt_path": "best",
     "--config": "ddp/two_processes",
     "-c": "ddp/two_processes",
@@ -61,7 +64,12 @@ class Request:
     read_at: str | None = None  # when the run was started or last resumed, as of the reading of this request
     then: list[str] = field(default_factory=list)  # verbs to run after the fit
     trusted: list[str] = field(default_factory=list)  # modules allowed by --trust and PLCOURSE_TRUST
+    trusted_artifacts: list[Path] = field(default_factory=list)  # exported programs to open unsigned, or their folders
     root: Path = field(default_factory=runs_root)  # the root folder of all runs
+    allowed_writes: list[Path] = field(default_factory=list)  # folders that a config may make the run write to
+    allow_downloads: bool = False  # whether a data set that is missing may be downloaded
+    flags_are_typed: bool = True  # whether the user has typed the flags; a sweep's may come from its file
+    outside: Outside = field(default_factory=list)  # what the config writes outside the run, as the user allows it
     allow_untrained: bool = False  # whether untrained weights may be evaluated
     strict: bool = False  # whether a prediction fails if an input cannot be read
     named: Named = field(default_factory=list)  # the runs that the config names
@@ -88,6 +96,22 @@ class Request:
         return self.checkpoint is None or self.checkpoint.name == "last.ckpt"
 
     @property
+    def bounds(self) -> Bounds:
+        """Where the paths of the config may lead that the command writes to."""
+        run = self.run and self.run.path
+        given = [] if self.run is None else recorded_outside(self.run.record)
+        flags = typed(self.arguments) if self.flags_are_typed else []
+        return Bounds(run, self.allowed_writes, [*flags, *given], self.allow_downloads)
+
+    @property
+    def permissions(self) -> list[str]:
+        """The flags that allow what a config alone may not do."""
+        flags = [f"--trust={module}" for module in self.trusted]
+        flags += [f"--trust_artifact={path}" for path in self.trusted_artifacts]
+        flags += [f"--allow_writes={path}" for path in self.allowed_writes]
+        return [*flags, *(["--allow_downloads"] if self.allow_downloads else [])]
+
+    @property
     def name(self) -> str:
         """The folder of its runs below the root, named after the last config."""
         return self.sources[-1].run_name if self.sources else "own/command_line"
@@ -103,6 +127,9 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     flags, rest = _split(arguments)
     request = Request(verb, root=runs_root(_single(flags, "--runs_root")))
     request.trusted = [*words([os.environ.get("PLCOURSE_TRUST", "")]), *flags.get("--trust", [])]
+    request.trusted_artifacts = [Path(path) for path in flags.get("--trust_artifact", [])]
+    request.allowed_writes = [Path(path) for path in flags.get("--allow_writes", [])]
+    request.allow_downloads = "--allow_downloads" in flags
     request.allow_untrained = "--allow_untrained" in flags
     request.then = _then(verb, flags)
     request.strict, request.force = "--strict" in flags, "--force" in flags
@@ -135,6 +162,8 @@ def read_request(verb: str, arguments: list[str]) -> Request:
     if not looks_only:
         choose = _choose_start if verb == "fit" else _choose_weights
         choose(request, _single(flags, "--ckpt_path"))
+        if request.run is not None:
+            check_links(request.run.path, request.allowed_writes)
     return request
 
 
@@ -240,7 +269,7 @@ def _choose_weights(request: Request, wanted: str | None) -> None:
     if request.run is not None:
         request.checkpoint = request.run.checkpoint(wanted or "best")
     elif wanted is not None:
-        request.checkpoint = _existing(wanted)
+        request.checkpoint = existing_checkpoint(wanted)
         folder = request.checkpoint.resolve().parent.parent
         request.run = Run(folder, request.root) if (folder / "run.json").is_file() else None
     elif not request.allow_untrained:
@@ -255,7 +284,7 @@ def _choose_start(request: Request, wanted: str | None) -> None:
     if request.run is None and wanted in ("best", "last"):
         request.run = Run.load(request.name, request.root)
     if request.run is None:
-        request.checkpoint = _existing(wanted) if wanted else None
+        request.checkpoint = existing_checkpoint(wanted) if wanted else None
         return
     request.continues, request.read_at = True, request.run.record.get("started")
     start = pending_start(request.run) if wanted in (None, "last") else None
@@ -267,7 +296,8 @@ def _choose_start(request: Request, wanted: str | None) -> None:
             raise
 
 
-def _existing(path: str) -> Path:
+def existing_checkpoint(path: str) -> Path:
+    """Returns the path of a checkpoint; raises a UserError unless it is a file, which loads without running code."""
     if not Path(path).is_file():
         raise UserError(f"no checkpoint {path}; --ckpt_path takes best, last or the path of a .ckpt file")
     return Path(path)

@@ -18,6 +18,7 @@ from plcourse.processes import launcher
 from plcourse.processes.diagnosis import is_secondary
 from plcourse.runs.changes import Change
 from plcourse.runs.claim import claimed
+from plcourse.runs.confinement import outside_record
 from plcourse.runs.folders import settle_latest
 from plcourse.runs.recorder import TidyLogger
 from plcourse.runs.references import last_digest, pending_start, start_record
@@ -50,7 +51,8 @@ def _recorded(run: Run, request: Request, config: str, change: Change | None) ->
     if records and request.continues:
         kept = (run.path / "run.json", run.config_path)
         before = {path: path.read_text(encoding="utf-8") for path in kept if path.is_file()}
-        run.resume(trust=request.trusted, start=start_record(request.checkpoint, run))
+        start = start_record(request.checkpoint, run)
+        run.resume(trust=request.trusted, start=start, outside=outside_record(request.outside))
         if request.checkpoint is None or not request.checkpoint.resolve().is_relative_to(run.path.resolve()):
             TidyLogger(run.path / "metrics.csv").cut(0)  # it starts again
     if records and (not request.continues or request.checkpoint is None or change is None):
@@ -104,6 +106,7 @@ def _open(request: Request, seed: int | None, held: contextlib.ExitStack) -> Run
     the checkpoint that the attempt started from.
     """
     record = {"verb": request.verb, "seed": seed, "trust": request.trusted}
+    record["outside"] = outside_record(request.outside)
     if request.verb == "fit" and request.run is None and is_first_process():
         record["start"] = start_record(request.checkpoint)
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from plcourse.data.decode import reason_of
+from plcourse.data.downloads import check_download
 from plcourse.data.image_files import ImageFiles
 from plcourse.data.mask_files import IGNORE
 from plcourse.data.paired_files import PairedFiles, find_masks
@@ -110,9 +111,14 @@ def open_masks(
 
 
 def prepare_masks(name: str, root: str) -> None:
-    """Downloads the pets into `root` if they are missing, or raises a UserError; called once per machine."""
+    """Downloads the pets into `root` if they are missing; called once per machine.
+
+    Raises:
+        UserError: they are missing, and downloads are not allowed or fail.
+    """
     if name != "oxford_pets" or (Path(root) / _PETS / "annotations" / "trainval.txt").is_file():
         return
+    check_download(_no_pets(root))
     from torchvision.datasets import OxfordIIITPet
 
     try:

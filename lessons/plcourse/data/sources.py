@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from plcourse.data.downloads import check_download
 from plcourse.data.image_folder import FolderSource
 from plcourse.data.protocols import Source
 from plcourse.data.provenance import row_hashes
@@ -105,13 +106,18 @@ class ArraySource:
 
 
 def prepare(name: str, root: str = "data") -> None:
-    """Downloads the files of `name` into `root` if they are missing, or raises a UserError; called once per machine."""
+    """Downloads the files of `name` into `root` if they are missing; called once per machine.
+
+    Raises:
+        UserError: the source is unknown, or its files are missing and downloads are not allowed or fail.
+    """
     _check_name(name)
     if name not in _TORCHVISION:
         return
     with suppress(RuntimeError):  # torchvision raises it for missing files
         _torchvision_part(name, root, train=True)
         return
+    check_download(_missing(name, root))
     try:
         _torchvision_part(name, root, train=True, download=True)
     except (OSError, RuntimeError) as error:

@@ -17,6 +17,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ from plcourse.runs.prediction_files import MANIFEST, PARTIAL, QUARANTINE, finish
 
 Format = Literal["parquet", "csv", "jsonl"]
 
+FORMULA = r"^([=+\-@\t\r])"  # the beginning of a cell that spreadsheets calculate
 _KEPT = "journal-kept.jsonl"  # the shards that earlier attempts committed
 _SCHEMA = 1
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # raised by parsing damaged JSON
@@ -59,8 +61,15 @@ class ShardFolder:
     The key identifies the weights, inputs and settings; shards with another key are not reused.
     """
 
-    def __init__(self, folder: Path, key: str, format: Format, rank: int = 0) -> None:  # noqa: A002  (its usual name)
-        self.folder, self.key, self.rank = folder, key, rank
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        format: Format,  # noqa: A002  (its usual name)
+        rank: int = 0,
+        escape_formulas: bool = False,
+    ) -> None:
+        self.folder, self.key, self.rank, self.escape_formulas = folder, key, rank, escape_formulas
         self.format: Format = format
         self.partial = folder / PARTIAL
         self._lock: int | None = None
@@ -135,7 +144,9 @@ class ShardFolder:
             raise RunFailed(f"{seen} rows and {len(quarantined)} quarantined inputs do not add up to {given} inputs")
         if quarantined:
             with (self.partial / QUARANTINE).open("w", encoding="utf-8", newline="") as stream:
-                csv.writer(stream).writerows([("id", "reason"), *quarantined])
+                rows = [("id", "reason"), *quarantined]
+                escaped = [tuple(map(without_formula, row)) for row in rows] if self.escape_formulas else rows
+                csv.writer(stream).writerows(escaped)
             sync(self.partial / QUARANTINE)
         manifest = {
             "schema": _SCHEMA,
@@ -168,6 +179,11 @@ class ShardFolder:
                     if _is_whole(self.partial, shard):
                         found[shard.file] = shard
         return sorted(found.values(), key=lambda shard: shard.first)
+
+
+def without_formula(cell: str) -> str:
+    """Returns a cell that spreadsheets show as text, with an apostrophe before what would begin a formula."""
+    return re.sub(FORMULA, r"'\1", cell)
 
 
 def _read(path: Path) -> _Manifest:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
 
 from plcourse.errors import RunFailed
-from plcourse.evaluation.shards import Format, Shard, ShardFolder
+from plcourse.evaluation.shards import FORMULA, Format, Shard, ShardFolder
 from plcourse.runs.prediction_writer import to_table
 
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 1 << 24  # tables are written to a shard in groups of at least this size
@@ -136,7 +137,7 @@ class ShardSink(pl.Callback):
             table = pa.concat_tables(group)
             if self._file is None:
                 path = self.folder.path(shard.first * self.batch_size)
-                self._file = _ShardFile(path, self.folder.format, table.schema)
+                self._file = _ShardFile(path, self.folder.format, table.schema, self.folder.escape_formulas)
             self._file.write(table)
 
         self._submit(write)
@@ -163,12 +164,13 @@ class _ShardFile:
     """An open file, to which tables are appended.
 
     Parquet gets one row group per table. CSV gets a header, and K columns ``<name>_0`` and so on for a list column of
-    width K. JSONL gets one object per line, in which lists stay lists.
+    width K, and an apostrophe before each text that begins like a formula, where this is asked for. JSONL gets one
+    object per line, in which lists stay lists.
     """
 
     write: Callable[[pa.Table], object]
 
-    def __init__(self, path: Path, format_: Format, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, format_: Format, schema: pa.Schema, escape_formulas: bool) -> None:
         if format_ == "parquet":
             # By default Arrow tries a dictionary for every column. For probabilities, which hardly ever repeat, that
             # takes most of the writing time (`scripts/benchmarks/benchmark_predict.py`).
@@ -177,18 +179,21 @@ class _ShardFile:
             self.write, self.close = parquet.write_table, parquet.close
         elif format_ == "csv":
             csv = pacsv.CSVWriter(path, _flat(schema.empty_table()).schema)
-            self.write, self.close = lambda table: csv.write_table(_flat(table)), csv.close
+            self.write, self.close = lambda table: csv.write_table(_flat(table, escape_formulas)), csv.close
         else:
             file = path.open("w", encoding="utf-8")
             self.write = lambda table: file.writelines(json.dumps(row) + "\n" for row in table.to_pylist())
             self.close = file.close
 
 
-def _flat(table: pa.Table) -> pa.Table:
+def _flat(table: pa.Table, escape_formulas: bool = False) -> pa.Table:
     columns: dict[str, pa.ChunkedArray | pa.Array] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if not pa.types.is_fixed_size_list(column.type):
             columns[name] = column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+            if escape_formulas and pa.types.is_string(columns[name].type):
+                replace = pc.replace_substring_regex  # pyright: ignore[reportAttributeAccessIssue]  (made at import)
+                columns[name] = replace(columns[name], FORMULA, r"'\1")
             continue
         flat, width = column.combine_chunks().flatten(), column.type.list_size
         for k in range(width):

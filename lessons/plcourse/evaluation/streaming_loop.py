@@ -42,9 +42,11 @@ class StreamingPredictLoop(PredictLoop):
         columns: the columns to write, in this order; None writes all that ``predict_step`` returns.
         rows_per_shard: rows after which a shard is committed, 1 or more.
         seconds_per_shard: seconds after which a shard is committed at the latest; a kill loses no more work than that.
+        escape_formulas: whether a text in a CSV file that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage
+            return gets an apostrophe before it, so that a spreadsheet shows it instead of calculating it.
 
     Raises:
-        ValueError: ``rows_per_shard`` is below 1, or the format is unknown.
+        ValueError: ``rows_per_shard`` is below 1, the format is unknown, or formulas are escaped in another than CSV.
     """
 
     writes_predictions = True
@@ -58,13 +60,17 @@ class StreamingPredictLoop(PredictLoop):
         columns: list[str] | None = None,
         rows_per_shard: int = 1 << 20,
         seconds_per_shard: float = 30.0,
+        escape_formulas: bool = False,
     ) -> None:
         super().__init__(trainer)
         if rows_per_shard < 1:
             raise ValueError(f"rows_per_shard={rows_per_shard}: give 1 or more")
         if format not in get_args(Format):
             raise ValueError(f"format={format!r}: give one of {', '.join(get_args(Format))}")
+        if escape_formulas and format != "csv":
+            raise ValueError(f"escape_formulas has an effect on the format csv only, not on {format}")
         self.output_dir, self.format, self.columns = output_dir, format, columns
+        self.escape_formulas = escape_formulas
         self.rows_per_shard, self.seconds_per_shard = rows_per_shard, seconds_per_shard
         self._sink: ShardSink | None = None
 
@@ -89,7 +95,7 @@ class StreamingPredictLoop(PredictLoop):
         variant: Variant = getattr(trainer, "variant", AS_TRAINED)
         folder = Path(self.output_dir or predictions_folder(Path(trainer.default_root_dir), variant.name))
         key = self._key(loader, f"{n} {batches} {batch_size}")
-        self._folder = ShardFolder(folder, key, self.format, trainer.global_rank)
+        self._folder = ShardFolder(folder, key, self.format, trainer.global_rank, self.escape_formulas)
         self._committed, self._finished = self._open()
         done = [number for shard in self._committed for number in range(shard.first, shard.first + shard.batches)]
         missing = np.setdiff1d(np.arange(batches), done)
@@ -126,6 +132,7 @@ class StreamingPredictLoop(PredictLoop):
         """Hashes everything that the rows depend on, so that no dataset mixes two predictions."""
         module, inputs = self.trainer.lightning_module, getattr(loader.data, "fingerprint", "")
         parts = [self.settings, _digest(module), inputs, shape, self.format, self.columns]
+        parts += [self.escape_formulas] if self.escape_formulas else []
         parts += getattr(module, "ensemble_digests", list)()  # the other weights that `Classifier` averages
         return hashlib.blake2b("".join(f"{part}\n" for part in parts).encode(), digest_size=16).hexdigest()
 

@@ -1,23 +1,27 @@
 """Exported files on disk: written atomically, listed with their checksums, and refused if they could do harm.
 
 A TorchScript or torch.export file is a program, and loading a foreign one runs its author's code. Such a file is only
-opened if the manifest of its run, ``export/manifest.json``, lists its SHA-256. An ONNX file is data, but it may name
-other files, which must lie in its folder. This module imports neither torch nor onnxruntime.
+opened if this user has signed its entry in ``export/manifest.json``, which holds its SHA-256, or trusts the file by
+``--trust_artifact``. An ONNX file is data, but it may name other files, which must lie in its folder. This module
+imports neither torch nor onnxruntime.
 """
 
 import hashlib
+import io
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from plcourse.console import say
 from plcourse.errors import UserError, first_line, nearest
 from plcourse.export.card import Card
 from plcourse.export.certificate import Row
 from plcourse.files import publish, write_json
+from plcourse.runs import signatures
 from plcourse.runs.environment import environment
 from plcourse.runs.run import Run
 
@@ -36,6 +40,7 @@ class Entry(TypedDict):
     bytes: int
     verified: bool
     card: dict[str, Any]
+    signature: NotRequired[str]  # of the other fields except `verified`, for programs; see `plcourse.runs.signatures`
 
 
 class Artifacts:
@@ -77,7 +82,7 @@ class Artifacts:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
                 path.parent.rmdir()  # fails unless it is empty
-        self._write({**self.manifest, format_: entry})
+        self._write({**self.manifest, format_: self._signed(format_, entry)})
 
     def mark(self, format_: str, verified: bool) -> None:
         """Records the outcome of the verification."""
@@ -110,9 +115,56 @@ class Artifacts:
                 f"write it: plcourse export --run {shlex.quote(str(self.run.path))} --format {format_}"
             )
         path, entry = self.path(format_), manifest[format_]
-        if not path.is_file() or digest(path) != entry["sha256"]:
-            raise UserError(f"{path} is not the file that {self.manifest_path.name} lists; it was not loaded")
-        return path, Card.of(entry["card"])
+        card = Card.of(entry["card"])
+        if not path.is_file() or digest(path) != entry["sha256"] or card.format != format_:
+            raise self._not_listed(path)
+        return path, card
+
+    def is_trusted(self, format_: str) -> bool:
+        """Returns whether opening a format runs no foreign code: it is data, this user's, or trusted by a flag."""
+        entry = self.manifest[format_]
+        signed = signatures.is_signed(_statement(format_, entry), entry.get("signature"))
+        return is_data(format_) or signed or signatures.is_trusted(self.path(format_))
+
+    def program(self, format_: str) -> io.BytesIO:
+        """Reads a format that is a program, once, so that what was verified is what gets loaded.
+
+        Raises:
+            UserError: the file is not the listed one, or neither signed by this user nor trusted.
+        """
+        path = self.path(format_)
+        if not self.is_trusted(format_):
+            raise UserError(
+                f"{path} is a program without your signature, and opening it runs its author's code; export it again, "
+                f"or, if you wrote it or trust its author, add --trust_artifact {shlex.quote(str(path))}"
+            )
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.manifest[format_]["sha256"]:
+            raise self._not_listed(path)
+        return io.BytesIO(content)
+
+    def _signed(self, format_: str, entry: Entry) -> Entry:
+        if is_data(format_):
+            return entry
+        try:
+            return {**entry, "signature": signatures.sign(_statement(format_, entry))}
+        except UserError as error:
+            say(f"{error}; {format_} is written without a signature and will need --trust_artifact")
+            return entry
+
+    def _not_listed(self, path: Path) -> UserError:
+        return UserError(f"{path} is not the file that {self.manifest_path.name} lists; it was not loaded")
+
+
+def is_data(format_: str) -> bool:
+    """Returns whether a format is data, which runs no code when it is opened; the others are programs."""
+    return format_.startswith("onnx")
+
+
+def _statement(format_: str, entry: Entry) -> dict[str, object]:
+    """Returns what a signature is about."""
+    signed = {key: value for key, value in entry.items() if key not in ("signature", "verified")}
+    return {"export": format_, **signed}
 
 
 def _read(path: Path, key: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pytorch_lightning.core.module import _jit_is_scripting
 from torch import Tensor
 from torch.export import Dim
 
-from plcourse.errors import UserError, first_line
+from plcourse.errors import UserError, first_line, root_cause
 from plcourse.export.card import KEY, Card, Source
 from plcourse.export.graph import Program
 from plcourse.export.quantize import Calibration, quantize
@@ -63,10 +63,7 @@ def write(
     except UserError:
         raise
     except Exception as error:  # each exporter has its own errors
-        cause = error
-        while cause.__cause__ is not None:  # torch.onnx reports its steps, and the reason as their cause
-            cause = cause.__cause__
-        name = type(program.module).__name__
+        name, cause = type(program.module).__name__, root_cause(error)  # torch.onnx gives the reason as a cause
         raise UserError(f"{name} cannot be written as {format_}: {first_line(cause)}") from error
     return card
 

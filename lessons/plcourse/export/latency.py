@@ -83,6 +83,8 @@ def candidates(
         first = next(iter(cards.values()), card)
         if not entry["verified"]:
             left_out[name] = "exported, not verified"
+        elif not artifacts.is_trusted(name):
+            left_out[name] = f"a program without your signature; --trust_artifact {artifacts.path(name)} trusts it"
         elif card.source.get("sha256") != checkpoint_digest:
             left_out[name] = "exported from another checkpoint; export again"
         elif (card.preprocess, card.probabilities) != (first.preprocess, first.probabilities):

@@ -3,6 +3,7 @@
 torch is imported only for its own files, so that a process that serves an ONNX file never loads it.
 """
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from plcourse.errors import UserError, first_line
-from plcourse.export.artifacts import Artifacts, checked_onnx
+from plcourse.export.artifacts import Artifacts, checked_onnx, is_data
 from plcourse.export.card import Card, flatten
 from plcourse.runs.run import Run
 
@@ -24,11 +25,13 @@ def open_exported(run: Run, format_: str, threads: int = 1) -> tuple[Runner, Car
     """Opens one exported format of a run, to be run with a number of threads.
 
     Raises:
-        UserError: the format was not exported, or its file is not the listed one or cannot be opened.
+        UserError: the format was not exported, its file is not the listed one or cannot be opened, or it is a program
+            that is neither signed by this user nor trusted.
     """
-    path, card = Artifacts(run).check(format_)
-    if not card.format.startswith("onnx"):
-        return _torch_runner(path, card.format, threads), card
+    artifacts = Artifacts(run)
+    path, card = artifacts.check(format_)
+    if not is_data(format_):
+        return _torch_runner(artifacts.program(format_), path, format_, threads), card
     checked_onnx(path)
     return _session(path, card, threads), card
 
@@ -72,7 +75,8 @@ def _named(inputs: Sequence[np.ndarray], card: Card) -> dict[str, np.ndarray]:
     return dict(zip((port.name for port in card.inputs), inputs, strict=True))
 
 
-def _torch_runner(path: Path, format_: str, threads: int) -> Runner:
+def _torch_runner(content: io.BytesIO, path: Path, format_: str, threads: int) -> Runner:
+    """Runs a program whose file, which error messages call ``path``, has this content."""
     import torch
 
     torch.set_num_threads(threads)
@@ -81,7 +85,7 @@ def _torch_runner(path: Path, format_: str, threads: int) -> Runner:
     logging.getLogger("torch._export.serde.serialize").setLevel(logging.ERROR)
     try:
         with _deprecations_ignored():
-            program: Any = torch.export.load(path).module() if exported else torch.jit.load(path).eval()
+            program: Any = torch.export.load(content).module() if exported else torch.jit.load(content).eval()
     except Exception as error:  # zip, pickle and version errors alike
         raise UserError(f"{path} cannot be opened: {first_line(error)}") from error
 

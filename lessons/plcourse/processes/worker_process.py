@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from plcourse.errors import Interrupted, UserError
+from plcourse.errors import Interrupted, UserError, printable
 from plcourse.processes.forking import die_with
 from plcourse.processes.rank_process import flush_output
 
@@ -93,7 +93,7 @@ def _carry_out(task: Task, stop: _StopHandler) -> Outcome:
         error = one_line(raised)
         text = f"plcourse: error: {error}" if isinstance(raised, UserError) else traceback.format_exc()
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{printable(text)}\n")
         return Outcome("failed", error)
     finally:
         stop.armed = False

@@ -49,6 +49,19 @@ _SINGLE = (  # names besides the classes of these packages
     "pytorch_lightning.callbacks.finetuning.multiplicative",  # a function, the default of `BackboneFinetuning`
 )
 _RUNS_ARGUMENTS = "LambdaCallback"  # a class, but it only calls the functions that it gets
+# Modules of `FOREIGN` with classes that download networks, load pickles, or write where their own config files say.
+_UNSAFE = (
+    "pytorch_lightning.demos.mnist_datamodule",
+    "pytorch_lightning.demos.transformer",
+    "pytorch_lightning.strategies.deepspeed",
+    "torchmetrics.audio.dnsmos",
+    "torchmetrics.audio.nisqa",
+    "torchmetrics.functional",
+    *(f"torchmetrics.image.{name}" for name in ("arniqa", "dists", "fid", "inception", "kid", "lpip", "mifid")),
+    "torchmetrics.image.perceptual_path_length",
+    "torchmetrics.multimodal",
+    *(f"torchmetrics.text.{name}" for name in ("bert", "infolm", "rouge", "sacre_bleu")),
+)
 _WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 
 
@@ -117,8 +130,8 @@ def _leads_to_a_class(path: str) -> bool:
         found = resolve_name(path)
     except (ImportError, AttributeError):
         return True  # jsonargparse reports what is missing
-    if inspect.isclass(found):
-        return found.__name__ != _RUNS_ARGUMENTS  # jsonargparse looks up its module as well
+    if inspect.isclass(found):  # jsonargparse looks up its module as well
+        return found.__name__ != _RUNS_ARGUMENTS and not covered(found.__module__, _UNSAFE)
     return covered(path, [MODELS]) and any(found is builder for builder in constructors())
 
 
@@ -170,7 +183,7 @@ def refused(path: str, label: str = "") -> UserError:
     hint = ""
     if top not in {"plcourse", *sys.stdlib_module_names} and name != _RUNS_ARGUMENTS:
         if covered(path, FOREIGN):
-            hint = f"; it is not one of their classes: if you trust it, add --trust {module}"
+            hint = f"; it is not one of their classes that do no harm: if you trust it, add --trust {module}"
         elif top not in {entry.partition(".")[0] for entry in FOREIGN}:
             hint = f"; if it is your own and you trust it, add --trust {module or path}"
     return UserError(

@@ -44,6 +44,22 @@ def parse_config(source: ConfigSource) -> dict[str, Any]:
     return short_class_names(tree)
 
 
+def check_nested(text: str) -> None:
+    """Raises a UserError for YAML in a flag, or in a file that a config names, that a config must not contain.
+
+    Text that is not valid YAML passes; it may be a plain string.
+    """
+    source = ConfigSource("part", "a part of the config", text, packaged=False)
+    try:
+        root = yaml.compose(text, _ConfigLoader)
+    except yaml.YAMLError:
+        return
+    except RecursionError:
+        raise _too_deep(source) from None
+    if root is not None:
+        _check(source, root)
+
+
 def read_tree(text: str) -> dict[str, Any]:
     """Returns the mapping of a dumped config, read as jsonargparse reads YAML."""
     return yaml.load(text, _ConfigLoader)

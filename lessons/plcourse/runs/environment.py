@@ -98,23 +98,37 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _output(*command: str) -> str | None:
+def _output(*command: str, **variables: str) -> str | None:
     """Returns the output of a command; None if it fails, takes over 2 s or does not exist."""
+    environ = {**os.environ, **variables}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=False, env=environ)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _git_state() -> dict[str, Any] | None:
-    commit = _output("git", "rev-parse", "HEAD")
+    """Returns the commit and the dirty flag without starting a program that the repository's settings name.
+
+    Such programs are filters, file system monitors, hooks, and what fetches the objects of a partial clone.
+    """
+    commit = _git("rev-parse", "HEAD")
     if not commit:
         return None
-    # A repository's settings may name a program that git runs; reading the state must not start it.
-    quiet = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false")
-    changes = _output(*quiet, "status", "--porcelain", "--untracked-files=no")
+    names = (_git("config", "-z", "--name-only", "--get-regexp", r"^filter\.") or "").split("\0")
+    filters = {name.rpartition(".")[0] for name in names if name}
+    changes = None
+    if not any("=" in each for each in filters):  # `git -c` cannot set these
+        off = [f"{each}.{key}" for each in sorted(filters) for key in ("clean=", "process=", "required=false")]
+        options = [word for setting in off for word in ("-c", setting)]
+        changes = _git(*options, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(*arguments: str) -> str | None:
+    quiet = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+    return _output("git", *quiet, *arguments, GIT_ALLOW_PROTOCOL="none", GIT_NO_LAZY_FETCH="1")
 
 
 def package_version(package: str) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from plcourse.files import write_text
+from plcourse.runs.confinement import leaves_its_folder
 from plcourse.runs.run import Run
 from plcourse.training.checkpoint import load
 
@@ -27,7 +28,8 @@ def resume(loggers: Sequence[Logger], run: Run, checkpoint: Path | None) -> None
         return
     loops = load(checkpoint).get("loops", {}) if checkpoint is not None else {}
     step = int(loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", 0))
-    versions = list(run.record.get("logger_versions") or [])
+    # they become names of folders, and the record may be somebody else's
+    versions = [each for each in run.record.get("logger_versions") or [] if not leaves_its_folder(str(each))]
     for logger, version in zip_longest(writing, versions[: len(writing)]):
         if logger._version is None:
             logger._version = version

@@ -40,9 +40,11 @@ class Run:
     Attributes:
         variant: the name of the variant that the command has evaluated; see `plcourse.training.variant`. Empty for the
             run as it was trained.
+        viewed: the folder of the run whose checkpoints this one links, if `view` has made it.
     """
 
     variant = ""
+    viewed: Path | None = None
 
     def __init__(self, path: str | Path, root: str | Path | None = None) -> None:
         self.path = Path(path)
@@ -200,7 +202,9 @@ class Run:
         (path / "checkpoints").symlink_to((self.path / "checkpoints").resolve(), target_is_directory=True)
         (path / "config.yaml").symlink_to(self.config_path.resolve())
         write_json(path / "run.json", {**record, "view_of": str(self.path.resolve())})
-        return type(self)(path)
+        view = type(self)(path)
+        view.viewed = self.path
+        return view
 
     def update(self, **fields: object) -> None:
         """Changes fields of `run.json` atomically.

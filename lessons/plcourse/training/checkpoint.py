@@ -66,6 +66,8 @@ class AtomicCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint and its checksum."""
         path = Path(path)
+        if ".." in path.parts:  # Lightning's callback takes the path from the checkpoint, which may be somebody else's
+            raise UserError(f"the checkpoint lists the file {path}, which is not in its folder; it is not removed")
         path.unlink(missing_ok=True)
         _checksum_path(path).unlink(missing_ok=True)
 

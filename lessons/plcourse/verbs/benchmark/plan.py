@@ -67,7 +67,7 @@ class ScalingSetup:
 
     name: str
     config: str  # the complete config as YAML
-    trust: list[str]  # modules of the user that it may name
+    permissions: list[str]  # flags such as `--trust=my_models`
     device: str  # `cpu` or `cuda`
     device_name: str | None  # the GPU's name; None on a CPU
     available: int  # cores or GPUs

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from plcourse.cli.request import read_request
-from plcourse.errors import Interrupted, RunFailed, UserError
+from plcourse.errors import Interrupted, RunFailed, UserError, printable
 from plcourse.files import write_json, write_text
 from plcourse.processes.forking import can_fork, threads_survive
 from plcourse.processes.supervisor import supervise
@@ -69,6 +69,7 @@ def _resolve(arguments: list[str]) -> ScalingSetup:
     from plcourse.cli.course_cli import Resolver
 
     request = read_request("fit", arguments)
+    request.flags_are_typed = False  # each job reads them from a file in its own folder
     resolver = Resolver.of(request)
     text, processes = resolver.resolved()
     trainer, data = resolver.config.fit.trainer, resolver.config.fit.data
@@ -84,7 +85,7 @@ def _resolve(arguments: list[str]) -> ScalingSetup:
     return ScalingSetup(
         name=request.name,
         config=text,
-        trust=request.trusted,
+        permissions=request.permissions,
         device="cuda" if on_gpus else "cpu",
         device_name=torch.cuda.get_device_name() if on_gpus else None,
         available=torch.cuda.device_count() if on_gpus else len(os.sched_getaffinity(0)),
@@ -109,7 +110,6 @@ def _measure(command: ScalingCommand, setup: ScalingSetup, signals: Signals) -> 
 
     jobs = jobs_of(command.world_sizes, setup.device, setup.available)
     flags = [job_flags(job, setup.global_batch, setup.strategy) for job in jobs]
-    trust = [word for module in setup.trust for word in ("--trust", module)]
     parent = command.root / BENCHMARKS / "scaling"
     record = {"schema": SCHEMA, "status": "running", "config": setup.name, "started": timestamp(), **environment()}
     try:
@@ -125,7 +125,7 @@ def _measure(command: ScalingCommand, setup: ScalingSetup, signals: Signals) -> 
     others = _used_by_others()
     tasks = []
     for job, own, ends in zip(jobs, flags, coordinator.ends, strict=True):
-        arguments = ["--config", str(folder / "config.yaml"), *own, *trust]
+        arguments = ["--config", str(folder / "config.yaml"), *own, *setup.permissions]
         task = _JobTask(job, folder / job.folder, setup.name, arguments, [end.fileno() for end in ends])
         tasks.append((_run_job, task))
     try:
@@ -149,7 +149,7 @@ def _measure(command: ScalingCommand, setup: ScalingSetup, signals: Signals) -> 
     if command.json == "-":
         _write(json.dumps(report, indent=2, default=str) + "\n")
         return
-    _write(as_text(result))
+    _write(printable(as_text(result)))
     if command.json is not None:
         write_json(Path(command.json), report)
     _write(f"\nnumbers in {folder / RECORD}, plot in {folder / PLOT}\n")

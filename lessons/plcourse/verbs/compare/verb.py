@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from plcourse.console.line_parser import LineParser
-from plcourse.errors import UserError
+from plcourse.errors import UserError, printable
 from plcourse.files import write_json
 from plcourse.runs.record import read_record
 from plcourse.verbs.compare.comparison import Options, compare_runs
@@ -25,7 +25,7 @@ def compare(argv: list[str]) -> None:
     if args.json == "-":
         sys.stdout.write(json.dumps(result.as_json(), indent=2, allow_nan=False, default=str) + "\n")
     else:
-        sys.stdout.write(as_text(result))
+        sys.stdout.write(printable(as_text(result)))
         if args.json is not None:
             write_json(Path(args.json), result.as_json())
             sys.stdout.write(f"\nJSON in {args.json}\n")

@@ -19,6 +19,7 @@ from plcourse.cli.course_cli import CourseCLI
 from plcourse.cli.from_data import take_from_data
 from plcourse.cli.messages import quieten
 from plcourse.cli.request import Request
+from plcourse.data.downloads import downloads
 from plcourse.data.splits import overlap
 from plcourse.errors import UserError, first_line
 from plcourse.runs import allowlist
@@ -56,13 +57,15 @@ class Examiner(CourseCLI):
             self.config[subcommand].trainer["fit_loop"] = None  # one fit stands for all folds
         self.run_folder = Run.create("own/doctor", self.folder, {"verb": "fit"})
         self._set_seed()
+        self.config = self._placed_in(self.run_folder)
         super(CourseCLI, self).instantiate_classes()
 
 
 def examine_config(request: Request) -> Iterator[Finding]:
     """Checks a config as `plcourse fit` would run it with this request."""
     allowlist.install(request.trusted)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
+    temporary = tempfile.TemporaryDirectory()
+    with downloads(request.allow_downloads), temporary as folder, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("default")
         warnings.simplefilter("ignore", DeprecationWarning)  # Python's default: meant for the library's authors
         quieten()

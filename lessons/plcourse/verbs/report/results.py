@@ -235,7 +235,7 @@ def scaling(run: Path, config: str) -> str:
             page.table(head, rows, caption),
         ]
         plot = file.with_suffix(".png")
-        if plot.is_file() and page.is_png(plot):
+        if plot.is_file() and not plot.is_symlink() and page.is_png(plot):
             parts.append(page.picture(plot, "Scaling: samples per second of each job, and where a step's time goes"))
         return "".join(parts)
     return ""

@@ -7,6 +7,7 @@ from plcourse.console import say
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError
 from plcourse.files import write_text
+from plcourse.runs.confinement import check_links
 from plcourse.runs.run import Run, runs_root
 from plcourse.verbs.compare.cells import find_sweep_folder
 from plcourse.verbs.report.run_page import run_page
@@ -40,6 +41,7 @@ def report(argv: list[str]) -> None:
         if given or args.force:
             raise UserError(f"--{(given or ['force'])[0]} is for a comparison; give a sweep or several runs")
         run = Run.load(args.inputs[0], root)
+        check_links(run.path)  # the page could otherwise show any picture of the user's
         content, folder = run_page(run), run.path
     else:
         from plcourse.verbs.compare.comparison import Options, compare_runs  # imports numpy and scipy

@@ -46,7 +46,7 @@ class SweepCommand:
     resume: str | None  # the sweep to resume, `latest` where none was named; None for a new sweep
     n_jobs: int  # cells to run at the same time
     root: Path  # the root of all runs
-    trust: tuple[str, ...]  # modules that `--trust` names
+    permissions: tuple[str, ...]  # flags such as `--trust=my_models`
     force: bool  # whether to resume a sweep that may be running on another machine
 
 
@@ -71,6 +71,9 @@ def sweep_parser() -> LineParser:
     force = "with --resume: continue the sweep although it may be in use on another machine"
     add("--force", action="store_true", help=force)
     add("--trust", action="append", default=[], metavar="MODULE", help="allow classes of your module; repeatable")
+    writes = "allow the configs to write into this folder; repeatable"
+    add("--allow_writes", action="append", default=[], metavar="DIR", help=writes)
+    add("--allow_downloads", action="store_true", help="download a data set that is missing")
     parser.add_runs_root()
     return parser
 
@@ -93,7 +96,8 @@ def read_command(arguments: list[str]) -> SweepCommand:
         raise UserError(f"--n_jobs is {args.n_jobs!r}; it must be a whole number from 1 to 256")
     if args.force and args.resume is None:
         raise UserError("--force goes with --resume")
-    return SweepCommand(plan, args.resume, int(args.n_jobs), runs_root(args.runs_root), tuple(args.trust), args.force)
+    permissions = _permissions(args)
+    return SweepCommand(plan, args.resume, int(args.n_jobs), runs_root(args.runs_root), permissions, args.force)
 
 
 def find_sweep(name: str) -> ConfigSource:
@@ -131,7 +135,7 @@ def _plan(args: Namespace, rest: list[str]) -> SweepPlan | None:
                 given[key] = _mapping(tree.get(key), key) | settings
         tree |= given
         name = args.name or (Path(source.label).stem if source else None)
-        return _plan_of(tree, name, tuple(args.trust)) if tree else None
+        return _plan_of(tree, name, _permissions(args)) if tree else None
     except _Mistake as mistake:
         if source is None or mistake.key.partition(".")[0] in given:
             raise
@@ -139,7 +143,14 @@ def _plan(args: Namespace, rest: list[str]) -> SweepPlan | None:
         raise UserError(f"{place}: {mistake}") from mistake
 
 
-def _plan_of(tree: dict[str, Any], name: str | None, trust: tuple[str, ...]) -> SweepPlan:
+def _permissions(args: Namespace) -> tuple[str, ...]:
+    """What the cells may do beyond other configs, as flags of fit."""
+    flags = [f"--trust={module}" for module in args.trust]
+    flags += [f"--allow_writes={Path(folder).absolute()}" for folder in args.allow_writes]
+    return (*flags, *(["--allow_downloads"] if args.allow_downloads else []))
+
+
+def _plan_of(tree: dict[str, Any], name: str | None, permissions: tuple[str, ...]) -> SweepPlan:
     for key in tree:
         if key in ("trainer", "model", "data"):
             raise _Mistake(key, f"'{key}' belongs to the config of a run; a sweep names configs as arms")
@@ -155,7 +166,7 @@ def _plan_of(tree: dict[str, Any], name: str | None, trust: tuple[str, ...]) -> 
         raise UserError(f"'{twice}' is in the grid and in the overrides: the override would have no effect")
     seeds, then = _seeds(tree.get("seeds", [0])), _then(tree.get("then", ["test"]))
     metric = _metric(tree.get("metric"), tree.get("mode"), then)
-    plan = SweepPlan(_sweep_name(name, arms), arms, seeds, grid, overrides, then, metric, trust)
+    plan = SweepPlan(_sweep_name(name, arms), arms, seeds, grid, overrides, then, metric, permissions)
     count = len(seeds) * len(plan.arms_and_points())
     if count > MAX_CELLS:
         raise UserError(f"{count:,} cells exceed the limit of {MAX_CELLS:,}: use fewer seeds or a smaller grid")

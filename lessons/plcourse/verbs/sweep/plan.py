@@ -50,7 +50,7 @@ class SweepPlan:
     overrides: Settings  # dotted keys and values for all cells
     then: tuple[str, ...]  # verbs after each fit
     metric: dict[str, str] | None  # `name` and `mode` of the score to show and to compare by, or None
-    trust: tuple[str, ...] = ()  # modules of the user that the configs may name
+    permissions: tuple[str, ...] = ()  # flags such as `--trust=my_models`
 
     def points(self) -> list[Settings]:
         """Every combination of the grid's values; one empty point without a grid."""
@@ -62,8 +62,8 @@ class SweepPlan:
 
     def flags(self, arm: Arm, point: Settings) -> list[str]:
         """The arguments of `plcourse fit`; the point wins over the sweep's overrides, and these over the arm's."""
-        trust = [word for module in self.trust for word in ("--trust", module)]
-        return ["--config", arm.config, *as_flags({**arm.overrides, **self.overrides, **point}), *trust]
+        overrides = {**arm.overrides, **self.overrides, **point}
+        return ["--config", arm.config, *as_flags(overrides), *self.permissions]
 
     def cells(self) -> list[SweepCell]:
         """The cells in the order in which they run: seed by seed, so that a sweep cut short has complete pairs."""

@@ -8,6 +8,7 @@ first cell starts, so later edits change no cell.
 import re
 import shlex
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,12 @@ from plcourse.errors import RunFailed, UserError, nearest
 from plcourse.files import write_json
 from plcourse.runs.claim import claimed
 from plcourse.runs.configs import find_config
+from plcourse.runs.confinement import leaves_its_folder
 from plcourse.runs.environment import environment
 from plcourse.runs.folders import find_folder, new_folder
 from plcourse.runs.record import SCHEMA, read_record, status_of, timestamp
 from plcourse.runs.run import SWEEPS, Run, list_sweeps
+from plcourse.runs.signatures import is_signed, sign
 from plcourse.runs.variants import evaluations
 from plcourse.verbs.sweep.plan import LATEST, SweepCell, SweepPlan
 
@@ -46,6 +49,8 @@ class Sweep:
             self.cells = [SweepCell(**entry) for entry in self.record.pop("cells")]  # in the order in which they run
         except (KeyError, TypeError) as error:
             raise UserError(f"'{self.path / RECORD}' is not the record of a sweep: {error}") from error
+        if wrong := next((cell.run for cell in self.cells if leaves_its_folder(str(cell.run))), None):
+            raise UserError(f"'{self.path / RECORD}' lists the run {wrong!r}, which is not in the folder of the sweep")
 
     @classmethod
     def create(cls, plan: SweepPlan, resolved: list[ResolvedConfig], root: Path, threads: int) -> "Sweep":
@@ -94,6 +99,12 @@ class Sweep:
     def claimed(self, force: bool = False) -> AbstractContextManager[None]:
         """Keeps all other commands from running the sweep in the block; see `plcourse.runs.claim.claimed`."""
         return claimed(self.path, f"sweep '{self.path}'", self.record, force)
+
+    @property
+    def permissions(self) -> list[str]:
+        """The flags that the command of the sweep gave to the cells, if this user has signed them."""
+        given = self.record.get("permissions") or []
+        return list(given) if is_signed({"sweep": given}, self.record.get("signature")) else []
 
     def run(self, cell: SweepCell) -> Run:
         """The run of a cell."""
@@ -190,9 +201,18 @@ def _first_record(plan: SweepPlan) -> dict[str, object]:
         "overrides": plan.overrides,
         "then": list(plan.then),
         "metric": plan.metric,
-        "trust": list(plan.trust),
+        "permissions": list(plan.permissions),
+        "signature": _signature(plan.permissions),
         **environment(),
     }
+
+
+def _signature(permissions: Sequence[str]) -> str | None:
+    """The user's signature of the permissions; without one, they must be given again to resume the sweep."""
+    try:
+        return sign({"sweep": list(permissions)}) if permissions else None
+    except UserError:
+        return None
 
 
 def _write_pending_run(sweep: Path, cell: SweepCell, config: str, config_name: str) -> None:

@@ -18,6 +18,7 @@ from plcourse.errors import Interrupted, UserError
 from plcourse.processes.launcher import forget_strays
 from plcourse.processes.worker_process import one_line, send_output_to
 from plcourse.processes.workers import PoolSettings, Signals, WorkerPool
+from plcourse.runs.confinement import check_links
 from plcourse.runs.run import Run, runs_below
 from plcourse.verbs.sweep.command import SweepCommand, read_command
 from plcourse.verbs.sweep.plan import LATEST, SweepCell, SweepPlan
@@ -32,6 +33,7 @@ def sweep(verb: str, arguments: list[str]) -> None:
     if command.resume is not None:
         name = command.plan.name if command.plan and command.resume == LATEST else command.resume
         found = Sweep.load(name, command.root)
+        check_links(found.path)
         with found.claimed(command.force):
             _resume(Sweep(found.path, command.root), command)  # as it is now that nobody else can change it
         return
@@ -117,8 +119,7 @@ def _say_how_it_ended(record: Sweep, screen: Screen, took: str = "") -> None:
 def _run_cells(record: Sweep, cells: list[SweepCell], command: SweepCommand, pool: WorkerPool, screen: Screen) -> None:
     shared = ["--then", ",".join(record.record["then"])] if record.record["then"] else []
     shared += ["--force"] if command.force else []
-    for module in [*record.record["trust"], *command.trust]:
-        shared += ["--trust", module]
+    shared += [*record.permissions, *command.permissions]
     tasks = [(_run_cell, ["--run", str(record.run(cell).path), *shared]) for cell in cells]
 
     def started(at: int) -> None:
@@ -137,7 +138,9 @@ def _resolve(arguments: list[str]) -> ResolvedConfig:
     """In a worker: resolves the config of one arm at one point of the grid."""
     from plcourse.cli.course_cli import Resolver
 
-    return ResolvedConfig(*Resolver.of(read_request("fit", [*arguments, "--seed_everything=0"])).resolved())
+    request = read_request("fit", [*arguments, "--seed_everything=0"])
+    request.flags_are_typed = False  # a sweep's file may have given them, and each cell reads them from its config
+    return ResolvedConfig(*Resolver.of(request).resolved())
 
 
 def _run_cell(arguments: list[str]) -> None:
