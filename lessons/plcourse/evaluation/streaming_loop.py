@@ -23,7 +23,7 @@ from plcourse.data.loader import BatchLoader
 from plcourse.errors import UserError
 from plcourse.evaluation.shards import QUARANTINE, Format, Shard, ShardFolder
 from plcourse.evaluation.sink import ShardSink
-from plcourse.processes.collectives import from_rank_0, gather_objects, total
+from plcourse.processes.collectives import from_rank_0, gather_numbers, gather_objects
 from plcourse.training.loops import PredictLoop
 from plcourse.training.variant import AS_TRAINED, Variant, predictions_folder
 
@@ -84,7 +84,8 @@ class StreamingPredictLoop(PredictLoop):
         if len(combined.flattened) > 1 or not isinstance(loader, BatchLoader):
             raise UserError(
                 "StreamingPredictLoop needs a predict_dataloader that returns one BatchLoader of plcourse.data; "
-                f"this data module returns {len(combined.flattened)} loader(s), the first a {type(loader).__name__}"
+                f"this data module returns {len(combined.flattened)} loader(s), the first a {type(loader).__name__}; "
+                "--trainer.predict_loop null writes the predictions of any loader, without resuming them"
             )
         n, batch_size = loader.plan.n, loader.plan.global_batch_size // trainer.world_size
         limit = trainer.limit_predict_batches
@@ -102,7 +103,7 @@ class StreamingPredictLoop(PredictLoop):
         mine = np.array_split(missing, trainer.world_size)[trainer.global_rank]
         combined.flattened = [loader.with_plan(GridBatches(n, batch_size, mine, trainer.world_size))]
         self.max_batches = [len(mine)]
-        self._batches_anywhere = total(trainer, len(mine))
+        self._batches_of_ranks = [count for (count,) in gather_numbers([len(mine)])]
         if self.skip:
             self._publish([])
             return

@@ -50,16 +50,6 @@ def gather_numbers(values: Sequence[float]) -> list[list[float]]:
     return [numbers.tolist() for numbers in found]
 
 
-def total(trainer: pl.Trainer, value: float) -> int:
-    """Returns the sum of a count over all ranks; a collective. An infinite count counts as 1."""
-    count = 1 if value == float("inf") else int(value)
-    if trainer.world_size == 1 or not is_distributed():
-        return count
-    message = torch.tensor(count, dtype=torch.int64)
-    dist.all_reduce(message, group=cpu_group())
-    return int(message.item())
-
-
 def gather_objects(value: T) -> list[T]:
     """Returns the values of all ranks, in their order; a collective.
 

@@ -3,18 +3,22 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loops.prediction_loop import _PredictionLoop
 from pytorch_lightning.loops.utilities import _no_grad_context
+from pytorch_lightning.overrides.distributed import _IndexBatchSamplerWrapper
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 from torch.nn.parallel import DistributedDataParallel
 
-from plcourse.processes.collectives import broadcast_buffers, total
+from plcourse.data.protocols import BatchSampler
+from plcourse.processes.collectives import broadcast_buffers, gather_numbers
 from plcourse.training.fast_path import FastEvaluationLoop
 from plcourse.training.typed_trainer import TypedTrainer
+from plcourse.training.uneven_ranks import EvaluationMetrics
 
 
 class AllRanksLoop:
@@ -25,7 +29,7 @@ class AllRanksLoop:
     """
 
     trainer: TypedTrainer
-    _batches_anywhere = 0
+    _batches_of_ranks: Sequence[float] = ()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -38,17 +42,17 @@ class AllRanksLoop:
         return nullcontext()
 
     def setup_data(self) -> None:
-        """Sets up the data and counts the batches of all ranks."""
+        """Sets up the data and counts the batches of each rank."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero, but local rank")
             super().setup_data()  # pyright: ignore[reportAttributeAccessIssue]  (Lightning's loop is the next base)
         batches = self.max_batches  # pyright: ignore[reportAttributeAccessIssue]  (the same)
-        self._batches_anywhere = total(self.trainer, sum(batches))
+        self._batches_of_ranks = [count for (count,) in gather_numbers([sum(batches)])]
 
     @property
     def skip(self) -> bool:
         """Whether no rank has a batch."""
-        return self._batches_anywhere == 0
+        return sum(self._batches_of_ranks) == 0
 
 
 class EvaluationLoop(AllRanksLoop, FastEvaluationLoop):
@@ -62,9 +66,14 @@ class EvaluationLoop(AllRanksLoop, FastEvaluationLoop):
     findings: Mapping[str, Any] = MappingProxyType({})
     lines: Sequence[str] = ()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._results = self._logged = self._metrics = EvaluationMetrics(training=False)
+
     def setup_data(self) -> None:
         """Sets up the data, and refuses to score samples that the model was trained on."""
         super().setup_data()
+        self._metrics.batches = self._batches_of_ranks
         if self.trainer.state.fn != TrainerFn.FITTING and self._combined_loader is not None:
             self.trainer.training_samples.check(self._combined_loader.flattened, self.trainer.path_to_restore)
 
@@ -114,6 +123,20 @@ class PredictLoop(AllRanksLoop, _PredictionLoop):
     settings = ""
     facts: Mapping[str, Any] = MappingProxyType({})
 
-    def _get_batch_indices(self, dataloader: object) -> list[list[int]]:
-        """Returns nothing: batches carry their ids, and Lightning's list of all indices grows without limit."""
-        return []
+    def _get_batch_indices(self, dataloader: object) -> Any:
+        """Returns the indices of the samples by batch, for the callbacks that write predictions; empty if unknown."""
+        plan = getattr(dataloader, "plan", None)
+        if plan is not None:
+            return _PlannedIndices(plan)
+        known = isinstance(getattr(dataloader, "batch_sampler", None), _IndexBatchSamplerWrapper)
+        return super()._get_batch_indices(dataloader) if known else []
+
+
+@dataclass(frozen=True)
+class _PlannedIndices:
+    """The samples of each batch of a `BatchLoader`, without a list of all of them."""
+
+    plan: BatchSampler
+
+    def __getitem__(self, batch_idx: int) -> list[int]:
+        return next(self.plan.batches(0, batch_idx)).tolist()
