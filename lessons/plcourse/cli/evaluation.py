@@ -2,14 +2,16 @@
 
 import json
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from plcourse.console import say
-from plcourse.errors import RunFailed, UserError
+from plcourse.errors import RunFailed, UserError, first_line
 from plcourse.runs.config_yaml import short_class_names
 from plcourse.runs.prediction_writer import PredictionWriter
 from plcourse.runs.recorder import save_evaluation
@@ -34,6 +36,21 @@ def weights_checked(checkpoint: Path | None, model: pl.LightningModule) -> Itera
             raise
         name = type(model).__name__
         raise UserError(f"{checkpoint} was written by another model than {name} as configured") from error
+
+
+@contextmanager
+def _default_step_explained(model: pl.LightningModule) -> Iterator[None]:
+    """Explains an error of the predict_step that a model without one inherits: it calls ``forward`` with the batch."""
+    try:
+        yield
+    except Exception as error:
+        called = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if isinstance(error, UserError) or is_overridden("predict_step", model) or "predict_step" not in called:
+            raise
+        raise RunFailed(
+            f"{type(model).__name__} has no predict_step, so forward gets the whole batch, which fails with "
+            f"{type(error).__name__}: {first_line(error)}; define a predict_step that takes the inputs from the batch"
+        ) from error
 
 
 def score(
@@ -109,7 +126,7 @@ def predict(
     writer = PredictionWriter(predictions_folder(run.path, variant.name), facts=loop.facts)
     if not loop.writes_predictions:
         trainer.callbacks.append(writer)
-    with weights_checked(checkpoint, model):
+    with weights_checked(checkpoint, model), _default_step_explained(model):
         trainer.predict(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, return_predictions=False)
     if not loop.writes_predictions:
         trainer.callbacks.remove(writer)

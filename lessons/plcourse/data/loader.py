@@ -10,7 +10,7 @@ import ctypes
 import signal
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from types import SimpleNamespace
@@ -46,6 +46,15 @@ class Batch(dict[str, Any]):
         return Batch(
             {k: v.to(device, non_blocking=on_gpu) if isinstance(v, torch.Tensor) else v for k, v in self.items()}
         )
+
+
+def sample_ids(batch: object) -> Sequence[Any] | np.ndarray | None:
+    """The ids of a batch's samples, names or integers, as a list or an array; None where it has not one for each."""
+    ids = batch.get("id") if isinstance(batch, Mapping) else None
+    if isinstance(ids, torch.Tensor):
+        ids = ids.cpu().numpy()
+    is_list = isinstance(ids, list | tuple) or (isinstance(ids, np.ndarray) and ids.ndim == 1)
+    return ids if is_list else None
 
 
 class BatchLoader:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
+from torch import Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # the odd number nearest 2**64 over the golden ratio: SplitMix64's step
 _MASK = (1 << 64) - 1
@@ -60,14 +61,19 @@ def normals(seed: int, epoch: int, ids: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([radius_BH * np.cos(angle_BH), radius_BH * np.sin(angle_BH)], axis=1)[:, :n]
 
 
-def keys_of(ids: Iterable[str] | np.ndarray) -> np.ndarray:
+def keys_of(ids: Iterable[object]) -> np.ndarray:
     """The 64-bit key of each sample id, uint64, the same on every machine and in every process.
 
-    Ids are strings, or an array of integers, which needs no Python object per id.
+    Ids are names or integers, in a list, an array or a tensor. An array needs no Python object per id.
     """
+    if isinstance(ids, Tensor):
+        ids = ids.cpu().numpy()
+    elif not isinstance(ids, np.ndarray):
+        ids = list(ids)
+        ids = np.asarray(ids) if ids and isinstance(ids[0], int) else ids
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu":
         return mix(ids.astype(np.uint64) + _GOLDEN)
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
+    digests = b"".join(hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in ids)
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 

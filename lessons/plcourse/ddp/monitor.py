@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from plcourse.data.loader import sample_ids
 from plcourse.data.randoms import keys_of
 from plcourse.processes.collectives import gather_numbers, gather_objects
 from plcourse.training.communication import CommunicationTimer
@@ -57,7 +58,7 @@ class ThroughputMonitor(Callback):
         self._steps = self._steps_logged = self._samples = 0
         self._started: float | None = None  # None while the clock is stopped
         self._seconds = self._waited = 0.0
-        self._ids: list[str] = []
+        self._ids: list[str | int] = []
         self._whole_epoch = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -79,7 +80,7 @@ class ThroughputMonitor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Counts samples and steps, and logs at logging steps."""
-        ids = batch.get("id") if isinstance(batch, dict) else None
+        ids = sample_ids(batch)
         if ids is not None:
             self._whole_epoch = self._whole_epoch and (batch_idx == 0 or bool(self._ids))
             self._ids.extend(ids)

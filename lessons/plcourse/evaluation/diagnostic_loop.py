@@ -16,6 +16,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from plcourse.data.loader import sample_ids
 from plcourse.errors import UserError
 from plcourse.evaluation.diagnostics import DIAGNOSTICS
 from plcourse.evaluation.diagnostics.calibration import fit_temperature
@@ -138,7 +139,7 @@ class Collector(pl.Callback):
         prediction = _prediction(pl_module, outputs, batch, batch_idx)
         names = ("probability", *(name for name in _UNCERTAINTIES if name in prediction))
         columns = {name: _numpy(prediction[name]) for name in names}
-        columns |= {"id": np.asarray(batch["id"]), "label": _numpy(batch["label"])}
+        columns |= {"id": np.asarray(sample_ids(batch)), "label": _numpy(batch["label"])}
         columns |= {f"metadata/{name}": np.asarray(values) for name, values in batch.get("metadata", {}).items()}
         self.batches.append(columns)
         if self.n_pictures and "image" in batch:

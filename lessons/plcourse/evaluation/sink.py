@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 
 from plcourse.errors import RunFailed
 from plcourse.evaluation.shards import FORMULA, Format, Shard, ShardFolder
+from plcourse.runs.prediction_columns import Origin
 from plcourse.runs.prediction_writer import to_table
 
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 1 << 24  # tables are written to a shard in groups of at least this size
@@ -66,7 +67,7 @@ class ShardSink(pl.Callback):
         if self._open is not None and number != self._open.first + self._open.batches:
             self.commit()
         shard = self._open = self._open or _OpenShard(number)
-        table = to_table(outputs, self.label_names, self.columns)
+        table = to_table(outputs, self.label_names, self.columns, Origin(batch))
         if unread := batch.get("quarantined"):
             shard.quarantined += [(_name(batch["id"][row]), reason) for row, reason in unread]
             keep = np.ones(table.num_rows, bool)

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional
 
+from plcourse.data.loader import sample_ids
 from plcourse.errors import RunFailed, UserError
 from plcourse.training.metrics import probabilities
 
@@ -135,7 +136,7 @@ class AveragedOutputs(_ForwardWatcher):
 def _known(batch: object) -> tuple[list[str] | None, Tensor | None]:
     """The ids and labels of a batch; None for what it lacks."""
     fields = batch if isinstance(batch, dict) else {}
-    ids, label = fields.get("id"), fields.get("label")
+    ids, label = sample_ids(batch), fields.get("label")
     return None if ids is None else list(map(str, ids)), label if isinstance(label, Tensor) else None
 
 

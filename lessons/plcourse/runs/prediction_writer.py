@@ -6,38 +6,43 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
-from torch import Tensor
 
 from plcourse.errors import RunFailed, UserError, nearest
 from plcourse.files import LOCK, hold, release, sync, write_json
 from plcourse.processes.collectives import gather_objects
+from plcourse.runs.prediction_columns import Origin, to_array, to_columns
 from plcourse.runs.prediction_files import MANIFEST, PARTIAL, finish
 from plcourse.training.callbacks import samples_in, samples_of
 
 
 def to_table(
-    prediction: Mapping[str, object], label_names: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    prediction: object,
+    label_names: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    origin: Origin | None = None,
 ) -> pa.Table:
-    """Returns the rows of one prediction, which maps column names to B values each.
+    """Returns the rows of one prediction.
 
     Tensors and arrays [B] become plain columns, tensors and arrays [B, K] columns of fixed-size lists, and lists of
     strings string columns. Arrow arrays are used as they are. Values are copied as little as possible.
 
     Args:
-        prediction: the result of ``predict_step``; ``label`` contains class numbers.
+        prediction: the result of ``predict_step``, a mapping of columns or anything else that
+            `plcourse.runs.prediction_columns.to_columns` takes; ``label`` contains class numbers.
         label_names: names of the classes, which add a column ``label_name``.
         columns: the columns to keep, in this order; None keeps all.
+        origin: adds columns that tell the samples apart, unless the prediction has columns of these names.
 
     Raises:
-        UserError: the prediction lacks a column.
+        UserError: the prediction lacks a column, or is no table.
     """
-    found = {name: _column(value) for name, value in prediction.items()}
+    given = to_columns(prediction)
+    more = {} if origin is None else origin.columns(max(map(len, given.values()), default=0))
+    found = {name: to_array(value) for name, value in {**more, **given}.items()}
     if "label" in found and label_names:
         # a dictionary of a few names takes less space than a string per row
         names = pa.array(list(label_names), pa.string())
@@ -124,20 +129,23 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        prediction: Mapping[str, object],
-        batch_indices: object,
+        prediction: object,
+        batch_indices: Sequence[int] | None,
         batch: object,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
         """Appends the rows of one batch."""
+        if prediction is None:  # the user's code writes it
+            return
         names = self.label_names or getattr(getattr(trainer, "datamodule", None), "label_names", None)
-        table = to_table(prediction, names)
+        loader = dataloader_idx if trainer.predict_loop.num_dataloaders > 1 else None
+        table = to_table(prediction, names, origin=Origin(batch, batch_indices or (), loader))
         if self._writer is None:
             self._partial.mkdir(parents=True, exist_ok=True)  # for a rank on another machine
             self._begun = True
             self._writer = pq.ParquetWriter(self._partial / _name(trainer.global_rank), table.schema)
-        self._writer.write_table(table)
+        self._writer.write_table(_as_before(table, self._writer.schema, batch_idx))
         self.rows += table.num_rows
         self._batches[dataloader_idx] += 1
 
@@ -186,13 +194,13 @@ def _name(rank: int) -> str:
     return f"part-{rank:05d}.parquet"
 
 
-def _column(value: object) -> pa.Array:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
-    if not isinstance(value, np.ndarray):
-        return value if isinstance(value, pa.Array) else pa.array(value)
-    if value.ndim == 1:
-        return pa.array(value)
-    flat = pa.array(value.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, value[0].size if len(value) else value.shape[-1])
+def _as_before(table: pa.Table, schema: pa.Schema, batch_idx: int) -> pa.Table:
+    """Returns the rows of a batch with the types of the first one; a UserError if they are others."""
+    try:
+        return table if table.schema.equals(schema) else table.cast(schema)
+    except (ValueError, pa.ArrowException) as error:
+        before, here = (", ".join(f"{each.name}: {each.type}" for each in known) for known in (schema, table.schema))
+        raise UserError(
+            f"predict_step returned other columns for batch {batch_idx} ({here}) than before ({before}): return the "
+            "same columns for every batch and loader"
+        ) from error

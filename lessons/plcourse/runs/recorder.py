@@ -328,7 +328,9 @@ def _possible_verbs(trainer: pl.Trainer, module: pl.LightningModule) -> list[str
     new_inputs = [getattr(data, name) for name in _NEW_INPUTS if hasattr(data, name)]
     possible = {
         "test": has_test and is_overridden("test_step", module) and is_overridden("test_dataloader", data),
-        "predict": is_overridden("predict_dataloader", data) and (has_test or not new_inputs or any(new_inputs)),
+        "predict": (is_overridden("predict_step", module) or is_overridden("forward", module))
+        and is_overridden("predict_dataloader", data)
+        and (has_test or not new_inputs or any(new_inputs)),
     }
     return [verb for verb in possible if possible[verb]]
 

@@ -75,8 +75,10 @@ def find_baselines(data: Any, metrics: Mapping[str, float]) -> Baselines | None:
     if data is None or not {"test/accuracy", "test/rmse", "test/foreground_iou"}.intersection(metrics):
         return None
     try:
-        train, test = (plain_samples(loader()) for loader in (data.train_dataloader, data.test_dataloader))
-        if train is None or test is None:
+        # data of a user may have no training part in a test, so it is asked for last
+        if (test := plain_samples(data.test_dataloader())) is None:
+            return None
+        if (train := plain_samples(data.train_dataloader())) is None:
             return None
         known, asked = _read(train, TRAIN_LIMIT), _read(test, TEST_LIMIT)
     except UserError:

@@ -10,7 +10,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from plcourse.data.loader import sample_ids
 from plcourse.data.randoms import keys_of
 from plcourse.errors import gentler_training
 from plcourse.processes.collectives import gather_objects
@@ -50,8 +52,8 @@ class FiniteLoss(Callback):
                 self._fail(trainer, float("nan"), step, batch_idx, batch)
 
     def _fail(self, trainer: pl.Trainer, value: float, step: int, batch_idx: int, batch: Any) -> None:
-        ids = batch.get("id") if isinstance(batch, dict) else None
-        samples = f", samples {', '.join(map(str, ids[:3]))}, ..." if ids else ""
+        ids = sample_ids(batch)
+        samples = f", samples {', '.join(map(str, ids[:3]))}, ..." if ids is not None else ""
         trainer.safe_point.failure = (  # pyright: ignore[reportAttributeAccessIssue]  (our Trainer)
             f"the loss is {value} at step {step} (epoch {trainer.current_epoch}, batch {batch_idx}{samples}), but "
             f"the checkpoints are finite; {gentler_training(trainer.lightning_module)}"
@@ -62,7 +64,7 @@ class Coverage(Callback):
     """Counts which samples an evaluation used, on all ranks together: ``65 of 65 seen, 0 twice``.
 
     Then `report` is ``{"expected": n, "seen": distinct samples, "twice": surplus uses}``, equal on all ranks; None if
-    batches have no ids.
+    batches have no ids. Samples of different loaders are different, even if their ids are equal.
     """
 
     def __init__(self) -> None:
@@ -76,8 +78,9 @@ class Coverage(Callback):
     def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Records the ids of one batch, except in the validation inside a fit."""
         batch = args[1] if len(args) > 1 else kwargs["batch"]
-        if trainer.state.fn != "fit" and isinstance(batch, dict) and "id" in batch:
-            self._keys.append(keys_of(batch["id"]))
+        if trainer.state.fn != "fit" and (ids := sample_ids(batch)) is not None:
+            loader = args[3] if len(args) > 3 else kwargs.get("dataloader_idx", 0)
+            self._keys.append(keys_of(ids) + np.uint64(loader))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Adds up the counts of the ranks, except in the validation inside a fit."""
@@ -99,13 +102,7 @@ class Coverage(Callback):
 
 def samples_of(loaders: object) -> int | None:
     """Returns the number of samples of one or several loaders, without limits; None if a loader has no length."""
-    if isinstance(loaders, list | tuple):
-        return _sum(map(samples_of, loaders))
-    planned = getattr(getattr(loaders, "plan", None), "n", None)
-    dataset: Any = getattr(loaders, "dataset", None)
-    if planned is not None:
-        return int(planned)
-    return len(dataset) if hasattr(dataset, "__len__") else None
+    return _sum(map(_samples_of, tree_leaves(loaders)))
 
 
 def samples_in(loaders: object, batches: Mapping[int, int]) -> int | None:
@@ -115,8 +112,15 @@ def samples_in(loaders: object, batches: Mapping[int, int]) -> int | None:
         loaders: one or several loaders.
         batches: number of batches of each loader, by its position.
     """
-    several = loaders if isinstance(loaders, list | tuple) else [loaders]
-    return _sum(_samples_in(loader, batches.get(position, 0)) for position, loader in enumerate(several))
+    return _sum(_samples_in(loader, batches.get(place, 0)) for place, loader in enumerate(tree_leaves(loaders)))
+
+
+def _samples_of(loader: Any) -> int | None:
+    planned = getattr(getattr(loader, "plan", None), "n", None)
+    dataset = getattr(loader, "dataset", None)
+    if planned is not None:
+        return int(planned)
+    return len(dataset) if hasattr(dataset, "__len__") else None
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
@@ -129,8 +133,10 @@ def _samples_in(loader: object, batches: int) -> int | None:
     plan = getattr(loader, "plan", None)
     if plan is not None:
         return sum(len(each) for each in islice(plan.batches(0), batches))
-    sampler: Any = getattr(loader, "sampler", None)
-    size = getattr(loader, "batch_size", None)
+    own = getattr(loader, "batch_sampler", None)
+    batches_of = loader if own is None else own  # for predictions, Lightning replaces that of the loader
+    sampler: Any = getattr(batches_of, "sampler", None)
+    size = getattr(batches_of, "batch_size", None)
     if size is None or not hasattr(getattr(loader, "dataset", None), "__len__") or not hasattr(sampler, "__len__"):
         return None
     return min(batches * size, len(sampler))

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import pytorch_lightning as pl
 from torch import Tensor
 
+from plcourse.data.loader import sample_ids
 from plcourse.errors import UserError
 
 
@@ -195,5 +196,5 @@ def is_replaced(module: pl.LightningModule) -> bool:
 
 def ids_of(batch: object, first: int, size: int) -> list[str]:
     """Returns the ids of a batch's samples; if it has none, numbers that begin with ``first``."""
-    ids = batch.get("id") if isinstance(batch, Mapping) else None
+    ids = sample_ids(batch)
     return [str(each) for each in ids] if ids is not None else [str(first + i) for i in range(size)]
