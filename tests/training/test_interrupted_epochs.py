@@ -181,6 +181,14 @@ class TestInterrupted:
     ) -> None:
         assert_resumes(tmp_path, plain, [epochs * BATCHES], lambda: settings)
 
+    def test_a_users_own_loader_interrupted_within_an_epoch_says_what_does_not_hold(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = Run.create("own/stopped", tmp_path, {})
+        fit_run(run, plain, stop=3)
+        fit_run(run, plain, resume=True)
+        assert "resumed after batch 3 of epoch 0, but a DataLoader always starts" in capsys.readouterr().out
+
     def test_a_run_that_stopped_early_trains_no_further_when_resumed(self, tmp_path: Path) -> None:
         run = Run.create("own/early", tmp_path, {})
         stopped = fit_run(run, digits, **impatient(1))

@@ -34,6 +34,7 @@ against pytorch-lightning 2.6.0 to 2.6.6 and refuse anything but 2.6.
 """
 
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -47,6 +48,7 @@ from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.loops.optimization.manual import _ManualOptimization
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 
+from plcourse.console import say
 from plcourse.errors import UserError
 from plcourse.training.evaluation_loops import PredictLoop, TestLoop, ValidationLoop
 from plcourse.training.fast_path import FastEpochLoop
@@ -129,9 +131,14 @@ class FitLoop(_FitLoop):
         """Restores the state; a run that had stopped early stays stopped unless its callbacks have changed."""
         trainer = self.trainer
         trainer.should_stop = state_dict.get("should_stop", False) and trainer.changed_callbacks is None
-        if "random_states" in state_dict:  # a checkpoint of Lightning's FitLoop has none
+        if "random_states" in state_dict:
             states = state_dict["random_states"]
             trainer.safe_point.random_state.prepare(states, trainer.global_rank, trainer.world_size)
+        else:
+            say(
+                "the checkpoint was not written by plcourse and holds no random states, so this run goes on with other "
+                "random numbers than the one that wrote it"
+            )
         super().on_load_checkpoint(state_dict)
 
 
@@ -146,6 +153,22 @@ class EpochLoop(FastEpochLoop):
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
         self.manual_optimization = OneIteration(trainer)
+
+    def reset(self) -> None:
+        """Starts or resumes an epoch; says so if a user's loader cannot go on where the checkpoint was written."""
+        resumes = self.restarting
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
+            super().reset()
+        combined, done = self.trainer.fit_loop._combined_loader, self.batch_progress.current.completed
+        loaders = combined.flattened if combined is not None and resumes and done else []
+        fixed = next((loader for loader in loaders if not hasattr(loader, "load_state_dict")), None)
+        if fixed is not None:
+            say(
+                f"resumed after batch {done} of epoch {self.trainer.current_epoch}, but a {type(fixed).__name__} "
+                "always starts at its beginning: the rest of this epoch takes other samples than without the "
+                "interruption, while a checkpoint from the end of an epoch resumes exactly"
+            )
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Passes the safe point before the next batch, then trains on that batch."""
