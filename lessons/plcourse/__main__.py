@@ -12,7 +12,7 @@ from pathlib import Path
 
 from plcourse import __version__, catalog
 from plcourse.console import open_streams
-from plcourse.errors import RUN_FAILED, Interrupted, UserError, nearest, printable
+from plcourse.errors import RUN_FAILED, Interrupted, UserError, nearest, place, printable
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         status = RUN_FAILED
         first = str(error).strip().partition("\n")[0]
-        message = f"error: {type(error).__name__}: {first} (PLCOURSE_DEBUG=1 shows the traceback)"
+        message = f"error: {place(error)}{type(error).__name__}: {first} (PLCOURSE_DEBUG=1 shows the traceback)"
         if isinstance(error, OSError) and error.filename is None and not _runs(arguments):
             _drop_stdout()  # not the error of a file, so that of the output
             message = f"error: cannot write the output: {error.strerror}"

@@ -142,22 +142,33 @@ CLASSES = dict(
 # Models that contain trained weights, so that their evaluation needs no checkpoint.
 TRAINED = ("ExportedModel",)
 
+# The packages inside `lightning`, whose classes are copies of those of the installed packages.
+_LIGHTNING = {"lightning.pytorch": "pytorch_lightning", "lightning.fabric": "lightning_fabric"}
 _OWN_PATH = re.compile(r"plcourse(?:\.\w+)*\.(\w+)")
 
 
 def short_class_name(name: str) -> str:
     """Returns the catalog name of a class of the suite, which files record because it survives moves between modules.
 
-    It takes a catalog name, or any path below `plcourse` that ends in one, such as version 0.1.0 recorded. Every other
-    name is returned unchanged.
+    It takes a catalog name, or any path below `plcourse` that ends in one, such as version 0.1.0 recorded. A class of
+    `lightning.pytorch` gets its `installed_name`. Every other name is returned unchanged.
     """
     match = _OWN_PATH.fullmatch(name)
-    return match[1] if match and match[1] in CLASSES else name
+    return match[1] if match and match[1] in CLASSES else installed_name(name)
+
+
+def installed_name(name: str) -> str:
+    """Returns the installed name of a class or module of `lightning`; every other name is returned unchanged."""
+    for package, installed in _LIGHTNING.items():
+        if name == package or name.startswith(f"{package}."):
+            return installed + name.removeprefix(package)
+    return name
 
 
 def class_path(name: str) -> str:
     """Returns the import path of a class of the suite, which it takes as `short_class_name` does."""
-    return CLASSES.get(short_class_name(name), name)
+    short = short_class_name(name)
+    return CLASSES.get(short, short)
 
 
 def __getattr__(name: str) -> Any:

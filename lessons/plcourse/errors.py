@@ -4,11 +4,15 @@ Exit statuses: 2 for a bad request, 1 for a run that failed, 130 after Ctrl-C, 1
 """
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 BAD_REQUEST = 2
 RUN_FAILED = 1
+
+_own_modules: tuple[str, ...] = ()
 
 
 class UserError(Exception):
@@ -52,8 +56,52 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Returns the first line of an error's text, or its type, after its `place`."""
+    return place(error) + (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def locate_errors_in(modules: Iterable[str]) -> None:
+    """Names the modules of the user, whose lines `place` gives from now on."""
+    global _own_modules
+    _own_modules = tuple(modules)
+
+
+def place(error: BaseException | None) -> str:
+    """Returns ``mine.py:12: ``, the line of the user's code where an error was raised.
+
+    Returns:
+        An empty text for a `UserError`, whose message says where, and for an error of the suite or of a library that
+        the suite has called.
+    """
+    for link in _causes(None if isinstance(error, UserError) else error):
+        if isinstance(link, SyntaxError) and link.filename and Path(link.filename).is_file():
+            return f"{_shown(link.filename)}:{link.lineno}: "
+        for frame, line in reversed(list(traceback.walk_tb(link.__traceback__))):
+            module = frame.f_globals.get("__name__", "")
+            if is_inside(module, _own_modules):
+                return f"{_shown(frame.f_code.co_filename)}:{line}: "
+            if is_inside(module, ("plcourse",)):
+                break
+    return ""
+
+
+def is_inside(path: str, modules: Iterable[str]) -> bool:
+    """Returns whether an import path is one of the modules or inside one."""
+    return any(path == module or path.startswith(f"{module}.") for module in modules)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, then the errors that led to it."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+
+
+def _shown(file: str) -> str:
+    path, here = Path(file), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks.finetuning import multiplicative
 import plcourse
 from plcourse import catalog
 from plcourse.__main__ import main
+from plcourse.errors import is_inside
 from plcourse.runs import allowlist
 from support import digits_config, write_config
 
@@ -136,7 +137,7 @@ def test_every_admitted_callable_is_a_class_or_builds_a_model_of_torchvision() -
     allowlist.install([])
     for package in allowlist.FOREIGN:
         importlib.import_module(package)
-    homes = [name for name in sys.modules if allowlist.covered(name, allowlist.FOREIGN)]
+    homes = [name for name in sys.modules if is_inside(name, allowlist.FOREIGN)]
     admitted: dict[str, Any] = {}
     asked = 0
     for home in sorted(homes):
@@ -156,7 +157,7 @@ def test_every_admitted_callable_is_a_class_or_builds_a_model_of_torchvision() -
     assert {found.__name__ for found in functions.values()} == {each.__name__ for each in constructors}
     assert len(constructors) > 80
     classes = {found for found in admitted.values() if inspect.isclass(found)}
-    assert all(allowlist.covered(f"{found.__module__}.{found.__qualname__}", allowlist.FOREIGN) for found in classes)
+    assert all(is_inside(f"{found.__module__}.{found.__qualname__}", allowlist.FOREIGN) for found in classes)
     assert {torch.nn.Linear, torch.optim.SGD, EarlyStopping} <= classes
     assert not any("LambdaCallback" in found.__name__ for found in classes)
     assert len(classes) > 500

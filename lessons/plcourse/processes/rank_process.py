@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from plcourse.errors import RUN_FAILED, Interrupted, UserError
+from plcourse.errors import RUN_FAILED, Interrupted, UserError, place
 from plcourse.processes.diagnosis import diagnose
 from plcourse.processes.forking import die_with
 from plcourse.processes.shared_state import Failure, RankReporter, SharedState, State
@@ -59,7 +59,7 @@ def report_failure(error: BaseException) -> None:
     if failure == Failure.USER_ERROR:
         _reporter.fail(failure, getattr(cause, "status", RUN_FAILED), message)
     else:
-        _reporter.fail(failure, RUN_FAILED, f"{type(cause).__name__}\n{message}")
+        _reporter.fail(failure, RUN_FAILED, f"{type(cause).__name__}\n{place(cause)}{message}")
 
 
 def run_rank(

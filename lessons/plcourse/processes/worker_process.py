@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from plcourse.errors import Interrupted, UserError, printable
+from plcourse.errors import Interrupted, UserError, place, printable
 from plcourse.processes.forking import die_with
 from plcourse.processes.rank_process import flush_output
 
@@ -102,7 +102,7 @@ def _carry_out(task: Task, stop: _StopHandler) -> Outcome:
 def one_line(error: BaseException) -> str:
     """Returns an error as one line, with its type unless it is a `UserError`."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text if isinstance(error, UserError) else f"{place(error)}{type(error).__name__}: {text}".removesuffix(": ")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from pkgutil import resolve_name
 from jsonargparse import Namespace, _common, set_parsing_settings
 
 from plcourse import catalog
-from plcourse.errors import UserError
+from plcourse.errors import UserError, is_inside, locate_errors_in
+from plcourse.runs import lightning_imports
 
 MODELS = "torchvision.models"
 FOREIGN = (
@@ -79,14 +80,14 @@ class _Verdicts(dict[str, bool]):
         return True
 
     def __getitem__(self, path: str) -> bool:
-        known = path in _SINGLE or covered(path, self._trusted)
+        known = path in _SINGLE or is_inside(path, self._trusted)
         return admits(path, self._trusted) and (known or _leads_to_a_class(path))
 
 
 def install(trusted: Iterable[str]) -> None:
     """Sets the rule of this process; call it before anything is parsed.
 
-    If any modules are trusted, the current folder becomes importable.
+    If any modules are trusted, the current folder becomes importable, and they can ``import lightning``.
 
     Raises:
         UserError: a name is not a dotted module path.
@@ -94,9 +95,14 @@ def install(trusted: Iterable[str]) -> None:
     trusted = list(trusted)
     for module in trusted:
         if not all(part.isidentifier() for part in module.split(".")) or module.split(".")[0] == "jsonargparse":
-            raise UserError(f"--trust takes a module such as my_models, not {module!r}")
-    if trusted and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+            name = Path(module).stem
+            hint = f"; for the file {module}: --trust {name}" if module.endswith(".py") and name.isidentifier() else ""
+            raise UserError(f"--trust takes modules such as my_models, not {module!r}{hint}")
+    locate_errors_in(trusted)
+    if trusted:
+        lightning_imports.install()
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
     set_parsing_settings(
         import_path_denylist=["*"],  # remains in force if jsonargparse stops reading the verdicts below
         validate_subclass_spec_in_any=True,
@@ -110,18 +116,13 @@ def install(trusted: Iterable[str]) -> None:
 def admits(path: str, trusted: Iterable[str] = ()) -> bool:
     """Returns whether a config may name a path such as `torch.optim.SGD`, or anything in a trusted module."""
     module, _, name = path.rpartition(".")
-    if covered(path, trusted) or path in catalog.CLASSES.values() or path in _SINGLE:
+    if is_inside(path, trusted) or path in catalog.CLASSES.values() or path in _SINGLE:
         return True
     if module == catalog.__name__ and name in catalog.CLASSES:  # the name of a suite class in a checkpoint
         return True
-    if not covered(path, FOREIGN) or name == _RUNS_ARGUMENTS:
+    if not is_inside(path, FOREIGN) or name == _RUNS_ARGUMENTS:
         return False
-    return name[0].isupper() or covered(path, [MODELS]) or path == "datetime.timedelta"
-
-
-def covered(path: str, modules: Iterable[str]) -> bool:
-    """Returns whether a path is one of the modules or inside one."""
-    return any(path == module or path.startswith(f"{module}.") for module in modules)
+    return name[0].isupper() or is_inside(path, [MODELS]) or path == "datetime.timedelta"
 
 
 def _leads_to_a_class(path: str) -> bool:
@@ -131,8 +132,8 @@ def _leads_to_a_class(path: str) -> bool:
     except (ImportError, AttributeError):
         return True  # jsonargparse reports what is missing
     if inspect.isclass(found):  # jsonargparse looks up its module as well
-        return found.__name__ != _RUNS_ARGUMENTS and not covered(found.__module__, _UNSAFE)
-    return covered(path, [MODELS]) and any(found is builder for builder in constructors())
+        return found.__name__ != _RUNS_ARGUMENTS and not is_inside(found.__module__, _UNSAFE)
+    return is_inside(path, [MODELS]) and any(found is builder for builder in constructors())
 
 
 def constructors() -> list[Callable[..., object]]:
@@ -159,14 +160,14 @@ def check_downloads(config: object, trusted: Iterable[str], key: str = "") -> No
 
     The parsed config must contain the defaults of every class; `key` is its key, for the message.
     """
-    if covered(MODELS, trusted):
+    if is_inside(MODELS, trusted):
         return
     if isinstance(config, list):
         for place, value in enumerate(config):
             check_downloads(value, trusted, f"{key}.{place}")
     pairs = config if isinstance(config, dict) else vars(config) if isinstance(config, Namespace) else {}
     path = pairs.get("class_path")
-    if isinstance(path, str) and covered(path, [MODELS]):
+    if isinstance(path, str) and is_inside(path, [MODELS]):
         for part in ("init_args", "dict_kwargs"):
             for name, value in dict(pairs.get(part) or {}).items():
                 if name in _WEIGHTS and value not in (None, False):
@@ -182,7 +183,7 @@ def refused(path: str, label: str = "") -> UserError:
     top = path.partition(".")[0]
     hint = ""
     if top not in {"plcourse", *sys.stdlib_module_names} and name != _RUNS_ARGUMENTS:
-        if covered(path, FOREIGN):
+        if is_inside(path, FOREIGN):
             hint = f"; it is not one of their classes that do no harm: if you trust it, add --trust {module}"
         elif top not in {entry.partition(".")[0] for entry in FOREIGN}:
             hint = f"; if it is your own and you trust it, add --trust {module or path}"

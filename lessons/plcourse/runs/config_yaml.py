@@ -155,7 +155,7 @@ def _expanded(value: Any, key: str, source: ConfigSource) -> Any:
 def _class_name(name: str, key: str) -> str:
     """Returns the import path of a catalog name if the key expects a class; any other text is returned unchanged."""
     expects_class = key.removesuffix("+") in _CLASS_KEYS or key.rpartition(".")[2] in _CLASS_KEYS_AT_ANY_DEPTH
-    return catalog.class_path(name) if expects_class or name.startswith("plcourse.") else name
+    return catalog.class_path(name) if expects_class or name.startswith(("plcourse.", "lightning.")) else name
 
 
 def _renamed(tree: Any, rename: Callable[[str], str]) -> Any:
