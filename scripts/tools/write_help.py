@@ -30,7 +30,7 @@ Rows = list[tuple[str, str]]
 
 CONFIG = ("-c, --config NAME_OR_PATH", "a packaged config (`plcourse ls`) or a YAML file; several are merged in order")
 ROOT = ("--runs_root DIR", "the root folder of all runs; default PLCOURSE_RUNS, else runs")
-TRUST = ("--trust MODULE", "allow the config to name classes of your module; repeatable")
+TRUST = ("--trust MODULES", "allow the config to name classes of your modules; a comma list, repeatable")
 PRINT = ("--print_config", "print the complete config and stop")
 DEVICES = ("--trainer.devices N", "the number of processes or GPUs")
 ACCELERATOR = ("--trainer.accelerator NAME", "cpu, gpu or auto")

@@ -14,7 +14,7 @@ import pytest
 from jsonargparse import Namespace
 
 from plcourse import Run, catalog
-from plcourse.errors import UserError
+from plcourse.errors import UserError, is_inside
 from plcourse.runs import allowlist, confinement
 from plcourse.runs.confinement import Bounds, check_links, confine, typed
 
@@ -183,7 +183,7 @@ def test_every_argument_that_looks_like_a_path_is_known_as_written_or_read() -> 
     verdicts = allowlist._Verdicts([])
     for package in allowlist.FOREIGN:
         importlib.import_module(package)
-    for home in [name for name in sys.modules if allowlist.covered(name, allowlist.FOREIGN)]:
+    for home in [name for name in sys.modules if is_inside(name, allowlist.FOREIGN)]:
         found = {name: each for name, each in vars(sys.modules[home]).items() if inspect.isclass(each)}
         classes |= {name: each for name, each in found.items() if verdicts[f"{each.__module__}.{name}"]}
     assert len(classes) > 500

@@ -7,7 +7,7 @@ run.eval("test")["metrics"]["test/accuracy"]
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,12 +16,20 @@ import yaml
 from plcourse.cli.request import read_request
 from plcourse.console.flags import as_flags
 from plcourse.errors import UserError
+from plcourse.runs.export_request import words
 from plcourse.runs.run import Run as RecordedRun
 from plcourse.training.variant import predictions_folder
 
 
 class Run(RecordedRun):
-    """The folder of a run, with methods that evaluate its best checkpoint; see `plcourse.runs.run.Run`."""
+    """The folder of a run, with methods that evaluate its best checkpoint; see `plcourse.runs.run.Run`.
+
+    Attributes:
+        trust: your modules that the run's config may name: those that `run` was called with. A run that was loaded
+            trusts none, whatever its folder says; set it after you have read the config.
+    """
+
+    trust: Sequence[str] = ()
 
     @classmethod
     def of(cls, record: RecordedRun) -> Self:
@@ -50,7 +58,7 @@ class Run(RecordedRun):
     def _evaluate(self, verb: str, overrides: Mapping[str, object] | None) -> str:
         """Does what ``plcourse VERB --run RUN`` does and returns the name of the variant."""
         links = [] if self.viewed is None else ["--allow_writes", str(self.viewed)]  # a view links its checkpoints
-        return _run(verb, ["--run", str(self.path), *links, *as_flags(overrides)]).variant
+        return _run(verb, ["--run", str(self.path), *links, *as_flags(overrides), *_trust_flags(self.trust)]).variant
 
 
 def run_verb(verb: str, arguments: list[str]) -> Run | None:
@@ -74,7 +82,7 @@ def run(
     *,
     then: Iterable[str] = (),
     runs_root: str | Path | None = None,
-    trust: Iterable[str] = (),
+    trust: str | Iterable[str] = (),
     flags: Iterable[str] = (),
 ) -> Run:
     """Runs one verb, as ``plcourse VERB -c CONFIG`` does, and returns the run.
@@ -85,7 +93,7 @@ def run(
         overrides: dotted keys and their values, such as ``{"trainer.max_epochs": 3}``.
         then: verbs to run after a fit.
         runs_root: the root folder of all runs.
-        trust: your modules that the config may name.
+        trust: your modules that the config may name, as a list or in one string with commas.
         flags: further flags as on the command line, such as ``["--allow_untrained"]``.
 
     Raises:
@@ -97,15 +105,21 @@ def run(
         options += ["--then", ",".join(then)]
     if runs_root is not None:
         options += ["--runs_root", str(runs_root)]
-    for module in trust:
-        options += ["--trust", module]
+    trusted = words([trust] if isinstance(trust, str) else list(trust))
+    options += _trust_flags(trusted)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(config, dict):
             path = Path(folder) / "inline.yaml"
             path.write_text(yaml.safe_dump(config, sort_keys=False))
             config = path
             options += ["--allow_writes", str(Path(folder).anchor)]
-        return _run(verb, ["--config", str(config), *as_flags(overrides), *options])
+        run = _run(verb, ["--config", str(config), *as_flags(overrides), *options])
+    run.trust = trusted
+    return run
+
+
+def _trust_flags(trust: Iterable[str]) -> list[str]:
+    return [f"--trust={module}" for module in trust]
 
 
 def _run(verb: str, arguments: list[str]) -> Run:

@@ -22,6 +22,7 @@ from plcourse.cli.parser import CourseParser, Explainer
 from plcourse.cli.process_count import check_nodes, collective_timeout, process_count, use_own_launcher
 from plcourse.cli.request import EVALUATIONS, Request, existing_checkpoint, read_request
 from plcourse.cli.session import is_first_process, recorded_run, settle_process
+from plcourse.cli.stock_config import adapt
 from plcourse.console import say
 from plcourse.data.downloads import downloads
 from plcourse.errors import UserError, first_line, root_cause
@@ -47,8 +48,8 @@ from plcourse.training.variant import AS_TRAINED
 class CourseCLI(LightningCLI):
     """LightningCLI for one request.
 
-    It builds the parser of one verb only. Models configure their own optimizers, so LightningCLI's automatic
-    ``configure_optimizers`` is off.
+    It builds the parser of one verb only. LightningCLI's automatic ``configure_optimizers`` is off for a model that
+    takes its optimizer as an argument; see `plcourse.cli.stock_config`.
 
     Args:
         request: what `plcourse.cli.request.read_request` has read.
@@ -62,6 +63,7 @@ class CourseCLI(LightningCLI):
         self.change: Change | None = None
         self.trains = True  # whether a fit has anything left to train
         self.variant = AS_TRAINED
+        self.optimizer_by_lightning = adapt(request)
         CourseParser.explainer = Explainer(request.verb, request.sources)
         register_types()
         with downloads(request.allow_downloads):
@@ -70,7 +72,7 @@ class CourseCLI(LightningCLI):
                 trainer_class=Trainer,
                 seed_everything_default=0,
                 parser_class=CourseParser,
-                auto_configure_optimizers=False,
+                auto_configure_optimizers=self.optimizer_by_lightning,
                 args=[request.parsed_as, *request.arguments],
             )
 
@@ -87,8 +89,9 @@ class CourseCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without LightningCLI's warning about sys.argv, which the suite never passes on."""
-        CourseParser.explainer.check_top_level()
         self.config = parser.parse_args(args)
+        if self.optimizer_by_lightning and self.settings.get("optimizer") is None:
+            raise UserError("lr_scheduler has no effect without optimizer, because the model takes neither: set both")
         allowlist.check_downloads(self.settings, self.request.trusted)
         refusal = CourseParser.explainer.refusal
         self.placed, self.request.outside = confine(self.settings, self.request.bounds, refusal)

@@ -15,12 +15,14 @@ from plcourse.runs.config_yaml import locate_key
 from plcourse.runs.configs import ConfigSource
 
 TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "ckpt_path", "optimizer", "lr_scheduler")
+# Arguments of the Trainer's methods that the suite sets itself, with the values that a stock LightningCLI writes.
+SET_HERE = {"weights_only": None, "verbose": True, "return_predictions": None}
 _TRAINERS = ("plcourse.training.trainer.Trainer", "pytorch_lightning.trainer.trainer.Trainer")
 
 
 def check_config(tree: dict[str, object], source: ConfigSource) -> None:
     """Raises a UserError with file and line for the first unknown key of a config whose class names are expanded."""
-    checked = [("", tree, frozenset(TOP_LEVEL)), ("trainer.", tree.get("trainer"), trainer_arguments())]
+    checked = [("", tree, frozenset((*TOP_LEVEL, *SET_HERE))), ("trainer.", tree.get("trainer"), trainer_arguments())]
     for prefix, settings, known in [*checked, *_of_classes(tree)]:
         for key in settings if isinstance(settings, Mapping) else ():
             name = str(key).partition(".")[0].removesuffix("+")

@@ -5,6 +5,7 @@ No torch, so that a misspelled flag or key or a broken file is reported at once.
 
 import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ _EXAMPLES = {  # the flags that take a value
     "--run": "ddp/two_processes/latest",
     "--runs_root": "runs",
     "--then": "test,predict",
-    "--trust": "my_models",
+    "--trust": "my_models,my_data",
     "--trust_artifact": "runs/export/classifier/latest/export/torch_export/model.pt2",
     "--allow_writes": "logs",
     "--ckpt_path": "best",
@@ -124,9 +125,11 @@ def read_request(verb: str, arguments: list[str]) -> Request:
         UserError: a flag without its value, an unknown flag or key, a missing file or run, a class that is not allowed,
             or an evaluation of untrained weights.
     """
+    if arguments and not arguments[0].startswith("-"):
+        raise unexpected(arguments[0], verb)
     flags, rest = _split(arguments)
     request = Request(verb, root=runs_root(_single(flags, "--runs_root")))
-    request.trusted = [*words([os.environ.get("PLCOURSE_TRUST", "")]), *flags.get("--trust", [])]
+    request.trusted = words([os.environ.get("PLCOURSE_TRUST", ""), *flags.get("--trust", [])])
     request.trusted_artifacts = [Path(path) for path in flags.get("--trust_artifact", [])]
     request.allowed_writes = [Path(path) for path in flags.get("--allow_writes", [])]
     request.allow_downloads = "--allow_downloads" in flags
@@ -165,6 +168,18 @@ def read_request(verb: str, arguments: list[str]) -> Request:
         if request.run is not None:
             check_links(request.run.path, request.allowed_writes)
     return request
+
+
+def unexpected(word: str, verb: str) -> UserError:
+    """Returns the error for a word that belongs to no flag, such as a config without its ``-c``."""
+    given = shlex.quote(word)
+    if Path(word).is_file() or word.removesuffix(".yaml") in catalog.config_names():
+        hint = f"a config is given with -c: plcourse {verb} -c {given}"
+    elif (Path(word) / "run.json").is_file() or (runs_root() / word / "run.json").is_file():
+        hint = f"a run is given with --run: plcourse {verb} --run {given}"
+    else:
+        hint = "put quotes around a value with spaces"
+    return UserError(f"unexpected argument '{word}'; {hint}")
 
 
 def _split(arguments: list[str]) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
@@ -233,11 +248,7 @@ def _as_argument(tree: dict[str, Any]) -> str:
 
 
 def _for_lightning(arguments: list[str]) -> list[str]:
-    """Replaces the suite's short forms in the arguments of LightningCLI.
-
-    Catalog names become import paths, as in configs, because torchvision also has an MLP and a ResNet. --optimizer and
-    --lr_scheduler become arguments of the model, which owns both.
-    """
+    """Replaces catalog names by import paths, as in configs, because torchvision also has an MLP and a ResNet."""
     full = []
     before = ""
     for word in arguments:
@@ -247,8 +258,7 @@ def _for_lightning(arguments: list[str]) -> list[str]:
         elif before.startswith(_CLASS_FLAGS) and "=" not in before:
             word = _full(word)
         before = word
-        is_alias = flag.partition(".")[0] in ("--optimizer", "--lr_scheduler")
-        full.append(f"--model.init_args.{word.removeprefix('--')}" if is_alias else word)
+        full.append(word)
     return full
 
 

@@ -33,6 +33,11 @@ RULES: tuple[tuple[str, str], ...] = (
     ("model.init_args.*optimizer", _STATE),
     ("model.init_args.*lr_scheduler.init_args.*", MAY_CHANGE),
     ("model.init_args.*lr_scheduler", _STATE),
+    # those that Lightning configures for other models
+    ("optimizer.init_args.*", MAY_CHANGE),
+    ("optimizer*", _STATE),
+    ("lr_scheduler.init_args.*", MAY_CHANGE),
+    ("lr_scheduler*", _STATE),
     *(
         (f"model.init_args.{name}", MAY_CHANGE)
         for name in (

@@ -28,6 +28,7 @@ from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError, nearest
 from plcourse.runs.config_yaml import locate_key, parse_config
 from plcourse.runs.configs import ConfigSource, find_config
+from plcourse.runs.export_request import words
 from plcourse.runs.run import runs_root
 from plcourse.runs.variants import mode_of
 from plcourse.verbs.sweep.plan import LATEST, Arm, Settings, SweepPlan, file_name, value_label
@@ -70,7 +71,8 @@ def sweep_parser() -> LineParser:
     add("--resume", nargs="?", const=LATEST, metavar="SWEEP", help=resume)
     force = "with --resume: continue the sweep although it may be in use on another machine"
     add("--force", action="store_true", help=force)
-    add("--trust", action="append", default=[], metavar="MODULE", help="allow classes of your module; repeatable")
+    trust = "allow classes of your modules; a comma list, repeatable"
+    add("--trust", action="append", default=[], metavar="MODULES", help=trust)
     writes = "allow the configs to write into this folder; repeatable"
     add("--allow_writes", action="append", default=[], metavar="DIR", help=writes)
     add("--allow_downloads", action="store_true", help="download a data set that is missing")
@@ -85,6 +87,7 @@ def read_command(arguments: list[str]) -> SweepCommand:
         UserError: an invalid flag, key, arm, seed or metric, with the place and the nearest name.
     """
     args, rest = sweep_parser().parse_known_args(arguments)
+    args.trust = words(args.trust)
     if len(args.config) > 1:
         raise UserError("plcourse sweep takes one -c; give further settings as flags, such as --seeds 0..4")
     plan = _plan(args, rest)
