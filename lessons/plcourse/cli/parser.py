@@ -21,7 +21,7 @@ from torch import nn, optim
 
 from plcourse import catalog
 from plcourse.cli.known_keys import unknown_flag, unknown_setting
-from plcourse.cli.request import OTHER_FLAGS, OWN_FLAGS
+from plcourse.cli.request import OTHER_FLAGS, OWN_FLAGS, unexpected
 from plcourse.errors import UserError, nearest
 from plcourse.runs import allowlist
 from plcourse.runs.config_yaml import check_nested, locate_key, parse_config
@@ -70,14 +70,6 @@ class Explainer:
         """Returns the error that a value is refused, with its file and line; `text` says why."""
         return self._error(key, value, text)
 
-    def check_top_level(self) -> None:
-        """Raises a UserError for an unknown key at the top of a config; jsonargparse ignores it if it is empty."""
-        known = {flag.partition(".")[0] for flag in self.flags}
-        for source in self.sources:
-            for key in parse_config(source):
-                if key.partition(".")[0].removesuffix("+") not in known:
-                    raise self._unknown_key(key, self.flags)
-
     def _explain(self, message: str, options: list[str]) -> UserError:
         key = match.group(1) if (match := _KEY.search(message)) else ""
         if match := _DENIED.search(message):
@@ -110,7 +102,7 @@ class Explainer:
     def _unknown_flag(self, word: str) -> UserError:
         flag = word.split("=")[0]
         if not flag.startswith("-"):
-            return UserError(f"unexpected argument '{word}'; put quotes around a value with spaces")
+            return unexpected(word, self.verb)
         if several := self._several(flag.lstrip("-").removeprefix("model.init_args.").partition(".")[0]):
             return UserError(f"{flag} is for models with one optimizer; this one has {' and '.join(several)}")
         return unknown_flag(flag, [*OWN_FLAGS, *OTHER_FLAGS, "--optimizer", *(f"--{name}" for name in self.flags)])

@@ -97,7 +97,7 @@ def install(trusted: Iterable[str]) -> None:
         if not all(part.isidentifier() for part in module.split(".")) or module.split(".")[0] == "jsonargparse":
             name = Path(module).stem
             hint = f"; for the file {module}: --trust {name}" if module.endswith(".py") and name.isidentifier() else ""
-            raise UserError(f"--trust takes modules such as my_models, not {module!r}{hint}")
+            raise UserError(f"--trust takes a module such as my_models, not {module!r}{hint}")
     locate_errors_in(trusted)
     if trusted:
         lightning_imports.install()
