@@ -84,7 +84,7 @@ class TestData:
         assert rows(run, **{returns: "label"})["prediction"].tolist() == label
         pair = rows(run, **{returns: "tuple"})
         assert pair["prediction_0"].tolist() == label
-        assert torch.allclose(torch.tensor(np.stack(pair["prediction_1"])), scores)
+        assert torch.allclose(torch.tensor(np.array([*pair["prediction_1"]])), scores)
         assert list(rows(run, **{returns: "named"})) == ["index", "label", "score"]
         assert rows(run, **{returns: "dict"})[["answer.label", "model"]].to_numpy().tolist() == [
             [each, "linear"] for each in label

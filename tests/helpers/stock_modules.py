@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import lightning as L  # noqa: N812  (as everybody writes it)  # pyright: ignore[reportMissingImports]
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.callbacks import BasePredictionWriter  # pyright: ignore[reportMissingImports]
+from lightning.pytorch.cli import OptimizerCallable  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -61,7 +61,8 @@ class StockData(L.LightningDataModule):
 
     def __init__(self, form: Form = "tuple", loaders: int = 1, stream: bool = False, batch_size: int = 8) -> None:
         super().__init__()
-        self.form, self.loaders, self.stream, self.batch_size = form, loaders, stream, batch_size
+        self.form: Form = form
+        self.loaders, self.stream, self.batch_size = loaders, stream, batch_size
 
     def setup(self, stage: str) -> None:
         self.points = Stream(self.form) if self.stream else Points(self.form)

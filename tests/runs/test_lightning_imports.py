@@ -9,6 +9,7 @@ from typing import Any
 import lightning_fabric
 import pytest
 import pytorch_lightning
+from pytorch_lightning.callbacks import EarlyStopping
 
 from plcourse.runs import allowlist, lightning_imports
 
@@ -48,7 +49,7 @@ class TestImports:
         assert L.Fabric is found["Fabric"] is lightning_fabric.Fabric
         for name in ("LightningModule", "LightningDataModule", "Trainer", "Callback", "seed_everything", "__version__"):
             assert getattr(L, name) is getattr(pytorch_lightning, name)
-        assert found["EarlyStopping"] is pytorch_lightning.callbacks.EarlyStopping
+        assert found["EarlyStopping"] is EarlyStopping
         assert L.pytorch.callbacks.EarlyStopping is found["EarlyStopping"]
         assert found["seed_everything"] is lightning_fabric.seed_everything
 

@@ -28,8 +28,8 @@ def adapt(request: Request) -> bool:
         Whether Lightning must configure the optimizer, because the model has no argument for it.
     """
     model = _model_class(request)
-    by_lightning = model is not None and not model.__module__.startswith("plcourse.")
-    by_lightning = by_lightning and not any(_takes(model, name) for name in OPTIMIZERS)
+    is_own = model is not None and not model.__module__.startswith("plcourse.")
+    by_lightning = is_own and not any(_takes(model, name) for name in OPTIMIZERS)
     adapted: list[str] = []
     has_optimizer = False
     for word in request.arguments:
@@ -97,7 +97,7 @@ def _named(value: str) -> str:
     return inside[1] if inside else value
 
 
-def _takes(model: type, argument: str) -> bool:
+def _takes(model: Any, argument: str) -> bool:
     """Returns whether a constructor has an argument, or passes it on to that of a base class."""
     for base in model.__mro__:
         if "__init__" not in vars(base):

@@ -115,9 +115,9 @@ def samples_in(loaders: object, batches: Mapping[int, int]) -> int | None:
     return _sum(_samples_in(loader, batches.get(place, 0)) for place, loader in enumerate(tree_leaves(loaders)))
 
 
-def _samples_of(loader: Any) -> int | None:
+def _samples_of(loader: object) -> int | None:
     planned = getattr(getattr(loader, "plan", None), "n", None)
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     if planned is not None:
         return int(planned)
     return len(dataset) if hasattr(dataset, "__len__") else None
