@@ -63,7 +63,6 @@ class CourseCLI(LightningCLI):
         self.change: Change | None = None
         self.trains = True  # whether a fit has anything left to train
         self.variant = AS_TRAINED
-        self.optimizer_by_lightning = adapt(request)
         CourseParser.explainer = Explainer(request.verb, request.sources)
         register_types()
         with downloads(request.allow_downloads):
@@ -72,7 +71,7 @@ class CourseCLI(LightningCLI):
                 trainer_class=Trainer,
                 seed_everything_default=0,
                 parser_class=CourseParser,
-                auto_configure_optimizers=self.optimizer_by_lightning,
+                auto_configure_optimizers=adapt(request),  # before the arguments are read
                 args=[request.parsed_as, *request.arguments],
             )
 
@@ -90,8 +89,6 @@ class CourseCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without LightningCLI's warning about sys.argv, which the suite never passes on."""
         self.config = parser.parse_args(args)
-        if self.optimizer_by_lightning and self.settings.get("optimizer") is None:
-            raise UserError("lr_scheduler has no effect without optimizer, because the model takes neither: set both")
         allowlist.check_downloads(self.settings, self.request.trusted)
         refusal = CourseParser.explainer.refusal
         self.placed, self.request.outside = confine(self.settings, self.request.bounds, refusal)

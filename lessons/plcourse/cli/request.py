@@ -56,6 +56,7 @@ class Request:
 
     verb: str  # fit, validate, test, predict, export or latency
     arguments: list[str] = field(default_factory=list)  # LightningCLI's: configs as inline text, and other flags
+    moved: list[str] = field(default_factory=list)  # those that are settings of a config, not typed by the user
     sources: list[ConfigSource] = field(default_factory=list)  # the configs in the order they are merged
     classes: dict[str, str] = field(default_factory=dict)  # class paths of `model` and `data` in the configs
     run: Run | None = None  # the run that --run or --ckpt_path best|last refers to; None for a new one
@@ -101,7 +102,8 @@ class Request:
         """Where the paths of the config may lead that the command writes to."""
         run = self.run and self.run.path
         given = [] if self.run is None else recorded_outside(self.run.record)
-        flags = typed(self.arguments) if self.flags_are_typed else []
+        own = [word for word in self.arguments if word not in self.moved]
+        flags = typed(own) if self.flags_are_typed else []
         return Bounds(run, self.allowed_writes, [*flags, *given], self.allow_downloads)
 
     @property

@@ -13,6 +13,7 @@ from plcourse.cli.known_keys import SET_HERE
 from plcourse.cli.request import Request
 from plcourse.console import say
 from plcourse.console.flags import as_flags
+from plcourse.errors import UserError
 from plcourse.runs import allowlist
 from plcourse.runs.config_yaml import read_tree, write_tree
 
@@ -26,25 +27,31 @@ def adapt(request: Request) -> bool:
 
     Returns:
         Whether Lightning must configure the optimizer, because the model has no argument for it.
+
+    Raises:
+        UserError: Lightning would ignore ``lr_scheduler``, because there is no ``optimizer``.
     """
     model = _model_class(request)
     is_own = model is not None and not model.__module__.startswith("plcourse.")
     by_lightning = is_own and not any(_takes(model, name) for name in OPTIMIZERS)
     adapted: list[str] = []
-    has_optimizer = False
+    found: set[str] = set()
     for word in request.arguments:
         if word.startswith(_CONFIG):
             tree, flags = _split(read_tree(word.removeprefix(_CONFIG)))
             adapted.append(_CONFIG + write_tree(tree))
+            request.moved += [f"--model.init_args.{flag.removeprefix('--')}" for flag in flags]
         else:
             flags = [word]
         for flag in flags:
-            is_optimizer = _top(flag.removeprefix("--")) in OPTIMIZERS and flag.startswith("--")
-            has_optimizer = has_optimizer or is_optimizer
-            moves = is_optimizer and not by_lightning
+            name = _top(flag.removeprefix("--")) if flag.startswith("--") else ""
+            found |= {name} & {*OPTIMIZERS}
+            moves = name in OPTIMIZERS and not by_lightning
             adapted.append(f"--model.init_args.{flag.removeprefix('--')}" if moves else flag)
     request.arguments = adapted
-    return by_lightning and has_optimizer
+    if by_lightning and found == {"lr_scheduler"}:
+        raise UserError("lr_scheduler has no effect without optimizer, because the model takes neither: set both")
+    return by_lightning and bool(found)
 
 
 def _split(tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
