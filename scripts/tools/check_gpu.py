@@ -108,7 +108,7 @@ def collectives(machine: Machine) -> str:
     import torch.distributed as dist
 
     backend = "nccl" if machine.device == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(backend, init_method=f"file://{machine.runs / 'rendezvous'}", rank=0, world_size=1)
     numbers = torch.arange(4.0, device=machine.device)
     dist.all_reduce(numbers)
     dist.destroy_process_group()
@@ -208,7 +208,8 @@ def resnet18(machine: Machine) -> str:
         network.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)  # small images: no stride and no pooling first
         network.maxpool = torch.nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        network, x = network.to(machine.device, memory_format=layout), image.to(memory_format=layout)
+        network = network.to(machine.device).to(memory_format=layout)
+        x = image.to(memory_format=layout)
         # on the CPU without the minutes that its C++ compiler takes
         forward = torch.compile(network, backend="inductor" if cuda else "aot_eager") if compiled else network
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)

@@ -181,15 +181,16 @@ def _written(value: object, key: Key, downloaded: Sequence[str]) -> Iterator[tup
     pairs = _pairs(value)
     if kinds := _kinds(cls := _class_at(pairs.get("class_path"))):
         parameters = inspect.signature(cls).parameters
-        if _pairs(pairs.get("init_args")).get("source") not in downloaded:
-            kinds = {name: kind for name, kind in kinds.items() if kind != "download"}
+        downloads = _pairs(pairs.get("init_args")).get("source") in downloaded
         for part in ("init_args", "dict_kwargs"):
             for name, argument in _pairs(pairs.get(part)).items():
-                is_further = isinstance(argument, str) and name not in parameters  # one of the class's **kwargs
-                further: Kind | None = "name" if is_further else None
-                kind = kinds.get(name, further)
+                kind: Kind | None = kinds.get(name)
+                if kind is None and isinstance(argument, str) and name not in parameters:
+                    kind = "name"  # one of the class's **kwargs
                 default = parameters[name].default if name in parameters else None
                 is_default = argument == default and leaves_its_folder(str(argument))  # of an environment variable
+                if kind == "download" and not downloads:
+                    continue
                 if kind is not None and argument is not None and not is_default:
                     yield [*key, part, name], argument, kind
     for name, inner in pairs.items():
