@@ -20,6 +20,7 @@ from pytorch_lightning.strategies import Strategy
 from torch import nn, optim
 
 from plcourse import catalog
+from plcourse.cli.class_help import class_help
 from plcourse.cli.known_keys import unknown_flag, unknown_setting
 from plcourse.cli.request import OTHER_FLAGS, OWN_FLAGS, unexpected
 from plcourse.errors import UserError, nearest
@@ -163,6 +164,10 @@ class CourseParser(LightningArgumentParser):
         return re.sub(
             r"""(?<=class_path)("?: ?"?)([\w.]+)""", lambda found: found[1] + catalog.short_class_name(found[2]), text
         )
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Returns the help, in short for a single class."""
+        return class_help(self) or super().format_help(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises a `UserError` instead of printing the usage."""
