@@ -72,19 +72,22 @@ class TestLoggersAndBars:
         [
             (False, "TidyLogger", "."),
             (True, "TensorBoardLogger", "tensorboard"),
-            ({"class_path": "CSVLogger", "init_args": {"save_dir": "logs"}}, "CSVLogger", None),
+            (
+                {"class_path": "CSVLogger", "init_args": {"save_dir": "logs"}},
+                "CSVLogger",
+                "logs/lightning_logs/version_0",
+            ),
         ],
     )
     def test_user_code_finds_the_users_logger(
-        self, logger: Any, name: str, folder: str | None, tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+        self, logger: Any, name: str, folder: str, tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         config = with_callbacks(LOOKING)
         config["trainer"]["logger"] = logger
         run = fit(config)
         assert Looking.found["logger"] == name
-        expected = Path("logs/lightning_logs/version_0") if folder is None else run.path / folder
-        assert Looking.found["log_dir"].resolve() == expected.resolve()
+        assert Looking.found["log_dir"].resolve() == (run.path / folder).resolve()
         assert len(run.metrics) > 2 * EPOCH, "the table is written beside every logger"
 
     @pytest.mark.parametrize("bar", ["TQDMProgressBar", "RichProgressBar", None])

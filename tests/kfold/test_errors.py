@@ -49,7 +49,7 @@ def test_an_unknown_monitor_is_refused_after_the_first_fold_is_saved(runs: Path)
 def test_data_that_cannot_be_split_are_refused(runs: Path) -> None:
     config = own_config() | {"data": {"class_path": "pytorch_lightning.demos.mnist_datamodule.MNISTDataModule"}}
     with pytest.raises(UserError, match="MNISTDataModule cannot be split into folds: it has no ids and no labels"):
-        plcourse.run("fit", config, trust=["own_kfold"])
+        plcourse.run("fit", config, trust=["own_kfold", "pytorch_lightning.demos.mnist_datamodule"])
 
 
 def test_a_run_without_folds_has_no_ensemble(runs: Path) -> None:

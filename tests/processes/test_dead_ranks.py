@@ -1,6 +1,7 @@
 """A rank that dies or stalls ends the whole job in time; the error names the cause, and no process is left."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ TIMEOUT = 20  # of the collectives, in TWO_PROCESSES
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
-        ("raise", "rank {rank} raised ZeroDivisionError at step 10: planted"),
+        ("raise", r"rank {rank} raised ZeroDivisionError at step 10: \S+faulty\.py:\d+: planted"),
         ("kill", "rank {rank} was killed by SIGKILL"),
         ("exit0", "rank {rank} exited with status 0"),
         pytest.param("stall", "rank {rank} has stalled", marks=pytest.mark.slow),
@@ -31,6 +32,6 @@ def test_a_dead_rank_ends_the_job(forked: Command, tmp_path: Path, runs: Path, h
     record = json.loads((runs / "own" / "job" / "latest" / "run.json").read_text())
     assert record["status"] == "failed"
     for said in (line, record["error"]):
-        assert cause.format(rank=rank) in said
+        assert re.search(cause.format(rank=rank), said)
     assert processes_in(tmp_path) == []
     assert took < TIMEOUT + 5 + 40, "start-up and training of 11 steps take seconds, the rest is the timeout"

@@ -63,9 +63,9 @@ def resolved(tmp_path: Path, *flags: str) -> tuple[Any, str]:
     return resolver.config["fit"], resolver.resolved()[0]
 
 
-def again(tmp_path: Path, text: str) -> Any:
+def again(tmp_path: Path, text: str, *flags: str) -> Any:
     (tmp_path / "again.yaml").write_text(text)
-    resolver = Resolver.of(read_request("fit", ["-c", str(tmp_path / "again.yaml"), "--trust", THIS]))
+    resolver = Resolver.of(read_request("fit", ["-c", str(tmp_path / "again.yaml"), "--trust", THIS, *flags]))
     assert resolver.resolved()[0] == text
     return resolver.config["fit"]
 
@@ -107,7 +107,7 @@ def test_lightnings_callbacks_and_strategies(tmp_path: Path) -> None:
         "--trainer.logger.save_dir=logs",
     ]
     config, text = resolved(tmp_path, *flags)
-    read = again(tmp_path, text)
+    read = again(tmp_path, text, "--allow_writes=logs")  # the folder is typed above, and comes from a file here
     callbacks = {each.class_path.rpartition(".")[2]: each.init_args for each in read.trainer.callbacks}
     assert callbacks["StochasticWeightAveraging"].device == torch.device("cpu")
     assert callbacks["GradientAccumulationScheduler"].scheduling == {2: 4}

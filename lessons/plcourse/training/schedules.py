@@ -195,8 +195,10 @@ def with_schedule(
             "stepped once per epoch; choose a schedule that is stepped with the optimizer"
         )
     if isinstance(schedule, PlannedSchedule) and schedule.total_steps is None:
-        epochs = math.inf if module.trainer.max_epochs in (None, -1) else module.trainer.max_epochs
-        schedule.start(epochs if per_epoch else module.trainer.estimated_stepping_batches * steps_per_batch)
+        if not per_epoch:
+            schedule.start(module.trainer.estimated_stepping_batches * steps_per_batch)
+        else:
+            schedule.start(math.inf if module.trainer.max_epochs in (None, -1) else module.trainer.max_epochs)
     settings: LRSchedulerConfigType = {"scheduler": schedule, "interval": "epoch" if per_epoch else "step"}
     if on_plateau:
         if not hasattr(schedule, "monitor"):
