@@ -27,5 +27,7 @@ def quieten() -> None:
 
 def _is_requested(record: logging.LogRecord) -> bool:
     """Whether a message from the logger that all of Lightning shares comes from a callback or the user's code."""
-    _, inside, place = Path(record.pathname).as_posix().rpartition("/pytorch_lightning/")
-    return record.levelno > logging.INFO or not inside or place.split("/")[0] in _ON_REQUEST
+    file = Path(record.pathname).as_posix()
+    _, inside, place = file.rpartition("/pytorch_lightning/")
+    is_requested = place.split("/")[0] in _ON_REQUEST if inside else "/lightning_fabric/" not in file
+    return record.levelno > logging.INFO or is_requested
