@@ -144,7 +144,7 @@ def test_a_folder_that_loses_its_write_permission_under_a_fit(
     config = write_config(tmp_path / "locked.yaml", broken("lock"))
     line = refused(1, "fit", "-c", config, "--trust", "faulty", "--runs_root", lockable)
     run = Run.load("own/locked", lockable)
-    assert f"cannot write {run.path}" in line
+    assert f"cannot write '{run.path}/tensorboard/" in line
     assert "Operation not permitted" in line
     assert_intact(run)
     before = (run.path / "metrics.csv").read_bytes()
