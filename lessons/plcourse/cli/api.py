@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import yaml
 
-from plcourse.cli.request import read_request
+from plcourse.cli.request import permission_flags, read_request
 from plcourse.console.flags import as_flags
 from plcourse.errors import UserError
 from plcourse.runs.export_request import words
@@ -58,7 +58,9 @@ class Run(RecordedRun):
     def _evaluate(self, verb: str, overrides: Mapping[str, object] | None) -> str:
         """Does what ``plcourse VERB --run RUN`` does and returns the name of the variant."""
         links = [] if self.viewed is None else ["--allow_writes", str(self.viewed)]  # a view links its checkpoints
-        return _run(verb, ["--run", str(self.path), *links, *as_flags(overrides), *_trust_flags(self.trust)]).variant
+        return _run(
+            verb, ["--run", str(self.path), *links, *as_flags(overrides), *permission_flags(self.trust)]
+        ).variant
 
 
 def run_verb(verb: str, arguments: list[str]) -> Run | None:
@@ -106,7 +108,7 @@ def run(
     if runs_root is not None:
         options += ["--runs_root", str(runs_root)]
     trusted = words([trust] if isinstance(trust, str) else list(trust))
-    options += _trust_flags(trusted)
+    options += permission_flags(trusted)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(config, dict):
             path = Path(folder) / "inline.yaml"
@@ -116,10 +118,6 @@ def run(
         run = _run(verb, ["--config", str(config), *as_flags(overrides), *options])
     run.trust = trusted
     return run
-
-
-def _trust_flags(trust: Iterable[str]) -> list[str]:
-    return [f"--trust={module}" for module in trust]
 
 
 def _run(verb: str, arguments: list[str]) -> Run:

@@ -6,6 +6,7 @@ No torch, so that a misspelled flag or key or a broken file is reported at once.
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,8 @@ class Request:
     @property
     def permissions(self) -> list[str]:
         """The flags that allow what a config alone may not do."""
-        flags = [f"--trust={module}" for module in self.trusted]
-        flags += [f"--trust_artifact={path}" for path in self.trusted_artifacts]
-        flags += [f"--allow_writes={path}" for path in self.allowed_writes]
-        return [*flags, *(["--allow_downloads"] if self.allow_downloads else [])]
+        artifacts = [f"--trust_artifact={path}" for path in self.trusted_artifacts]
+        return [*artifacts, *permission_flags(self.trusted, self.allowed_writes, self.allow_downloads)]
 
     @property
     def name(self) -> str:
@@ -170,6 +169,12 @@ def read_request(verb: str, arguments: list[str]) -> Request:
         if request.run is not None:
             check_links(request.run.path, request.allowed_writes)
     return request
+
+
+def permission_flags(trusted: Iterable[str], writes: Iterable[Path] = (), downloads: bool = False) -> list[str]:
+    """Returns the flags that trust modules, allow folders to be written, and allow downloads."""
+    flags = [*(f"--trust={module}" for module in trusted), *(f"--allow_writes={path}" for path in writes)]
+    return [*flags, *(["--allow_downloads"] if downloads else [])]
 
 
 def unexpected(word: str, verb: str) -> UserError:

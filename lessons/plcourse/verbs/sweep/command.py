@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from plcourse import catalog
-from plcourse.cli.request import EVALUATIONS, OWN_FLAGS
+from plcourse.cli.request import EVALUATIONS, OWN_FLAGS, permission_flags
 from plcourse.console.line_parser import LineParser
 from plcourse.errors import UserError, nearest
 from plcourse.runs.config_yaml import locate_key, parse_config
@@ -87,10 +87,11 @@ def read_command(arguments: list[str]) -> SweepCommand:
         UserError: an invalid flag, key, arm, seed or metric, with the place and the nearest name.
     """
     args, rest = sweep_parser().parse_known_args(arguments)
-    args.trust = words(args.trust)
+    writes = [Path(folder).absolute() for folder in args.allow_writes]
+    permissions = tuple(permission_flags(words(args.trust), writes, args.allow_downloads))
     if len(args.config) > 1:
         raise UserError("plcourse sweep takes one -c; give further settings as flags, such as --seeds 0..4")
-    plan = _plan(args, rest)
+    plan = _plan(args, rest, permissions)
     if plan is None and args.resume is None:
         raise UserError("plcourse sweep needs -c SWEEP, --arms CONFIG..., or --resume")
     if plan is None and args.name is not None:
@@ -99,7 +100,6 @@ def read_command(arguments: list[str]) -> SweepCommand:
         raise UserError(f"--n_jobs is {args.n_jobs!r}; it must be a whole number from 1 to 256")
     if args.force and args.resume is None:
         raise UserError("--force goes with --resume")
-    permissions = _permissions(args)
     return SweepCommand(plan, args.resume, int(args.n_jobs), runs_root(args.runs_root), permissions, args.force)
 
 
@@ -125,7 +125,7 @@ class _Mistake(UserError):
         self.key = key
 
 
-def _plan(args: Namespace, rest: list[str]) -> SweepPlan | None:
+def _plan(args: Namespace, rest: list[str], permissions: tuple[str, ...]) -> SweepPlan | None:
     """The sweep that a file and flags describe; None without both."""
     source = find_sweep(args.config[0]) if args.config else None
     tree = parse_config(source) if source else {}
@@ -138,19 +138,12 @@ def _plan(args: Namespace, rest: list[str]) -> SweepPlan | None:
                 given[key] = _mapping(tree.get(key), key) | settings
         tree |= given
         name = args.name or (Path(source.label).stem if source else None)
-        return _plan_of(tree, name, _permissions(args)) if tree else None
+        return _plan_of(tree, name, permissions) if tree else None
     except _Mistake as mistake:
         if source is None or mistake.key.partition(".")[0] in given:
             raise
         place = (mistake.key and locate_key([source], mistake.key, parents=True)) or source.label
         raise UserError(f"{place}: {mistake}") from mistake
-
-
-def _permissions(args: Namespace) -> tuple[str, ...]:
-    """What the cells may do beyond other configs, as flags of fit."""
-    flags = [f"--trust={module}" for module in args.trust]
-    flags += [f"--allow_writes={Path(folder).absolute()}" for folder in args.allow_writes]
-    return (*flags, *(["--allow_downloads"] if args.allow_downloads else []))
 
 
 def _plan_of(tree: dict[str, Any], name: str | None, permissions: tuple[str, ...]) -> SweepPlan:
