@@ -23,7 +23,7 @@ from plcourse.data.loader import BatchLoader
 from plcourse.errors import UserError
 from plcourse.evaluation.shards import QUARANTINE, Format, Shard, ShardFolder
 from plcourse.evaluation.sink import ShardSink
-from plcourse.processes.collectives import from_rank_0, gather_numbers, gather_objects
+from plcourse.processes.collectives import from_rank_0, gather_objects
 from plcourse.training.loops import PredictLoop
 from plcourse.training.variant import AS_TRAINED, Variant, predictions_folder
 
@@ -103,7 +103,7 @@ class StreamingPredictLoop(PredictLoop):
         mine = np.array_split(missing, trainer.world_size)[trainer.global_rank]
         combined.flattened = [loader.with_plan(GridBatches(n, batch_size, mine, trainer.world_size))]
         self.max_batches = [len(mine)]
-        self._batches_of_ranks = [count for (count,) in gather_numbers([len(mine)])]
+        self.count_batches(len(mine))
         if self.skip:
             self._publish([])
             return

@@ -47,7 +47,11 @@ class AllRanksLoop:
             warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero, but local rank")
             super().setup_data()  # pyright: ignore[reportAttributeAccessIssue]  (Lightning's loop is the next base)
         batches = self.max_batches  # pyright: ignore[reportAttributeAccessIssue]  (the same)
-        self._batches_of_ranks = [count for (count,) in gather_numbers([sum(batches)])]
+        self.count_batches(sum(batches))
+
+    def count_batches(self, own: float) -> None:
+        """Records the number of batches of each rank; a collective."""
+        self._batches_of_ranks = [count for (count,) in gather_numbers([own])]
 
     @property
     def skip(self) -> bool:
