@@ -30,9 +30,8 @@ Kind = Literal["path", "name", "download"]
 Outside = list[list[str]]  # arguments with the paths outside the run that they write to
 Refusal = Callable[[str, str, str], UserError]  # makes the error from a key, its value, and what is wrong
 
-# What the classes that a config may name write to, by class and argument: a `path`, a `name` in another folder,
-# or where a data set is downloaded to.
-# Subclasses have the entries of their bases.
+# What the classes that a config may name write to, by class and argument: a `path`, a `name` in another folder, or
+# where a data set is downloaded to. Subclasses have the entries of their bases.
 WRITTEN: Mapping[str, Mapping[str, Kind]] = {
     "RunCheckpoint": {"dirpath": "path"},
     "StreamingPredictLoop": {"output_dir": "path"},
@@ -187,11 +186,11 @@ def _written(value: object, key: Key, downloaded: Sequence[str]) -> Iterator[tup
                 kind: Kind | None = kinds.get(name)
                 if kind is None and isinstance(argument, str) and name not in parameters:
                     kind = "name"  # one of the class's **kwargs
-                default = parameters[name].default if name in parameters else None
-                is_default = argument == default and leaves_its_folder(str(argument))  # of an environment variable
-                if kind == "download" and not downloads:
+                if kind is None or argument is None or (kind == "download" and not downloads):
                     continue
-                if kind is not None and argument is not None and not is_default:
+                default = parameters[name].default if name in parameters else None
+                # a default that leaves the run comes from a variable of the user's environment
+                if argument != default or not leaves_its_folder(str(argument)):
                     yield [*key, part, name], argument, kind
     for name, inner in pairs.items():
         yield from _written(inner, [*key, name], downloaded)
