@@ -27,14 +27,14 @@ def test_one_folder_per_class(gray_root, mnist5k):
 
 def test_names_that_are_not_utf_8_are_shown_with_their_bytes(tmp_path):
     for folder in (b"caf\xe9", b"tea"):  # as an archive from another system has them
-        (place := Path(os.fsdecode(os.fsencode(tmp_path) + b"/root/" + folder))).mkdir(parents=True)
+        (place := Path(os.fsdecode(os.fsencode(tmp_path) + b"/photos/" + folder))).mkdir(parents=True)
         save_image(place / os.fsdecode(b"n\xe9.png"), noise(8, 8, 1))
-    source = FolderSource.of_classes(str(tmp_path / "root"))
+    source = FolderSource.of_classes(str(tmp_path / "photos"))
     assert source.label_names == ["caf\\xe9", "tea"]
     assert source.ids == ["caf\\xe9/n\\xe9.png", "tea/n\\xe9.png"]
     assert source.read(np.arange(2)).shape == (2, 1, 8, 8)
     files = open_files([str(source.paths[0])])
-    assert files.ids == [f"{tmp_path}/root/caf\\xe9/n\\xe9.png"]
+    assert files.ids == [f"{tmp_path}/photos/caf\\xe9/n\\xe9.png"]
     assert torch.equal(files.read(np.zeros(1, np.int64)), source.read(np.zeros(1, np.int64)))
     assert pa.array([*source.ids, *files.ids]).null_count == 0, "Arrow takes no other text"
 
